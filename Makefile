@@ -1,0 +1,72 @@
+# Everything works on a clean clone: the first target that needs it makes .venv and fetches the embedded model.
+# PYTHON picks the interpreter (3.11 or newer), PIP_FLAGS is handed to pip install (CONTRIBUTING.md: CPU build of torch).
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.stamp-installed
+# Two workers with one thread each: torch's own threads would fight over the cores.
+TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+ALONE := $(BIN)/python -m pytest
+SCRIPTS := $(wildcard bench/*.py)
+
+.PHONY: help install model quickstart format lint types check laws real test docs bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   the whole job on the embedded model and made-up data (5 minutes on 2 cores after the install)"
+	@echo "make check        format, lint, types, unit and house tests (under 2 minutes)"
+	@echo "make laws         property tests              make real    runs on the embedded model"
+	@echo "make test         all of these                make docs    code blocks and commands of the documentation"
+	@echo "make bench        speed and memory, into bench/       make format   rewrite in the house format"
+	@echo "make clean        what builds and tests left behind; .venv and runs/ stay"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tunesmith needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(INSTALLED)
+
+# Does nothing when the model is in the cache.
+model: $(INSTALLED)
+	$(BIN)/tunesmith models fetch smollm2-135m-instruct
+
+quickstart: model
+	$(BIN)/tunesmith quickstart
+
+format: $(INSTALLED)
+	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+check: lint types
+	$(TWO) tests/unit tests/house
+
+laws: $(INSTALLED)
+	$(TWO) tests/laws
+
+real: model
+	$(ALONE) tests/real
+
+test: lint types model
+	$(TWO) tests/unit tests/house tests/laws
+	$(ALONE) tests/real
+
+docs: $(INSTALLED)
+	$(ALONE) tests/house/test_docs.py
+
+bench: model
+	@test -n "$(SCRIPTS)" || { echo "bench/ holds no script yet"; exit 1; }
+	@set -e; for script in $(SCRIPTS); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info .venv/.stamp-*
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,261 @@
+"""Error rates of the verdict by simulation: false better-or-worse, coverage, power.
+
+    python bench/verdict_rates.py [--per-kind 10000]
+
+Appends a dated line to bench/results/verdict_rates.jsonl. The simulators call the package's own tests on batches;
+tests/laws/test_verdict.py runs the same ones with fewer comparisons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tunesmith.evals import counted, mcnemar, permutation, stats
+from tunesmith.evals.metrics import mean_of
+
+SIZES = (60, 200, 600)
+DISCORDANCES = (0.1, 0.25, 0.5)
+ALPHA = 0.05
+FLIPS = 999
+BATCH = 50  # comparisons that share their swaps
+GROUP = 5  # cases of a group, where there are groups
+RESULTS = Path(__file__).parent / "results" / "verdict_rates.jsonl"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`draw(rng, batch, n, discordance, better)` gives per-case statistics of base and tuned, [batch, n, K] each;
+    `truth(discordance, better)` the effect in the population that it draws from."""
+
+    value: Callable[[np.ndarray], np.ndarray]
+    draw: Callable[..., tuple[np.ndarray, np.ndarray]]
+    truth: Callable[[float, bool], float]
+    span: float = 1.0
+    group: int = 1
+
+
+# Right/wrong: won and lost of n cases.
+
+
+def binary_counts(rng, num: int, n: int, discordance: float, effect: float) -> tuple[np.ndarray, np.ndarray]:
+    won_rate, lost_rate = (discordance + effect) / 2, (discordance - effect) / 2
+    counts = rng.multinomial(n, [won_rate, max(lost_rate, 0.0), 1 - discordance], size=num)
+    return counts[:, 0], counts[:, 1]
+
+
+def binary_rejects(rng, num: int, n: int, discordance: float, effect: float, shift: float = 0.0) -> float:
+    """Share of comparisons that reject "the effect is shift"; with shift = effect it is 1 - coverage."""
+    won, lost = binary_counts(rng, num, n, discordance, effect)
+    return float((mcnemar.p_at(won, lost, n, shift) < ALPHA).mean())
+
+
+# Means of case scores: where the two outputs differ, both scores are drawn from a skewed distribution.
+
+BETA, BETTER_BETA = (0.5, 1.2), (0.9, 1.0)
+
+
+def draw_mean(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+    base = rng.beta(*BETA, size=(batch, n))
+    fresh = rng.beta(*(BETTER_BETA if better else BETA), size=(batch, n))
+    return as_mean(base, np.where(rng.random((batch, n)) < discordance, fresh, base))
+
+
+def as_mean(base: np.ndarray, tuned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([base, np.ones_like(base)], -1), np.stack([tuned, np.ones_like(tuned)], -1)
+
+
+def truth_mean(discordance: float, better: bool) -> float:
+    return discordance * (0.9 / 1.9 - 0.5 / 1.7) if better else 0.0
+
+
+def draw_grouped(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Right/wrong cases in groups that fare nearly alike: a model is right on a whole group or on none."""
+    base = rng.random((batch, n // GROUP)) < 0.4
+    fresh = rng.random((batch, n // GROUP)) < (0.7 if better else 0.4)
+    # two draws of one rate differ in 0.48 of the groups
+    tuned = np.where(rng.random(base.shape) < min(1.0, discordance / 0.48), fresh, base)
+    wide = [np.repeat(side, GROUP, axis=1).astype(float) for side in (base, tuned)]
+    noise = rng.random(wide[0].shape) < 0.05  # a case that goes its own way, for both models
+    return as_mean(*(np.where(noise, 1.0 - side, side) for side in wide))
+
+
+def truth_grouped(discordance: float, better: bool) -> float:
+    return min(1.0, discordance / 0.48) * 0.3 * 0.9 if better else 0.0
+
+
+# Labels: three classes of unequal size, the rest of the answers evenly wrong.
+
+CLASSES = np.array([0.6, 0.3, 0.1])
+RIGHT, BETTER_RIGHT = 0.5, 0.7
+
+
+def answers(right: float) -> np.ndarray:
+    """[C, C] P(answer | class)."""
+    num = len(CLASSES)
+    return np.full((num, num), (1 - right) / (num - 1)) + np.eye(num) * (right - (1 - right) / (num - 1))
+
+
+REDRAW = 1 / (1 - float((answers(RIGHT)[0] ** 2).sum()))  # redraws per discordant output
+
+
+def draw_labels(parts: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+    def draw(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+        wanted = rng.choice(len(CLASSES), p=CLASSES, size=(batch, n))
+
+        def answer(right: float) -> np.ndarray:
+            wrong = (wanted + rng.integers(1, len(CLASSES), size=wanted.shape)) % len(CLASSES)
+            return np.where(rng.random(wanted.shape) < right, wanted, wrong)
+
+        base, fresh = answer(RIGHT), answer(BETTER_RIGHT if better else RIGHT)
+        tuned = np.where(rng.random(wanted.shape) < min(1.0, discordance * REDRAW), fresh, base)
+        return parts(base, wanted), parts(tuned, wanted)
+
+    return draw
+
+
+def f1_parts(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    a, b = np.eye(len(CLASSES))[given], np.eye(len(CLASSES))[wanted]
+    return np.concatenate([a * b, a, b], axis=-1)
+
+
+def mcc_parts(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    a, b = np.eye(len(CLASSES))[given], np.eye(len(CLASSES))[wanted]
+    return np.concatenate([(given == wanted)[..., None] * 1.0, np.ones((*given.shape, 1)), a, b], axis=-1)
+
+
+def truth_labels(parts: Callable[[np.ndarray, np.ndarray], np.ndarray], value: Callable[[np.ndarray], np.ndarray]):
+    def truth(discordance: float, better: bool) -> float:
+        redrawn = min(1.0, discordance * REDRAW)
+        base = answers(RIGHT)
+        tuned = (1 - redrawn) * base + redrawn * answers(BETTER_RIGHT if better else RIGHT)
+        wanted, given = np.indices(base.shape)
+        every = parts(given, wanted)  # [C, C, K]
+        sums = [(every * (CLASSES[:, None] * table)[..., None]).sum((0, 1)) * 1e6 for table in (base, tuned)]
+        return float(value(sums[1]) - value(sums[0]))
+
+    return truth
+
+
+# Texts: references of made-up words; an output keeps each word or replaces it.
+
+
+def text_pool(stats_of: Callable, keep: float, num: int = 300, outputs: int = 4, seed: int = 5) -> np.ndarray:
+    """[num, outputs, K] statistics of noisy copies of the same references."""
+    words = np.random.default_rng(seed)
+    vocabulary = ["".join(words.choice(list("abcdefghij"), size=words.integers(2, 8))) for _ in range(200)]
+    zipf = 1 / np.arange(1, 201)
+    references = [words.choice(vocabulary, p=zipf / zipf.sum(), size=words.integers(4, 16)) for _ in range(num)]
+    rng = np.random.default_rng([seed, int(keep * 100)])
+    rows = []
+    for reference in references:
+        texts = [
+            " ".join(np.where(rng.random(len(reference)) < keep, reference, rng.choice(vocabulary, len(reference))))
+            for _ in range(outputs)
+        ]
+        rows.append(stats_of(texts, [" ".join(reference)] * outputs))
+    return np.array(rows)
+
+
+def texts(stats_of: Callable, value: Callable[[np.ndarray], np.ndarray]) -> Kind:
+    plain, good = text_pool(stats_of, 0.55), text_pool(stats_of, 0.75)
+    num, outputs, _ = plain.shape
+    redraws = outputs / (outputs - 1)  # per discordant output: one draw in `outputs` gives the same again
+
+    def draw(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+        case = rng.integers(num, size=(batch, n))
+        base = plain[case, rng.integers(outputs, size=case.shape)]
+        fresh = (good if better else plain)[case, rng.integers(outputs, size=case.shape)]
+        return base, np.where((rng.random(case.shape) < discordance * redraws)[..., None], fresh, base)
+
+    def truth(discordance: float, better: bool) -> float:
+        a, b = plain.mean((0, 1)) * 1e6, (good if better else plain).mean((0, 1)) * 1e6
+        return float(value(a + discordance * redraws * (b - a)) - value(a))
+
+    return Kind(value, draw, truth, span=100.0)
+
+
+def kinds() -> dict[str, Kind]:
+    return {
+        "mean": Kind(mean_of, draw_mean, truth_mean),
+        "groups": Kind(mean_of, draw_grouped, truth_grouped, group=GROUP),
+        "macro_f1": Kind(counted.macro_f1, draw_labels(f1_parts), truth_labels(f1_parts, counted.macro_f1)),
+        "mcc": Kind(counted.mcc, draw_labels(mcc_parts), truth_labels(mcc_parts, counted.mcc), span=2.0),
+        "bleu": texts(counted.bleu_stats, counted.bleu),
+        "chrf": texts(counted.chrf_stats, counted.chrf),
+    }
+
+
+def rejects(
+    kind: Kind,
+    num: int,
+    n: int,
+    discordance: float,
+    *,
+    better: bool = False,
+    of_truth: bool = False,
+    change: Callable[[permutation.Flips], permutation.Flips] = lambda flips: flips,
+) -> float:
+    """Share of comparisons that reject "no effect", or "the effect is the true one" (1 - coverage).
+
+    `change` breaks the flips on purpose, for the mutants of the laws.
+    """
+    rng = np.random.default_rng([0, n, int(discordance * 1000), better, of_truth])
+    unit_n = None if kind.group == 1 else np.arange(n) // kind.group
+    shift = kind.truth(discordance, better) if of_truth else 0.0
+    found = 0
+    for start in range(0, num, BATCH):
+        batch = min(BATCH, num - start)
+        base, tuned = kind.draw(rng, batch, n, discordance, better)
+        flips = permutation.flip(base, tuned, kind.value, kind.span, unit_n, FLIPS, seed=int(rng.integers(2**31)))
+        found += int((permutation.p_at(change(flips), shift) < ALPHA).sum())
+    return found / num
+
+
+def binary_rows(num: int, seed: int = 0) -> list[dict[str, float | str]]:
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, float | str]] = []
+    for n in SIZES:
+        for d in DISCORDANCES:
+            half = d / 2
+            detectable = stats.detectable_binary(n, d, ALPHA)
+            row: dict[str, float | str] = {"kind": "binary", "n": n, "discordance": d, "comparisons": num}
+            row["false"] = binary_rejects(rng, num, n, d, 0.0)
+            row["coverage"] = 1 - binary_rejects(rng, num, n, d, half, half)
+            row["detectable"] = round(detectable, 4)
+            row["power"] = binary_rejects(rng, num, n, max(d, detectable), detectable)
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--per-kind", type=int, default=10_000, help="comparisons per kind, over the nine cells")
+    per_cell = -(-parser.parse_args().per_kind // 9)
+    began = time.perf_counter()
+    rows = binary_rows(10_000)
+    for name, kind in kinds().items():
+        for n in SIZES:
+            for d in DISCORDANCES:
+                false = rejects(kind, per_cell, n, d)
+                missed = rejects(kind, per_cell, n, d, better=True, of_truth=True)
+                power = rejects(kind, max(per_cell // 5, 1), n, d, better=True)
+                truth = round(kind.truth(d, True), 4)
+                rows.append({"kind": name, "n": n, "discordance": d, "comparisons": per_cell, "false": false})
+                rows[-1] |= {"coverage": 1 - missed, "effect": truth, "power": power}
+                print(json.dumps(rows[-1]), flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    facts = {"date": datetime.date.today().isoformat(), "alpha": ALPHA, "flips": FLIPS, "per_cell": per_cell}
+    with RESULTS.open("a") as out:
+        out.write(json.dumps(facts | {"seconds": round(time.perf_counter() - began, 1), "rows": rows}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

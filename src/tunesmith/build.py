@@ -1,0 +1,213 @@
+"""Takes the recipe apart: the only code, with plan and run, that sees a whole one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.data import ingest
+from tunesmith.data.audit import audit
+from tunesmith.data.feed import FileFeed
+from tunesmith.data.render import Rendered, Renderer
+from tunesmith.data.split import Ledger, Split, split
+from tunesmith.engine.loop import State
+from tunesmith.engine.precision import choose_device, choose_dtype
+from tunesmith.engine.schedule import auto_lr
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Spec
+from tunesmith.errors import DataError, PlanError, RecipeError
+from tunesmith.evals.metrics import METRICS, Metric
+from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, labels_of
+from tunesmith.models.load import Base, load
+from tunesmith.objectives.sft import SFT
+from tunesmith.recipe import Recipe
+from tunesmith.types import Example, Label, Pair, Task
+
+TENANT = "tuned"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the data of a recipe becomes, before a model learns from it. Examples are as in the file; records carry the
+    instruction."""
+
+    task: str
+    kind: Kind
+    instruction: str
+    metric: Metric
+    secondary: tuple[Metric, ...]
+    labels: tuple[str, ...]
+    renderer: Renderer
+    split: Split  # test and dev as asked: at most evals.max_cases and max_dev_cases
+    num_test: int  # before that
+    train: Rendered
+    dev: Rendered
+    forms: tuple[Form, ...]
+    max_new_tokens: int
+    files: dict[str, str]  # path -> SHA-256
+    audit: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Where and in which format the model runs, and why."""
+
+    device: str
+    device_why: str
+    dtype: torch.dtype
+    dtype_why: str
+
+
+def compute(recipe: Recipe) -> Compute:
+    device, device_why = choose_device()
+    if recipe.precision == "auto":
+        dtype, why = choose_dtype(device)
+    else:
+        dtype, why = DTYPES[recipe.precision], "said in the recipe"
+    return Compute(device, device_why, dtype, why)
+
+
+def load_base(recipe: Recipe, where: Compute) -> Base:
+    base = load(recipe.model, where.dtype, where.device)
+    if recipe.data.max_tokens > base.context_tokens:
+        raise PlanError(
+            f"data.max_tokens is {recipe.data.max_tokens}; {recipe.model} was made for {base.context_tokens} tokens: use "
+            f"at most that"
+        )
+    return base
+
+
+def files_of(recipe: Recipe) -> dict[str, list[Path]]:
+    """Split -> files. A folder is searched for all splits; what the recipe says outright wins."""
+    if not recipe.data.train:
+        raise RecipeError("data.train names no file: give --data FILE or a folder with train, dev and test files")
+    found: dict[str, list[Path]] = {"train": []}
+    for name in recipe.data.train:
+        for part, paths in ingest.find_splits(Path(name).expanduser()).items():
+            found.setdefault(part, []).extend(paths)
+    for part, names in (("dev", recipe.data.dev), ("test", recipe.data.test)):
+        if names:
+            found[part] = [Path(n).expanduser() for n in names]
+    return found
+
+
+def drawn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
+    """At most `most` of them, chosen by the hash of the id: no order of a file, and no clock, decides."""
+    if len(examples) <= most:
+        return tuple(examples)
+    chosen = sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).digest())[:most]
+    kept = {e.id for e in chosen}
+    return tuple(e for e in examples if e.id in kept)
+
+
+def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, Split, dict[str, str]]:
+    """The training file as it was understood, the split, and the digests of all files."""
+    files = files_of(recipe)
+    main = ingest.read(files["train"], recipe.data.columns)
+    digests = dict(main.files)
+    given: dict[str, Sequence[Example]] = {}
+    for part in files:
+        if part != "train":
+            read = ingest.read(files[part], main.columns)
+            digests |= read.files
+            given[part] = read.examples
+    dev_frac = 0.0 if "dev" in given else recipe.data.dev_frac
+    test_frac = 0.0 if "test" in given else recipe.data.test_frac
+    parts = split(main.examples, dev_frac, test_frac, str(recipe.seed), ledger=ledger, given=given)
+    return main, parts, digests
+
+
+def material(recipe: Recipe, base: Base, ledger: Ledger | None = None) -> Material:
+    """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update."""
+    main, parts, digests = read_split(recipe, ledger)
+    task = ingest.infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
+    kind = KINDS[task]
+    odd = next((e for e in main.examples if isinstance(e.target, (Pair, Task))), None)
+    if odd is not None:
+        raise PlanError(
+            f"{odd.source} is a {type(odd.target).__name__.lower()}; only replies and labels can be learned from yet"
+        )
+    labels = labels_of((*parts.train, *parts.dev, *parts.test))
+    if kind.scoring == "likelihood" and len(labels) < 2:
+        raise DataError(f"task classify needs at least two labels; the data has {len(labels)}. Name a label column.")
+    metric, secondary = metrics_of(recipe, kind)
+    instruction = (
+        kind.instruction.format(labels=", ".join(labels))
+        if recipe.task.instruction is None
+        else recipe.task.instruction
+    )
+    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
+    train = renderer.records([instructed(e, instruction) for e in parts.train])
+    if not train.records:
+        raise DataError(
+            f"none of the {len(parts.train)} training examples can be learned from; the first: "
+            f"{train.dropped[0][1] if train.dropped else 'there is none'}"
+        )
+    found = audit(main, parts, train)
+    few = replace(
+        parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, recipe.evals.max_cases)
+    )
+    dev = renderer.records([instructed(e, instruction) for e in few.dev])
+    tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
+    longest = longest_reply(train) if recipe.evals.max_new_tokens is None else recipe.evals.max_new_tokens
+    return Material(
+        task, kind, instruction, metric, secondary, labels, renderer, few, len(parts.test), train, dev, tried, longest,
+        digests, found,
+    )  # fmt: skip
+
+
+def longest_reply(rendered: Rendered) -> int:
+    """Tokens that an answer may take: a quarter more than 99 of 100 training replies."""
+    lengths = sorted(r.num_learned for r in rendered.records)
+    return min(512, int(1.25 * lengths[int(0.99 * (len(lengths) - 1))]) + 8)
+
+
+def metrics_of(recipe: Recipe, kind: Kind) -> tuple[Metric, tuple[Metric, ...]]:
+    name = recipe.task.metric or kind.metric
+    if name not in METRICS:
+        raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}")
+    others = [n for n in (kind.metric, *kind.secondary) if n != name]
+    return METRICS[name], tuple(METRICS[n] for n in others)
+
+
+def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:
+    t = recipe.train
+    return FileFeed(made.train.records, t.update_tokens, t.micro_tokens, t.epochs, recipe.seed, base.rope)
+
+
+def num_updates(recipe: Recipe, feed: FileFeed) -> int:
+    most = recipe.train.max_updates
+    return feed.num_updates if most is None else min(most, feed.num_updates)
+
+
+def learning_rate(recipe: Recipe, base: Base, updates: int) -> tuple[float, str]:
+    if recipe.train.lr != "auto":
+        return recipe.train.lr, "said in the recipe"
+    return auto_lr(recipe.adapt.method, base.model.num_parameters(), updates)
+
+
+def start(recipe: Recipe, session: Session, updates: int) -> State:
+    """The tenant at update 0, and what the loop needs to know of it."""
+    session.create(TENANT, Spec(recipe.adapt, recipe.train.optim, recipe.seed))
+    lr, _ = learning_rate(recipe, session.base, updates)
+    return State(TENANT, SFT(), recipe.train.schedule, lr, updates)
+
+
+def prompt_text(example: Example) -> str:
+    """The case as a person reads it."""
+    turns = [m for m in example.prompt if m.role != "system"]
+    return turns[0].content if len(turns) == 1 else "\n\n".join(f"{m.role}: {m.content}" for m in turns)
+
+
+def references(cases: Sequence[Example]) -> list[str]:
+    return [answer_text(e) for e in cases]
+
+
+def is_labelled(cases: Sequence[Example]) -> bool:
+    return all(isinstance(e.target, Label) for e in cases)

@@ -1,0 +1,170 @@
+"""Records to forests. Nothing is padded, and a prefix that several records share (the task's instruction) is stored
+once.
+
+Only tokens of weight 0 are shared, and never all of a record's root, so that each record keeps a segment of its own and
+its first learned token is predicted from the end of the shared prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from tunesmith.data.tree import common_length
+from tunesmith.types import Forest, Record, RopeLimit, Segment
+
+MIN_SHARED_TOKENS = 8  # a shorter common prefix (one begin-of-text token, say) is not worth a segment of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Records (by index) that share their first `length` tokens; length 0: nothing is shared."""
+
+    members: tuple[int, ...]
+    length: int
+
+
+def path_tokens(record: Record) -> int:
+    """Tokens on the record's longest way from root to leaf: the context it needs."""
+    ends: list[int] = []
+    for segment in record.segments:
+        ends.append((ends[segment.parent] if segment.parent >= 0 else 0) + len(segment.tokens))
+    return max(ends)
+
+
+def _shareable(record: Record) -> np.ndarray:
+    """The tokens of the record's root that may be stored outside of it: unlearned, and not the last one."""
+    root = record.segments[0]
+    learned = np.flatnonzero(root.weights)
+    limit = min(int(learned[0]) if learned.size else len(root.tokens), len(root.tokens) - 1)
+    return root.tokens[:limit]
+
+
+def groups(records: Sequence[Record]) -> list[Group]:
+    """The grouping that saves most tokens when each record hangs under at most one shared prefix.
+
+    In the sorted prefixes, records with a common prefix of some length are an interval. An interval either shares its
+    common prefix, or is cut where the common prefix is shortest and its parts decide for themselves; the better of the
+    two, from the inside out.
+    """
+    prefixes = [_shareable(r) if _has_one_root(r) else r.segments[0].tokens[:0] for r in records]
+    order = sorted(range(len(records)), key=lambda i: (prefixes[i].astype(">i8").tobytes(), i))
+    common = [common_length(prefixes[a], prefixes[b]) for a, b in pairwise(order)]
+    # Stack of open intervals of the sorted order: (common length, first position, groups inside, tokens they save)
+    stack: list[tuple[int, int, list[Group], int]] = []
+    closed: list[Group] = []
+    for position, length in enumerate([*common, 0]):
+        begin, inside, saved = position, [Group((order[position],), 0)], 0
+        while stack and stack[-1][0] > length:
+            depth, first, parts, part_saved = stack.pop()
+            parts, part_saved = parts + inside, part_saved + saved
+            begin, inside, saved = first, *_better(order[first : position + 1], depth, parts, part_saved)
+        if stack and stack[-1][0] == length:
+            depth, first, parts, part_saved = stack.pop()
+            stack.append((depth, first, parts + inside, part_saved + saved))
+        elif length > 0:
+            stack.append((length, begin, inside, saved))
+        else:
+            closed += inside
+    alone = [i for group in closed if not group.length for i in group.members]
+    shared = [Group(tuple(sorted(g.members)), g.length) for g in closed if g.length]
+    return sorted([*shared, *(Group((i,), 0) for i in alone)], key=lambda g: g.members[0])
+
+
+def _better(members: list[int], depth: int, parts: list[Group], saved: int) -> tuple[list[Group], int]:
+    here = (len(members) - 1) * depth
+    if depth >= MIN_SHARED_TOKENS and here > saved:
+        return [Group(tuple(members), depth)], here
+    return parts, saved
+
+
+def _has_one_root(record: Record) -> bool:
+    return all(segment.parent >= 0 for segment in record.segments[1:])
+
+
+def forest(records: Sequence[Record], *, share_prefix: bool = True) -> Forest:
+    """All records as one flat batch, in the order of their groups. A record that is a tree keeps its structure."""
+    assert records, "a forest without records"
+    assert all(len(s.tokens) for r in records for s in r.segments), "an empty segment"
+    plan = groups(records) if share_prefix else [Group((i,), 0) for i in range(len(records))]
+    segments: list[Segment] = []
+    owner: list[int] = []
+    ids: list[str] = []
+    for group in plan:
+        shared = -1
+        if group.length:
+            shared = len(segments)
+            prefix = records[group.members[0]].segments[0].tokens[: group.length]
+            segments.append(Segment(prefix, np.zeros(group.length, np.float32)))
+            owner.append(-1)
+        for member in group.members:
+            base = len(segments)
+            for segment in records[member].segments:
+                parent = segment.parent + base if segment.parent >= 0 else -1
+                if parent < 0 and shared >= 0:
+                    segment = Segment(segment.tokens[group.length :], segment.weights[group.length :])
+                    parent = shared
+                segments.append(replace(segment, parent=parent))
+                owner.append(len(ids))
+            ids.append(records[member].example_id)
+    return _flat(segments, owner, tuple(ids))
+
+
+def _flat(segments: list[Segment], owner: list[int], ids: tuple[str, ...]) -> Forest:
+    lengths = np.array([len(s.tokens) for s in segments])
+    stop = np.cumsum(lengths)
+    begin: list[int] = []  # position of each segment's first token
+    for segment in segments:
+        begin.append(begin[segment.parent] + len(segments[segment.parent].tokens) if segment.parent >= 0 else 0)
+    positions = np.concatenate([np.arange(b, b + n) for b, n in zip(begin, lengths)])
+    return Forest(
+        tokens=torch.from_numpy(np.concatenate([s.tokens for s in segments]).astype(np.int64)),
+        positions=torch.from_numpy(positions.astype(np.int64)),
+        weights=torch.from_numpy(np.concatenate([s.weights for s in segments]).astype(np.float32)),
+        start=torch.from_numpy(stop - lengths),
+        stop=torch.from_numpy(stop),
+        parent=torch.tensor([s.parent for s in segments], dtype=torch.int64),
+        owner=torch.tensor(owner, dtype=torch.int64),
+        example_ids=ids,
+    )
+
+
+def pack(records: Sequence[Record], max_tokens: int, rope: RopeLimit | None = None) -> list[Forest]:
+    """Few forests of at most `max_tokens` tokens, counted after sharing; a longer record has one of its own. Order is
+    deterministic.
+    """
+    assert max_tokens > 0, "max_tokens must be above 0"
+    if rope is None:
+        return _packed(list(records), max_tokens)
+    within = [r for r in records if path_tokens(r) <= rope.boundary]
+    beyond = [r for r in records if path_tokens(r) > rope.boundary]
+    if rope.alone:
+        return _packed(within, max_tokens) + [forest([r]) for r in beyond]
+    return _packed(within, max_tokens) + _packed(beyond, max_tokens)
+
+
+def _packed(records: list[Record], max_tokens: int) -> list[Forest]:
+    """First fit, longest first, group by group. A bin's own grouping saves at least what the plan of all records
+    counted on.
+    """
+    bins: list[list[int]] = []
+    used: list[int] = []
+    order = sorted(groups(records), key=lambda g: (-g.length, g.members[0]))
+    for group in order:
+        has_prefix: set[int] = set()
+        for member in sorted(group.members, key=lambda i: (-records[i].num_tokens, i)):
+            own = records[member].num_tokens - group.length
+            costs = (own + (0 if b in has_prefix else group.length) for b in range(len(bins)))
+            place = next((b for b, cost in enumerate(costs) if used[b] + cost <= max_tokens), None)
+            if place is None:
+                place = len(bins)
+                bins.append([])
+                used.append(0)
+            used[place] += own + (0 if place in has_prefix else group.length)
+            has_prefix.add(place)
+            bins[place].append(member)
+    return [forest([records[i] for i in sorted(members)]) for members in bins]

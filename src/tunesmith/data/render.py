@@ -1,0 +1,294 @@
+"""Examples to tokens and weights: the only place where a chat template meets a tokenizer.
+
+Each learned turn is rendered in the context in which it will be served: the prompt is tokenised as served, the reply
+alone. The turns of a conversation are paths of one tree that share their common token prefix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tunesmith.data.controls import Controls
+from tunesmith.data.encode import Encoder
+from tunesmith.data.frame import Frame
+from tunesmith.data.pack import path_tokens
+from tunesmith.data.template import ChatTemplate
+from tunesmith.data.tree import merge
+from tunesmith.errors import DataError, ModelError
+from tunesmith.types import Example, Label, Message, Record, Reply
+
+CHUNK = 256  # examples whose texts are tokenised in one call
+CUT_MARK = " […] "  # shown to the model where the middle of a long text was taken out
+MAX_CUTS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    records: tuple[Record, ...]
+    dropped: tuple[tuple[str, str], ...]  # example id, reason
+    cut: tuple[str, ...]  # ids of examples whose prompt was shortened
+    shown: tuple[tuple[str, bool], ...] = ()  # the first record in pieces: text, learned
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One learned reply as text. Texts hold `cut` characters where they are cut before they are tokenised."""
+
+    prompt: str
+    reply: str
+    cut: str
+    weight: float
+
+
+class Renderer:
+    """`max_tokens`: the longest context, reply included; longer examples are dropped, or the longest text of their
+    prompt is cut.
+    """
+
+    def __init__(self, tokenizer: Any, max_tokens: int, too_long: str = "drop") -> None:
+        if too_long not in ("drop", "cut"):
+            raise DataError(f"too_long is {too_long!r}; wanted 'drop' or 'cut'.")
+        self._tokenizer, self._max_tokens, self._too_long = tokenizer, max_tokens, too_long
+        self._chat = ChatTemplate(tokenizer)
+        self.template = self._chat.text  # frozen: exported with the artifact
+        self._controls = Controls(tokenizer, self.template)
+        self._encoder = Encoder(tokenizer, self._controls)
+        self._frame = Frame(tokenizer, self._chat, self._controls)
+        self._expected: dict[tuple[object, ...], int] = {}
+        eos = tokenizer.eos_token_id
+        self.stop_ids: tuple[int, ...] = tuple(
+            dict.fromkeys([self._frame.end_id, *([] if eos is None else [int(eos)])])
+        )
+        found = self.reply([Message("user", "x")], Message("assistant", "x"))
+        if not found or found[-1] != self._frame.end_id:
+            raise ModelError(
+                f"the end of turn {self._frame.end_text!r} is not one token of the tokenizer. Use the model's own "
+                "tokenizer."
+            )
+
+    # What generation and scoring need
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids as served: up to where the model goes on."""
+        text, cut, _ = self._prompt_text(messages)
+        return self._encoder.one(text, cut)
+
+    def reply(self, prompt_messages: Sequence[Message], message: Message) -> list[int]:
+        """Token ids of a reply behind that prompt, with its end of turn."""
+        turn = self._turn([*prompt_messages, message], len(prompt_messages), 1.0)
+        return self._encoder.one(turn.reply, turn.cut, is_inside=True)
+
+    def text(self, reply_tokens: Sequence[int]) -> str:
+        """The content of a reply: up to the first stop token, without the frame that the template puts around a
+        content.
+        """
+        ids = [int(i) for i in reply_tokens]
+        end = next((n for n, i in enumerate(ids) if i in self.stop_ids), len(ids))
+        ids = ids[:end]
+        marker, lead = self._frame_marker
+        if marker is not None and marker in ids:
+            ids = ids[len(ids) - ids[::-1].index(marker) :]
+        elif marker is not None:
+            lead = ""
+        text = str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = text.removeprefix(lead)
+        text = text.removesuffix(self._frame.suffix) if end < len(reply_tokens) else text
+        return text.strip() if self._frame.trims else text
+
+    @cached_property
+    def _frame_marker(self) -> tuple[int | None, str]:
+        """The last control id that the template writes before a content, and the text between the two."""
+        last = self._controls.last_in(self._frame.prefix)
+        if last is None:
+            return None, self._frame.prefix
+        return int(self._tokenizer.convert_tokens_to_ids(last.group())), self._frame.prefix[last.end() :]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that decides the tokens: tokenizer, template, limits."""
+        fast = self._tokenizer.is_fast
+        words = (
+            self._tokenizer.backend_tokenizer.to_str() if fast else repr(sorted(self._tokenizer.get_vocab().items()))
+        )
+        return hashlib.sha256(
+            "\0".join([words, self.template, str(self._max_tokens), self._too_long]).encode()
+        ).hexdigest()
+
+    # Examples to records
+
+    def record(self, example: Example) -> Record:
+        """The example as a tree, however long it is. DataError names the example where it cannot be rendered."""
+        turns = self._turns(example)
+        return self._joined(example, turns, self._paths(turns))
+
+    def records(self, examples: Sequence[Example]) -> Rendered:
+        """All examples, in order. What the template refuses and what is too long is dropped with the reason."""
+        records: list[Record] = []
+        dropped: list[tuple[str, str]] = []
+        cut: list[str] = []
+        for example, record, reason in self._each(examples):
+            if record is None:
+                dropped.append((example.id, reason))
+                continue
+            length = path_tokens(record)
+            if length > self._max_tokens:
+                found = self._shortened(example) if self._too_long == "cut" else None
+                if found is None:
+                    dropped.append((example.id, f"{length} tokens, more than {self._max_tokens}"))
+                    continue
+                record = found
+                cut.append(example.id)
+            records.append(record)
+        if examples and not records:
+            raise DataError(
+                f"none of the {len(examples)} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}"
+            )
+        return Rendered(tuple(records), tuple(dropped), tuple(cut), self.pieces(records[0]) if records else ())
+
+    def pieces(self, record: Record) -> tuple[tuple[str, bool], ...]:
+        """The longest path of a record as text, cut where it changes between context and learned."""
+        path = _longest_path(record)
+        tokens = np.concatenate([record.segments[i].tokens for i in path])
+        learned = np.concatenate([record.segments[i].weights for i in path]) != 0
+        edges = [0, *(np.flatnonzero(learned[1:] != learned[:-1]) + 1), len(tokens)]
+        decode = self._tokenizer.decode
+        return tuple(
+            (str(decode(tokens[a:b].tolist(), clean_up_tokenization_spaces=False)), bool(learned[a]))
+            for a, b in pairwise(edges)
+        )
+
+    def _each(self, examples: Sequence[Example]) -> Iterator[tuple[Example, Record | None, str]]:
+        for begin in range(0, len(examples), CHUNK):
+            chunk = examples[begin : begin + CHUNK]
+            turns: list[list[_Turn] | str] = []
+            for example in chunk:
+                try:
+                    turns.append(self._turns(example))
+                except DataError as error:
+                    turns.append(str(error))
+            paths = iter(self._paths([turn for found in turns if isinstance(found, list) for turn in found]))
+            for example, found in zip(chunk, turns):
+                if isinstance(found, str):
+                    yield example, None, found
+                else:
+                    yield example, self._joined(example, found, [next(paths) for _ in found]), ""
+
+    def _turns(self, example: Example) -> list[_Turn]:
+        if isinstance(example.target, Reply):
+            last = example.target.message
+        elif isinstance(example.target, Label):
+            last = Message("assistant", example.target.name)
+        else:
+            raise DataError(
+                f"example {example.id} ({example.source}) is a {type(example.target).__name__.lower()}; "
+                "learning from replies needs a reply or a label. Name the column that holds it."
+            )
+        messages = [*example.prompt, last]
+        learned = [i for i, m in enumerate(messages) if m.role == "assistant" and m.weight * example.weight > 0]
+        if not learned:
+            raise DataError(
+                f"example {example.id} ({example.source}) has no learned token: every assistant turn weighs 0. Drop it."
+            )
+        try:
+            return [self._turn(messages, i, messages[i].weight * example.weight) for i in learned]
+        except DataError as error:
+            raise DataError(f"example {example.id} ({example.source}): {error}") from error
+
+    def _joined(self, example: Example, turns: list[_Turn], paths: list[tuple[np.ndarray, np.ndarray]]) -> Record:
+        record = Record(example.id, merge((ids, w * np.float32(turn.weight)) for turn, (ids, w) in zip(turns, paths)))
+        if record.num_learned == 0:
+            raise DataError(
+                f"example {example.id} ({example.source}) has no learned token after rendering. Look at its reply."
+            )
+        return record
+
+    def _paths(self, turns: list[_Turn]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Tokens and 0/1 weights of each turn."""
+        prompts = self._encoder.all([(t.prompt, t.cut) for t in turns])
+        replies = self._encoder.all([(t.reply, t.cut) for t in turns], is_inside=True)
+        return [
+            (np.concatenate([p, r]), np.concatenate([np.zeros(len(p), np.float32), np.ones(len(r), np.float32)]))
+            for p, r in zip(prompts, replies)
+        ]
+
+    def _turn(self, messages: Sequence[Message], at: int, weight: float) -> _Turn:
+        """The assistant turn `messages[at]` behind the prompt that the messages before it make."""
+        prompt, _, edges = self._prompt_text(messages[:at])
+        shielded, cut = self._controls.shield(messages[: at + 1], edges=edges)
+        if cut:  # the reply may have needed the cut character, or another one
+            prompt = self._chat.render(shielded[:at], is_prompt=True)
+        return _Turn(prompt, self._frame.reply(shielded[:at], prompt, shielded[at]), cut, weight)
+
+    def _prompt_text(self, messages: Sequence[Message]) -> tuple[str, str, bool]:
+        """The served text, its cut character, and whether texts were cut at their edges."""
+        if not messages:
+            raise DataError("the prompt has no message; a reply is learned behind a prompt.")
+        shielded, cut = self._controls.shield(messages)
+        text = self._chat.render(shielded, is_prompt=True)
+        if not text:
+            raise DataError("the model's chat template renders the prompt as nothing.")
+        count = self._controls.count_in(text)
+        if count == self._expected_count(messages):
+            return text, cut, False
+        # Either the template looks at the content, or parts of a control token in two texts have met
+        edged, edge_cut = self._controls.shield(messages, edges=True)
+        safe = self._chat.render(edged, is_prompt=True)
+        return (safe, edge_cut, True) if self._controls.count_in(safe) < count else (text, cut, False)
+
+    def _expected_count(self, messages: Sequence[Message]) -> int | None:
+        """Control tokens that the template writes for neutral texts in the same roles; None where a turn has more than
+        text.
+        """
+        if any(m.extra for m in messages):
+            return None
+        shape = tuple((m.role, bool(m.content.strip())) for m in messages)
+        if shape not in self._expected:
+            neutral = [replace(m, content="x" if m.content.strip() else m.content) for m in messages]
+            self._expected[shape] = self._controls.count_in(self._chat.render(neutral, is_prompt=True))
+        return self._expected[shape]
+
+    def _shortened(self, example: Example) -> Record | None:
+        """The example with the middle of its prompt's longest text taken out until it fits; None where that is not
+        enough.
+
+        The reply and the system prompt stay whole; both ends of a text stay, since the instruction is at one of them.
+        """
+        for _ in range(MAX_CUTS):
+            record = self.record(example)
+            excess = path_tokens(record) - self._max_tokens
+            if excess <= 0:
+                return record
+            open_to = [i for i, m in enumerate(example.prompt) if m.role not in ("system", "developer", "assistant")]
+            longest = max(open_to, key=lambda i: len(example.prompt[i].content), default=None)
+            if longest is None:
+                return None
+            message = example.prompt[longest]
+            core = message.content.replace(CUT_MARK, "")
+            tokens = len(self._encoder.one(core, "")) or 1
+            keep = len(core) - int(np.ceil((excess + 4) * len(core) / tokens))
+            if keep < 2:
+                return None
+            middle = message.content.find(CUT_MARK)
+            head = min(keep // 2 + keep % 2, middle) if middle >= 0 else keep // 2 + keep % 2
+            short = core[:head] + CUT_MARK + core[len(core) - (keep - head) :]
+            prompt = (*example.prompt[:longest], replace(message, content=short), *example.prompt[longest + 1 :])
+            example = replace(example, prompt=prompt)
+        return None
+
+
+def _longest_path(record: Record) -> list[int]:
+    """Indices of the segments from the root to the farthest leaf."""
+    ends: list[int] = []
+    for segment in record.segments:
+        ends.append((ends[segment.parent] if segment.parent >= 0 else 0) + len(segment.tokens))
+    path = [int(np.argmax(ends))]
+    while record.segments[path[-1]].parent >= 0:
+        path.append(record.segments[path[-1]].parent)
+    return path[::-1]

@@ -1,0 +1,63 @@
+"""Paths to a tree: turns share what they have in common, and each learned token is learned once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tunesmith.types import Segment
+
+
+@dataclass(slots=True)
+class _Node:
+    tokens: np.ndarray
+    weights: np.ndarray
+    children: list[_Node] = field(default_factory=list)
+
+
+def common_length(a: np.ndarray, b: np.ndarray) -> int:
+    """Number of leading tokens that are the same."""
+    length = min(len(a), len(b))
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if different.size else length
+
+
+def merge(paths: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Segment, ...]:
+    """The trie of (tokens [n], weights [n]) paths, parents first. Where paths coincide the larger weight holds: a
+    context's 0 yields.
+
+    A path that only goes on from the end of another lengthens it, so that a template that renders history as a prefix
+    gives one segment.
+    """
+    roots: list[_Node] = []
+    for tokens, weights in paths:
+        _insert(roots, tokens, weights)
+    segments: list[Segment] = []
+    stack = [(node, -1) for node in reversed(roots)]
+    while stack:
+        node, parent = stack.pop()
+        stack += [(child, len(segments)) for child in reversed(node.children)]
+        segments.append(Segment(node.tokens, node.weights, parent))
+    return tuple(segments)
+
+
+def _insert(siblings: list[_Node], tokens: np.ndarray, weights: np.ndarray) -> None:
+    while len(tokens):
+        node = next((n for n in siblings if n.tokens[0] == tokens[0]), None)
+        if node is None:
+            siblings.append(_Node(tokens, weights))
+            return
+        shared = common_length(node.tokens, tokens)
+        node.weights = np.concatenate([np.maximum(node.weights[:shared], weights[:shared]), node.weights[shared:]])
+        tokens, weights = tokens[shared:], weights[shared:]
+        if not len(tokens):
+            return
+        if shared < len(node.tokens):
+            node.children = [_Node(node.tokens[shared:], node.weights[shared:], node.children)]
+            node.tokens, node.weights = node.tokens[:shared], node.weights[:shared]
+        elif not node.children:
+            node.tokens, node.weights = np.concatenate([node.tokens, tokens]), np.concatenate([node.weights, weights])
+            return
+        siblings = node.children

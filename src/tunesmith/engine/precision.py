@@ -1,0 +1,23 @@
+"""Which number format the forward pass computes in. Masters and optimizer are always float32."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_dtype(device: str) -> tuple[torch.dtype, str]:
+    """(type, why): bf16 where the hardware multiplies it fast, float32 elsewhere."""
+    if device.startswith("cuda"):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU has bf16 matrix units"
+        return torch.float32, "this GPU has no bf16 matrix units"
+    if device == "cpu" and torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16, "this CPU has AMX, whose bf16 products are several times as fast"
+    return torch.float32, f"bf16 matrix products are not fast on this device ({device})"
+
+
+def choose_device() -> tuple[str, str]:
+    """(device, why)."""
+    if torch.cuda.is_available():
+        return "cuda", f"{torch.cuda.get_device_name()} is here"
+    return "cpu", f"no GPU that torch can use; {torch.get_num_threads()} threads"

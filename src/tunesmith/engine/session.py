@@ -1,0 +1,347 @@
+"""The model session: one base model, loaded once, and any number of tenants on it (DESIGN, idea 6).
+
+Every surface works through these verbs; none reaches around them. A verb copies its tenant into the slot under a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.engine.optim import global_norm
+from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who
+from tunesmith.errors import NotFinite, PlanError, RunError
+from tunesmith.generate.decode import Sampler
+from tunesmith.generate.limits import Limits
+from tunesmith.generate.plain import generate_plain
+from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
+from tunesmith.models.artifact import save_weights
+from tunesmith.models.heads import KeptHead
+from tunesmith.models.load import Base
+from tunesmith.models.output import ForwardOutput, output
+from tunesmith.roles import Objective
+from tunesmith.types import Completion, Forest, Loss, Ratio, Shared
+
+
+class Session:
+    """Verbs over a base and its tenants. `compiled`: decoder layers run through torch.compile."""
+
+    def __init__(self, base: Base, *, compiled: bool = False) -> None:
+        self.base = base
+        self.compiled = compiled
+        self.tenants: dict[str, Tenant] = {}
+        self.slots: dict[str, Slot] = {}
+        self._active: Slot | None = None
+        self._lock = threading.RLock()
+        if compiled:
+            for layer in layers_of(base.model):
+                layer.compile(dynamic=True)
+
+    # -- tenants ------------------------------------------------------------------------------------------------
+
+    def create(self, name: str, spec: Spec) -> None:
+        """A new tenant at update 0. Its initial weights depend on its own seed alone."""
+        with self._lock:
+            if name in self.tenants:
+                raise PlanError(f"there is a tenant {name} already; unload it or take another name")
+            key = slot_key(spec.adapt, spec.heads)
+            if key not in self.slots:
+                if any(s.adapt.method != "lora" or spec.adapt.method != "lora" for s in self.slots.values()):
+                    raise PlanError(
+                        "weights of the model itself train in one tenant only; use LoRA for several tenants"
+                    )
+                self.slots[key] = open_slot(self.base.model, spec.adapt, spec.heads)
+            elif spec.adapt.method != "lora" and any(t.slot.key == key for t in self.tenants.values()):
+                raise PlanError("weights of the model itself train in one tenant only; use LoRA for several tenants")
+            self.tenants[name] = Tenant.new(name, spec, self.slots[key])
+
+    def unload(self, name: str) -> None:
+        with self._lock:
+            self._tenant(name).slot.holder = None
+            del self.tenants[name]
+
+    def set_trainable(self, name: str, tensors: Sequence[str]) -> None:
+        """Only these tensors of the tenant train from now on."""
+        with self._lock:
+            self._tenant(name).select(tensors)
+
+    # -- learning -----------------------------------------------------------------------------------------------
+
+    def forward_backward(
+        self, name: str, batches: Sequence[Forest], objective: Objective, scale: float
+    ) -> dict[str, Ratio]:
+        """Add the gradient of `scale` times the summed loss of the micro-batches to the tenant's pending gradients."""
+        with self._lock:
+            tenant = self._tenant(name)
+            batches = [b.to(self.base.model.device) for b in batches]
+            others = [self._others(tenant, b, objective) for b in batches]
+            self._put(tenant)
+            stats: dict[str, Ratio] = {}
+            with self._training(tenant):
+                shares = self._shares(tenant, batches, objective, others)
+                for index, batch in enumerate(batches):
+                    shared, cotangent = shares[index] if shares else (None, None)
+                    with self._noise(tenant, index):
+                        out = self._output(tenant, batch)
+                        loss = self._loss(objective, out, batch, shared, others[index])
+                        total = loss.total * scale
+                        for term in (r.term(out, batch) for r in tenant.spec.regularisers):
+                            total = total if term is None else total + term.total * scale
+                        if cotangent is not None:
+                            mine = objective.share(out, batch)
+                            assert mine is not None, "an objective shares in every micro-batch or in none"
+                            total = total + (mine * cotangent).sum() * scale
+                        if total.requires_grad:  # an empty micro-batch has nothing to send back
+                            total.backward()
+                    tenant.take_gradients()
+                    tenant.pending_ids.extend(batch.example_ids)
+                    counted = {"loss": Ratio(loss.total.detach().double(), objective.count(batch)), **loss.stats}
+                    for key, ratio in counted.items():
+                        stats[key] = stats[key] + ratio if key in stats else ratio
+            return stats
+
+    def optim_step(self, name: str, lr: float) -> float:
+        """Clip, step, clear. Returns the gradient's norm before clipping. Raises NotFinite and changes nothing if it is not."""
+        with self._lock:
+            tenant = self._tenant(name)
+            if not tenant.pending:
+                raise RunError(f"tenant {name} has no pending gradient: call forward_backward first")
+            params = {n: tenant.masters[n] for n in tenant.trainable}
+            for n, master in params.items():
+                master.grad = tenant.pending.get(n)
+            for regulariser in tenant.spec.regularisers:
+                regulariser.before_clip(params)
+            gradients = {n: p.grad for n, p in params.items() if p.grad is not None}
+            norm = global_norm(gradients)
+            ids = tuple(dict.fromkeys(tenant.pending_ids))
+            tenant.forget_gradients()
+            limit = tenant.spec.optim.clip_norm
+            try:
+                if not norm.isfinite():
+                    raise NotFinite(ids)
+                if limit and norm > limit:
+                    torch._foreach_mul_(list(gradients.values()), float(limit / norm))
+                for group in tenant.optimizer.param_groups:
+                    group["lr"] = lr
+                tenant.optimizer.step()
+            finally:
+                for master in params.values():
+                    master.grad = None
+            tenant.num_updates += 1
+            tenant.slot.holder = None
+            for regulariser in tenant.spec.regularisers:
+                regulariser.on_update(tenant.num_updates)
+            return float(norm)
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logprobs(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
+        """[L] nats of the learned tokens of each forest, on the CPU."""
+        with self._lock:
+            self._put(self._holder(who))
+            return [self._output(self._holder(who), b.to(self.base.model.device)).logp().cpu() for b in batches]
+
+    @torch.no_grad()
+    def scores(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
+        """[S] of the "score" head of each forest, on the CPU."""
+        with self._lock:
+            self._put(self._holder(who))
+            outs = [self._output(self._holder(who), b.to(self.base.model.device)) for b in batches]
+            return [out.scalars["score"].cpu() for out in outs]
+
+    def sample(
+        self,
+        who: Who,
+        prompts: Sequence[Sequence[int]],
+        limits: Limits,
+        *,
+        decode: Callable[[Sequence[int]], str],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """Completions with the log-probability of every token sampled. `decode` turns reply tokens into text."""
+        with self._lock, self._eager():
+            self._put(self._holder(who))
+            if self.base.layout == "forest":
+                return Sampler(self.base.model, self.base.head, decode)(prompts, limits, progress)
+            return generate_plain(self.base.model, prompts, limits, decode, progress)
+
+    @torch.no_grad()
+    def next_logits(self, who: Who, prompt: Sequence[int]) -> Tensor:
+        """[V] float32 logits behind one prompt, on the CPU."""
+        with self._lock, self._eager():
+            self._put(self._holder(who))
+            out = self.base.model(
+                input_ids=torch.tensor([list(prompt)], device=self.base.model.device), logits_to_keep=1
+            )
+            return out.logits[0, -1].float().cpu()
+
+    # -- keeping ------------------------------------------------------------------------------------------------
+
+    def publish(self, name: str) -> Snapshot:
+        """The tenant's weights as they are now, for samplers and evaluation."""
+        with self._lock:
+            tenant = self._tenant(name)
+            return Snapshot(
+                f"{name}@{tenant.num_updates}", tenant.slot, {n: t.clone() for n, t in tenant.masters.items()}
+            )
+
+    def save_state(self, name: str, *, with_optimizer: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        with self._lock:
+            tensors, facts = self._tenant(name).state(with_optimizer=with_optimizer)
+            return tensors, {**facts, "base_digest": self.base.digest}
+
+    def load_state(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any], *, insist: bool = False) -> None:
+        """Restore what `save_state` gave. Another base is refused unless the user insists."""
+        with self._lock:
+            if facts["base_digest"] != self.base.digest and not insist:
+                raise RunError(
+                    f"the state was made on a base with digest {facts['base_digest'][:12]}, this one is "
+                    f"{self.base.digest[:12]}: load it on the base it was made on, or insist"
+                )
+            tenant = self._tenant(name)
+            tenant.load(tensors, facts)
+            tenant.slot.holder = None
+
+    def export(self, who: Who, folder: Path) -> None:
+        """Write the weights in peft's layout (LoRA) or transformers' (weights of the model), with the base's digest."""
+        with self._lock:
+            holder = self._holder(who)
+            if holder is None:
+                raise RunError("the base itself is not exported; name a tenant or a snapshot")
+            self._put(holder)
+            values = holder.masters if isinstance(holder, Tenant) else holder.values
+            save_weights(self.base.model, holder.slot, values, folder, self.base.digest)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _tenant(self, name: str) -> Tenant:
+        if name not in self.tenants:
+            raise RunError(f"no tenant {name}; there are: {', '.join(self.tenants) or 'none'}")
+        return self.tenants[name]
+
+    def _holder(self, who: Who) -> Tenant | Snapshot | None:
+        return self._tenant(who) if isinstance(who, str) else who
+
+    @torch.no_grad()
+    def _put(self, holder: Tenant | Snapshot | None) -> None:
+        """Copy the weights of a tenant, a snapshot or the base (None) into their slot, unless they are there."""
+        slot = self._active if holder is None else holder.slot
+        if slot is None:
+            return
+        if slot is not self._active:
+            if slot.adapt.method == "lora":
+                activate_adapter(self.base.model, slot.key)
+            self._active = slot
+        token = holder or self.base
+        if slot.holder is token:
+            return
+        values = slot.neutral if holder is None else holder.masters if isinstance(holder, Tenant) else holder.values
+        for name, parameter in slot.live.items():
+            parameter.copy_(values[name])
+        slot.holder = token
+
+    def _output(self, holder: Tenant | Snapshot | None, batch: Forest) -> ForwardOutput:
+        """Forward pass of whoever is in the slot."""
+        out = output(self.base.model, self.base.head, batch, self.base.layout)
+        heads = holder.slot.heads if holder is not None else None
+        if heads is not None:
+            if "value" in heads:
+                out.scalars["value"] = heads["value"](out.hidden[out.at]).squeeze(-1)
+            if "score" in heads:
+                out.scalars["score"] = heads["score"](out.pooled("last")).squeeze(-1)
+        return out
+
+    @torch.no_grad()
+    def _others(self, tenant: Tenant, batch: Forest, objective: Objective) -> dict[str, Any]:
+        """Outputs, without gradients, of the frozen models that the objective asks for. Their heads are their own."""
+        others: dict[str, Any] = {}
+        for role, frozen in (("reference", tenant.spec.reference), ("teacher", tenant.spec.teacher)):
+            if role in objective.needs:
+                self._put(frozen)
+                out = self._output(frozen, batch)
+                values = tenant.slot.neutral if frozen is None else frozen.values
+                moving = [n for n, p in tenant.slot.live.items() if p is out.head.weight]
+                if moving:  # the head trains: the reference keeps the weights it was computed with
+                    out.head = KeptHead(replace(out.head.projection, weight=values[moving[0]].to(out.hidden.dtype)))
+                others[role] = out
+        return others
+
+    def _loss(
+        self, objective: Objective, out: ForwardOutput, batch: Forest, shared: Shared | None, others: dict[str, Any]
+    ) -> Loss:
+        weights = objective.linear_weights(batch)
+        if weights is not None:  # one pass over the head gives loss and gradient
+            total, _ = out.linear_loss(weights)
+            return Loss(total)
+        return objective(out, batch, shared, others)
+
+    def _shares(
+        self, tenant: Tenant, batches: Sequence[Forest], objective: Objective, others: list[dict[str, Any]]
+    ) -> list[tuple[Shared, Tensor]]:
+        """For objectives that must see all micro-batches at once: (what all shared, cotangent of mine), each [U, K].
+
+        The loss is differentiated with respect to the shares; a second forward pass sends that into the weights.
+        """
+        outs, rows = [], []
+        with torch.no_grad():
+            for index, batch in enumerate(batches):
+                with self._noise(tenant, index):
+                    out = self._output(tenant, batch)
+                mine = objective.share(out, batch)
+                if mine is None:
+                    return []
+                outs.append(out)
+                rows.append(mine)
+        everything = torch.cat(rows).detach().requires_grad_()
+        ends = torch.tensor([len(r) for r in rows]).cumsum(0).tolist()
+        shared = [Shared(everything, slice(end - len(r), end)) for end, r in zip(ends, rows)]
+        for out, batch, seen, other in zip(outs, batches, shared, others):
+            total = objective(out, batch, seen, other).total
+            if total.requires_grad:
+                total.backward()
+        cotangent = torch.zeros_like(everything) if everything.grad is None else everything.grad
+        return [(Shared(everything.detach(), s.mine), cotangent[s.mine]) for s in shared]
+
+    @contextmanager
+    def _training(self, tenant: Tenant) -> Iterator[None]:
+        """Train mode, the tenant's tensors require gradients, its regularisers are attached; undone at the end."""
+        undo = [r.attach(self.base.model) for r in tenant.spec.regularisers]
+        self.base.model.train()
+        for name in tenant.trainable:
+            tenant.slot.live[name].requires_grad_(True)
+        try:
+            yield
+        except BaseException:
+            tenant.forget_gradients()
+            raise
+        finally:
+            for name in tenant.trainable:
+                tenant.slot.live[name].requires_grad_(False)
+            self.base.model.eval()
+            for call in reversed(undo):
+                call()
+
+    @contextmanager
+    def _noise(self, tenant: Tenant, index: int) -> Iterator[None]:
+        """Noise drawn inside is a function of seed, update and micro-batch, and of nothing that ran before."""
+        seed = keyed_generator(tenant.spec.seed, "noise", tenant.num_updates, index).initial_seed()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+
+    @contextmanager
+    def _eager(self) -> Iterator[None]:
+        """Generation never runs the compiled layers: its shapes change at every token."""
+        if not self.compiled:
+            yield
+            return
+        with torch.compiler.set_stance("force_eager"):
+            yield

@@ -1,0 +1,124 @@
+"""A tenant: everything that belongs to one fine-tune and not to the base that it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.engine.optim import AdamW, build
+from tunesmith.errors import PlanError, RunError
+from tunesmith.models.adapters import Adapt, Slot, initial_values
+from tunesmith.roles import Regulariser
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Weights as they were when they were published: they never move again."""
+
+    name: str
+    slot: Slot
+    values: dict[str, Tensor]  # clones, float32
+
+
+Who = str | Snapshot | None  # a tenant by its name, a snapshot, or the untouched base
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What `Session.create` needs. Reference and teacher are what `Objective.needs` names; None is the base."""
+
+    adapt: Adapt = field(default_factory=Adapt)
+    optim: AdamW = field(default_factory=AdamW)
+    seed: int = 0
+    heads: tuple[str, ...] = ()  # of {"value", "score"}
+    regularisers: tuple[Regulariser, ...] = ()
+    reference: Snapshot | None = None
+    teacher: Snapshot | None = None
+
+
+@dataclass(slots=True)
+class Tenant:
+    """Float32 masters, optimizer, pending gradients, and which of its tensors train."""
+
+    name: str
+    spec: Spec
+    slot: Slot
+    masters: dict[str, Tensor]
+    optimizer: torch.optim.AdamW
+    trainable: frozenset[str]
+    num_updates: int = 0
+    pending: dict[str, Tensor] = field(default_factory=dict)
+    pending_ids: list[str] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, name: str, spec: Spec, slot: Slot) -> Tenant:
+        masters = initial_values(slot, spec.seed)
+        return cls(name, spec, slot, masters, build(masters, spec.optim), frozenset(masters))
+
+    def take_gradients(self) -> None:
+        """Move the gradients of the live parameters into `pending`, in float32, and clear them."""
+        for name in sorted(self.trainable):
+            gradient = self.slot.live[name].grad
+            if gradient is None:
+                continue
+            self.slot.live[name].grad = None
+            if name in self.pending:
+                self.pending[name].add_(gradient)
+            else:
+                self.pending[name] = gradient.float()
+
+    def forget_gradients(self) -> None:
+        self.pending, self.pending_ids = {}, []
+        for parameter in self.slot.live.values():
+            parameter.grad = None
+
+    def select(self, names: Sequence[str]) -> None:
+        """Train these tensors only. The others keep their bits; their optimizer state is dropped."""
+        unknown = sorted(set(names) - set(self.masters))
+        if unknown:
+            raise PlanError(
+                f"tenant {self.name} has no tensor {unknown[0]!r}; its tensors: {', '.join(list(self.masters)[:4])} …"
+            )
+        self.trainable = frozenset(names)
+        for name, master in self.masters.items():
+            if name not in self.trainable:
+                self.optimizer.state.pop(master, None)
+                self.pending.pop(name, None)
+
+    def state(self, *, with_optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, facts) that a load restores bit by bit. Refused with pending gradients: they would be lost."""
+        if self.pending:
+            raise RunError(f"tenant {self.name} has pending gradients: call optim_step before its state is saved")
+        tensors = {f"masters.{n}": t.detach().clone() for n, t in self.masters.items()}
+        if with_optimizer:
+            for name, master in self.masters.items():
+                for key, value in self.optimizer.state.get(master, {}).items():
+                    tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).detach().clone()
+        facts = {"adapt": self.slot.key, "seed": self.spec.seed, "num_updates": self.num_updates}
+        return tensors, {**facts, "trainable": sorted(self.trainable), "with_optimizer": with_optimizer}
+
+    def load(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        if self.pending:
+            raise RunError(f"tenant {self.name} has pending gradients: call optim_step before another state is loaded")
+        if facts["adapt"] != self.slot.key:
+            raise RunError(
+                f"the state is of a tenant of kind {facts['adapt']}, this one is {self.slot.key}: same recipe?"
+            )
+        for name, master in self.masters.items():
+            master.copy_(tensors[f"masters.{name}"])
+        self.optimizer.state.clear()
+        if facts["with_optimizer"]:
+            for name, master in self.masters.items():
+                mine = {
+                    key: tensors[f"optimizer.{key}.{name}"]
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"optimizer.{key}.{name}" in tensors
+                }
+                if mine:
+                    self.optimizer.state[master] = {k: v.to(master.device).clone() for k, v in mine.items()}
+        self.trainable = frozenset(facts["trainable"])
+        self.num_updates = facts["num_updates"]

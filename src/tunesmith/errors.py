@@ -1,0 +1,58 @@
+"""The errors a user can cause. Each names the thing, what was found, what was wanted and the way out.
+
+Broken invariants are `assert`; what stands here is shown without a traceback, with exit code 2 (1 for `RunError`).
+"""
+
+
+class TunesmithError(Exception):
+    """Root of the tree. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(TunesmithError):
+    """Something that the user gave is wrong."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A key or a value of the recipe or of the command line."""
+
+
+class DataError(InputError):
+    """A file, a row, a column, a split."""
+
+
+class ModelError(InputError):
+    """A model, a tokenizer, a chat template, an adapter."""
+
+
+class PlanError(InputError):
+    """A combination that cannot work, found before a model is loaded or an update is made."""
+
+
+class RunError(TunesmithError):
+    """A run could not go on, though its input was right."""
+
+
+class EmptyUpdate(RunError):
+    """Every unit of an update was masked."""
+
+
+class NotFinite(RunError):
+    """A gradient is NaN or infinite; no parameter was changed. Carries the example ids."""
+
+    def __init__(self, example_ids: tuple[str, ...]) -> None:
+        self.example_ids = example_ids
+        shown = ", ".join(example_ids[:5]) + (" …" if len(example_ids) > 5 else "")
+        super().__init__(
+            f"the gradient of an update is not finite, and no parameter was changed; its examples: {shown}. "
+            "Lower train.lr, or look at these rows (`tunesmith audit`)."
+        )
+
+
+class Interrupted(TunesmithError):
+    """Stopped by a signal after the state was saved; the same command with --resume goes on."""
+
+    exit_code = 75

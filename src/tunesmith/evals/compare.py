@@ -1,0 +1,309 @@
+"""Base and tuned on the same cases: one test, the interval made by inverting it, one decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tunesmith.errors import DataError
+from tunesmith.evals import mcnemar, permutation, stats
+from tunesmith.evals.metrics import Metric
+from tunesmith.types import Verdict
+
+BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no relevant difference", "too few cases"
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Held-out cases with what both models answered; four lists of equal length."""
+
+    references: Sequence[object]
+    base: Sequence[object]
+    tuned: Sequence[object]
+    groups: Sequence[str | None] | None = None  # cases of a group are no independent evidence; None = a unit of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a comparison is decided."""
+
+    alpha: float = 0.05  # two-sided
+    smallest_that_matters: float | None = (
+        None  # in the metric's unit; None: the metric's own `matters`, shown in the verdict
+    )
+    power: float = 0.8
+    smallest_detectable: float | None = None  # as announced before training; None: from the spread of these cases
+    num_flips: int = 9_999
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Tuned minus base in the metric's unit, larger is better."""
+
+    base: float
+    tuned: float
+    effect: float
+    interval: tuple[float, float]
+    base_interval: tuple[float, float]
+    tuned_interval: tuple[float, float]
+    p: float
+    test: str
+    num_units: int
+    least_p: float  # that this many units can give, whatever the outputs are
+    smallest_detectable: float
+
+
+def units_of(groups: Sequence[str | None] | None) -> np.ndarray | None:
+    """[n] number of each case's unit, or None where every case is its own."""
+    if groups is None:
+        return None
+    numbers: dict[object, int] = {}
+    # a case without a group gets a key that no group can have
+    unit_n = np.array([numbers.setdefault(k if g is None else g, len(numbers)) for k, g in enumerate(groups)])
+    return None if len(numbers) == len(groups) else unit_n
+
+
+def checked_stats(cases: Cases, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """Per-case statistics [n, K] of base and tuned, finite and as many as there are references."""
+    lengths = {len(cases.references), len(cases.base), len(cases.tuned)}
+    if cases.groups is not None:
+        lengths.add(len(cases.groups))
+    if lengths == {0}:
+        raise DataError("there is no held-out case to compare on; give more rows, or a larger test share.")
+    if len(lengths) > 1:
+        raise DataError(
+            f"references, outputs and groups differ in number ({sorted(lengths)}); one of each per case is wanted."
+        )
+    both = metric.stats(cases.base, cases.references), metric.stats(cases.tuned, cases.references)
+    for who, rows in zip(("base", "tuned"), both):
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(bad):
+            raise DataError(
+                f"{metric.name} of the {who} output of case {bad[0]} is {rows[bad[0]].tolist()}; wanted is a "
+                "finite number; leaving such cases out would bias the comparison. Mend the metric or the reference."
+            )
+    return both
+
+
+def measure(cases: Cases, metric: Metric, rules: Rules) -> Effect:
+    """Test and interval by the kind of the metric; groups, where given, are what is swapped."""
+    base, tuned = checked_stats(cases, metric)
+    unit_n = units_of(cases.groups)
+    if metric.kind == "binary":
+        assert np.isin([base[:, 0], tuned[:, 0]], (0, 1)).all(), metric.name
+    if metric.kind == "binary" and unit_n is None:
+        found = paired_rights(base[:, 0], tuned[:, 0], rules)
+    else:
+        found = swapped(base, tuned, metric, unit_n, rules)
+    alone = []
+    for rows in (base, tuned):
+        own = permutation.by_unit(permutation.contributions(rows, metric.value)[:, None], unit_n)[:, 0]
+        is_plain = metric.kind == "binary" and unit_n is None
+        score = float(metric.value(rows.sum(axis=0)))
+        interval = stats.score_interval(score, own, (metric.low, metric.high), is_binary=is_plain, alpha=rules.alpha)
+        alone.append((score, interval))
+    (base_score, base_interval), (tuned_score, tuned_interval) = alone
+    return Effect(base_score, tuned_score, base_interval=base_interval, tuned_interval=tuned_interval, **found)
+
+
+def paired_rights(base: np.ndarray, tuned: np.ndarray, rules: Rules) -> dict[str, Any]:
+    """Mid-p McNemar of right/wrong cases [n]."""
+    num_cases = len(base)
+    won, lost = int((tuned > base).sum()), int((tuned < base).sum())
+
+    def p_at(shift: float) -> float:
+        return float(mcnemar.p_at(won, lost, num_cases, shift))
+
+    effect = (won - lost) / num_cases
+    return {
+        "effect": effect,
+        "interval": stats.invert(p_at, effect, 1.0, rules.alpha),
+        "p": p_at(0.0),
+        "test": "mid-p McNemar",
+        "num_units": num_cases,
+        "least_p": 2.0**-num_cases,
+        "smallest_detectable": stats.detectable_binary(num_cases, (won + lost) / num_cases, rules.alpha, rules.power),
+    }
+
+
+def swapped(
+    base: np.ndarray, tuned: np.ndarray, metric: Metric, unit_n: np.ndarray | None, rules: Rules
+) -> dict[str, Any]:
+    """Permutation test of per-case statistics [n, K]."""
+    flips = permutation.flip(base, tuned, metric.value, metric.span, unit_n, rules.num_flips, rules.seed)
+    span, num_units = metric.span, flips.contribution_G.shape[-1]
+
+    def p_at(shift: float) -> float:
+        return float(permutation.p_at(flips, shift))
+
+    name = "swapped outputs, recomputed" if metric.kind == "corpus" else "sign flips of the differences"
+    number = (
+        f"all {2 ** (num_units - 1)} splits" if flips.is_exact else f"{rules.num_flips} drawn with seed {rules.seed}"
+    )
+    groups = "" if unit_n is None else f", {num_units} groups as units"
+    if permutation.is_flat(flips):  # no spread was seen: an effect shows only as units unlike these
+        detectable = span * stats.detectable_binary(num_units, 0.0, rules.alpha, rules.power)
+    else:
+        error = min(stats.standard_error(flips.contribution_G), span)
+        detectable = stats.detectable_mean(error, rules.alpha, rules.power)
+    effect = float(flips.effect)
+    return {
+        "effect": effect,
+        "interval": stats.invert(p_at, effect, span, rules.alpha),
+        "p": p_at(0.0),
+        "test": f"permutation: {name}, {number}{groups}",
+        "num_units": num_units,
+        "least_p": 2.0 ** (1 - num_units) if flips.is_exact else 1 / (1 + rules.num_flips),
+        "smallest_detectable": min(detectable, span),
+    }
+
+
+def decide(interval: tuple[float, float], smallest_that_matters: float) -> str:
+    """The one rule, from the one interval."""
+    low, high = interval
+    assert low <= high, interval
+    if low > 0:
+        return BETTER
+    if high < 0:
+        return WORSE
+    return SAME if -smallest_that_matters <= low and high <= smallest_that_matters else UNKNOWN
+
+
+def signed(value: float, metric: Metric) -> str:
+    return f"{value:+.2f}" if metric.high > 1 else f"{value:+.3f}"
+
+
+def plain(value: float, metric: Metric) -> str:
+    return f"{value:.2f}" if metric.high > 1 else f"{value:.3f}"
+
+
+def claim_of(found: Effect, metric: Metric, decision: str, matters: float, num_cases: int) -> str:
+    """One sentence that a reader can repeat."""
+    start = {
+        BETTER: f"The tuned model is better than the base on {metric.name}",
+        WORSE: f"The tuned model is worse than the base on {metric.name}",
+        SAME: f"The tuned model and the base do not differ by as much as {plain(matters, metric)} on {metric.name}",
+        UNKNOWN: f"These cases are too few to tell the tuned model from the base on {metric.name}",
+    }[decision]
+    low, high = (signed(end, metric) for end in found.interval)
+    return (
+        f"{start}: {plain(found.base, metric)} → {plain(found.tuned, metric)}, a difference of "
+        f"{signed(found.effect, metric)} (interval {low} to {high}) on {num_cases} held-out cases."
+    )
+
+
+def notes_of(found: Effect, metric: Metric, rules: Rules, decision: str, matters: float, num_cases: int) -> list[str]:
+    notes = []
+    if decision in (BETTER, WORSE) and abs(found.effect) < matters:
+        notes.append(
+            f"the difference {signed(found.effect, metric)} is shown, but it is smaller than what was said to matter "
+            f"({plain(matters, metric)})."
+        )
+    if decision == UNKNOWN:
+        notes.append(
+            f"with the spread seen here a true difference of {plain(found.smallest_detectable, metric)} is found in "
+            f"{rules.power:.0%} of such comparisons; a smaller one needs more held-out cases."
+        )
+    if found.num_units < num_cases:
+        notes.append(f"the {num_cases} cases stand in {found.num_units} groups, which are what counts as evidence.")
+    if found.least_p >= rules.alpha:
+        notes.append(
+            f"{found.num_units} independent units are too few to show any difference at level {rules.alpha:g}."
+        )
+    return notes
+
+
+def baseline_note(
+    name: str, outputs: Sequence[object], cases: Cases, metric: Metric, rules: Rules
+) -> tuple[float, str]:
+    """The baseline's score, and a sentence when it does as well as the tuned model ("" when tuned is shown to beat
+    it).
+    """
+    against = measure(Cases(cases.references, outputs, cases.tuned, cases.groups), metric, rules)
+    shown = f"{name} scores {plain(against.base, metric)} against {plain(against.tuned, metric)} of the tuned model"
+    if against.interval[0] > 0:
+        return against.base, ""
+    if against.effect > 0:
+        return against.base, f"{shown}: it may do as well, these cases do not show that the tuned model beats it."
+    return (
+        against.base,
+        f"{shown}: this simple baseline does as well or better, without any tuning of a language model.",
+    )
+
+
+def compare(
+    cases: Cases,
+    metric: Metric,
+    rules: Rules | None = None,
+    *,
+    baselines: Mapping[str, Sequence[object]] | None = None,
+    task: str = "",
+    notes: Sequence[str] = (),
+) -> Verdict:
+    """The verdict on the primary metric. `baselines`: outputs of what needs no tuning, for the same cases
+    (`baselines.py`).
+    """
+    rules = rules or Rules()
+    check_rules(rules)
+    matters = metric.matters if rules.smallest_that_matters is None else rules.smallest_that_matters
+    found = measure(cases, metric, rules)
+    decision = decide(found.interval, matters)
+    num_cases = len(cases.references)
+    said = [*notes, *notes_of(found, metric, rules, decision, matters, num_cases)]
+    scores = {}
+    for name, outputs in (baselines or {}).items():
+        scores[name], note = baseline_note(name, outputs, cases, metric, rules)
+        said += [note] if note else []
+    announced = rules.smallest_detectable
+    return Verdict(
+        claim=claim_of(found, metric, decision, matters, num_cases),
+        task=task,
+        metric=metric.name,
+        base=found.base,
+        tuned=found.tuned,
+        effect=found.effect,
+        interval=found.interval,
+        num_cases=num_cases,
+        test=found.test,
+        p=found.p,
+        alpha=rules.alpha,
+        smallest_detectable=found.smallest_detectable if announced is None else announced,
+        smallest_that_matters=matters,
+        decision=decision,
+        baselines=scores,
+        base_interval=found.base_interval,
+        tuned_interval=found.tuned_interval,
+        notes=tuple(said),
+    )
+
+
+def check_rules(rules: Rules) -> None:
+    matters = rules.smallest_that_matters
+    if not 0 < rules.alpha < 1:
+        raise DataError(f"alpha is {rules.alpha}; a level between 0 and 1 is wanted (0.05 is usual).")
+    if matters is not None and not 0 <= matters < float("inf"):
+        raise DataError(f"smallest_that_matters is {matters}; a size of 0 or more in the metric's unit is wanted.")
+
+
+def secondary(cases: Cases, metrics: Sequence[Metric], rules: Rules | None = None) -> dict[str, dict[str, Any]]:
+    """The other metrics, each with its own interval and no decision: looking at many, some will differ by chance."""
+    rows: dict[str, dict[str, Any]] = {}
+    for metric in metrics:
+        found = measure(cases, metric, rules or Rules())
+        rows[metric.name] = {
+            "base": found.base,
+            "tuned": found.tuned,
+            "effect": found.effect,
+            "interval": found.interval,
+            "base_interval": found.base_interval,
+            "tuned_interval": found.tuned_interval,
+            "p": found.p,
+            "test": found.test,
+            "unit": metric.unit,
+            "role": "secondary",
+        }
+    return rows

@@ -1,0 +1,60 @@
+"""Base and tuned on the same cases: texts by generation, labels by likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tunesmith.types import Completion, Forest
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to one case."""
+
+    text: str
+    stopped: bool  # False: it ran into the limit of tokens or time
+    num_tokens: int
+    probability: float | None = None  # of the label, among the labels
+
+
+def written(completions: Sequence[Completion]) -> list[Answer]:
+    return [Answer(c.text, c.stopped, len(c.tokens)) for c in completions]
+
+
+def chosen(
+    forests: Sequence[Forest], logps: Sequence[Tensor], order: Sequence[str], labels: Sequence[str]
+) -> list[Answer]:
+    """The likeliest label of each case, from forests in which a case's learned segments are the labels, in their order.
+
+    The score of a label is the summed log-probability of its tokens and of the end of turn: a restricted softmax over
+    whole sequences. Longer labels are not favoured, nor divided by their length: the end of turn makes them comparable.
+    """
+    answers: dict[str, Answer] = {}
+    for forest, logp_L in zip(forests, logps):
+        sums = segment_sums(forest, logp_L)
+        for index, example_id in enumerate(forest.example_ids):
+            scores = [sums[s] for s in torch.nonzero(forest.owner == index)[:, 0].tolist() if s in sums]
+            assert len(scores) == len(labels), "a case must have one learned segment a label"
+            best = max(range(len(labels)), key=lambda i: scores[i])
+            total = math.log(sum(math.exp(s - scores[best]) for s in scores))
+            answers[example_id] = Answer(labels[best], True, 0, math.exp(-total))
+    return [answers[i] for i in order]
+
+
+def segment_sums(forest: Forest, logp_L: Tensor) -> dict[int, float]:
+    """Summed log-probability, in nats, of each segment that has learned tokens."""
+    at_N = torch.nonzero(forest.weights != 0)[:, 0]
+    segment_L = torch.searchsorted(forest.stop, at_N, right=True)
+    sums = torch.zeros(forest.num_segments, dtype=torch.float64).index_add_(0, segment_L, logp_L.double())
+    return {int(s): float(sums[s]) for s in segment_L.unique()}
+
+
+def mean_nll(forests: Sequence[Forest], logps: Sequence[Tensor]) -> float:
+    """Nats per learned token, weighted: the dev loss."""
+    total = sum(float((logp * f.weights[f.weights != 0]).sum()) for f, logp in zip(forests, logps))
+    return -total / max(1e-30, sum(float(f.weights.sum()) for f in forests))

@@ -1,0 +1,109 @@
+"""The tasks that people name: which instruction, metric and way of scoring each brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tunesmith.errors import PlanError
+from tunesmith.types import Example, Label, Message, Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a task's name picks. Every part can be said otherwise in the recipe."""
+
+    scoring: Literal["likelihood", "generation"]
+    metric: str  # primary, locked before training
+    secondary: tuple[str, ...]
+    instruction: str  # "" = none; {labels} is filled in; with instructions of its own, a data set needs none
+
+
+KINDS = {
+    "classify": Kind(
+        "likelihood", "accuracy", ("macro_f1",), "Classify the text. Answer with exactly one of these labels: {labels}."
+    ),
+    "summarise": Kind(
+        "generation", "rouge_l", ("rouge_1", "chrf"), "Summarise the text. Answer with the summary only."
+    ),
+    "translate": Kind("generation", "chrf", ("bleu",), "Translate the text. Answer with the translation only."),
+    "extract": Kind("generation", "json_fields", ("json_exact", "json_valid"), "Answer with one JSON object only."),
+    "generate": Kind("generation", "rouge_l", ("token_f1", "exact_match"), ""),
+    "chat": Kind("generation", "rouge_l", ("token_f1", "chrf"), ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to put a case to the model. The tuned model is trained and asked in the form `system`."""
+
+    name: str
+    place: Literal["system", "user", "none"]  # where the instruction stands
+    shots: tuple[Example, ...] = ()  # answered before, as earlier turns
+
+    def prompt(self, example: Example, instruction: str) -> tuple[Message, ...]:
+        """The messages before the answer. A row that brings a system message of its own keeps that one."""
+        own = [m for m in example.prompt if m.role == "system"]
+        system = own or ([Message("system", instruction)] if instruction and self.place == "system" else [])
+        turns: list[Message] = []
+        for shot in self.shots:
+            turns += [*[m for m in shot.prompt if m.role != "system"], Message("assistant", answer_text(shot), 0.0)]
+        turns += [m for m in example.prompt if m.role != "system"]
+        if self.place == "user" and instruction and not own:
+            first = next((i for i, m in enumerate(turns) if m.role == "user"), None)
+            if first is not None:
+                turns[first] = replace(turns[first], content=f"{instruction}\n\n{turns[first].content}")
+        return (*system, *turns)
+
+
+def instructed(example: Example, instruction: str) -> Example:
+    """The example as it is trained: the instruction as system message, unless the row brings a system message of its own."""
+    if not instruction or any(m.role == "system" for m in example.prompt):
+        return example
+    return replace(example, prompt=(Message("system", instruction), *example.prompt))
+
+
+def answer_text(example: Example) -> str:
+    """The reference answer."""
+    if isinstance(example.target, (Reply, Label)):
+        return example.target.text
+    raise PlanError(f"example {example.id} ({example.source}) has no single reference answer; this task needs one")
+
+
+def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The closed set of labels, sorted."""
+    return tuple(sorted({e.target.name for e in examples if isinstance(e.target, Label)}))
+
+
+def forms(train: Sequence[Example], shots: int, instruction: str, labels: Sequence[str]) -> list[Form]:
+    """The forms in which the base is tried on dev: instruction as system message, in the user's turn, and with examples.
+
+    The examples are short ones of the training set, of different labels where there are labels.
+    """
+    place: Literal["system", "none"] = "system" if instruction else "none"
+    plain = [Form("instruction" if instruction else "plain", place)]
+    if instruction:
+        plain.append(Form("instruction in the user's turn", "user"))
+    chosen = few(train, shots, labels)
+    if chosen:
+        plain.append(
+            Form(f"instruction + {len(chosen)} examples" if instruction else f"{len(chosen)} examples", place, chosen)
+        )
+    return plain
+
+
+def few(train: Sequence[Example], shots: int, labels: Sequence[str]) -> tuple[Example, ...]:
+    """Examples for the prompt: near the median length (short ones would not be typical, long ones crowd the context)."""
+    usable = [e for e in train if isinstance(e.target, (Reply, Label))]
+    by_length = sorted(usable, key=lambda e: (sum(len(m.content) for m in e.prompt) + len(answer_text(e)), e.id))
+    middle = by_length[len(by_length) // 5 : max(1, len(by_length) * 3 // 5)] or by_length
+    by_answer: dict[str, list[Example]] = {}
+    for example in sorted(middle, key=lambda e: e.id):
+        by_answer.setdefault(answer_text(example) if labels else answer_text(example)[:18], []).append(example)
+    picked: list[Example] = []
+    while len(picked) < shots and any(by_answer.values()):
+        for key in sorted(by_answer):
+            if by_answer[key] and len(picked) < shots:
+                picked.append(by_answer[key].pop(0))
+    return tuple(picked)

@@ -1,0 +1,188 @@
+"""Asks base and tuned the same cases, and makes a verdict of what they said."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tunesmith.build import Material, is_labelled, prompt_text, references
+from tunesmith.data.pack import pack
+from tunesmith.data.split import key
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Who
+from tunesmith.errors import PlanError
+from tunesmith.evals.baselines import baselines
+from tunesmith.evals.compare import Cases, Rules, compare, secondary
+from tunesmith.evals.score import Answer, chosen, mean_nll, written
+from tunesmith.evals.tasks import Form
+from tunesmith.generate.limits import Limits
+from tunesmith.recipe import Recipe
+from tunesmith.types import Example, Message, Record, Segment, Verdict
+
+Progress = Callable[[int, int], None]  # done, of
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The answers of one model to some cases, in one form of the prompt."""
+
+    form: str
+    answers: tuple[Answer, ...]
+
+    def texts(self) -> list[str]:
+        return [a.text for a in self.answers]
+
+
+def ask(
+    session: Session, who: Who, recipe: Recipe, made: Material, form: Form, cases: Sequence[Example], progress: Progress
+) -> Asked:
+    """Answers in the order of the cases, within evals.budget_s."""
+    prompts = [form.prompt(e, made.instruction) for e in cases]
+    if made.kind.scoring == "likelihood":
+        return Asked(form.name, tuple(_by_likelihood(session, who, recipe, made, cases, prompts, progress)))
+    tokens = [made.renderer.prompt(p) for p in prompts]
+    longest = max(map(len, tokens), default=0) + made.max_new_tokens
+    if longest > session.base.context_tokens:
+        raise PlanError(
+            f"a held-out prompt in the form {form.name!r} needs {longest} tokens with its answer, the model's context is "
+            f"{session.base.context_tokens}: lower evals.few_shot or evals.max_new_tokens, or drop long rows"
+        )
+    limits = Limits(
+        made.max_new_tokens,
+        made.renderer.stop_ids,
+        seed=recipe.seed,
+        rows=recipe.evals.rows,
+        deadline_s=recipe.evals.budget_s,
+    )
+    done = session.sample(who, tokens, limits, decode=made.renderer.text, progress=lambda n: progress(n, len(cases)))
+    return Asked(form.name, tuple(written(done)))
+
+
+def _by_likelihood(
+    session: Session, who: Who, recipe: Recipe, made: Material, cases: Sequence[Example],
+    prompts: Sequence[tuple[Message, ...]], progress: Progress,
+) -> list[Answer]:  # fmt: skip
+    records = [label_record(made, e.id, p) for e, p in zip(cases, prompts)]
+    forests = pack(records, recipe.train.micro_tokens, session.base.rope)
+    logps = []
+    seen = 0
+    for forest in forests:
+        logps += session.logprobs(who, [forest])
+        seen += len(forest.example_ids)
+        progress(seen, len(cases))
+    return chosen(forests, logps, [e.id for e in cases], made.labels)
+
+
+def label_record(made: Material, example_id: str, prompt: Sequence[Message]) -> Record:
+    """The prompt with every label as a child: the prompt is computed once."""
+    tokens = np.array(made.renderer.prompt(prompt), dtype=np.int64)
+    root = Segment(tokens, np.zeros(len(tokens), np.float32))
+    replies = [
+        np.array(made.renderer.reply(prompt, Message("assistant", name)), dtype=np.int64) for name in made.labels
+    ]
+    return Record(example_id, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))
+
+
+def choose_form(
+    session: Session, recipe: Recipe, made: Material, progress: Progress
+) -> tuple[Form, list[dict[str, Any]]]:
+    """The form in which the base does best on dev, and what each scored there. Test is not looked at."""
+    cases = made.split.dev
+    if not cases:
+        first = made.forms[0]
+        return first, [{"form": first.name, "dev_score": None, "num_cases": 0, "chosen": True}]
+    wanted = references(cases)
+    scores = []
+    total = len(cases) * len(made.forms)
+    for index, form in enumerate(made.forms):
+        before = index * len(cases)
+        asked = ask(session, None, recipe, made, form, cases, lambda n, _, b=before: progress(b + n, total))  # type: ignore[misc]
+        scores.append(made.metric.corpus(asked.texts(), wanted))
+    best = max(range(len(scores)), key=lambda i: scores[i])
+    rows = [
+        {"form": f.name, "dev_score": s, "num_cases": len(cases), "chosen": i == best}
+        for i, (f, s) in enumerate(zip(made.forms, scores))
+    ]
+    return made.forms[best], rows
+
+
+def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> float | None:
+    """Nats per learned token on dev; None where there is no dev split."""
+    if not made.dev.records:
+        return None
+    forests = pack(made.dev.records, recipe.train.micro_tokens, session.base.rope)
+    return mean_nll(forests, session.logprobs(who, forests))
+
+
+def verdict_of(
+    recipe: Recipe, made: Material, base: Asked, tuned: Asked, forms: Sequence[dict[str, Any]], note: str
+) -> dict[str, Any]:
+    """verdict.json but for the run's name and the digests of the models."""
+    cases = made.split.test
+    groups = [e.group for e in cases] if any(e.group for e in cases) else None
+    compared = Cases(references(cases), base.texts(), tuned.texts(), groups)
+    simple = baselines(
+        [prompt_text(e) for e in made.split.train], references(made.split.train), [prompt_text(e) for e in cases],
+        is_labels=is_labelled(cases),
+    )  # fmt: skip
+    notes = [note] if note else []
+    best = max((f["dev_score"] for f in forms if f["dev_score"] is not None), default=None)
+    if best is not None:
+        notes.append(
+            f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}); {len(forms)} forms were tried."
+        )
+    if made.num_test > len(cases):
+        notes.append(
+            f"{len(cases)} of {made.num_test} test rows were used, drawn by the hash of their ids (evals.max_cases)."
+        )
+    for name, asked in (("base", base), ("tuned", tuned)):
+        running = sum(not a.stopped for a in asked.answers)
+        if running:
+            notes.append(
+                f"{running} answers of the {name} model ran into the limit of {made.max_new_tokens} tokens, or of time, unstopped."
+            )
+    rules = Rules(alpha=recipe.evals.alpha, smallest_that_matters=recipe.task.smallest_that_matters, seed=recipe.seed)
+    verdict = compare(compared, made.metric, rules, baselines=simple, task=made.task, notes=notes)
+    facts = as_facts(verdict)
+    facts["secondary"] = secondary(compared, made.secondary, rules)
+    facts["base_form"] = base.form
+    facts["digests"] = {"test_cases": cases_digest(cases)}
+    return facts
+
+
+def as_facts(verdict: Verdict) -> dict[str, Any]:
+    return asdict(verdict)
+
+
+def cases_digest(cases: Sequence[Example]) -> str:
+    """Of the set of held-out cases: their ids are hashes of their content."""
+    return hashlib.sha256("\n".join(sorted(e.id for e in cases)).encode()).hexdigest()
+
+
+def case_table(made: Material, base: Asked, tuned: Asked) -> pa.Table:
+    """scores/cases.parquet: one row per held-out case."""
+    cases = made.split.test
+    wanted = references(cases)
+    rows = {
+        "example_id": [e.id for e in cases],
+        "source": [e.source for e in cases],
+        "group": [e.group or "" for e in cases],
+        "split_key": [key(e) for e in cases],
+        "prompt": [prompt_text(e) for e in cases],
+        "reference": wanted,
+        "base_output": base.texts(),
+        "tuned_output": tuned.texts(),
+        "base_score": [float(s) for s in made.metric.cases(base.texts(), wanted)],
+        "tuned_score": [float(s) for s in made.metric.cases(tuned.texts(), wanted)],
+        "base_stopped": [a.stopped for a in base.answers],
+        "tuned_stopped": [a.stopped for a in tuned.answers],
+        "base_probability": [a.probability for a in base.answers],
+        "tuned_probability": [a.probability for a in tuned.answers],
+        "changed": [b != t for b, t in zip(base.texts(), tuned.texts())],
+    }
+    return pa.table(rows)

@@ -1,0 +1,71 @@
+"""A tuned model as folders that plain peft and transformers open, with the template and the stops it was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Snapshot
+from tunesmith.store.files import publish_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What has to go along with the weights so that serving is what training was."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    stop_ids: tuple[int, ...]
+    max_new_tokens: int
+
+    def save(self, folder: Path, model: PreTrainedModel) -> None:
+        """Tokenizer, frozen chat template and generation_config.json."""
+        self.tokenizer.chat_template = self.template
+        self.tokenizer.save_pretrained(folder)
+        pad = self.tokenizer.pad_token_id
+        GenerationConfig(
+            bos_token_id=model.config.get_text_config().bos_token_id,
+            eos_token_id=list(self.stop_ids),
+            pad_token_id=self.stop_ids[0] if pad is None else pad,
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+        ).save_pretrained(folder)
+
+
+def write_tuned(session: Session, snapshot: Snapshot, serving: Serving, final: Path) -> Path:
+    """The adapter (LoRA) or the whole model, whole or absent."""
+
+    def write(folder: Path) -> None:
+        session.export(snapshot, folder)
+        serving.save(folder, session.base.model)
+
+    return publish_folder(write, final)
+
+
+def open_adapter(base_folder: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
+    """As anyone would load it: plain transformers, plain peft."""
+    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    return PeftModel.from_pretrained(base, str(adapter)).eval()
+
+
+def open_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """As anyone would load it: plain transformers."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    return model.eval()
+
+
+def write_merged(base_folder: Path, adapter: Path, serving: Serving, final: Path) -> Path:
+    """Base and adapter as one model. Merged in float32, whatever the base was loaded in: in 4 or 8 bit it would round
+    the tune away."""
+    model = open_adapter(base_folder, adapter, torch.float32).merge_and_unload()
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        serving.save(folder, model)
+
+    return publish_folder(write, final)

@@ -1,0 +1,126 @@
+"""A run folder while it is being filled: stages with their time and budget, and what is kept of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from tunesmith.errors import InputError
+from tunesmith.store.files import write_json
+
+
+class Teller(Protocol):
+    """Where a run says what it does. The command line prints; a program may listen."""
+
+    def stage(self, name: str, budget_s: float | None) -> None: ...
+    def step(self, done: int, total: int, text: str) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def stage(self, name: str, budget_s: float | None) -> None:
+        return
+
+    def step(self, done: int, total: int, text: str) -> None:
+        return
+
+    def say(self, text: str) -> None:
+        return
+
+
+def peak_gib() -> float:
+    """Largest resident memory of this process so far."""
+    info = psutil.Process().memory_info()
+    return max(info.rss, getattr(info, "peak_wset", 0), _high_water()) / 2**30
+
+
+def _high_water() -> int:
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0
+    line = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM:")), "VmHWM: 0 kB")
+    return int(line.split()[1]) * 1024
+
+
+@dataclass(slots=True)
+class RunFolder:
+    """`path` and the stages run so far. Opened once by one process."""
+
+    path: Path
+    tell: Teller
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: Path, tell: Teller, *, resume: bool) -> RunFolder:
+        """A new folder, or with `resume` one that a run left. Raises InputError when it belongs to somebody else."""
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; --out wants a folder that is new, or one to --resume")
+        has_run = (path / "recipe.yaml").is_file()
+        if resume and not has_run:
+            raise InputError(f"{path} holds no run to resume (no recipe.yaml); leave --resume out to start one there")
+        if not resume and path.exists() and any(path.iterdir()):
+            way = "add --resume to go on with it, or" if has_run else "it holds other files;"
+            raise InputError(f"{path} is not empty: {way} name another folder with --out")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, tell)
+        if resume and (kept := folder.read("cost.json")):
+            folder.stages = list(kept["stages"])
+        return folder
+
+    @contextmanager
+    def stage(self, name: str, budget_s: float | None = None) -> Iterator[None]:
+        """Times what is done inside; cost.json is true after each stage."""
+        self.tell.stage(name, budget_s)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages.append({"name": name, "seconds": round(time.monotonic() - began, 2), "budget_s": budget_s})
+            self.write("cost.json", self.cost())
+
+    def cost(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"stages": self.stages, "total_s": round(sum(s["seconds"] for s in self.stages), 2)}
+        rows = [r for r in self.metrics() if "tokens" in r]
+        if rows:
+            tokens = sum(r["tokens"] for r in rows)
+            seconds = sum(r["tokens"] / r["tokens_per_s"] for r in rows)
+            facts |= {"train_tokens": tokens, "tokens_per_s": tokens / seconds}
+        return facts | {"peak_gib": round(peak_gib(), 2)}
+
+    def write(self, name: str, facts: Any) -> None:
+        write_json(self.path / name, facts)
+
+    def read(self, name: str) -> Any:
+        """The facts kept under this name; None where there are none."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def write_text(self, name: str, text: str) -> None:
+        (self.path / name).write_text(text, encoding="utf-8")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def forget_metrics_after(self, update: int) -> None:
+        """Before a resume: rows of updates that will be made again are taken out."""
+        rows = [r for r in self.metrics() if r["update"] <= update]
+        if rows or (self.path / "metrics.jsonl").is_file():
+            self.write_text("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            os.fsync(out.fileno())

@@ -1,0 +1,162 @@
+"""What of a model trains: the slot in the live model, and the values that a tenant puts into it.
+
+A slot is the set of live parameters that a kind of tenant trains: one peft adapter per LoRA shape, or weights of the
+model itself. Tenants own float32 masters; a slot is only where they sit while a verb runs (DESIGN, idea 6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Adapt:
+    """Which weights train."""
+
+    method: Literal["lora", "full", "last_k"] = "lora"
+    rank: int = 16  # LoRA
+    alpha: float = 32.0  # LoRA; the update is scaled by alpha / rank
+    dropout: float = 0.0  # LoRA, on the input of A
+    targets: tuple[str, ...] = ()  # LoRA, suffixes of module names; empty: all linear layers but the head
+    last_k: int = 2  # last_k, number of decoder layers; the final norm trains with them
+
+    def key(self) -> str:
+        """Tenants with one key share a slot. peft does not allow dots in adapter names."""
+        if self.method != "lora":
+            return self.method if self.method == "full" else f"last_{self.last_k}"
+        shape = f"{self.rank}-{self.alpha}-{self.dropout}-{self.targets}"
+        return f"lora_{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
+
+
+@dataclass(slots=True)
+class Slot:
+    """Live parameters by their tenant-side names, and the values at which they are the untouched base."""
+
+    key: str
+    adapt: Adapt
+    live: dict[str, nn.Parameter]
+    neutral: dict[str, Tensor]  # LoRA: zeros, which add exact zeros; weights: the base's own, kept aside
+    holder: object = None  # whose values are live now
+    heads: nn.ModuleDict | None = None
+
+
+def slot_key(adapt: Adapt, heads: tuple[str, ...]) -> str:
+    return "_".join((adapt.key(), *sorted(heads)))
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers, bottom first: the longest module list of the body."""
+    lists = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise PlanError(f"{type(model).__name__} has no list of layers; adapt.method: last_k cannot be used on it")
+    return max(lists, key=len)
+
+
+def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
+    """As peft writes it. All linear layers by default (Schulman et al. 2025, "LoRA without regret"), never the head."""
+    return LoraConfig(
+        r=adapt.rank,
+        lora_alpha=adapt.alpha,  # type: ignore[arg-type]
+        lora_dropout=adapt.dropout,
+        target_modules=list(adapt.targets) or linear_suffixes(model),
+        task_type="CAUSAL_LM",
+        init_lora_weights=True,
+        base_model_name_or_path=str(model.config.name_or_path),
+    )
+
+
+def linear_suffixes(model: PreTrainedModel) -> list[str]:
+    """Last names of the linear layers in the decoder layers: q_proj, up_proj …; GPT-2's Conv1D counts as one."""
+    kinds = (nn.Linear, LoraLayer)
+    found = set()
+    for name, module in layers_of(model).named_modules():
+        if (
+            (isinstance(module, kinds) or type(module).__name__ == "Conv1D")
+            and ".lora_" not in name
+            and "base_layer" not in name
+        ):
+            found.add(name.rsplit(".", 1)[-1])
+    if not found:
+        raise PlanError(f"{type(model).__name__} has no linear layer that LoRA could adapt; use adapt.method: full")
+    return sorted(found)
+
+
+def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...] = ()) -> Slot:
+    """Make the live parameters of this kind of tenant; the model computes exactly what it did before.
+
+    `heads_wanted`: scalar heads on the hidden state, "value" (a number per scored token) or "score" (per segment).
+    """
+    key = slot_key(adapt, heads_wanted)
+    heads = nn.ModuleDict({n: nn.Linear(model.config.get_text_config().hidden_size, 1) for n in heads_wanted})
+    heads.to(device=model.device, dtype=model.dtype)
+    if adapt.method == "lora":
+        inject_adapter_in_model(lora_config(adapt, model), model, adapter_name=key)
+        model.requires_grad_(False)
+        live = {n.replace(f".{key}.", "."): p for n, p in model.named_parameters() if f".{key}." in n}
+        for parameter in live.values():
+            parameter.data = torch.zeros_like(parameter.data, dtype=model.dtype, device=model.device)
+        neutral = {n: torch.zeros_like(p) for n, p in live.items()}
+    else:
+        live = dict(trained_weights(model, adapt))
+        neutral = {n: p.detach().clone() for n, p in live.items()}
+    for name, parameter in heads.named_parameters():
+        parameter.data.zero_()
+        live[f"heads.{name}"] = parameter
+        neutral[f"heads.{name}"] = torch.zeros_like(parameter)
+    for parameter in live.values():
+        parameter.requires_grad_(False)  # a verb switches on what the tenant trains
+    return Slot(key, adapt, live, neutral, None, heads if heads_wanted else None)
+
+
+def trained_weights(model: PreTrainedModel, adapt: Adapt) -> list[tuple[str, nn.Parameter]]:
+    """Names and live parameters of the model's own weights that train."""
+    if adapt.method == "full":
+        return list(model.named_parameters())
+    layers = layers_of(model)
+    if not 0 < adapt.last_k <= len(layers):
+        raise PlanError(f"adapt.last_k is {adapt.last_k}; this model has {len(layers)} layers: use 1 to {len(layers)}")
+    chosen = {id(p) for layer in list(layers)[-adapt.last_k :] for p in layer.parameters()}
+    tied = {id(p) for p in model.get_output_embeddings().parameters()}
+    after = {id(p) for m in model.base_model.children() if "norm" in type(m).__name__.lower() for p in m.parameters()}
+    return [(n, p) for n, p in model.named_parameters() if id(p) in (chosen | after) - tied]
+
+
+def initial_values(slot: Slot, seed: int) -> dict[str, Tensor]:
+    """Float32 masters at update 0: B zero and A uniform as in peft (Hu et al. 2021), weights as they are.
+
+    Each tensor has a generator of its own, keyed by seed and name, so that nothing depends on which tenant came first.
+    """
+    masters = {}
+    for name, neutral in slot.neutral.items():
+        value = neutral.detach().float().clone()
+        if ".lora_A" in name:
+            bound = (1.0 / value.shape[1]) ** 0.5  # kaiming_uniform with a = sqrt(5), as peft's reset_lora_parameters
+            value.uniform_(-bound, bound, generator=keyed_generator(seed, name))
+        masters[name] = value
+    return masters
+
+
+def keyed_generator(seed: int, *key: object) -> torch.Generator:
+    """A CPU generator that depends on the seed and the key alone."""
+    text = ":".join(map(str, (seed, *key)))
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") % 2**63
+    return torch.Generator().manual_seed(number)
+
+
+def activate_adapter(model: PreTrainedModel, key: str) -> None:
+    """Make one slot's adapter the only active one."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            wanted = [key] if key in module.r else []
+            if list(module.active_adapters) != wanted:
+                module.set_adapter(wanted, inference_mode=True)

@@ -1,0 +1,77 @@
+"""Weights on disk, in the layouts that peft and transformers load, with the digest of the base they were made on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tunesmith.errors import ModelError
+from tunesmith.models.adapters import Adapt, Slot, lora_config
+
+PEFT_PREFIX = "base_model.model."
+FACTS = "tunesmith.json"
+
+
+def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], folder: Path, base_digest: str) -> None:
+    """An adapter as peft writes it (LoRA), or the whole model with `values` live in it; heads in a file of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    heads = {n.removeprefix("heads."): t.contiguous() for n, t in values.items() if n.startswith("heads.")}
+    if heads:
+        save_file(heads, folder / "heads.safetensors")
+    if slot.adapt.method == "lora":
+        tensors = {
+            PEFT_PREFIX + n: t.detach().cpu().contiguous() for n, t in values.items() if not n.startswith("heads.")
+        }
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest})
+        config = lora_config(slot.adapt, model)
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+    else:
+        model.save_pretrained(folder)
+    facts = {"base_digest": base_digest, "method": slot.adapt.method, "heads": sorted({n.split(".")[0] for n in heads})}
+    (folder / FACTS).write_text(json.dumps(facts, indent=1))
+
+
+def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tuple[Adapt, dict[str, Tensor]]:
+    """(shape, values) of an adapter folder. Refused on a base with another digest unless the user insists."""
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file() or not (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder} is no adapter: wanted adapter_model.safetensors and adapter_config.json in it "
+            "(pickled adapters, .bin, are never loaded)"
+        )
+    try:
+        with safe_open(path, framework="pt") as handle:
+            made_on = (handle.metadata() or {}).get("base_digest", "not recorded")
+            tensors = {name.removeprefix(PEFT_PREFIX): handle.get_tensor(name) for name in handle.keys()}
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+    if made_on != base_digest and not insist:
+        raise ModelError(
+            f"adapter {folder} was made on a base with digest {made_on[:12]}, this base has {base_digest[:12]}. "
+            "Its answers would be others than those that were measured. Load the base it was made on, or insist."
+        )
+    config = LoraConfig.from_pretrained(str(folder))
+    return adapt_of(config, folder), {n: t.to(torch.float32) for n, t in tensors.items()}
+
+
+def adapt_of(config: LoraConfig, folder: Path) -> Adapt:
+    """The shape of a peft LoRA configuration, where it is one that this engine computes."""
+    odd = [
+        k for k in ("use_rslora", "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern") if getattr(config, k)
+    ]
+    if odd or config.bias != "none":
+        raise ModelError(
+            f"adapter {folder} uses {', '.join(odd) or 'bias'}, which is not read yet; merge it with peft first"
+        )
+    targets = config.target_modules
+    if not isinstance(targets, (list, set)):
+        raise ModelError(f"adapter {folder} names its modules by a pattern ({targets}); wanted a list of names")
+    return Adapt("lora", config.r, float(config.lora_alpha), config.lora_dropout, tuple(sorted(targets)))

@@ -1,0 +1,76 @@
+"""Hidden states of a forest, by either layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tunesmith.errors import ModelError
+from tunesmith.models.attention import LAYOUT, NAME, Layout
+from tunesmith.models.heads import unwrapped
+from tunesmith.models.padded import leaf_paths, padded_hidden
+from tunesmith.models.rotary import check_lengths, reset_rotary, rope_limit
+from tunesmith.types import Forest
+
+LAYOUTS = ("forest", "padded")
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """The transformers model below the head, adapters included."""
+    return unwrapped(model).base_model
+
+
+@contextmanager
+def attention(model: nn.Module, name: str) -> Iterator[None]:
+    """Runs the model with transformers' attention of this name, and gives it back its own after."""
+    causal = unwrapped(model)
+    before = causal.config._attn_implementation
+    if before == name:
+        yield
+        return
+    causal.set_attn_implementation(name)
+    if causal.config._attn_implementation != name:
+        raise ModelError(f"{type(causal).__name__} does not let its attention be swapped; use the padded layout.")
+    try:
+        yield
+    finally:
+        causal.set_attn_implementation(before)
+
+
+def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
+    """Hidden states after the final norm [N, D]. `layout`: "forest" (one flat run of tokens) or "padded".
+
+    Gradient checkpointing runs layers again in the backward: wrap forward and backward in `attention(model, NAME)`.
+    """
+    assert layout in LAYOUTS, f"no layout {layout!r}"
+    causal = unwrapped(model)
+    limit = rope_limit(causal.config)
+    if limit is not None:
+        size = (forest.stop - forest.start).tolist()
+        check_lengths(limit, [sum(size[s] for s in path) for path in leaf_paths(forest.parent.tolist())])
+        reset_rotary(causal)
+    if layout == "padded":
+        return padded_hidden(causal, forest)
+    again = causal.is_gradient_checkpointing and causal.training and torch.is_grad_enabled()
+    if again and causal.config._attn_implementation != NAME:
+        raise ModelError(
+            "gradient checkpointing would run the layers again with the model's own attention, which mixes the "
+            "examples of a forest. Wrap forward and backward in tunesmith.models.forward.attention(model, NAME)."
+        )
+    return _forest_hidden(causal, forest)
+
+
+def _forest_hidden(causal: PreTrainedModel, forest: Forest) -> Tensor:
+    layout = Layout(forest.start.cpu(), forest.stop.cpu(), forest.parent.cpu())
+    with attention(causal, NAME):
+        output = causal.base_model(
+            input_ids=forest.tokens[None],
+            position_ids=forest.positions[None],
+            use_cache=False,
+            **{LAYOUT: layout},
+        )
+    return output.last_hidden_state[0]

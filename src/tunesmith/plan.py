@@ -1,0 +1,117 @@
+"""What a run will do, every value resolved, with the reasons: plan.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updates
+from tunesmith.data.feed import FileFeed
+from tunesmith.errors import PlanError
+from tunesmith.evals.stats import detectable_binary, detectable_mean
+from tunesmith.models.load import Base
+from tunesmith.recipe import Recipe
+
+ASSUMED_DISCORDANCE = 0.3  # of right/wrong cases that change; said beside the figure
+ASSUMED_SPREAD = 0.25  # standard deviation of a case's change, of the metric's range
+PACKAGES = (
+    "tunesmith",
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "scikit-learn",
+    "sacrebleu",
+    "rouge-score",
+)
+
+
+def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[dict[str, Any], FileFeed]:
+    """plan.json, and the feed it was made with. Raises PlanError for what cannot work."""
+    feed = feed_of(recipe, base, made)
+    updates = num_updates(recipe, feed)
+    lr, lr_why = learning_rate(recipe, base, updates)
+    if not made.split.test:
+        raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
+    shape = feed.shape()
+    detectable, detectable_why = detectable_effect(recipe, made)
+    rows = [
+        ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
+        ("device", where.device, where.device_why),
+        ("precision", str(where.dtype).removeprefix("torch."), where.dtype_why),
+        ("task", made.task, "said in the recipe" if recipe.task.name != "auto" else "from the columns and replies of the file"),
+        ("metric", made.metric.name, "primary; locked before training"),
+        ("scoring", made.kind.scoring, "labels by likelihood, texts by generation"),
+        ("instruction", made.instruction or "(none)", "system message of every prompt, in training and in evaluation"),
+        ("adapt", recipe.adapt.method, adapt_why(recipe)),
+        ("train.lr", f"{lr:.2g}", lr_why),
+        ("updates", updates, f"{recipe.train.epochs} epochs of {shape['updates_per_epoch']}" + (
+            "" if updates == feed.num_updates else f", cut at train.max_updates of {feed.num_updates}")),
+        ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
+        ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
+            "a quarter more than 99 of 100 training replies"),
+        ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
+        ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
+    ]  # fmt: skip
+    return {
+        "model": {
+            "name": recipe.model, "base_model": base.located.base_model, "licence": base.located.licence, "note": base.located.note,
+        },
+        "task": made.task,
+        "layout": {"layout": base.layout, "largest_diff": base.probe.largest_diff, "reason": base.probe.reason},
+        "resolved": [{"key": k, "value": v, "why": w} for k, v, w in rows],
+        "updates": updates,
+        "train_tokens": round(shape["tokens"] * updates / shape["updates_per_epoch"]),
+        "smallest_detectable": detectable,
+        "lr": lr,
+        "feed": shape,
+        "stages": [{"name": n, "budget_s": b} for n, b in stage_budgets(recipe, made).items()],
+    }, feed  # fmt: skip
+
+
+def adapt_why(recipe: Recipe) -> str:
+    a = recipe.adapt
+    if a.method == "lora":
+        return f"rank {a.rank}, alpha {a.alpha:g}, on {', '.join(a.targets) or 'all linear layers but the head'}"
+    return "all weights" if a.method == "full" else f"the last {a.last_k} layers and the final norm"
+
+
+def stage_budgets(recipe: Recipe, made: Material) -> dict[str, float | None]:
+    """Seconds that evaluation may take; the number of updates, and no clock, ends training."""
+    forms = (len(made.forms) if made.split.dev else 0) * recipe.evals.budget_s
+    return {"baseline": forms + recipe.evals.budget_s, "train": None, "evaluate": recipe.evals.budget_s}
+
+
+def detectable_effect(recipe: Recipe, made: Material) -> tuple[float, str]:
+    """The effect that 4 of 5 such comparisons would find, under an assumption that is said."""
+    num = len({e.group for e in made.split.test}) if all(e.group for e in made.split.test) else len(made.split.test)
+    if made.metric.kind == "binary":
+        effect = detectable_binary(num, ASSUMED_DISCORDANCE, recipe.evals.alpha)
+        return effect, f"in the metric's unit, with 80% power, if {ASSUMED_DISCORDANCE:.0%} of {num} cases change sides"
+    effect = detectable_mean(ASSUMED_SPREAD * made.metric.span / num**0.5, recipe.evals.alpha)
+    return (
+        effect,
+        f"in the metric's unit, with 80% power, if single changes of {num} cases spread by {ASSUMED_SPREAD:g} of its range",
+    )
+
+
+def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str, Any]:
+    """lock.json: what has to be the same for a run to be the same run."""
+    return {
+        "data": made.files,
+        "model": {"name": recipe.model, "digest": base.digest},
+        "template": made.renderer.digest,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "seed": recipe.seed,
+        "device": where.device,
+        "precision": str(where.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "layout": base.layout,
+        "compiled": recipe.train.compile,
+    }

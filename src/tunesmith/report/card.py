@@ -1,0 +1,308 @@
+"""The report in Markdown, and the model card of an exported model folder. The same facts and words as the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunesmith.errors import DataError
+from tunesmith.report import cases, words
+from tunesmith.report.data_view import flat, listing
+from tunesmith.report.facts import Facts, StartingModel, base_model, read
+
+MOST_LISTED = 20  # rejected rows and the like in Markdown; the page and audit.json have the rest
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write report.md into a run folder: the page's facts without its single cases."""
+    facts = read(run_folder)
+    out = Path(run_folder) / "report.md"
+    out.write_bytes(report(facts).encode("utf-8"))
+    return out
+
+
+def write_model_card(run_folder: Path, model_folder: Path) -> Path:
+    """Write README.md into an exported folder: an adapter where adapter_config.json stands, else a whole model."""
+    facts = read(run_folder)
+    model_folder = Path(model_folder)
+    if not any((model_folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+        raise DataError(
+            f"{model_folder} has neither adapter_config.json nor config.json; wanted a folder of weights as "
+            "`tunesmith export` writes it."
+        )
+    out = model_folder / "README.md"
+    out.write_bytes(model_card(facts, is_adapter=(model_folder / "adapter_config.json").is_file()).encode("utf-8"))
+    return out
+
+
+def plain_text(value: Any) -> str:
+    """Text from files, made harmless in Markdown: no markup, no HTML, no new line that starts a block."""
+    text = re.sub(r"\s+", " ", words.clean(str(value)))
+    return (
+        re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text.replace("&", "&amp;"))
+        .replace("\\<", "&lt;")
+        .replace("\\>", "&gt;")
+    )
+
+
+def code(value: Any) -> str:
+    """Text as a code span; a fence longer than any run of backticks in it."""
+    text = re.sub(r"\s+", " ", words.clean(str(value))).replace("|", "\\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Cells are Markdown already."""
+    return [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def sentences(found: Iterable[words.Sentence]) -> list[str]:
+    return [f"- {plain_text(words.plain(s))}" for s in found]
+
+
+def verdict_lines(facts: Facts, answers: words.Answers) -> list[str]:
+    """The five questions and the table of scores."""
+    lines = [f"**{answers.headline}** {plain_text(words.plain(answers.lead))}", ""]
+    for title, found in (
+        ("By how much?", answers.how_much),
+        ("How sure is that?", answers.how_sure),
+        ("What did it lose?", answers.lost),
+        ("May I use it?", (answers.may_use, *answers.because)),
+    ):
+        lines += [f"### {title}", ""]
+        if title == "By how much?" and facts.verdict:
+            lines.append(f"- {effect_line(facts.verdict)}")
+        lines += [*sentences(found), ""]
+    if answers.notes:
+        lines += ["### You should also know", "", *(f"- {plain_text(n)}" for n in answers.notes), ""]
+    return [*lines, *(score_table(facts.verdict) if facts.verdict else [])]
+
+
+def effect_line(verdict: Mapping[str, Any]) -> str:
+    return (
+        f"{plain_text(words.metric(verdict['metric']))}: {words.number(verdict['base'])} → "
+        f"{words.number(verdict['tuned'])}, a difference of {words.signed(verdict['effect'])} "
+        f"({words.confidence(verdict)} interval {words.interval(verdict['interval'], with_sign=True)})."
+    )
+
+
+def score_table(verdict: Mapping[str, Any]) -> list[str]:
+    rows = [["Base model", words.number(verdict["base"]), words.interval(verdict.get("base_interval"))]]
+    rows.append(["Tuned model", words.number(verdict["tuned"]), words.interval(verdict.get("tuned_interval"))])
+    rows += [
+        [f"{plain_text(n)} (no language model)", words.number(v), "–"]
+        for n, v in sorted((verdict.get("baselines") or {}).items())
+    ]
+    name = plain_text(words.metric(verdict["metric"]))
+    lines = table(["Answered by", f"{name} (primary)", f"{words.confidence(verdict)} interval"], rows)
+    guard = verdict.get("guard") or ()
+    if guard:
+        said = {True: "kept", False: "lost", None: "not known"}
+        lines += table(
+            ["Guard probe", "Base", "Tuned", "Interval of the effect", "Result"],
+            (
+                [plain_text(g["name"]), words.number(g.get("base")), words.number(g.get("tuned")),
+                 words.interval(g.get("interval"), with_sign=True), said[g.get("passed")]]
+                for g in guard
+            ),
+        )  # fmt: skip
+    second = verdict.get("secondary") or {}
+    if second:
+        lines += table(
+            ["Secondary metric (decides nothing)", "Base", "Tuned", "Effect", "Interval"],
+            (
+                [plain_text(words.metric(n)), words.number(r.get("base")), words.number(r.get("tuned")),
+                 words.signed(r.get("effect")), words.interval(r.get("interval"), with_sign=True)]
+                for n, r in second.items()
+            ),
+        )  # fmt: skip
+    return lines
+
+
+def data_lines(audit: Mapping[str, Any]) -> list[str]:
+    lines = [f"- rows read: {words.count(audit.get('rows'))}, accepted: {words.count(audit.get('accepted'))}"]
+    for key, name in (("rejected", "rejected"), ("dropped", "dropped"), ("moved", "taken out of a split")):
+        if key not in audit:
+            continue
+        found = listing(name, audit[key])
+        lines.append(f"- {name}: {found.num}")
+        lines += [f"    - {plain_text(' · '.join(row))}" for row in found.rows[:MOST_LISTED]]
+        lines += [f"    - and {found.num - MOST_LISTED} more, in audit.json"] if found.num > MOST_LISTED else []
+    return [*lines, *(f"- {plain_text(w)}" for w in audit.get("warnings") or ()), ""]
+
+
+def cost_lines(cost: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [plain_text(s.get("name")), words.duration(s.get("seconds")), words.duration(s.get("budget_s"))]
+        for s in cost.get("stages") or ()
+    ]
+    peak, speed = cost.get("peak_gib"), cost.get("tokens_per_s")
+    known = isinstance(peak, (int, float)), isinstance(speed, (int, float))
+    total = (
+        f"Total {words.duration(cost.get('total_s'))}; {words.count(cost.get('train_tokens'))} tokens trained on at "
+        f"{words.count(speed) if known[1] else words.NOT_KNOWN} tokens/s; peak memory "
+        + (f"{peak:.2f} GiB." if known[0] else f"{words.NOT_KNOWN}.")
+    )
+    return [*table(["Stage", "Time", "Budget"], rows), total, ""]
+
+
+def hash_lines(lock: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, value in lock.items():
+        if isinstance(value, Mapping):
+            lines += [f"- {plain_text(name)}:", *(f"    - {plain_text(k)}: {code(flat(v))}" for k, v in value.items())]
+        else:
+            lines.append(f"- {plain_text(name)}: {code(flat(value))}")
+    return [*lines, ""]
+
+
+def report(facts: Facts) -> str:
+    """report.md."""
+    lines = [
+        f"# tunesmith report of {plain_text(facts.name)}",
+        "",
+        "## Is the tuned model better than the base model?",
+        "",
+    ]
+    lines += verdict_lines(facts, words.answers(facts))
+    if facts.forms:
+        lines += ["## Prompt forms of the base model, tried on dev", ""]
+        lines += table(
+            ["Form", "Score on dev", "Cases", "Used"],
+            (
+                [
+                    plain_text(f.get("form")),
+                    words.number(f.get("dev_score")),
+                    flat(f.get("num_cases")),
+                    "chosen" if f.get("chosen") else "",
+                ]
+                for f in facts.forms
+            ),
+        )
+    if facts.cases:
+        tally = cases.counts(facts.cases)
+        lines += [
+            "## Cases",
+            "",
+            *(f"- {words_of}: {tally[kind]}" for kind, words_of in cases.KINDS.items() if tally[kind]),
+            "",
+        ]
+        lines += ["The texts are in report.html and scores/cases.parquet.", ""]
+    for title, found, make in (
+        ("Data", facts.audit, data_lines),
+        ("Cost", facts.cost, cost_lines),
+        ("Hashes", facts.lock, hash_lines),
+    ):
+        if found is not None:
+            lines += [f"## {title}", "", *make(found)]
+    if facts.recipe is not None:
+        lines += ["## Recipe", "", *(f"    {line}" for line in words.clean(facts.recipe).splitlines()), ""]
+    if facts.missing:
+        lines += [
+            "## Missing from this run",
+            "",
+            *(f"- {code(m.file)}: this report cannot say {m.means}." for m in facts.missing),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def front_matter(facts: Facts, base: StartingModel, *, is_adapter: bool) -> str:
+    """The hub's YAML (https://huggingface.co/docs/hub/model-cards), without what the run does not say."""
+    task = str((facts.plan or {}).get("task") or (facts.verdict or {}).get("task") or "")
+    meta: dict[str, Any] = {"base_model": base.base_model or base.name or None}
+    if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", base.licence):  # an identifier, not "see the model's page"
+        meta["license"] = base.licence
+    if language := (facts.plan or {}).get("language"):
+        meta["language"] = language
+    meta["library_name"] = "peft" if is_adapter else "transformers"
+    meta["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    meta["pipeline_tag"] = "text-generation"  # every task is answered by a causal language model
+    meta["tags"] = ["tunesmith", "fine-tuned", *(["lora"] if is_adapter else []), *([task] if task else [])]
+    return yaml.safe_dump({k: v for k, v in meta.items() if v}, sort_keys=False, allow_unicode=True)
+
+
+def loading(base: StartingModel, *, is_adapter: bool) -> list[str]:
+    """Python that loads the folder with nothing of ours."""
+    name = "path/to/the/base" if base.note else base.base_model or base.name or "the base model"
+    why = "the base with the digest below, not the hub's weights: they differ" if base.note else "the base"
+    if is_adapter:
+        body = [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'folder = "."  # this folder',
+            f"base_folder = {json.dumps(name)}  # {why}",
+            "base = AutoModelForCausalLM.from_pretrained(base_folder)",
+            "model = PeftModel.from_pretrained(base, folder)",
+        ]
+    else:
+        body = [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'folder = "."  # this folder',
+            "model = AutoModelForCausalLM.from_pretrained(folder)",
+        ]
+    body += [
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        'messages = [{"role": "user", "content": "…"}]  # put the prompt as in training',
+        'asked = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}',
+        "inputs = tokenizer.apply_chat_template(messages, **asked)",
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=128)[0], skip_special_tokens=True))",
+    ]
+    return ["```python", *body, "```", ""]
+
+
+def limits(facts: Facts, base: StartingModel) -> list[str]:
+    """What a user of the weights must know, each from a file of the run."""
+    verdict = facts.verdict
+    said = []
+    if base.note:
+        said.append(f"Base weights: {plain_text(base.note)}.")
+    if base.digest:
+        said.append(f"Made on the base with digest {code(base.digest)}; on another base the results here do not hold.")
+    if verdict is None:
+        said.append("Never compared with its base model: nothing is known of its quality.")
+    else:
+        said.append(
+            f"Measured on {words.count(verdict.get('num_cases'))} held-out cases of one data set; elsewhere: not known."
+        )
+        if not verdict.get("guard"):
+            said.append("What it may have forgotten outside this task was not checked.")
+    said += [plain_text(w) for w in (verdict or {}).get("notes") or ()]
+    said.append("No test of safety, bias or memorised training text is part of this card unless it is named above.")
+    return [*(f"- {s}" for s in said), ""]
+
+
+def model_card(facts: Facts, *, is_adapter: bool) -> str:
+    """README.md of an exported folder."""
+    base, verdict, audit = base_model(facts), facts.verdict, facts.audit or {}
+    shown = plain_text(base.base_model or base.name or "a base model that plan.json does not name")
+    lines = ["---", front_matter(facts, base, is_adapter=is_adapter) + "---", "", f"# {plain_text(facts.name)}", ""]
+    lines += [
+        f"{'A LoRA adapter for' if is_adapter else 'Tuned from'} {shown}, made with tunesmith.",
+        "",
+        "## Is it better than its base?",
+        "",
+    ]
+    lines += verdict_lines(facts, words.answers(facts)) if verdict else ["It was never compared with its base.", ""]
+    lines += ["## How to load it", "", *loading(base, is_adapter=is_adapter), "## What it was trained on", ""]
+    splits = audit.get("splits") or {}
+    lines += (
+        [f"- rows read: {words.count(audit.get('rows'))}, accepted: {words.count(audit.get('accepted'))}"]
+        if audit
+        else ["- not known: no audit.json"]
+    )
+    lines += [f"- {plain_text(name)}: {words.count(num)} examples" for name, num in splits.items()]
+    lines += [
+        f"- {plain_text(Path(str(path)).name)}: sha256 {code(digest)}"
+        for path, digest in ((facts.lock or {}).get("data") or {}).items()
+    ]
+    lines += ["", "The data itself is not part of this folder.", "", "## Limits", "", *limits(facts, base)]
+    return "\n".join(lines)

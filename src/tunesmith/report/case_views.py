@@ -1,0 +1,182 @@
+"""Cases as the page prints them, cut to fit: long texts shortened, unchanged cases left out first, and both said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import escape
+
+from tunesmith.report import cases
+from tunesmith.report.breakdown import Part, breakdown
+from tunesmith.report.cases import Case, Piece
+from tunesmith.report.words import number
+
+CAPS = (20_000, 8_000, 4_000, 2_000, 1_400, 1_000, 700, 480, 340, 240)  # characters of one text that a page may carry
+CASE_BYTES = 1_600  # of markup around the texts of a case, measured on JSON cases with six fields
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A text in pieces: seen at once, behind "show more", and how many characters stay in the Parquet file."""
+
+    head: list[Piece]
+    tail: list[Piece]
+    num_tail: int
+    num_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    key: str
+    value: str
+    state: str  # "" | "wrong" | "missing" | "extra", against the reference
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    css: str  # reference | base | tuned
+    block: Block | None
+    fields: tuple[Field, ...]
+    score: str  # "" = none
+    right: bool | None  # None: neither right nor wrong
+    cut: bool  # ran into the length limit
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseView:
+    kind: str
+    short_kind: str
+    tags: str
+    example_id: str
+    source: str
+    group: str
+    prompt: Block
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CasePage:
+    views: list[CaseView]
+    num_all: int
+    shared: Block | None  # the beginning that all prompts have in common, shown once
+    cap: int
+    num_shortened: int  # texts that the cap shortened
+    parts_title: str = ""  # "Label" | "Field"; "" = the cases have no such parts
+    parts: tuple[Part, ...] = ()
+
+
+def block(pieces: Sequence[Piece], cap: int) -> Block:
+    kept, left = cases.cut(pieces, cap)
+    head, tail = cases.cut(kept, cases.HEAD_CHARS)
+    if sum(len(t) for t, _ in tail) < 60:  # a "show more" for a few words costs more than the words
+        head, tail = [*head, *tail], []
+    return Block(head, tail, sum(len(t) for t, _ in tail), sum(len(t) for t, _ in left))
+
+
+def against(fields: Sequence[tuple[str, object]], wanted: Sequence[tuple[str, object]]) -> tuple[Field, ...]:
+    """Each field beside the reference's: what differs, what is missing, what was not asked for."""
+    want = dict(wanted)
+    states = [
+        Field(k, cases.field_text(v), "extra" if k not in want else "" if want[k] == v else "wrong") for k, v in fields
+    ]
+    have = dict(fields)
+    return (*states, *(Field(k, "", "missing") for k, _ in wanted if k not in have))
+
+
+def shorten(text: str, cap: int) -> str:
+    return text if len(text) <= cap else text[:cap]
+
+
+def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
+    """Reference, base and tuned; outputs that are the same text share a column."""
+    wanted = cases.json_fields(case.reference)
+    plain_reference = [(case.reference, False)]
+    made = [
+        Column(
+            "Reference",
+            "reference",
+            None if wanted else block(plain_reference, cap),
+            against(wanted, wanted) if wanted else (),
+            "",
+            None,
+            False,
+            "",
+        )
+    ]
+    base, tuned = case.base_output, case.tuned_output
+    left, right = [(base or "", False)], [(tuned or "", False)]
+    if base is not None and tuned is not None and not wanted:
+        left, right = cases.differences(shorten(base, cap), shorten(tuned, cap))
+        left += [(base[cap:], False)] if len(base) > cap else []
+        right += [(tuned[cap:], False)] if len(tuned) > cap else []
+    sides = [
+        ("Base", "base", base, left, case.base_score, case.base_stopped),
+        ("Tuned", "tuned", tuned, right, case.tuned_score, case.tuned_stopped),
+    ]
+    if (
+        base is not None
+        and base == tuned
+        and case.base_score == case.tuned_score
+        and case.base_stopped == case.tuned_stopped
+    ):
+        sides = [("Base and tuned, the same text", "tuned", *sides[1][2:])]
+    for title, css, output, pieces, score, stopped in sides:
+        if output is None:
+            continue
+        fields = cases.json_fields(output) if wanted else None
+        made.append(
+            Column(
+                title,
+                css,
+                None if fields else block(pieces, cap),
+                against(fields, wanted) if fields and wanted else (),
+                "" if score is None or binary else number(score),
+                bool(score) if binary and score is not None else None,
+                stopped is False,
+                "not a JSON object" if wanted and not fields else "empty" if not output.strip() else "",
+            )
+        )
+    return tuple(made)
+
+
+def fit(found: Sequence[Case], num_bytes: int) -> tuple[int, int]:
+    """(characters that a text may have, cases that may be shown) so that their markup stays near `num_bytes`."""
+    texts = [[t for t in (c.prompt, c.reference, c.base_output, c.tuned_output) if t] for c in found]
+    for cap in CAPS:
+        if (
+            sum(CASE_BYTES + sum(len(escape(t[:cap]).encode("utf-8", "replace")) for t in row) for row in texts)
+            <= num_bytes
+        ):
+            return cap, len(found)
+    return CAPS[-1], min(len(found), num_bytes // (CASE_BYTES + 4 * 2 * CAPS[-1]))
+
+
+def page(found: Sequence[Case], num_bytes: int) -> CasePage:
+    """The cases in reading order, as many and as long as fit in about `num_bytes`."""
+    binary = cases.is_right_or_wrong(found)
+    shared = cases.shared_start([c.prompt for c in found])
+    cap, most = fit(found, num_bytes)
+    by_part = breakdown(found)
+    views = []
+    shortened = 0
+    for of_kind, case in cases.in_reading_order(found, binary=binary)[:most]:
+        prompt = case.prompt[len(shared) :]
+        texts = (prompt, case.reference, case.base_output or "", case.tuned_output or "")
+        shortened += sum(len(t) > cap for t in texts)
+        views.append(
+            CaseView(
+                kind=of_kind,
+                short_kind=cases.SHORT_KINDS[of_kind],
+                tags=" ".join((*cases.tags(case, of_kind, binary=binary), *by_part.tags.get(case.example_id, ()))),
+                example_id=case.example_id,
+                source=case.source,
+                group=case.group or "",
+                prompt=block([(prompt, False)], cap),
+                columns=columns(case, cap, binary=binary),
+            )
+        )
+    prefix = block([(shared, False)], CAPS[0]) if shared else None
+    return CasePage(views, len(found), prefix, cap, shortened, by_part.title, by_part.parts)

@@ -1,0 +1,207 @@
+"""Held-out cases side by side: what kind of change each is, what differs, and how much text a report can carry."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+HEAD_CHARS = 480  # of a text, shown before "show more"
+MAX_DIFF_WORDS = 700  # of a text; past it, comparing costs more than it tells
+MIN_COMMON_FRAC = 0.2  # of words; with fewer in common everything would be marked, which marks nothing
+KINDS = {
+    "broken": "Broken: the base was right, the tuned model is wrong",
+    "worsened": "Lower score than before",
+    "fixed": "Fixed: the base was wrong, the tuned model is right",
+    "improved": "Higher score than before",
+    "reworded": "Another text, the same score",
+    "both-wrong": "Both wrong",
+    "both-right": "Both right",
+    "same": "The same text, or the same score without a change",
+    "base-only": "Base model only: nothing was tuned yet",
+}  # in the order of reading: what changed comes first
+SHORT_KINDS = {
+    "broken": "broken",
+    "worsened": "lower score",
+    "fixed": "fixed",
+    "improved": "higher score",
+    "reworded": "reworded",
+    "both-wrong": "both wrong",
+    "both-right": "both right",
+    "same": "unchanged",
+    "base-only": "base only",
+}
+CHANGED = ("broken", "worsened", "fixed", "improved", "reworded")
+
+Piece = tuple[str, bool]  # a run of text, and whether it is marked as different
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One held-out case as scores/cases.parquet has it; None: not measured."""
+
+    example_id: str
+    source: str  # file:line
+    group: str | None
+    prompt: str
+    reference: str
+    base_output: str | None
+    tuned_output: str | None
+    base_score: float | None
+    tuned_score: float | None
+    base_stopped: bool | None  # False: ran into the length limit
+    tuned_stopped: bool | None
+
+
+def read_case(row: Mapping[str, Any]) -> Case:
+    """A row of the Parquet file; columns that a baseline-only run does not write are None."""
+
+    def text(name: str) -> str | None:
+        value = row.get(name)
+        return None if value is None else str(value)
+
+    def score(name: str) -> float | None:
+        value = row.get(name)
+        return None if value is None or value != value else float(value)
+
+    return Case(
+        example_id=text("example_id") or "",
+        source=text("source") or "",
+        group=text("group"),
+        prompt=text("prompt") or "",
+        reference=text("reference") or "",
+        base_output=text("base_output"),
+        tuned_output=text("tuned_output"),
+        base_score=score("base_score"),
+        tuned_score=score("tuned_score"),
+        base_stopped=row.get("base_stopped"),
+        tuned_stopped=row.get("tuned_stopped"),
+    )
+
+
+def is_right_or_wrong(cases: Sequence[Case]) -> bool:
+    """Every score there is, is 0 or 1, so that a case is right or wrong and nothing between."""
+    scores = [s for c in cases for s in (c.base_score, c.tuned_score) if s is not None]
+    return bool(scores) and all(s in (0.0, 1.0) for s in scores)
+
+
+def kind(case: Case, *, binary: bool) -> str:
+    """One of KINDS. Scores decide; where they do not differ, or were not kept, the text does."""
+    if case.tuned_output is None:
+        return "base-only"
+    base, tuned = case.base_score, case.tuned_score
+    if base is None or tuned is None:
+        return "reworded" if case.base_output != case.tuned_output else "same"
+    if binary:
+        return {(1, 0): "broken", (0, 1): "fixed", (1, 1): "both-right", (0, 0): "both-wrong"}[int(base), int(tuned)]
+    if base != tuned:
+        return "improved" if tuned > base else "worsened"
+    return "reworded" if case.base_output != case.tuned_output else "same"
+
+
+def tags(case: Case, of_kind: str, *, binary: bool) -> tuple[str, ...]:
+    """What a filter or a link can ask for: the kind, who was right, who ran into the length limit."""
+    found = [of_kind]
+    if of_kind in CHANGED:
+        found.append("changed")
+    if binary and case.base_score is not None:
+        found.append("base-right" if case.base_score else "base-wrong")
+    if binary and case.tuned_score is not None:
+        found.append("tuned-right" if case.tuned_score else "tuned-wrong")
+    if case.base_stopped is False:
+        found.append("base-cut")
+    if case.tuned_stopped is False:
+        found.append("tuned-cut")
+    return tuple(found)
+
+
+def in_reading_order(cases: Sequence[Case], *, binary: bool) -> list[tuple[str, Case]]:
+    """(kind, case): by kind as in KINDS, the largest change of score first, then by id, whatever the file's order."""
+    order = list(KINDS)
+
+    def key(pair: tuple[str, Case]) -> tuple[int, float, str]:
+        of_kind, case = pair
+        change = abs((case.tuned_score or 0.0) - (case.base_score or 0.0))
+        return order.index(of_kind), -change, case.example_id
+
+    return sorted(((kind(c, binary=binary), c) for c in cases), key=key)
+
+
+def counts(cases: Sequence[Case]) -> Counter[str]:
+    """How many cases carry each tag; "all" is every case."""
+    binary = is_right_or_wrong(cases)
+    found: Counter[str] = Counter(all=len(cases))
+    for case in cases:
+        found.update(tags(case, kind(case, binary=binary), binary=binary))
+    return found
+
+
+def shared_start(prompts: Sequence[str]) -> str:
+    """The beginning that all prompts have in common, cut at a line or word end; "" when it is too short to matter."""
+    if len(prompts) < 2:
+        return ""
+    first, last = min(prompts), max(prompts)  # what these two share, all between them share
+    common = first[: next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))]
+    end = max(common.rfind("\n"), common.rfind(" ")) + 1
+    return common[:end] if end >= 60 else ""
+
+
+def differences(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
+    """The two texts in pieces, marked where one has words that the other lacks. Joined, the pieces are the texts."""
+    words_before, words_after = (re.findall(r"\s*(?:\w+|[^\w\s])|\s+$", text) for text in (before, after))
+    plain = [(before, False)], [(after, False)]
+    if before == after or max(len(words_before), len(words_after)) > MAX_DIFF_WORDS:
+        return plain
+    keys_before, keys_after = ([w.strip() for w in words] for words in (words_before, words_after))
+    matcher = difflib.SequenceMatcher(None, keys_before, keys_after, autojunk=False)
+    if matcher.quick_ratio() < MIN_COMMON_FRAC or matcher.ratio() < MIN_COMMON_FRAC:
+        return plain
+    left: list[Piece] = []
+    right: list[Piece] = []
+    for op, a, b, c, d in matcher.get_opcodes():
+        mark = op != "equal"
+        left += [("".join(words_before[a:b]), mark)] if b > a else []
+        right += [("".join(words_after[c:d]), mark)] if d > c else []
+    return left, right
+
+
+def cut(pieces: Sequence[Piece], num_chars: int) -> tuple[list[Piece], list[Piece]]:
+    """The pieces split after about `num_chars` characters, at a word end where one is near."""
+    head: list[Piece] = []
+    left = num_chars
+    for index, (text, mark) in enumerate(pieces):
+        if len(text) <= left:
+            head.append((text, mark))
+            left -= len(text)
+            continue
+        space = text.rfind(" ", max(0, left - 40), left)
+        at = space + 1 if space >= 0 else left
+        head += [(text[:at], mark)] if at else []
+        return head, [(text[at:], mark), *pieces[index + 1 :]]
+    return head, []
+
+
+def json_fields(text: str | None) -> list[tuple[str, Any]] | None:
+    """The fields of a text that is one JSON object, as written (a key that comes twice stays two); else None."""
+    if text is None or not text.lstrip().startswith("{"):
+        return None
+    try:
+        pairs = json.loads(text, object_pairs_hook=tuple)
+    except (json.JSONDecodeError, RecursionError):
+        return None  # an output that is no JSON is a finding of the report, not a fault of it: it is shown as written
+    return [(str(k), v) for k, v in pairs] if pairs else None
+
+
+def field_text(value: Any) -> str:
+    """A field's value as it is read: strings bare, everything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, tuple):  # an object: json_fields keeps its pairs
+        return "{" + ", ".join(f"{k}: {field_text(v)}" for k, v in value) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(field_text(v) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,100 @@
+"""The report of a run: one HTML file that needs no network, no server and, for its static parts, no script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tunesmith.report import cases, views, words
+from tunesmith.report.case_views import CasePage, page
+from tunesmith.report.data_view import data, flat
+from tunesmith.report.facts import Facts, base_model, read
+
+FOLDER = Path(__file__).parent
+MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
+CASE_BUDGETS = (4_000_000, 3_200_000, 2_400_000, 1_600_000, 800_000)
+
+
+def write(run_folder: Path) -> Path:
+    """Write report.html into a run folder. The same files give the same bytes."""
+    facts = read(run_folder)
+    out = Path(run_folder) / "report.html"
+    out.write_bytes(render(facts).encode("utf-8"))
+    return out
+
+
+def render(facts: Facts) -> str:
+    """The page. Cases are shortened until it fits; what was left out is said on it."""
+    answers = words.answers(facts)
+    environment = make_environment()
+    template = environment.get_template("report.html")
+    shown = sections(facts, answers)
+    for budget in CASE_BUDGETS:
+        html = template.render(**shown, page=page(facts.cases, budget) if facts.cases else CasePage([], 0, None, 0, 0))
+        if len(html.encode("utf-8")) <= MOST_BYTES:
+            return html
+    return html
+
+
+def make_environment() -> Environment:
+    """Jinja with every value escaped, and control characters made visible before that."""
+
+    def finalize(value: Any) -> Any:
+        return words.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
+    assert environment.loader is not None
+    style, script = (environment.loader.get_source(environment, f"{name}.html")[0] for name in ("style", "script"))
+    # Only these two texts may act on the page: whatever a case or a name holds, a browser refuses to run it.
+    environment.globals.update(
+        style=Markup(style), script=Markup(script), style_hash=digest(style), script_hash=digest(script)
+    )
+    environment.globals.update(
+        number=words.number, signed=words.signed, interval=words.interval, things=words.things, flat=flat
+    )
+    environment.globals.update(metric=words.metric, kinds=cases.KINDS, short_kinds=cases.SHORT_KINDS)
+    return environment
+
+
+def digest(text: str) -> str:
+    """As a content security policy wants it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
+    """Everything the template prints but the cases."""
+    verdict = facts.verdict
+    is_share = verdict is not None and words.is_share(facts, verdict)
+    curves = views.curves(facts.metrics or ())
+    return {
+        "facts": facts,
+        "answers": answers,
+        "verdict": verdict,
+        "counts": cases.counts(facts.cases or ()),
+        "base": base_model(facts),
+        "confidence": words.confidence(verdict or {}),
+        "figure": views.effect_figure(verdict, answers.tone) if verdict else None,
+        "metric_words": words.metric_meaning((verdict or {}).get("metric")),
+        "scores": views.score_rows(verdict, is_share=is_share, with_cases=bool(facts.cases)) if verdict else [],
+        "secondary": views.secondary_rows(verdict) if verdict else [],
+        "curves": curves,
+        "curve_points": [{"first": c.first, "last": c.last, "points": c.points} for c in curves],
+        "cost_rows": views.cost_rows(facts.cost or {}),
+        "cost_facts": views.cost_facts(facts.cost) if facts.cost else [],
+        "data": data(facts.audit) if facts.audit is not None else None,
+        "resolved": views.resolved(facts.plan or {}),
+        "locked": views.locked(facts.lock or {}),
+    }

@@ -1,0 +1,97 @@
+"""Files that are whole or absent, and the digests that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def cache_dir() -> Path:
+    """Where downloaded and converted models live: $TUNESMITH_CACHE, or tunesmith under the user's cache folder."""
+    named = os.environ.get("TUNESMITH_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunesmith"
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over name, type, shape and bytes of the tensors, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish_folder(write: Callable[[Path], None], final: Path) -> Path:
+    """Let `write(folder)` fill a folder that then appears whole under `final`, or not at all; it replaces an old one."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial_", dir=final.parent))
+    try:
+        write(partial)
+        partial.chmod(0o755)
+        files = sorted(p for p in partial.rglob("*") if p.is_file())
+        manifest = {str(p.relative_to(partial)): sha256_file(p) for p in files}
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        for path in [*files, partial / "manifest.json", partial]:
+            sync(path)
+        if final.exists():
+            stale = Path(tempfile.mkdtemp(prefix=".stale_", dir=final.parent))
+            os.replace(final, stale / final.name)
+            os.replace(partial, final)
+            shutil.rmtree(stale)
+        else:
+            os.replace(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync(final.parent)
+    return final
+
+
+def broken_files(folder: Path) -> list[str]:
+    """Names of the files that are missing or differ from the folder's manifest; ["manifest.json"] where it has none."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return ["manifest.json"]
+    try:
+        wanted = json.loads(manifest.read_text())
+    except ValueError:
+        return ["manifest.json"]
+    return [n for n, d in wanted.items() if not (folder / n).is_file() or sha256_file(folder / n) != d]
+
+
+def write_json(path: Path, facts: Any) -> None:
+    """Write JSON that appears whole under `path` or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial_{path.name}_{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as handle:
+        json.dump(facts, handle, indent=1, ensure_ascii=False, allow_nan=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)

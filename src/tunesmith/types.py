@@ -1,0 +1,258 @@
+"""The records that every layer speaks in, and the legend of their axes.
+
+Axes, as capital suffixes of tensor names (a shard of N is still N):
+
+    N tokens of a forest   L learned tokens   S segments   P pairs   G completions of a prompt
+    V vocabulary           D features         C classes    U units   K columns of a share
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `weight` matters on assistant turns only: 0 is context, 1 is learned, any float is allowed."""
+
+    role: str
+    content: str
+    weight: float = 1.0
+    extra: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # tool_calls, name …, handed to the chat template as they are
+
+    def as_dict(self) -> dict[str, Any]:
+        """As chat templates want it."""
+        return {"role": self.role, "content": self.content, **self.extra}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The last assistant turn is learned. Earlier assistant turns of the prompt are learned by their own weight."""
+
+    message: Message
+
+    @property
+    def text(self) -> str:
+        return self.message.content
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One of a closed set; the reply that is learned is its name."""
+
+    name: str
+
+    @property
+    def text(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A preferred and a dispreferred reply to the same prompt."""
+
+    chosen: Message
+    rejected: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A prompt that is answered by sampling and scored by a reward; `facts` go to the reward."""
+
+    facts: Mapping[str, Any]
+
+
+Target = Reply | Label | Pair | Task
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One thing to learn from, before tokens.
+
+    `id` is the hash of the content plus an occurrence number, so that identical rows stay two.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    target: Target
+    group: str | None = None
+    weight: float = 1.0
+    source: str = ""  # file:line
+
+
+@dataclass(frozen=True, slots=True)
+class RopeLimit:
+    """Sequences (root to leaf) of more than `boundary` tokens must not share a forest with shorter ones, and with no
+    other at all where `alone`: their rotary angles depend on the longest position of the batch."""
+
+    boundary: int  # tokens
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens; `parent` indexes the segments of the same record (-1 = root). Parents stand before children."""
+
+    tokens: np.ndarray  # [n] int64
+    weights: np.ndarray  # [n] float32; 0 = not learned
+    parent: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A rendered example: a tree of segments. A single-turn example is one root."""
+
+    example_id: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(s.tokens) for s in self.segments)
+
+    @property
+    def num_learned(self) -> int:
+        return int(sum((s.weights != 0).sum() for s in self.segments))
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Classes of the segments that stand for examples."""
+
+    segment: Tensor  # [U] int64
+    label: Tensor  # [U] int64
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    index: Tensor  # [P, 2] int64, segments of (chosen, rejected)
+    ref_logp: Tensor | None = None  # [S] nats, under the reference
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    old_logp: Tensor  # [L] nats, under the sampler
+    advantage: Tensor  # [L]
+
+
+Extra = Labels | Pairs | Rollouts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """One micro-batch: a flat run of tokens, cut into segments. A token attends to its own segment up to itself and to
+    all of its ancestors. Segments stand parents first; positions of a child go on from its parent's end."""
+
+    tokens: Tensor  # [N] int64
+    positions: Tensor  # [N] int64
+    weights: Tensor  # [N] float32; 0 = not learned
+    start: Tensor  # [S] int64, first token of the segment
+    stop: Tensor  # [S] int64, one past its last token
+    parent: Tensor  # [S] int64; -1 = root
+    owner: Tensor  # [S] int64, index into example_ids; -1 = a prefix that several examples share
+    example_ids: tuple[str, ...] = ()
+    extra: Extra = None
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.tokens.numel())
+
+    @property
+    def num_segments(self) -> int:
+        return int(self.start.numel())
+
+    def to(self, device: torch.device | str) -> Forest:
+        """The same forest with its tensors on `device`."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("tokens", "positions", "weights", "start", "stop", "parent", "owner")
+        }
+        extra = self.extra
+        if extra is not None:
+            tensors = {f.name: getattr(extra, f.name) for f in fields(extra)}
+            extra = replace(extra, **{name: t.to(device) for name, t in tensors.items() if t is not None})
+        return Forest(**moved, example_ids=self.example_ids, extra=extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A metric that can be added across micro-batches and ranks without bias."""
+
+    num: Tensor
+    den: Tensor
+
+    def __add__(self, other: Ratio) -> Ratio:
+        return Ratio(self.num + other.num, self.den + other.den)
+
+    @property
+    def mean(self) -> float:
+        return float(self.num) / max(float(self.den), 1e-30)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    total: Tensor  # [] sum over units; never a mean
+    stats: dict[str, Ratio] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What an objective's `share` gave for every micro-batch and rank of an update, and which rows are this one's."""
+
+    rows: Tensor  # [U, K]
+    mine: slice
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a generator wrote after one prompt."""
+
+    tokens: tuple[int, ...]  # the stop token, when one was sampled, is the last
+    logp: tuple[float, ...]  # nats, of each token, as it was sampled
+    text: str  # without stop tokens
+    stopped: bool  # False: it ran into the limit
+
+
+@dataclass(frozen=True, slots=True)
+class GuardResult:
+    name: str
+    base: float
+    tuned: float
+    effect: float
+    interval: tuple[float, float]
+    margin: float
+    passed: bool | None  # None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer of a run. `effect` is tuned minus base in the metric's own unit, larger is better."""
+
+    claim: str
+    task: str
+    metric: str
+    base: float
+    tuned: float
+    effect: float
+    interval: tuple[float, float]
+    num_cases: int
+    test: str
+    p: float
+    alpha: float
+    smallest_detectable: float
+    smallest_that_matters: float
+    decision: str  # "better" | "worse" | "no relevant difference" | "too few cases"
+    guard: tuple[GuardResult, ...] = ()
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    base_interval: tuple[float, float] | None = None
+    tuned_interval: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()  # what a reader must know, in sentences
+    run: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the test cases, base and tuned model

@@ -1,0 +1,94 @@
+"""The feed: every example once an epoch, updates of nearly equal tokens, a position that is data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tunesmith.data.feed import FileFeed
+from tunesmith.errors import DataError, RunError
+from tunesmith.types import Record, Segment
+
+
+def records(num: int, seed: int = 0) -> list[Record]:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, 60, num)
+    return [
+        Record(f"e{i}", (Segment(rng.integers(0, 9, n), np.r_[np.zeros(n - 2, np.float32), np.ones(2, np.float32)]),))
+        for i, n in enumerate(lengths)
+    ]
+
+
+def ids(feed: FileFeed) -> list[list[str]]:
+    return [[i for batch in feed.update() for i in batch.example_ids] for _ in range(feed.num_updates)]
+
+
+def test_each_epoch_gives_every_example_once_in_another_order() -> None:
+    feed = FileFeed(records(100), update_tokens=300, micro_tokens=100, epochs=3, seed=1)
+    updates = ids(feed)
+    per_epoch = feed.num_updates // 3
+    epochs = [[i for update in updates[e * per_epoch : (e + 1) * per_epoch] for i in update] for e in range(3)]
+    assert all(sorted(epoch) == sorted(f"e{i}" for i in range(100)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    with pytest.raises(RunError, match=f"all of its {feed.num_updates} updates"):
+        feed.update()
+
+
+def test_updates_are_nearly_equal_and_as_many_as_asked() -> None:
+    found = records(500)
+    total = sum(r.num_tokens for r in found)
+    feed = FileFeed(found, update_tokens=1000, micro_tokens=400, epochs=1, seed=0)
+    assert feed.num_updates == round(total / 1000)
+    share, longest = total / feed.num_updates, max(r.num_tokens for r in found)
+    sizes = [sum(found[i].num_tokens for i in feed.members(u)) for u in range(feed.num_updates)]
+    assert all(abs(size - share) <= longest for size in sizes)
+    assert (feed.shape()["update_tokens_min"], feed.shape()["update_tokens_max"]) == (min(sizes), max(sizes))
+    assert FileFeed(found, update_tokens=10**9, micro_tokens=400, epochs=2, seed=0).num_updates == 2
+    tiny = FileFeed(found[:3], update_tokens=1, micro_tokens=400, epochs=1, seed=0)
+    assert [len(u) for u in ids(tiny)] == [1, 1, 1]
+
+
+def test_position_is_data() -> None:
+    make = lambda: FileFeed(records(60), update_tokens=200, micro_tokens=100, epochs=2, seed=5)
+    whole = ids(make())
+    for stop in range(len(whole)):
+        first = make()
+        for _ in range(stop):
+            first.update()
+        second = make()
+        second.load(json.loads(json.dumps(first.state())))
+        assert [[i for b in second.update() for i in b.example_ids] for _ in range(stop, len(whole))] == whole[stop:]
+
+
+def test_a_state_of_other_data_or_settings_is_refused() -> None:
+    settings = {"update_tokens": 200, "micro_tokens": 100, "epochs": 2, "seed": 5}
+    state = FileFeed(records(60), **settings).state()
+    FileFeed(records(60), **{**settings, "micro_tokens": 50}).load(state)  # only the cut
+    others = [
+        FileFeed(records(60), **{**settings, key: settings[key] + 1}) for key in ("update_tokens", "epochs", "seed")
+    ]
+    for feed in [*others, FileFeed(records(60, seed=1), **settings), FileFeed(records(60)[::-1], **settings)]:
+        with pytest.raises(DataError, match="not those of the saved run"):
+            feed.load(state)
+
+
+def test_another_process_draws_the_same() -> None:
+    feed = FileFeed(records(60), update_tokens=200, micro_tokens=100, epochs=2, seed=5)
+    code = (
+        "import sys, json; sys.path.insert(0, '.')\n"
+        "from tests.unit.data.test_feed import FileFeed, ids, records\n"
+        "print(json.dumps(ids(FileFeed(records(60), update_tokens=200, micro_tokens=100, epochs=2, seed=5))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"}
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == ids(feed)
+
+
+def test_no_records_is_an_error() -> None:
+    with pytest.raises(DataError, match="no example to learn from"):
+        FileFeed([], 100, 100, 1, 0)

@@ -1,0 +1,46 @@
+"""The simple baselines: what they answer, and that they see the training split only."""
+
+import pytest
+
+from tunesmith.errors import DataError
+from tunesmith.evals import baselines as b
+
+INPUTS = ["where is my parcel", "parcel has not come", "I want my money back", "refund my money please", "parcel late"]
+LABELS = ["delivery", "delivery", "refund", "refund", "delivery"]
+
+
+def test_majority_and_ties():
+    assert b.majority(LABELS, 2) == ["delivery", "delivery"]
+    assert b.majority(["b", "a"], 1) == ["a"]
+
+
+def test_logistic_regression_learns_the_words():
+    assert b.tfidf_logistic(INPUTS, LABELS, ["money back now", "my parcel?"]) == ["refund", "delivery"]
+    assert b.tfidf_logistic(INPUTS, ["x"] * 5, ["money"]) == ["x"]
+    assert b.tfidf_logistic(["", "?"], ["b", "a"], ["money"]) == ["a"]
+
+
+def test_nearest_gives_the_reply_of_the_nearest():
+    assert b.nearest(INPUTS, list("vwxyz"), ["refund me please", "where is the parcel"]) == ["y", "v"]
+    assert b.nearest(INPUTS, list("vwxyz"), ["Ж"]) == ["v"]  # nothing in common: the first
+
+
+def test_held_out_texts_do_not_reach_the_fit():
+    # an answer may depend on its own input alone: companions that would move idf weights must change nothing
+    alone = (
+        b.tfidf_logistic(INPUTS, LABELS, ["money parcel please"]),
+        b.nearest(INPUTS, LABELS, ["money parcel please"]),
+    )
+    crowd = ["money parcel please", *["parcel parcel"] * 50]
+    assert (b.tfidf_logistic(INPUTS, LABELS, crowd)[:1], b.nearest(INPUTS, LABELS, crowd)[:1]) == alone
+
+
+def test_names_by_task_and_refusals():
+    assert set(b.baselines(INPUTS, LABELS, ["x"], is_labels=True)) == {
+        "majority answer",
+        "TF-IDF + logistic regression",
+    }
+    assert set(b.baselines(INPUTS, LABELS, ["x"], is_labels=False)) == {"majority answer", "nearest training example"}
+    assert b.baselines(INPUTS, LABELS, [], is_labels=True)["TF-IDF + logistic regression"] == []
+    with pytest.raises(DataError, match="5 training inputs and 1 answers"):
+        b.baselines(INPUTS, ["a"], ["x"], is_labels=True)

@@ -1,0 +1,120 @@
+"""report.md and the model card say what the files say, and no text of a user becomes markup in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.unit.report.run_folders import BASELINE_ONLY, LOCK, PLAN, VERDICT, make
+from tests.unit.report.test_report_page import NASTY, nasty_run
+
+from tunesmith.errors import DataError
+from tunesmith.report import card
+
+
+def model_card(run: Path, config: str = "adapter_config.json") -> str:
+    folder = run / "out"
+    folder.mkdir(exist_ok=True)
+    (folder / config).write_text("{}")
+    return card.write_model_card(run, folder).read_text(encoding="utf-8")
+
+
+def front(text: str) -> dict[str, object]:
+    return dict(yaml.safe_load(text.split("---\n")[1]))
+
+
+def test_markdown_has_the_facts(tmp_path: Path) -> None:
+    text = card.write_report(make(tmp_path)).read_text(encoding="utf-8")
+    for line in (
+        "**Yes, it is better.** Of 10 cases that were kept out of training, the base model got 4 right and the tuned",
+        "- accuracy: 0.400 → 0.700, a difference of +0.300 (95% interval +0.062 to +0.512).",
+        "- 1 case that the base had right is now wrong.",
+        "| Tuned model | 0.700 | 0.390 to 0.890 |",
+        "| majority (no language model) | 0.300 | – |",
+        "| macro-F1 | 0.381 | 0.655 | +0.274 | +0.010 to +0.500 |",
+        "| few-shot | 0.440 | 16 | chosen |",
+        "- Fixed: the base was wrong, the tuned model is right: 4",
+        "- rows read: 105, accepted: 101",
+        "    - inbox.csv:17 · no label",
+        "| train | 2 min 10 s | 1 min 30 s |",
+        "    lr: auto",
+    ):
+        assert line in text, line
+
+
+def test_markdown_of_a_baseline_alone(tmp_path: Path) -> None:
+    text = card.write_report(make(tmp_path, verdict=None, without=BASELINE_ONLY)).read_text(encoding="utf-8")
+    assert "**Not compared yet.**" in text
+    assert "- `verdict.json`: this report cannot say whether the tuned model is better" in text
+    assert "Tuned model" not in text
+
+
+def test_front_matter_of_an_adapter_and_of_a_whole_model(tmp_path: Path) -> None:
+    meta = front(model_card(make(tmp_path / "a")))
+    assert meta == {
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "license": "apache-2.0",
+        "library_name": "peft",
+        "base_model_relation": "adapter",
+        "pipeline_tag": "text-generation",
+        "tags": ["tunesmith", "fine-tuned", "lora", "classify"],
+    }
+    meta = front(model_card(make(tmp_path / "b", plan={**PLAN, "language": "en"}), "config.json"))
+    assert (meta["library_name"], meta["base_model_relation"], meta["language"]) == ("transformers", "finetune", "en")
+    meta = front(
+        model_card(make(tmp_path / "c", plan={**PLAN, "model": {"name": "x", "licence": "see the model's page"}}))
+    )
+    assert "license" not in meta
+    assert "language" not in meta
+
+
+def test_card_says_what_was_trained_on_and_how_to_load(tmp_path: Path) -> None:
+    text = model_card(make(tmp_path))
+    assert "a difference of +0.300 (95% interval +0.062 to +0.512)" in text
+    assert f"- inbox.csv: sha256 `{LOCK['data']['inbox.csv']}`" in text
+    assert "the weights are a dequantised Q4\\_1, not the original bf16 ones" in text
+    assert LOCK["model"]["digest"] in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    compile(code, "card", "exec")
+    assert "PeftModel.from_pretrained(base, folder)" in code
+    assert "not the hub's weights" in code
+    plain = {**PLAN, "model": {"name": "a/b", "base_model": "a/b"}}
+    text = model_card(make(tmp_path / "hub", plan=plain), "config.json")
+    assert "peft" not in text
+    assert "dequantised" not in text
+
+
+def test_a_card_without_a_verdict_does_not_praise(tmp_path: Path) -> None:
+    text = model_card(make(tmp_path, verdict=None, without=("audit.json", "lock.json")))
+    assert "It was never compared with its base." in text
+    assert "- not known: no audit.json" in text
+    assert "better." not in text
+
+
+def test_hostile_texts_stay_text(tmp_path: Path) -> None:
+    run = nasty_run(tmp_path)
+    for text in (card.write_report(run).read_text(encoding="utf-8"), model_card(run)):
+        outside = re.sub(r"(`+).*?\1", "", text)
+        body = outside.split("\n---\n")[-1]
+        body = "\n".join(line for line in body.splitlines() if not line.startswith("    "))
+        assert "<script" not in body
+        assert "<img" not in body
+        assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)
+    front(model_card(run))
+
+
+def test_cells_cannot_break_a_table(tmp_path: Path) -> None:
+    verdict = {**VERDICT, "baselines": {"a | b\n| c |": 0.1}}
+    text = card.write_report(make(tmp_path, verdict=verdict)).read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if "no language model" in line]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 4
+    assert card.code("a`b``c") == "``` a`b``c ```"
+    assert NASTY not in card.plain_text(NASTY)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"neither adapter_config.json nor config.json.*tunesmith export"):
+        card.write_model_card(make(tmp_path), tmp_path / "empty")
