@@ -75,10 +75,10 @@ def compute(recipe: Recipe) -> Compute:
 
 def load_base(recipe: Recipe, where: Compute) -> Base:
     base = load(recipe.model, where.dtype, where.device)
-    if recipe.data.max_tokens > base.context_tokens:
+    if base.context_tokens is not None and recipe.data.max_tokens > base.context_tokens:
         raise PlanError(
-            f"data.max_tokens is {recipe.data.max_tokens}; {recipe.model} was made for {base.context_tokens} tokens: use "
-            f"at most that"
+            f"data.max_tokens is {recipe.data.max_tokens}; {recipe.model} was made for {base.context_tokens} tokens: "
+            "use at most that"
         )
     return base
 

@@ -47,10 +47,11 @@ def ask(
         return Asked(form.name, tuple(_by_likelihood(session, who, recipe, made, cases, prompts, progress)))
     tokens = [made.renderer.prompt(p) for p in prompts]
     longest = max(map(len, tokens), default=0) + made.max_new_tokens
-    if longest > session.base.context_tokens:
+    context = session.base.context_tokens
+    if context is not None and longest > context:
         raise PlanError(
-            f"a held-out prompt in the form {form.name!r} needs {longest} tokens with its answer, the model's context is "
-            f"{session.base.context_tokens}: lower evals.few_shot or evals.max_new_tokens, or drop long rows"
+            f"a held-out prompt in the form {form.name!r} needs {longest} tokens with its answer, the model's context "
+            f"is {context}: lower evals.few_shot or evals.max_new_tokens, or drop long rows"
         )
     limits = Limits(
         made.max_new_tokens,
@@ -133,9 +134,7 @@ def verdict_of(
     notes = [note] if note else []
     best = max((f["dev_score"] for f in forms if f["dev_score"] is not None), default=None)
     if best is not None:
-        notes.append(
-            f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}); {len(forms)} forms were tried."
-        )
+        notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")
     if made.num_test > len(cases):
         notes.append(
             f"{len(cases)} of {made.num_test} test rows were used, drawn by the hash of their ids (evals.max_cases)."
@@ -144,7 +143,8 @@ def verdict_of(
         running = sum(not a.stopped for a in asked.answers)
         if running:
             notes.append(
-                f"{running} answers of the {name} model ran into the limit of {made.max_new_tokens} tokens, or of time, unstopped."
+                f"{running} answers of the {name} model did not stop within {made.max_new_tokens} tokens, or within "
+                f"evals.budget_s ({recipe.evals.budget_s:g} s)."
             )
     rules = Rules(alpha=recipe.evals.alpha, smallest_that_matters=recipe.task.smallest_that_matters, seed=recipe.seed)
     verdict = compare(compared, made.metric, rules, baselines=simple, task=made.task, notes=notes)

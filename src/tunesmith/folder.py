@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import psutil
 
 from tunesmith.errors import InputError
-from tunesmith.store.files import write_json
+from tunesmith.files import write_json
 
 
 class Teller(Protocol):

@@ -44,7 +44,7 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
         ("device", where.device, where.device_why),
         ("precision", str(where.dtype).removeprefix("torch."), where.dtype_why),
-        ("task", made.task, "said in the recipe" if recipe.task.name != "auto" else "from the columns and replies of the file"),
+        ("task", made.task, "said in the recipe" if recipe.task.name != "auto" else "from the columns and replies"),
         ("metric", made.metric.name, "primary; locked before training"),
         ("scoring", made.kind.scoring, "labels by likelihood, texts by generation"),
         ("instruction", made.instruction or "(none)", "system message of every prompt, in training and in evaluation"),
@@ -60,7 +60,8 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
     ]  # fmt: skip
     return {
         "model": {
-            "name": recipe.model, "base_model": base.located.base_model, "licence": base.located.licence, "note": base.located.note,
+            "name": recipe.model, "base_model": base.located.base_model, "licence": base.located.licence,
+            "note": base.located.note,
         },
         "task": made.task,
         "layout": {"layout": base.layout, "largest_diff": base.probe.largest_diff, "reason": base.probe.reason},
@@ -96,7 +97,7 @@ def detectable_effect(recipe: Recipe, made: Material) -> tuple[float, str]:
     effect = detectable_mean(ASSUMED_SPREAD * made.metric.span / num**0.5, recipe.evals.alpha)
     return (
         effect,
-        f"in the metric's unit, with 80% power, if single changes of {num} cases spread by {ASSUMED_SPREAD:g} of its range",
+        f"in the metric's unit, with 80% power, if changes of {num} units spread by {ASSUMED_SPREAD:g} of its range",
     )
 
 

@@ -26,18 +26,18 @@ def settings(data: Path) -> dict[str, Any]:
         "train": {
             "lr": 2e-3,
             "epochs": 1,
-            "max_updates": 30,
+            "max_updates": 22,
             "update_tokens": 2048,
             "micro_tokens": 2048,
             "every_checkpoint": 10,
         },
         "evals": {
             "max_cases": 300,
-            "max_dev_cases": 24,
+            "max_dev_cases": 16,
             "few_shot": 4,
-            "max_new_tokens": 56,
+            "max_new_tokens": 44,
             "rows": 64,
-            "budget_s": 75,
+            "budget_s": 120,
         },
     }
 

@@ -28,11 +28,11 @@ class Output(Protocol):
 
 
 class Objective(Protocol):
-    needs: frozenset[str]  # of {"reference", "teacher", "old_logp", "value"}
+    needs: frozenset[str]  # of {"reference", "teacher", "shared", "old_logp", "value"}
 
     def count(self, batch: Forest) -> Tensor: ...  # [] units, known before the forward pass; a sum, never negative
     def linear_weights(self, batch: Forest) -> Tensor | None: ...  # [L] where the loss is linear in logp: -sum w logp
-    def share(self, output: Output, batch: Forest) -> Tensor | None: ...  # [U, K] seen of all micro-batches and ranks
+    def share(self, output: Output, batch: Forest) -> Tensor: ...  # [U, K]; called where `needs` has "shared"
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss: ...
 
 

@@ -1,5 +1,6 @@
-"""The whole job: audit, plan, baseline, train, evaluate, verdict, export, report. Each stage leaves files behind it, and a
-resume goes on behind the last one."""
+"""The whole job: audit, plan, baseline, train, evaluate, verdict, export, report.
+
+Each stage leaves files behind it, and a resume goes on behind the last one."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 
 from tunesmith import evaluate, plan
 from tunesmith.build import TENANT, Compute, Material, compute, load_base, material, num_updates, start
@@ -27,12 +29,11 @@ from tunesmith.export.verify import expect, verify
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged, write_tuned
 from tunesmith.folder import RunFolder, Teller, peak_gib
 from tunesmith.generate.limits import Limits
-from tunesmith.models.load import Base
+from tunesmith.models.load import Base, weights_digest
 from tunesmith.recipe import Recipe
 from tunesmith.report import card, html
-from tunesmith.store.files import sha256_file
 
-NUM_CHECKED = 3  # prompts on which an export is compared with the session
+NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
 
 
 def default_name(recipe: Recipe) -> Path:
@@ -44,11 +45,11 @@ def default_name(recipe: Recipe) -> Path:
 
 
 def run(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False) -> dict[str, Any]:
-    """Does everything, and returns verdict.json. `text` is the recipe as it is kept. Raises Interrupted after a signal."""
+    """Does everything; returns verdict.json. `text`: the recipe as it is kept. Raises Interrupted after a signal."""
     folder = RunFolder.open(out, tell, resume=resume)
     folder.write_text("recipe.yaml", text)
     with folder.stage("prepare"):
-        where, base, made, feed, planned = prepare(recipe, folder)
+        where, base, made, feed = prepare(recipe, folder)
     session = Session(base, compiled=recipe.train.compile)
     base_asked = baseline(recipe, folder, session, made)
     state = start(recipe, session, num_updates(recipe, feed))
@@ -69,10 +70,10 @@ def run(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = Fa
     card.write_report(out)
     for name in folder.read("export.json"):
         card.write_model_card(out, out / name)
-    return verdict
+    return folder.read("verdict.json")
 
 
-def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material, FileFeed, dict[str, Any]]:
+def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material, FileFeed]:
     """Model and data, checked; audit, ledger, plan and lock are written. On a resume the lock must be the same."""
     where = compute(recipe)
     base = load_base(recipe, where)
@@ -96,7 +97,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material,
     folder.write("lock.json", locked)
     for row in planned["resolved"]:
         folder.tell.say(f"{row['key']}: {row['value']}  ({row['why']})")
-    return where, base, made, feed, planned
+    return where, base, made, feed
 
 
 def baseline(recipe: Recipe, folder: RunFolder, session: Session, made: Material) -> evaluate.Asked:
@@ -198,7 +199,7 @@ def export(
     stops = made.renderer.stop_ids
     serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
     prompts = [made.renderer.prompt(made.forms[0].prompt(e, made.instruction)) for e in made.split.test[:NUM_CHECKED]]
-    expected = expect(session, snapshot, prompts, Limits(min(48, made.max_new_tokens), stops))
+    expected = expect(session, snapshot, prompts, Limits(min(NUM_CHECKED_TOKENS, made.max_new_tokens), stops))
     origin = session.base.located.folder
     facts: dict[str, Any] = {}
     if recipe.adapt.method != "lora":
@@ -206,10 +207,12 @@ def export(
         facts["model"] = {"path": "model", **verify("model", open_model(tuned, where.dtype), expected)}
     else:
         tuned = write_tuned(session, snapshot, serving, folder.path / "adapter")
-        facts["adapter"] = {"path": "adapter", **verify("adapter", open_adapter(origin, tuned, where.dtype), expected)}
+        opened = open_adapter(origin, tuned, where.dtype)
+        facts["adapter"] = {"path": "adapter", **verify("adapter", opened, expected)}
         if "merged" in recipe.export:
-            merged = write_merged(origin, tuned, serving, folder.path / "merged")
+            if where.dtype != torch.float32:
+                opened = open_adapter(origin, tuned, torch.float32)
+            merged = write_merged(opened, serving, folder.path / "merged")
             facts["merged"] = {"path": "merged", **verify("merged model", open_model(merged, where.dtype), expected)}
     folder.write("export.json", facts)
-    weights = tuned / ("adapter_model.safetensors" if recipe.adapt.method == "lora" else "model.safetensors")
-    return {"tuned": sha256_file(weights)}
+    return {"tuned": weights_digest(tuned)}

@@ -8,7 +8,7 @@ import pytest
 from tests.house.source import PACKAGE, Source, at, functions, package
 
 LAYERS = (
-    ("types", "roles", "errors"),
+    ("types", "roles", "errors", "files"),
     ("data", "models", "store"),
     ("objectives", "regularisers", "generate"),
     ("engine", "rollouts", "evals"),

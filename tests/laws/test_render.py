@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tests.data.chat import FAMILIES, tokenizer
 
-from tunesmith.data.frame import Frame
 from tunesmith.data.render import Renderer
 from tunesmith.data.tree import merge
 from tunesmith.types import Example, Message, Record, Reply, Segment
@@ -173,26 +172,6 @@ def test_weights_multiply_and_a_turn_of_weight_0_is_context(name: str) -> None:
     wanted = {path: 3 * w for path, w in law(name, "bytes", messages, replies_of(renderer, messages)).items()}
     assert learned_of(renderer.record(heavy)) == wanted
     assert set(wanted.values()) == {1.5, 3.0}
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_plain_replies_need_no_rendering_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The frame that is worked out once per shape of conversation gives what the template gives."""
-    contents = [
-        "Yes.",
-        "a\n\nb  c",
-        "{{ x }} <b> 1 < 2 & 'q'",
-        "user assistant system",
-        "你好 /think",
-        " padded ",
-        "</think>",
-        "<",
-    ]
-    befores = [conversation(name, system=False)[:at] for at in (1, 3, 5)] + [[Message("user", c)] for c in contents]
-    pairs = [(before, Message("assistant", content)) for before in befores for content in contents]
-    quick = [Renderer(tokenizer(name), 4096).reply(before, message) for before, message in pairs]
-    monkeypatch.setattr(Frame, "_shape", lambda self, roles: None)
-    assert quick == [Renderer(tokenizer(name), 4096).reply(before, message) for before, message in pairs]
 
 
 # Mutants: renderings as other tools make them. The law must see each of them.

@@ -1,4 +1,4 @@
-"""The command line. Commands parse, call and print; what they call is loaded when it is called, so that --help is quick."""
+"""The command line. Commands parse, call and print; what they call is loaded only then, so that --help is quick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: stages, progress with time left, the verdict; or one JSON object for a program."""
+"""What a person sees in the terminal: stages, progress with time left, the verdict."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.data.controls import Controls
@@ -18,16 +17,8 @@ from tunesmith.errors import DataError, ModelError
 from tunesmith.types import Message
 
 PROBE = "tunesmithprobe"  # letters only: no template or tokenizer treats it in a special way
-VARIED = f"A {PROBE}:\n\n 1. <b>{{'is'}}</b>  it, or\tnot?"  # white space, markup and quotes inside a content
 THINK_OPEN = re.compile(r"<think>\s*$")
 REASONING = ("reasoning_content", "thinking", "reasoning")
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    header: str  # what the served prompt has behind its last message
-    prefix: str
-    ending: str
 
 
 class Frame:
@@ -35,7 +26,6 @@ class Frame:
 
     def __init__(self, tokenizer: Any, template: ChatTemplate, controls: Controls) -> None:
         self._template, self._controls = template, controls
-        self._shapes: dict[tuple[str, ...], _Shape | None] = {}
         asked = (Message("user", "x"),)
         try:
             prompt = template.render(asked, is_prompt=True)
@@ -58,33 +48,10 @@ class Frame:
             )
         self.end_id = int(tokenizer.convert_tokens_to_ids(self.end_text))
         self.suffix = tail[: end.start()] if end else tail  # between the content and the end of turn
-        self.prefix = self._rendered(asked, prompt, Message("assistant", PROBE)).partition(PROBE)[0]
+        self.prefix = self.reply(asked, prompt, Message("assistant", PROBE)).partition(PROBE)[0]
 
     def reply(self, before: Sequence[Message], prompt: str, message: Message) -> str:
         """The reply as text, with its end of turn, to be tokenised behind `prompt`. Both have been shielded."""
-        content = message.content
-        is_plain = content and content == content.strip() and not self._controls.first_in(content)
-        if is_plain and not message.extra and not any(m.extra for m in before):
-            shape = self._shape(tuple(m.role for m in before))
-            if shape is not None and prompt.endswith(shape.header):
-                return shape.prefix + content + shape.ending
-        return self._rendered(before, prompt, message)
-
-    def _shape(self, roles: tuple[str, ...]) -> _Shape | None:
-        """What stands around any plain reply behind these roles; None where the template changes plain contents.
-
-        Rendered once: rendering each example's reply costs as much as its prompt, and longer than tokenising it.
-        """
-        if roles not in self._shapes:
-            before = [Message(role, PROBE) for role in roles]
-            prompt = self._template.render(before, is_prompt=True)
-            prefix, is_there, ending = self._rendered(before, prompt, Message("assistant", PROBE)).partition(PROBE)
-            longer = self._rendered(before, prompt, Message("assistant", VARIED))
-            is_verbatim = is_there and longer == prefix + VARIED + ending
-            self._shapes[roles] = _Shape(prompt.rpartition(PROBE)[2], prefix, ending) if is_verbatim else None
-        return self._shapes[roles]
-
-    def _rendered(self, before: Sequence[Message], prompt: str, message: Message) -> str:
         full = self._template.render((*before, message), is_prompt=False)
         rest = full[len(prompt) :] if full.startswith(prompt) else ""
         if not rest:

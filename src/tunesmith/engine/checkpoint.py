@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tunesmith.engine.loop import State
 from tunesmith.engine.session import Session
 from tunesmith.errors import RunError
+from tunesmith.files import broken_files, publish_folder
 from tunesmith.roles import Feed
-from tunesmith.store.files import broken_files, publish_folder
 
 
 def checkpoint_name(update: int) -> str:

@@ -14,7 +14,7 @@ from tunesmith.roles import Feed, Listener, Objective
 
 @dataclass(slots=True)
 class State:
-    """Which tenant learns what, and how far it is. With the tenant's and the feed's state this is all a resume needs."""
+    """Which tenant learns what, and how far it is. With the states of tenant and feed this is all a resume needs."""
 
     tenant: str
     objective: Objective

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Warm-up from 0 over the first `warmup_frac` of the updates, then a constant, a line or half a cosine to `end_frac`."""
+    """Warm-up over the first `warmup_frac` of the updates, then a constant, a line or half a cosine to `end_frac`."""
 
     kind: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_frac: float = 0.05
@@ -30,9 +30,9 @@ class Schedule:
 def auto_lr(method: str, num_parameters: int, num_updates: int) -> tuple[float, str]:
     """(peak rate, why). Rules of thumb, for AdamW and updates of some thousand tokens.
 
-    Full tuning: 2e-5 at 1B weights, larger for smaller models with the square root of the size, at most 1e-4. LoRA: ten
-    times that of full tuning, whatever the rank (Schulman et al. 2025, "LoRA without regret"). A run of under 100 updates
-    may go up to twice as high, since it has no time to recover from going too slowly.
+    Full tuning: 2e-5 at 1B weights, larger for smaller models with the square root of the size, at most 1e-4. LoRA:
+    ten times that of full tuning, whatever the rank (Schulman et al. 2025, "LoRA without regret"). A run of under 100
+    updates may go up to twice as high, since it has no time to recover from going too slowly.
     """
     full = min(1e-4, 2e-5 * (1e9 / num_parameters) ** 0.5)
     short = 1 + max(0.0, 1 - num_updates / 100)

@@ -22,7 +22,7 @@ from tunesmith.generate.decode import Sampler
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
-from tunesmith.models.artifact import save_weights
+from tunesmith.models.artifact import read_adapter, save_weights
 from tunesmith.models.heads import KeptHead
 from tunesmith.models.load import Base
 from tunesmith.models.output import ForwardOutput, output
@@ -62,6 +62,13 @@ class Session:
                 raise PlanError("weights of the model itself train in one tenant only; use LoRA for several tenants")
             self.tenants[name] = Tenant.new(name, spec, self.slots[key])
 
+    def create_from(self, name: str, folder: Path, *, insist: bool = False) -> None:
+        """A new tenant that goes on from an adapter folder. Refused on another base unless the user insists."""
+        with self._lock:
+            adapt, values = read_adapter(folder, self.base.digest, insist=insist)
+            self.create(name, Spec(adapt))
+            self.tenants[name].start_from(values)
+
     def unload(self, name: str) -> None:
         with self._lock:
             self._tenant(name).slot.holder = None
@@ -87,28 +94,16 @@ class Session:
             with self._training(tenant):
                 shares = self._shares(tenant, batches, objective, others)
                 for index, batch in enumerate(batches):
-                    shared, cotangent = shares[index] if shares else (None, None)
                     with self._noise(tenant, index):
-                        out = self._output(tenant, batch)
-                        loss = self._loss(objective, out, batch, shared, others[index])
-                        total = loss.total * scale
-                        for term in (r.term(out, batch) for r in tenant.spec.regularisers):
-                            total = total if term is None else total + term.total * scale
-                        if cotangent is not None:
-                            mine = objective.share(out, batch)
-                            assert mine is not None, "an objective shares in every micro-batch or in none"
-                            total = total + (mine * cotangent).sum() * scale
-                        if total.requires_grad:  # an empty micro-batch has nothing to send back
-                            total.backward()
-                    tenant.take_gradients()
-                    tenant.pending_ids.extend(batch.example_ids)
-                    counted = {"loss": Ratio(loss.total.detach().double(), objective.count(batch)), **loss.stats}
-                    for key, ratio in counted.items():
+                        found = self._learn(
+                            tenant, batch, objective, scale, (shares[index] if shares else None, others[index])
+                        )
+                    for key, ratio in found.items():
                         stats[key] = stats[key] + ratio if key in stats else ratio
             return stats
 
     def optim_step(self, name: str, lr: float) -> float:
-        """Clip, step, clear. Returns the gradient's norm before clipping. Raises NotFinite and changes nothing if it is not."""
+        """Clip, step, clear. Returns the gradient's norm before clipping; NotFinite, and no change, where it is not."""
         with self._lock:
             tenant = self._tenant(name)
             if not tenant.pending:
@@ -274,6 +269,25 @@ class Session:
                 others[role] = out
         return others
 
+    def _learn(
+        self, tenant: Tenant, batch: Forest, objective: Objective, scale: float,
+        given: tuple[tuple[Shared, Tensor] | None, dict[str, Any]],
+    ) -> dict[str, Ratio]:  # fmt: skip
+        """Forward and backward of one micro-batch. `given`: what all shared, with my cotangent; the frozen outputs."""
+        share, others = given
+        out = self._output(tenant, batch)
+        loss = self._loss(objective, out, batch, share[0] if share else None, others)
+        total = loss.total * scale
+        for term in (r.term(out, batch) for r in tenant.spec.regularisers):
+            total = total if term is None else total + term.total * scale
+        if share is not None:
+            total = total + (objective.share(out, batch) * share[1]).sum() * scale
+        if total.requires_grad:  # an empty micro-batch has nothing to send back
+            total.backward()
+        tenant.take_gradients()
+        tenant.pending_ids.extend(batch.example_ids)
+        return {"loss": Ratio(loss.total.detach().double(), objective.count(batch)), **loss.stats}
+
     def _loss(
         self, objective: Objective, out: ForwardOutput, batch: Forest, shared: Shared | None, others: dict[str, Any]
     ) -> Loss:
@@ -290,16 +304,15 @@ class Session:
 
         The loss is differentiated with respect to the shares; a second forward pass sends that into the weights.
         """
+        if "shared" not in objective.needs:  # asked before a forward pass is spent on it
+            return []
         outs, rows = [], []
         with torch.no_grad():
             for index, batch in enumerate(batches):
                 with self._noise(tenant, index):
                     out = self._output(tenant, batch)
-                mine = objective.share(out, batch)
-                if mine is None:
-                    return []
                 outs.append(out)
-                rows.append(mine)
+                rows.append(objective.share(out, batch))
         everything = torch.cat(rows).detach().requires_grad_()
         ends = torch.tensor([len(r) for r in rows]).cumsum(0).tolist()
         shared = [Shared(everything, slice(end - len(r), end)) for end, r in zip(ends, rows)]

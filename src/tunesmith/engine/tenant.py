@@ -89,6 +89,17 @@ class Tenant:
                 self.optimizer.state.pop(master, None)
                 self.pending.pop(name, None)
 
+    def start_from(self, values: dict[str, Tensor]) -> None:
+        """Masters from elsewhere, before the first update. Raises RunError where they are not of this shape."""
+        wrong = sorted(set(values) ^ set(self.masters)) or [
+            n for n in values if values[n].shape != self.masters[n].shape
+        ]
+        if wrong:
+            raise RunError(f"the adapter does not fit this model: {wrong[0]} and {len(wrong) - 1} more tensors differ")
+        for name, value in values.items():
+            self.masters[name].copy_(value)
+        self.slot.holder = None
+
     def state(self, *, with_optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, facts) that a load restores bit by bit. Refused with pending gradients: they would be lost."""
         if self.pending:

@@ -58,7 +58,7 @@ class Form:
 
 
 def instructed(example: Example, instruction: str) -> Example:
-    """The example as it is trained: the instruction as system message, unless the row brings a system message of its own."""
+    """The example as it is trained: with the instruction as system message, unless the row brings one of its own."""
     if not instruction or any(m.role == "system" for m in example.prompt):
         return example
     return replace(example, prompt=(Message("system", instruction), *example.prompt))
@@ -77,10 +77,7 @@ def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
 
 
 def forms(train: Sequence[Example], shots: int, instruction: str, labels: Sequence[str]) -> list[Form]:
-    """The forms in which the base is tried on dev: instruction as system message, in the user's turn, and with examples.
-
-    The examples are short ones of the training set, of different labels where there are labels.
-    """
+    """The forms in which the base is tried on dev: instruction as system message, in the user's turn, with examples."""
     place: Literal["system", "none"] = "system" if instruction else "none"
     plain = [Form("instruction" if instruction else "plain", place)]
     if instruction:
@@ -94,7 +91,7 @@ def forms(train: Sequence[Example], shots: int, instruction: str, labels: Sequen
 
 
 def few(train: Sequence[Example], shots: int, labels: Sequence[str]) -> tuple[Example, ...]:
-    """Examples for the prompt: near the median length (short ones would not be typical, long ones crowd the context)."""
+    """Examples for the prompt: of middling length, with different answers as far as there are such."""
     usable = [e for e in train if isinstance(e.target, (Reply, Label))]
     by_length = sorted(usable, key=lambda e: (sum(len(m.content) for m in e.prompt) + len(answer_text(e)), e.id))
     middle = by_length[len(by_length) // 5 : max(1, len(by_length) * 3 // 5)] or by_length

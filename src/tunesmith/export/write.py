@@ -1,4 +1,4 @@
-"""A tuned model as folders that plain peft and transformers open, with the template and the stops it was trained with."""
+"""A tuned model as folders that plain peft and transformers open, with the template and stops of its training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
-from tunesmith.store.files import publish_folder
+from tunesmith.files import publish_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ def open_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model.eval()
 
 
-def write_merged(base_folder: Path, adapter: Path, serving: Serving, final: Path) -> Path:
-    """Base and adapter as one model. Merged in float32, whatever the base was loaded in: in 4 or 8 bit it would round
-    the tune away."""
-    model = open_adapter(base_folder, adapter, torch.float32).merge_and_unload()
+def write_merged(opened: PeftModel, serving: Serving, final: Path) -> Path:
+    """Base and adapter, opened in float32, as one model: merged in 4 or 8 bit, the tune would be rounded away."""
+    assert opened.dtype == torch.float32, "an adapter is merged in float32"
+    model = opened.merge_and_unload()
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

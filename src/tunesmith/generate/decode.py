@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from tunesmith.models.heads import Head
 from tunesmith.types import Completion
 
 NAME = "tunesmith_decode"
+PREFILL_ROWS = 16
 
 
 @dataclass(slots=True)
@@ -39,7 +40,8 @@ class Buffers:
         """Put [B, K, q, d] at the current column; returns the views of all columns so far."""
         if layer not in self.own:
             shape = (key.shape[0], key.shape[1], self.capacity, key.shape[3])
-            self.own[layer] = (key.new_empty(shape), value.new_empty((*shape[:3], value.shape[3])))
+            # zeros: columns left of a short row are masked, and 0 times what stood in memory could be NaN
+            self.own[layer] = (key.new_zeros(shape), value.new_zeros((*shape[:3], value.shape[3])))
         keys, values = self.own[layer]
         end = self.column + key.shape[2]
         keys[:, :, self.column : end] = key
@@ -182,21 +184,41 @@ class Sampler:
         buffers.column += tokens.shape[1]
         return out.last_hidden_state[:, -1]
 
+    def _prefill(self, tails: list[list[int]], longest: int, buffers: Buffers) -> Tensor:
+        """The rows' own prompts, few rows of like length at a time: a short row has its tokens in the last columns, so
+        the columns before them are not computed. Returns the hidden state [B, D] of the last column."""
+        device = self.model.device
+        assert buffers.pad_B is not None
+        states, parts = [], []
+        for first in range(0, len(tails), PREFILL_ROWS):
+            rows = tails[first : first + PREFILL_ROWS]
+            width = max(map(len, rows))
+            tokens = torch.tensor([[0] * (width - len(t)) + t for t in rows], device=device)
+            pad = buffers.pad_B[first : first + PREFILL_ROWS]
+            part = replace(buffers, own={}, pad_B=pad, column=longest - width)
+            states.append(self._forward(tokens, part))
+            parts.append(part.own)
+        for layer in parts[0]:
+            keys, values = zip(*(own[layer] for own in parts))
+            buffers.own[layer] = (torch.cat(keys), torch.cat(values))
+        buffers.column = longest
+        return torch.cat(states)
+
     def _batch(
         self, tails: list[list[int]], rows: list[int], prefix: Buffers, limits: Limits, until: float | None
     ) -> list[Completion]:
         device = self.model.device
         longest = max(len(t) for t in tails)
         pad = torch.tensor([longest - len(t) for t in tails], device=device)
-        tokens = torch.tensor([[0] * (longest - len(t)) + t for t in tails], device=device)
         buffers = Buffers(prefix.prefix, {}, prefix.num_prefix, pad, 0, longest + limits.max_new_tokens)
+        hidden = self._prefill(tails, longest, buffers)
         noise = [torch.Generator().manual_seed((limits.seed * 1_000_003 + row) % 2**63) for row in rows]
         written: list[list[int]] = [[] for _ in tails]
         logps: list[list[float]] = [[] for _ in tails]
         alive = list(range(len(tails)))  # rows of the buffers, as indices into tails
         stopped: set[int] = set()
         for step in range(limits.max_new_tokens):
-            logp_V = self.head.logits(self._forward(tokens, buffers)).float().log_softmax(-1)
+            logp_V = self.head.logits(hidden).float().log_softmax(-1)
             picked = pick(logp_V, limits, [noise[i] for i in alive])
             chosen = logp_V.gather(1, picked[:, None])[:, 0].tolist()
             for i, token, logp in zip(alive, picked.tolist(), chosen):
@@ -212,7 +234,7 @@ class Sampler:
                 keep = torch.tensor(live, device=device)
                 buffers.keep(keep)
                 alive, picked = [alive[k] for k in live], picked[keep]
-            tokens = picked[:, None]
+            hidden = self._forward(picked[:, None], buffers)
         texts = [self.decode(w[:-1] if i in stopped else w) for i, w in enumerate(written)]
         return [
             Completion(tuple(w), tuple(lp), text, i in stopped)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long and how a prompt is answered. temperature 0 is greedy; `seeds`, one per row, make sampling repeatable."""
+    """temperature 0 is greedy; otherwise each row has a generator of its own, made from `seed` and its number."""
 
     max_new_tokens: int
     stop_ids: tuple[int, ...]

@@ -22,7 +22,7 @@ def generate_plain(
     decode: Callable[[Sequence[int]], str],
     progress: Callable[[int], None] | None = None,
 ) -> list[Completion]:
-    """Greedy completions. Prompts of equal length go together, so that nothing is padded: some families read padding."""
+    """Greedy completions. Prompts of equal length go together, so that nothing is padded: some models read padding."""
     if limits.temperature:
         raise PlanError("sampling at a temperature needs a model of the forest layout; use temperature 0")
     until = None if limits.deadline_s is None else time.monotonic() + limits.deadline_s

@@ -20,7 +20,7 @@ FACTS = "tunesmith.json"
 
 
 def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], folder: Path, base_digest: str) -> None:
-    """An adapter as peft writes it (LoRA), or the whole model with `values` live in it; heads in a file of their own."""
+    """An adapter as peft writes it (LoRA), or the whole model, in which `values` are live; heads in their own file."""
     folder.mkdir(parents=True, exist_ok=True)
     heads = {n.removeprefix("heads."): t.contiguous() for n, t in values.items() if n.startswith("heads.")}
     if heads:
@@ -50,7 +50,7 @@ def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tup
     try:
         with safe_open(path, framework="pt") as handle:
             made_on = (handle.metadata() or {}).get("base_digest", "not recorded")
-            tensors = {name.removeprefix(PEFT_PREFIX): handle.get_tensor(name) for name in handle.keys()}
+            tensors = {name.removeprefix(PEFT_PREFIX): handle.get_tensor(name) for name in list(handle.keys())}
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
     if made_on != base_digest and not insist:

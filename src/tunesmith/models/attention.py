@@ -170,7 +170,7 @@ def _by_token(rows: list[Tensor], where: Tensor, h: int, g: int) -> Tensor:
 
 def _heads_last(x_hNgd: Tensor) -> Tensor:
     """[h, N, g, d] -> [N, heads, d], contiguous."""
-    return x_hNgd.transpose(0, 1).flatten(1, 2)
+    return x_hNgd.transpose(0, 1).flatten(1, 2).contiguous()  # with g = 1, flatten alone would be a view
 
 
 def _product(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -80,7 +81,8 @@ def _blocks(start: tuple[int, ...], stop: tuple[int, ...], parent: tuple[int, ..
         chain = () if above < 0 else _join((*chains[above], (start[above], stop[above])))
         chains.append(chain)
         offset = sum(b - a for a, b in chain)
-        cuts = [*range(first, last, MAX_BLOCK), last]
+        size = ceil((last - first) / ceil((last - first) / MAX_BLOCK))  # equal blocks, which make groups
+        cuts = [*range(first, last, size), last]
         for a, b in pairwise(cuts):
             blocks.append(_Block(a, b, _join((*chain, (first, a))) if a > first else chain, offset + a - first))
     return blocks

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith.errors import ModelError
-from tunesmith.store.files import broken_files, cache_dir, publish_folder, sha256_file
+from tunesmith.files import broken_files, cache_dir, publish_folder, sha256_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def download(name: str) -> Path:
 
 
 def fetch(name: str) -> Located:
-    """Bring a model here: an embedded one is downloaded, checked and converted to safetensors once; a hub name is cached."""
+    """Bring a model here: an embedded one is downloaded, checked and converted once; the hub has a cache of its own."""
     if name not in EMBEDDED:
         return locate(name)
     entry = EMBEDDED[name]

@@ -10,11 +10,11 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.errors import ModelError
+from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.heads import Head, find_head
 from tunesmith.models.probe import Probe, probe
 from tunesmith.models.rotary import rope_limit
-from tunesmith.store.files import sha256_text, tensors_digest
 from tunesmith.types import RopeLimit
 
 
@@ -35,8 +35,11 @@ class Base:
         return self.probe.layout
 
     @property
-    def context_tokens(self) -> int:
-        return int(self.model.config.get_text_config().max_position_embeddings)
+    def context_tokens(self) -> int | None:
+        """The longest context that the model was made for; None where its configuration names none (ALiBi, Mamba)."""
+        said = self.model.config.get_text_config()
+        names = ("max_position_embeddings", "max_seq_len", "seq_length")
+        return next((int(getattr(said, n)) for n in names if hasattr(said, n)), None)
 
 
 def weights_digest(folder: Path) -> str:
@@ -52,7 +55,7 @@ def weights_digest(folder: Path) -> str:
         rows = []
         for file in files:
             with safe_open(file, framework="pt") as handle:
-                rows += [(name, tensors_digest([(name, handle.get_tensor(name))])) for name in handle.keys()]
+                rows += [(name, tensors_digest([(name, handle.get_tensor(name))])) for name in list(handle.keys())]
         return sorted(rows)
 
     return sha256_text("\n".join(f"{name} {digest}" for name, digest in tensors()))

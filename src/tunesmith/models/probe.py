@@ -22,7 +22,7 @@ LONGEST_WINDOW = 1024  # tokens; a longer window is checked by what the attentio
 @dataclass(frozen=True, slots=True)
 class Probe:
     layout: str  # "forest" | "padded"
-    largest_diff: float  # of hidden states to the separate sequences, relative to the largest of these
+    largest_diff: float  # norm of the worst token's difference to the separate sequences, relative to its own norm
     reason: str
 
 
@@ -107,8 +107,9 @@ def _separate(model: PreTrainedModel, forest: Forest) -> Tensor:
 
 def _tolerance(model: PreTrainedModel, noise: float) -> float:
     """What rounding may do. A convolution that mixes neighbours can be as quiet as 2e-5, so the padded layout's own
-    difference sets the scale."""
-    least, most = (5e-6, 1e-4) if model.dtype in (torch.float32, torch.float64) else (1e-2, 5e-2)
+    difference sets the scale. In bf16 a 135M model is 0.04 from its float32 self in the worst token, and a forest 0.07
+    from separate sequences; what is wrong differs by 0.3 to 4."""
+    least, most = (5e-6, 1e-4) if model.dtype in (torch.float32, torch.float64) else (3e-2, 0.2)
     return min(most, max(least, 10 * noise))
 
 
@@ -120,7 +121,7 @@ def _try(
         hidden = hidden_states(model, forest, layout).float()
     except Exception as error:  # whatever an architecture raises, it means: not this layout
         return float("inf"), f"{type(error).__name__}: {' '.join(str(error).split())}"
-    difference = float((hidden - separate).abs().max() / separate.abs().max().clamp_min(1e-30))
+    difference = float(((hidden - separate).norm(dim=1) / separate.norm(dim=1).clamp_min(1e-30)).max())
     if not difference <= _tolerance(model, noise):
         return difference, f"hidden states differ by {difference:.1e}, relative"
     return difference, ""

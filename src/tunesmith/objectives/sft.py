@@ -22,8 +22,8 @@ class SFT:
     def linear_weights(self, batch: Forest) -> Tensor | None:
         return learned_weights(batch)
 
-    def share(self, output: Output, batch: Forest) -> Tensor | None:
-        return None
+    def share(self, output: Output, batch: Forest) -> Tensor:
+        raise AssertionError("supervised learning needs nothing shared")
 
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
         total = -(output.logp() * output.weight).sum()

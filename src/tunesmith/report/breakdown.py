@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunesmith.evals.json_scores import same
 from tunesmith.report import cases
 from tunesmith.report.cases import Case
 
@@ -36,11 +37,9 @@ def breakdown(found: Sequence[Case]) -> Breakdown:
     """By field where every reference is a JSON object, by label where references are few and short, else nothing."""
     fields = [cases.json_fields(c.reference) for c in found]
     if found and all(fields):
-        names = list(dict.fromkeys(k for pairs in fields for k, _ in pairs or ()))
+        names = list(dict.fromkeys(k for wanted in fields for k in wanted or ()))
         if len(names) <= MOST_FIELDS:
-            return counted(
-                "Field", names, [of_fields(c, dict(p or ())) for c, p in zip(found, fields, strict=True)], found
-            )
+            return counted("Field", names, [of_fields(c, w or {}) for c, w in zip(found, fields, strict=True)], found)
     labels = sorted({c.reference for c in found})
     few = 2 <= len(labels) <= MOST_LABELS and 3 * len(labels) <= len(found)
     if few and all(0 < len(label) <= LABEL_CHARS for label in labels) and cases.is_right_or_wrong(found):
@@ -51,8 +50,8 @@ def breakdown(found: Sequence[Case]) -> Breakdown:
 
 def of_fields(case: Case, wanted: dict[str, object]) -> dict[str, tuple[bool, bool]]:
     """Of each field of the reference: whether base and tuned have just this value."""
-    base, tuned = (dict(cases.json_fields(output) or ()) for output in (case.base_output, case.tuned_output))
-    return {k: (k in base and base[k] == v, k in tuned and tuned[k] == v) for k, v in wanted.items()}
+    base, tuned = (cases.json_fields(output) or {} for output in (case.base_output, case.tuned_output))
+    return {k: (k in base and same(base[k], v), k in tuned and same(tuned[k], v)) for k, v in wanted.items()}
 
 
 def counted(

@@ -275,7 +275,7 @@ def limits(facts: Facts, base: StartingModel) -> list[str]:
         )
         if not verdict.get("guard"):
             said.append("What it may have forgotten outside this task was not checked.")
-    said += [plain_text(w) for w in (verdict or {}).get("notes") or ()]
+    said += [plain_text(n) for n in (verdict or {}).get("notes") or () if n != base.note]
     said.append("No test of safety, bias or memorised training text is part of this card unless it is named above.")
     return [*(f"- {s}" for s in said), ""]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import escape
 
+from tunesmith.evals.json_scores import same
 from tunesmith.report import cases
 from tunesmith.report.breakdown import Part, breakdown
 from tunesmith.report.cases import Case, Piece
 from tunesmith.report.words import number
 
 CAPS = (20_000, 8_000, 4_000, 2_000, 1_400, 1_000, 700, 480, 340, 240)  # characters of one text that a page may carry
+MOST_FIELDS = 60  # of one answer
 CASE_BYTES = 1_600  # of markup around the texts of a case, measured on JSON cases with six fields
 
 
@@ -76,70 +79,64 @@ def block(pieces: Sequence[Piece], cap: int) -> Block:
     return Block(head, tail, sum(len(t) for t, _ in tail), sum(len(t) for t, _ in left))
 
 
-def against(fields: Sequence[tuple[str, object]], wanted: Sequence[tuple[str, object]]) -> tuple[Field, ...]:
+def against(fields: Mapping[str, Any], wanted: Mapping[str, Any], cap: int) -> tuple[Field, ...]:
     """Each field beside the reference's: what differs, what is missing, what was not asked for."""
-    want = dict(wanted)
-    states = [
-        Field(k, cases.field_text(v), "extra" if k not in want else "" if want[k] == v else "wrong") for k, v in fields
+    made = [
+        Field(
+            k, shorten(cases.field_text(v), cap), "extra" if k not in wanted else "" if same(v, wanted[k]) else "wrong"
+        )
+        for k, v in fields.items()
     ]
-    have = dict(fields)
-    return (*states, *(Field(k, "", "missing") for k, _ in wanted if k not in have))
+    return tuple([*made, *(Field(k, "", "missing") for k in wanted if k not in fields)][:MOST_FIELDS])
 
 
 def shorten(text: str, cap: int) -> str:
-    return text if len(text) <= cap else text[:cap]
+    return text if len(text) <= cap else f"{text[:cap]} … {len(text) - cap} more characters"
+
+
+def marked(base: str, tuned: str, cap: int) -> tuple[list[Piece], list[Piece]]:
+    """Base and tuned in pieces; what a page will not show is not compared."""
+    left, right = cases.differences(base[:cap], tuned[:cap])
+    return [*left, (base[cap:], False)], [*right, (tuned[cap:], False)]
 
 
 def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
     """Reference, base and tuned; outputs that are the same text share a column."""
     wanted = cases.json_fields(case.reference)
-    plain_reference = [(case.reference, False)]
-    made = [
-        Column(
-            "Reference",
-            "reference",
-            None if wanted else block(plain_reference, cap),
-            against(wanted, wanted) if wanted else (),
-            "",
-            None,
-            False,
-            "",
-        )
-    ]
     base, tuned = case.base_output, case.tuned_output
+    reference = None if wanted else block([(case.reference, False)], cap)
+    made = [Column("Reference", "reference", reference, against(wanted or {}, wanted or {}, cap), "", None, False, "")]
     left, right = [(base or "", False)], [(tuned or "", False)]
     if base is not None and tuned is not None and not wanted:
-        left, right = cases.differences(shorten(base, cap), shorten(tuned, cap))
-        left += [(base[cap:], False)] if len(base) > cap else []
-        right += [(tuned[cap:], False)] if len(tuned) > cap else []
-    sides = [
-        ("Base", "base", base, left, case.base_score, case.base_stopped),
-        ("Tuned", "tuned", tuned, right, case.tuned_score, case.tuned_stopped),
-    ]
-    if (
-        base is not None
-        and base == tuned
-        and case.base_score == case.tuned_score
-        and case.base_stopped == case.tuned_stopped
-    ):
-        sides = [("Base and tuned, the same text", "tuned", *sides[1][2:])]
+        left, right = marked(base, tuned, cap)
+    of_base = base, left, case.base_score, case.base_stopped
+    of_tuned = tuned, right, case.tuned_score, case.tuned_stopped
+    sides = [("Base", "base", *of_base), ("Tuned", "tuned", *of_tuned)]
+    if of_base[0] is not None and (of_base[0], *of_base[2:]) == (of_tuned[0], *of_tuned[2:]):
+        sides = [("Base and tuned, the same text", "tuned", *of_tuned)]
     for title, css, output, pieces, score, stopped in sides:
         if output is None:
             continue
         fields = cases.json_fields(output) if wanted else None
         made.append(
             Column(
-                title,
-                css,
-                None if fields else block(pieces, cap),
-                against(fields, wanted) if fields and wanted else (),
-                "" if score is None or binary else number(score),
-                bool(score) if binary and score is not None else None,
-                stopped is False,
-                "not a JSON object" if wanted and not fields else "empty" if not output.strip() else "",
+                title=title,
+                css=css,
+                block=None if fields else block(pieces, cap),
+                fields=against(fields, wanted, cap) if fields and wanted else (),
+                score="" if score is None or binary else number(score),
+                right=bool(score) if binary and score is not None else None,
+                cut=stopped is False,
+                note=note(output, wants_json=bool(wanted), is_json=fields is not None),
             )
         )
     return tuple(made)
+
+
+def note(output: str, *, wants_json: bool, is_json: bool) -> str:
+    if not output.strip():
+        return "empty"
+    return "not a JSON object" if wants_json and not is_json else ""
 
 
 def fit(found: Sequence[Case], num_bytes: int) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.evals.json_scores import parsed
+
 HEAD_CHARS = 480  # of a text, shown before "show more"
 MAX_DIFF_WORDS = 700  # of a text; past it, comparing costs more than it tells
 MIN_COMMON_FRAC = 0.2  # of words; with fewer in common everything would be marked, which marks nothing
@@ -185,23 +187,11 @@ def cut(pieces: Sequence[Piece], num_chars: int) -> tuple[list[Piece], list[Piec
     return head, []
 
 
-def json_fields(text: str | None) -> list[tuple[str, Any]] | None:
-    """The fields of a text that is one JSON object, as written (a key that comes twice stays two); else None."""
-    if text is None or not text.lstrip().startswith("{"):
-        return None
-    try:
-        pairs = json.loads(text, object_pairs_hook=tuple)
-    except (json.JSONDecodeError, RecursionError):
-        return None  # an output that is no JSON is a finding of the report, not a fault of it: it is shown as written
-    return [(str(k), v) for k, v in pairs] if pairs else None
+def json_fields(text: str | None) -> dict[str, Any] | None:
+    """The fields of a text that is one JSON object, read as the metrics read it; None where it is not."""
+    return None if text is None else parsed(text)
 
 
 def field_text(value: Any) -> str:
     """A field's value as it is read: strings bare, everything else as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, tuple):  # an object: json_fields keeps its pairs
-        return "{" + ", ".join(f"{k}: {field_text(v)}" for k, v in value) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(field_text(v) for v in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -9,6 +9,7 @@ from typing import Any
 from tunesmith.report import words
 
 MOST_ROWS = 200  # of a listing; the rest stands in audit.json
+CELL_CHARS = 400
 LEARNED_CHARS = 6000  # of the understood example
 LISTED = {
     ("rejected",): "Rows that could not be read",
@@ -81,7 +82,7 @@ def listing(title: str, found: Any) -> Listing:
     rows = [placed(r) for r in rows]
     keys = [tuple(r) for r in rows if isinstance(r, Mapping)]
     if rows and len(keys) == len(rows) and len(set(keys)) == 1:
-        cells = tuple(tuple(flat(v) for v in r.values()) for r in rows[:MOST_ROWS])
+        cells = tuple(tuple(flat(v)[:CELL_CHARS] for v in r.values()) for r in rows[:MOST_ROWS])
         return Listing(title, num, tuple(str(k).replace("_", " ") for k in keys[0]), cells)
     cells = tuple(
         (" · ".join(flat(v) for v in r) if isinstance(r, (list, tuple)) else flat(r),) for r in rows[:MOST_ROWS]

@@ -167,7 +167,7 @@ def answers(facts: Facts) -> Answers:
         lost=what_it_lost(facts, verdict),
         may_use=may_use,
         because=because,
-        notes=tuple(str(n) for n in verdict.get("notes") or ()),
+        notes=tuple(n[:1].upper() + n[1:] for n in map(str, verdict.get("notes") or ())),
     )
 
 

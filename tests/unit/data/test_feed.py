@@ -71,7 +71,12 @@ def test_a_state_of_other_data_or_settings_is_refused() -> None:
     others = [
         FileFeed(records(60), **{**settings, key: settings[key] + 1}) for key in ("update_tokens", "epochs", "seed")
     ]
-    for feed in [*others, FileFeed(records(60, seed=1), **settings), FileFeed(records(60)[::-1], **settings)]:
+    same = [(r.example_id, r.segments[0].tokens, r.segments[0].weights) for r in records(60)]
+    relearned = [Record(name, (Segment(tokens, weights * 2),)) for name, tokens, weights in same]
+    retokenised = [Record(name, (Segment(tokens + 1, weights),)) for name, tokens, weights in same]
+    for found in (relearned, retokenised, records(60)[::-1], records(60, seed=1)):
+        others.append(FileFeed(found, **settings))
+    for feed in others:
         with pytest.raises(DataError, match="not those of the saved run"):
             feed.load(state)
 

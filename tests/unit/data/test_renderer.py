@@ -166,6 +166,21 @@ def test_text_of_what_a_model_may_write() -> None:
     assert renderer.text([]) == ""
 
 
+def test_what_stands_around_a_reply_may_depend_on_the_prompt() -> None:
+    """So no frame that was worked out for another prompt may be put around it."""
+    template = (
+        "{% set ns = namespace(quiet=false) %}"
+        "{% for m in messages %}{% if '/quiet' in m['content'] %}{% set ns.quiet = true %}{% endif %}"
+        "{% if m['role'] == 'assistant' %}{{ 'bot(quiet):psst ' if ns.quiet else 'bot:' }}{% endif %}"
+        "{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'bot(quiet):' if ns.quiet else 'bot:' }}{% endif %}"
+    )
+    chat = made(template)
+    renderer = Renderer(chat, 100)
+    assert chat.decode(renderer.reply([Message("user", "Hi")], Message("assistant", "Yes"))) == "Yes<|end|>"
+    assert chat.decode(renderer.reply([Message("user", "Hi /quiet")], Message("assistant", "Yes"))) == "psst Yes<|end|>"
+
+
 def test_the_digest_knows_tokenizer_template_and_limits() -> None:
     base = Renderer(tokenizer("chatml"), 100)
     others = [

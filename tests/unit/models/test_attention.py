@@ -24,9 +24,7 @@ def layout(sizes: tuple[int, ...] = SIZES, parent: tuple[int, ...] = PARENT) -> 
 
 
 def twin(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    inputs: list[Tensor],
     where: Layout,
     scale: float,
     window: int | None = None,
@@ -34,6 +32,7 @@ def twin(
     sinks: Tensor | None = None,
 ) -> Tensor:
     """[1, heads, N, d] -> [1, N, heads, dv]: each segment by itself, with a whole softmax over all it may see."""
+    q, k, v = inputs
     g = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(g, 1), v.repeat_interleave(g, 1)
     outs = []
@@ -71,15 +70,14 @@ def test_equals_the_twin(window: int | None, cap: float | None, has_sinks: bool)
     """Values and gradients, float64. Segment 5 is cut into blocks; windows end in every kind of place."""
     inputs, where = random(), layout()
     sinks = torch.linspace(-1, 2, 6, dtype=torch.float64, requires_grad=True) if has_sinks else None
-    wanted = twin(*inputs, where, 0.7, window, cap, sinks)
+    wanted = twin(inputs, where, 0.7, window, cap, sinks)
     options = {"scaling": 0.7, "sliding_window": window, "softcap": cap, "s_aux": sinks}
     found, _ = forest_attention(torch.nn.Identity(), *inputs, None, forest_layout=where, **options)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     cotangent = torch.randn_like(wanted)
     leaves = inputs if sinks is None else [*inputs, sinks]
-    for got, expected in zip(
-        torch.autograd.grad(found, leaves, cotangent), torch.autograd.grad(wanted, leaves, cotangent)
-    ):
+    grads, expected_grads = (torch.autograd.grad(out, leaves, cotangent) for out in (found, wanted))
+    for got, expected in zip(grads, expected_grads):
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
 
 
@@ -89,16 +87,15 @@ def test_dropout() -> None:
     sinks = torch.zeros(6, dtype=torch.float64)
     options = {"scaling": 0.7, "sliding_window": 4, "softcap": 2.0, "s_aux": sinks, "forest_layout": where}
     still, _ = forest_attention(torch.nn.Identity(), *inputs, None, **options)
+
+    def drop() -> Tensor:
+        return forest_attention(torch.nn.Identity(), *inputs, None, dropout=0.3, **options)[0].detach()
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        draws = torch.stack(
-            [
-                forest_attention(torch.nn.Identity(), *inputs, None, dropout=0.3, **options)[0].detach()
-                for _ in range(800)
-            ]
-        )
+        draws = torch.stack([drop() for _ in range(800)])
         torch.manual_seed(0)
-        again, _ = forest_attention(torch.nn.Identity(), *inputs, None, dropout=0.3, **options)
+        again = drop()
     torch.testing.assert_close(again, draws[0])
     error = (draws.mean(0) - still).abs() / (draws.std(0) / 800**0.5 + 1e-12)
     assert not torch.equal(draws[0], draws[1])
@@ -117,16 +114,17 @@ def test_a_model_with_dropout_trains_by_the_forest() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_as_near_as_plain(dtype: torch.dtype) -> None:
     exact, low, where = random(), random(dtype), layout()
-    wanted = twin(*exact, where, 0.7)
+    wanted = twin(exact, where, 0.7)
     found, _ = forest_attention(torch.nn.Identity(), *low, None, forest_layout=where, scaling=0.7)
     assert found.dtype == dtype
-    grads = torch.autograd.grad(found, low, torch.ones_like(found))
-    plain = twin(*low, where, 0.7)
-    expected = torch.autograd.grad(wanted, exact, torch.ones_like(wanted))
-    plain_grads = torch.autograd.grad(plain, low, torch.ones_like(plain))
+    plain = twin(low, where, 0.7)
+    cotangent = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    grads = torch.autograd.grad(found, low, cotangent.to(dtype))
+    expected = torch.autograd.grad(wanted, exact, cotangent)
+    plain_grads = torch.autograd.grad(plain, low, cotangent.to(dtype))
     for got, there, by_twin in zip((found, *grads), (wanted, *expected), (plain, *plain_grads)):
         ours, theirs = (float((x.double() - there).norm().detach()) for x in (got, by_twin))
-        assert ours < 1.2 * theirs
+        assert ours < 1.02 * theirs
 
 
 def test_operator_rules() -> None:
@@ -163,9 +161,8 @@ def test_compiles_once_for_every_layout() -> None:
 
 def test_the_attention_is_given_back_after_an_error() -> None:
     model = tiny.build("llama")
-    with pytest.raises(ZeroDivisionError), attention(model, NAME):
-        assert model.config._attn_implementation == NAME
-        raise ZeroDivisionError
+    with pytest.raises(IndexError), attention(model, NAME):
+        model(torch.full((1, 3), tiny.VOCABULARY))
     assert model.config._attn_implementation == "eager"
 
 
@@ -200,14 +197,14 @@ def test_windows_by_true_position() -> None:
 
 
 def test_long_segments_are_cut_and_chains_join() -> None:
-    """A segment of 300 makes three blocks; a child's chain is one run where its ancestors touch."""
+    """A segment of 300 makes three equal blocks; a child's chain is one run where its ancestors touch."""
     found = plan((300, 5, 4), (-1, 0, 0)).groups
-    assert [(g.length, g.ranges) for g in found] == [
-        (128, ()),
-        (128, ((0, 128),)),
-        (44, ((0, 256),)),
-        (5, ((0, 300),)),
-    ] or [(g.num, g.length, g.ranges) for g in found][3:] == [(2, 5, ((0, 300),))]
+    assert [(g.num, g.length, g.ranges) for g in found] == [
+        (1, 100, ()),
+        (1, 100, ((0, 100),)),
+        (1, 100, ((0, 200),)),
+        (2, 5, ((0, 300),)),
+    ]
     apart = plan((5, 9, 4), (-1, 0, 0)).groups
     assert {g.ranges for g in apart if g.chain.numel()} == {((0, 5),)}
     grandchild = plan((5, 9, 4, 2), (-1, 0, 0, 2)).groups[-1]

@@ -56,15 +56,13 @@ def test_a_frozen_head_makes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> Non
         linear_loss(hidden, Projection(weight, bias), target, torch.ones(L))
 
 
-def test_the_one_pass_loss_has_one_backward() -> None:
+def test_the_one_pass_loss_is_scaled_by_what_comes_after() -> None:
     hidden, weight, _, target = inputs()
     total, _ = linear_loss(hidden, Projection(weight, None), target, torch.ones(L))
-    (3 * total).backward(retain_graph=True)
+    (3 * total).backward()
     assert weight.grad is not None
     plain = torch.autograd.grad(-3 * logp(hidden, Projection(weight, None), target).sum(), weight)[0]
     torch.testing.assert_close(weight.grad, plain)
-    with pytest.raises(AssertionError, match="first backward"):
-        total.backward()
 
 
 def test_bf16_weights_gather_their_gradient_in_float32() -> None:
@@ -78,8 +76,8 @@ def test_bf16_weights_gather_their_gradient_in_float32() -> None:
 
 
 def test_over_rows() -> None:
-    """Gradients of row tensors and of whole ones, twice differentiable functions, rows that need none."""
-    hidden, weight, bias, _ = inputs()
+    """Gradients of row tensors and of whole ones, beside rows that need none."""
+    hidden, weight, _, _ = inputs()
 
     def fn(rows: Tensor, constant: Tensor, whole: Tensor, other: None) -> Tensor:
         assert rows.shape[0] <= 2

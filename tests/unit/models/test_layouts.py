@@ -64,7 +64,7 @@ def test_a_long_window_must_reach_the_attention() -> None:
 
 def test_a_window_by_layer_is_counted_by_layer() -> None:
     assert probe(tiny.build("qwen2", sliding_window=4096)).layout == "forest"
-    assert probe(tiny.build("qwen2", use_sliding_window=False, sliding_window=4096)).layout == "forest"
+    assert probe(tiny.build("qwen2", use_sliding_window=False, layer_types=None)).layout == "forest"
 
 
 def test_the_probe_leaves_no_trace() -> None:

@@ -71,7 +71,10 @@ def test_front_matter_of_an_adapter_and_of_a_whole_model(tmp_path: Path) -> None
 
 
 def test_card_says_what_was_trained_on_and_how_to_load(tmp_path: Path) -> None:
-    text = model_card(make(tmp_path))
+    text = model_card(make(tmp_path, verdict={**VERDICT, "notes": [PLAN["model"]["note"], "few cases"]}))
+    limits = text[text.index("## Limits") :]
+    assert limits.count("dequantised") == 1
+    assert "- few cases" in limits
     assert "a difference of +0.300 (95% interval +0.062 to +0.512)" in text
     assert f"- inbox.csv: sha256 `{LOCK['data']['inbox.csv']}`" in text
     assert "the weights are a dequantised Q4\\_1, not the original bf16 ones" in text

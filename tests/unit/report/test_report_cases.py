@@ -94,18 +94,25 @@ def test_fields_against_the_reference() -> None:
     assert wanted is not None
     found = cases.json_fields('{"intent": "refund", "order": 17, "mood": {"bad": true, "x": []}}')
     assert found is not None
-    rows = [(f.key, f.value, f.state) for f in against(found, wanted)]
+    rows = [(f.key, f.value, f.state) for f in against(found, wanted, 99)]
     assert rows == [
         ("intent", "refund", ""),
         ("order", "17", "wrong"),  # the number 17 is not the text "17"
-        ("mood", "{bad: true, x: []}", "extra"),
+        ("mood", '{"bad": true, "x": []}', "extra"),
         ("n", "", "missing"),
     ]
 
 
-@pytest.mark.parametrize("text", ["", "no", '{"a": 1', "[1]", '{"a": 1} and more', "{}", "{" * 100_000, None])
+@pytest.mark.parametrize("text", ["", "no", '{"a": 1', "[1]", '{"a": 1} and more', '{"a": NaN}', "{" * 100_000, None])
 def test_what_is_no_object_has_no_fields(text: str | None) -> None:
     assert cases.json_fields(text) is None
+
+
+def test_fields_are_compared_as_the_metric_does() -> None:
+    wanted = {"one": 1, "flag": True, "nested": {"a": 1, "b": 2}}
+    found = {"one": True, "flag": True, "nested": {"b": 2.0, "a": 1}}
+    assert [f.state for f in against(found, wanted, 99)] == ["wrong", "", ""]
+    assert against({"a": "x" * 50}, {}, 10)[0].value == "x" * 10 + " … 40 more characters"
 
 
 def test_columns_share_the_same_text_and_say_what_is_no_json() -> None:

@@ -49,7 +49,7 @@ def sync(path: Path) -> None:
 
 
 def publish_folder(write: Callable[[Path], None], final: Path) -> Path:
-    """Let `write(folder)` fill a folder that then appears whole under `final`, or not at all; it replaces an old one."""
+    """Let `write(folder)` fill a folder that appears whole under `final`, or not at all. An old one is replaced."""
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial_", dir=final.parent))
     try:

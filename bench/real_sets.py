@@ -1,0 +1,131 @@
+"""The main job on real data sets: base against tuned, with intervals, appended to bench/results/real_sets.jsonl.
+
+    python bench/real_sets.py --data FOLDER [--only meqsum] [--page]
+
+FOLDER holds meqsum, hutto_sentiment and lafand_en_pcm as folders of JSONL files; the data is not part of this
+repository. docs/results.md is made from the results file; --page makes it without running anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "real_sets.jsonl"
+PAGE = HERE.parent / "docs" / "results.md"
+COMMON = ["train.update_tokens=2048", "evals.max_dev_cases=32"]
+SETS: dict[str, tuple[str, list[str]]] = {
+    "meqsum": (
+        "consumer health questions to short questions (CC BY 4.0)",
+        ["train.max_updates=28", "task.instruction=Summarise the health question as one short question."],
+    ),
+    "hutto_sentiment": (
+        "sentences of reviews, tweets and news to one of three sentiments (MIT)",
+        ["train.max_updates=40"],
+    ),
+    "lafand_en_pcm": (
+        "English news to Nigerian Pidgin (CC BY-NC 4.0)",
+        [
+            "train.max_updates=36",
+            "evals.max_cases=200",
+            "task.instruction=Translate the English text to Nigerian Pidgin. Answer with the translation only.",
+        ],
+    ),
+}
+
+
+def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
+    """One run of the command line; the row that is kept of it."""
+    sets = [word for s in [*COMMON, *SETS[name][1]] for word in ("--set", s)]
+    words = ["run", "--model", "smollm2-135m-instruct", "--data", str(data / name), "--out", str(out / name), *sets]
+    subprocess.run([sys.executable, "-m", "tunesmith.cli.main", *words], check=True)
+    folder = out / name
+    verdict, cost, plan, lock, audit = (
+        json.loads((folder / f"{part}.json").read_text()) for part in ("verdict", "cost", "plan", "lock", "audit")
+    )
+    return {
+        "date": date.today().isoformat(),
+        "set": name,
+        "settings": [*COMMON, *SETS[name][1]],
+        "machine": f"{platform.machine()}, {lock['threads']} threads, {lock['precision']}",
+        "packages": {k: lock["packages"][k] for k in ("torch", "transformers", "peft")},
+        "rows": {k: audit[k] for k in ("rows", "accepted")},
+        "updates": plan["updates"],
+        "verdict": {k: v for k, v in verdict.items() if k not in ("guard",)},
+        "seconds": cost["total_s"],
+        "train_tokens_per_s": cost["tokens_per_s"],
+        "peak_gib": cost["peak_gib"],
+    }
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """docs/results.md: the newest row of each set."""
+    newest = {row["set"]: row for row in rows}
+    lines = [
+        "# Results on real data",
+        "",
+        "Made by `bench/real_sets.py` from `bench/results/real_sets.jsonl`. One seed a row: this is what a run gave,",
+        "no claim about a method. Model: the embedded SmolLM2-135M-Instruct (a dequantised Q4_1), LoRA of rank 16 on",
+        "all linear layers, some minutes of two CPU cores. The base is in its best prompt form, chosen on dev; intervals",
+        "are 95%, by inverting the reported test. No guard probes were run, so what was forgotten is not known.",
+        "",
+        "| set | metric | base | tuned | effect | cases | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in newest.items():
+        v = row["verdict"]
+        base, tuned = (interval(v[k], v[f"{k}_interval"]) for k in ("base", "tuned"))
+        effect = interval(v["effect"], v["interval"], "+")
+        lines.append(f"| {name} | {v['metric']} | {base} | {tuned} | {effect} | {v['num_cases']} | {v['decision']} |")
+    for name, row in newest.items():
+        v = row["verdict"]
+        simple = ", ".join(f"{k} {x:.3f}" for k, x in v["baselines"].items())
+        others = ", ".join(f"{k} {x['base']:.3f} to {x['tuned']:.3f}" for k, x in v["secondary"].items())
+        lines += ["", f"## {name}", "", f"{SETS[name][0].capitalize()}. {v['claim']}", ""]
+        lines += [f"- Base asked as: {v['base_form']}. Without tuning: {simple}. Secondary: {others}."]
+        lines += [
+            f"- Test: {v['test']}, p = {v['p']:.2g}. {note}" if i == 0 else f"- {note}"
+            for i, note in enumerate(v["notes"])
+        ]
+        lines += [
+            f"- {row['date']}, {row['machine']}; {row['updates']} updates, {row['train_tokens_per_s']:.0f} tokens/s in "
+            f"training, {row['seconds']:.0f} s for the whole run, {row['peak_gib']:.1f} GiB at most.",
+            f"- Settings: `{'`, `'.join(row['settings'])}`.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def interval(value: float, ends: list[float], sign: str = "") -> str:
+    return f"{value:{sign}.3f} [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, help="keep the run folders here")
+    parser.add_argument("--only", choices=list(SETS))
+    parser.add_argument("--page", action="store_true")
+    asked = parser.parse_args()
+    if asked.data is None and not asked.page:
+        print("real_sets: not run: it needs --data FOLDER with the data sets, which are not part of this repository")
+        return
+    if not asked.page:
+        out = asked.out or Path(tempfile.mkdtemp(prefix="real_sets_"))
+        for name in [asked.only] if asked.only else list(SETS):
+            row = measure(name, asked.data, out)
+            with RESULTS.open("a", encoding="utf-8") as kept:
+                kept.write(json.dumps(row) + "\n")
+    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    PAGE.write_text(page(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The sampler against transformers' own generation: same tokens and log-probabilities, however rows are batched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests import tiny
+
+from tunesmith.generate.decode import Sampler, common_prefix
+from tunesmith.generate.limits import Limits
+from tunesmith.generate.plain import generate_plain
+from tunesmith.models.heads import find_head
+
+FAMILIES = [name for name, family in tiny.FAMILIES.items() if family.layout == "forest"]
+STOP = (5, 9, 11, 17)
+
+
+def prompts(shared: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(shared)
+    prefix = torch.randint(3, tiny.VOCABULARY, (shared,), generator=generator).tolist()
+    return [
+        prefix + torch.randint(3, tiny.VOCABULARY, (n,), generator=generator).tolist() for n in (7, 2, 4, 4, 9, 1, 3)
+    ]
+
+
+def texts(tokens: object) -> str:
+    return " ".join(map(str, tokens))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("shared", [0, 8])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sampler_writes_what_transformers_writes(family: str, shared: int) -> None:
+    model = tiny.build(family)
+    limits = Limits(12, STOP, rows=4)
+    asked = prompts(shared)
+    ours = Sampler(model, find_head(model), texts)(asked, limits)
+    plain = generate_plain(model, asked, limits, texts)
+    for mine, wanted in zip(ours, plain):
+        assert mine.tokens == wanted.tokens
+        assert mine.stopped == wanted.stopped
+        assert mine.text == wanted.text
+        assert torch.tensor(mine.logp) == pytest.approx(torch.tensor(wanted.logp), abs=2e-5)
+
+
+def test_rows_stop_at_different_times_and_leave_the_batch() -> None:
+    model = tiny.build("llama")
+    ours = Sampler(model, find_head(model), texts)(prompts(8), Limits(24, STOP, rows=7))
+    assert len({len(c.tokens) for c in ours}) > 2
+    assert any(c.stopped for c in ours)
+    assert all(c.tokens[-1] in STOP for c in ours if c.stopped)
+    assert all(t not in STOP for c in ours for t in c.tokens[:-1])
+
+
+def test_sampled_tokens_depend_on_the_row_and_its_seed_alone() -> None:
+    model = tiny.build("llama")
+    sampler = Sampler(model, find_head(model), texts)
+    asked = prompts(8)
+    one = sampler(asked, Limits(10, STOP, temperature=1.0, seed=3, rows=7))
+    other = sampler(asked, Limits(10, STOP, temperature=1.0, seed=3, rows=2))
+    assert [c.tokens for c in one] == [c.tokens for c in other]
+    assert [c.tokens for c in one] != [c.tokens for c in sampler(asked, Limits(10, STOP, temperature=1.0, seed=4))]
+
+
+def test_samples_follow_the_model() -> None:
+    """First tokens of many samples against the model's own distribution; top_p cuts its tail off."""
+    model = tiny.build("llama")
+    sampler = Sampler(model, find_head(model), texts)
+    prompt = prompts(0)[0]
+    with torch.no_grad():
+        p = model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    drawn = sampler([prompt] * 2000, Limits(1, STOP, temperature=1.0, rows=500))
+    found = torch.bincount(torch.tensor([c.tokens[0] for c in drawn]), minlength=len(p)) / 2000
+    assert float((found - p).abs().sum() / 2) < 0.1
+    few = sampler([prompt] * 300, Limits(1, STOP, temperature=1.0, top_p=0.3, rows=300))
+    order = p.sort(descending=True)
+    allowed = order.indices[: int((order.values.cumsum(0) < 0.3).sum()) + 1].tolist()
+    assert {c.tokens[0] for c in few} <= set(allowed)
+
+
+def test_common_prefix_leaves_every_prompt_a_token() -> None:
+    assert common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
+    assert common_prefix([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert common_prefix([[1], [1, 2]]) == 0
+    assert common_prefix([[7, 2], [1, 2]]) == 0
+
+
+def test_a_deadline_ends_the_call() -> None:
+    model = tiny.build("llama")
+    done = Sampler(model, find_head(model), texts)(prompts(0), Limits(50, (), rows=2, deadline_s=0.0))
+    assert all(len(c.tokens) == 1 and not c.stopped for c in done)

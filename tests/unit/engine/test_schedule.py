@@ -1,0 +1,57 @@
+"""Schedules at hand-worked points, the rate rule, AdamW's groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tunesmith.engine.optim import AdamW, build, global_norm
+from tunesmith.engine.precision import choose_dtype
+from tunesmith.engine.schedule import Schedule, auto_lr
+
+
+def test_linear_and_cosine_by_hand() -> None:
+    linear = Schedule("linear", warmup_frac=0.2, end_frac=0.1)
+    assert [round(linear.factor(u, 10), 4) for u in (0, 1, 2, 6, 9)] == [0.3333, 0.6667, 1.0, 0.55, 0.2125]
+    cosine = Schedule("cosine", warmup_frac=0.0)
+    assert cosine.factor(0, 8) == 1.0
+    assert cosine.factor(4, 8) == pytest.approx(0.5)
+    assert cosine.factor(2, 8) == pytest.approx((1 + 2**-0.5) / 2)
+    assert Schedule("constant", 0.0).factor(7, 8) == 1.0
+
+
+def test_no_update_of_a_warm_up_is_lost() -> None:
+    assert all(Schedule(k, 0.5).factor(u, 7) > 0 for k in ("constant", "linear", "cosine") for u in range(7))
+
+
+def test_auto_lr_follows_its_rule() -> None:
+    full, _ = auto_lr("full", 1_000_000_000, 1000)
+    lora, why = auto_lr("lora", 1_000_000_000, 1000)
+    assert full == pytest.approx(2e-5)
+    assert lora == pytest.approx(10 * full)
+    assert "LoRA" in why
+    assert auto_lr("full", 1_000_000, 1000)[0] == pytest.approx(1e-4)
+    assert auto_lr("full", 1_000_000_000, 10)[0] == pytest.approx(2e-5 * 1.9)
+
+
+def test_decay_acts_on_matrices_only() -> None:
+    masters = {"w": torch.ones(2, 2), "norm": torch.ones(2)}
+    optimizer = build(masters, AdamW(weight_decay=0.5))
+    for tensor in masters.values():
+        tensor.grad = torch.zeros_like(tensor)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.step()
+    assert torch.allclose(masters["w"], torch.full((2, 2), 0.95))
+    assert torch.equal(masters["norm"], torch.ones(2))
+
+
+def test_global_norm() -> None:
+    assert float(global_norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})) == pytest.approx(5.0)
+
+
+def test_precision_says_why() -> None:
+    dtype, why = choose_dtype("cpu")
+    amx = torch.cpu._is_amx_tile_supported()
+    assert (dtype == torch.bfloat16) == amx
+    assert why

@@ -1,0 +1,64 @@
+"""A tiny model folder and small data sets, for runs from end to end in seconds."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from tests import tiny
+from tests.data import chat
+
+WORDS = ["order", "clips", "dog", "fox", "April", "May", "where", "sold", "brown", "quick", "lazy", "jumps"]
+
+
+def model_folder(folder: Path, family: str = "llama") -> Path:
+    """A model that transformers opens, with a small tokenizer and ChatML."""
+    tokenizer = chat.tokenizer("chatml")
+    stop = tokenizer.eos_token_id
+    changes = {"vocab_size": len(tokenizer), "eos_token_id": stop, "bos_token_id": None, "pad_token_id": stop}
+    if "max_position_embeddings" in tiny.FAMILIES[family].arguments:
+        changes["max_position_embeddings"] = 2048
+    model = tiny.build(family, **changes)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def labelled_file(path: Path, num: int = 120) -> Path:
+    """Texts whose label is a word in them."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(num):
+        label = ("fox", "dog", "clips")[i % 3]
+        words = [*rng.choices(WORDS[3:], k=4), label, str(i)]
+        rng.shuffle(words)
+        rows.append({"text": " ".join(words), "label": label})
+    return written(path, rows)
+
+
+def reply_file(path: Path, num: int = 90) -> Path:
+    """Questions whose answer repeats a word."""
+    rng = random.Random(1)
+    rows = []
+    for i in range(num):
+        word = rng.choice(WORDS)
+        rows.append({"prompt": f"{word} {i}: what is it?", "completion": f"the {word}"})
+    return written(path, rows)
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def settings(model: Path, data: Path, **train: Any) -> dict[str, Any]:
+    """A recipe of a few small updates."""
+    return {
+        "model": str(model),
+        "data": {"train": [str(data)], "max_tokens": 256, "test_frac": 0.25, "dev_frac": 0.15},
+        "adapt": {"rank": 4},
+        "train": {"update_tokens": 512, "micro_tokens": 256, "epochs": 2, "every_checkpoint": 2, **train},
+        "evals": {"max_cases": 20, "max_dev_cases": 6, "few_shot": 2, "max_new_tokens": 6},
+    }
