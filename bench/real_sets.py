@@ -21,20 +21,20 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "real_sets.jsonl"
 PAGE = HERE.parent / "docs" / "results.md"
-COMMON = ["train.update_tokens=2048", "evals.max_dev_cases=32"]
+COMMON = ["train.update_tokens=2048", "evals.max_dev_cases=24"]
 SETS: dict[str, tuple[str, list[str]]] = {
     "meqsum": (
         "consumer health questions to short questions (CC BY 4.0)",
-        ["train.max_updates=28", "task.instruction=Summarise the health question as one short question."],
+        ["train.max_updates=20", "task.instruction=Summarise the health question as one short question."],
     ),
     "hutto_sentiment": (
         "sentences of reviews, tweets and news to one of three sentiments (MIT)",
-        ["train.max_updates=40"],
+        ["train.max_updates=30"],
     ),
     "lafand_en_pcm": (
         "English news to Nigerian Pidgin (CC BY-NC 4.0)",
         [
-            "train.max_updates=36",
+            "train.max_updates=24",
             "evals.max_cases=200",
             "task.instruction=Translate the English text to Nigerian Pidgin. Answer with the translation only.",
         ],
@@ -74,7 +74,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         "Made by `bench/real_sets.py` from `bench/results/real_sets.jsonl`. One seed a row: this is what a run gave,",
         "no claim about a method. Model: the embedded SmolLM2-135M-Instruct (a dequantised Q4_1), LoRA of rank 16 on",
-        "all linear layers, some minutes of two CPU cores. The base is in its best prompt form, chosen on dev; intervals",
+        "all linear layers, minutes of two CPU cores. The base is in its best prompt form, chosen on dev; intervals",
         "are 95%, by inverting the reported test. No guard probes were run, so what was forgotten is not known.",
         "",
         "| set | metric | base | tuned | effect | cases | verdict |",

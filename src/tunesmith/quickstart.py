@@ -26,17 +26,17 @@ def settings(data: Path) -> dict[str, Any]:
         "train": {
             "lr": 2e-3,
             "epochs": 1,
-            "max_updates": 22,
+            "max_updates": 14,
             "update_tokens": 2048,
             "micro_tokens": 2048,
             "every_checkpoint": 10,
         },
         "evals": {
             "max_cases": 300,
-            "max_dev_cases": 16,
+            "max_dev_cases": 12,
             "few_shot": 4,
-            "max_new_tokens": 44,
-            "rows": 64,
+            "max_new_tokens": 40,
+            "rows": 150,
             "budget_s": 120,
         },
     }

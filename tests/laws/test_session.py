@@ -239,3 +239,25 @@ def test_an_adapter_folder_comes_back_as_a_tenant_on_its_own_base_only(tmp_path:
         stranger.create_from("again", tmp_path / "adapter")
     stranger.create_from("again", tmp_path / "adapter", insist=True)
     assert torch.equal(stranger.logprobs("again", [batch])[0], expected)
+
+
+def test_in_bf16_the_masters_stay_float32_and_keep_small_steps() -> None:
+    """A step far below bf16's resolution of a weight moves the master, and many of them move the weight."""
+    session = Session(base_of(dtype=torch.bfloat16))
+    session.create("t", Spec(ADAPTS["full"]))
+    tenant = session.tenants["t"]
+    before = {n: t.clone() for n, t in tenant.masters.items()}
+    batch = forest(records())
+    norms = [n for n in tenant.masters if "norm" in n]  # ones, next to which bf16 is 0.004 wide
+    gradient_step(session, "t", [batch], lr=1e-4)
+    assert all(t.dtype == torch.float32 for t in tenant.masters.values())
+    assert all(p.dtype == torch.bfloat16 for p in tenant.slot.live.values())
+    assert all(0 < float((before[n] - tenant.masters[n]).abs().max()) < 2e-4 for n in norms)
+    session._put(tenant)
+    assert all(
+        torch.equal(tenant.slot.live[n], before[n].bfloat16()) for n in norms
+    )  # one step is lost to the weight …
+    for _ in range(60):
+        gradient_step(session, "t", [batch], lr=1e-4)
+    session._put(tenant)
+    assert not any(torch.equal(tenant.slot.live[n], before[n].bfloat16()) for n in norms)  # … the sum of many is not
