@@ -121,7 +121,7 @@ def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> floa
 
 
 def verdict_of(
-    recipe: Recipe, made: Material, base: Asked, tuned: Asked, forms: Sequence[dict[str, Any]], note: str
+    recipe: Recipe, made: Material, base: Asked, tuned: Asked, forms: Sequence[dict[str, Any]], notes: Sequence[str]
 ) -> dict[str, Any]:
     """verdict.json but for the run's name and the digests of the models."""
     cases = made.split.test
@@ -131,7 +131,7 @@ def verdict_of(
         [prompt_text(e) for e in made.split.train], references(made.split.train), [prompt_text(e) for e in cases],
         is_labels=is_labelled(cases),
     )  # fmt: skip
-    notes = [note] if note else []
+    notes = [n for n in notes if n]
     best = max((f["dev_score"] for f in forms if f["dev_score"] is not None), default=None)
     if best is not None:
         notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")

@@ -15,6 +15,7 @@ from tunesmith.run import run
 
 MODEL = "smollm2-135m-instruct"
 DATA = "quickstart_data"
+MADE = "the data is made by a program: the inbox of a shop that does not exist. It says nothing about yours."
 
 
 def settings(data: Path) -> dict[str, Any]:
@@ -44,9 +45,9 @@ def settings(data: Path) -> dict[str, Any]:
 
 def quickstart(out: Path, tell: Teller, *, resume: bool) -> tuple[dict[str, Any], Path]:
     """(verdict, run folder). The data is made, and says so."""
-    tell.say("the data is made by a program: the inbox of a shop that does not exist")
+    tell.say(MADE)
     fetch(MODEL)
     data = out.parent / DATA
     shop.write(data)
     chosen = settings(data)
-    return run(parse(chosen), yaml.safe_dump(chosen, sort_keys=False), out, tell, resume=resume), out
+    return run(parse(chosen), yaml.safe_dump(chosen, sort_keys=False), out, tell, resume=resume, note=MADE), out

@@ -44,8 +44,8 @@ def default_name(recipe: Recipe) -> Path:
     return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
 
 
-def run(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False) -> dict[str, Any]:
-    """Does everything; returns verdict.json. `text`: the recipe as it is kept. Raises Interrupted after a signal."""
+def run(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False, note: str = "") -> dict[str, Any]:
+    """Does everything; returns verdict.json. `text`: the recipe as it is kept; `note`: what the report must say."""
     folder = RunFolder.open(out, tell, resume=resume)
     folder.write_text("recipe.yaml", text)
     with folder.stage("prepare"):
@@ -60,7 +60,9 @@ def run(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = Fa
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
-    verdict = evaluate.verdict_of(recipe, made, base_asked, tuned, folder.read("scores/forms.json"), base.located.note)
+    verdict = evaluate.verdict_of(
+        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, base.located.note]
+    )
     verdict["run"] = out.name
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     pq.write_table(evaluate.case_table(made, base_asked, tuned), out / "scores" / "cases.parquet")

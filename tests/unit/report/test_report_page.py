@@ -81,7 +81,7 @@ def test_changed_cases_stand_first_and_name_their_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("decision", "headline", "may"),
     [
-        ("better", "Yes, it is better.", "Yes, for inputs like those it was tested on."),
+        ("better", "Yes, it is better.", "Rather than the base, yes, for inputs like those it was tested on."),
         ("worse", "No, it is worse.", "No. Keep the base model"),
         ("no relevant difference", "No relevant difference.", "There is no reason to."),
         ("too few cases", "Too few cases to tell.", "Not on this evidence."),
