@@ -10,13 +10,14 @@ TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 ALONE := $(BIN)/python -m pytest
 SCRIPTS := $(wildcard bench/*.py)
 
-.PHONY: help install model quickstart format lint types check laws real test docs bench clean
+.PHONY: help install model quickstart format lint types check laws runs real test docs bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   the whole job on the embedded model and made-up data (5 minutes on 2 cores after the install)"
 	@echo "make check        format, lint, types, unit and house tests (under 2 minutes)"
-	@echo "make laws         property tests              make real    runs on the embedded model"
+	@echo "make laws         property tests              make runs    whole runs on tiny models"
+	@echo "make real         runs on the embedded model"
 	@echo "make test         all of these                make docs    code blocks and commands of the documentation"
 	@echo "make bench        speed and memory, into bench/       make format   rewrite in the house format"
 	@echo "make clean        what builds and tests left behind; .venv and runs/ stay"
@@ -50,6 +51,9 @@ types: $(INSTALLED)
 check: lint types
 	$(TWO) tests/unit tests/house
 
+runs: $(INSTALLED)
+	$(TWO) tests/runs
+
 laws: $(INSTALLED)
 	$(TWO) tests/laws
 
@@ -57,7 +61,7 @@ real: model
 	$(ALONE) tests/real
 
 test: lint types model
-	$(TWO) tests/unit tests/house tests/laws
+	$(TWO) tests/unit tests/house tests/laws tests/runs
 	$(ALONE) tests/real
 
 docs: $(INSTALLED)

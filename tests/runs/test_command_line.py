@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests import whole_runs
+from tests.runs import tiny_runs
 
 COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
 
@@ -54,7 +54,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(mistake: str, tmp_path: Path) 
 
 
 def test_data_mistakes_with_a_model_at_hand(tmp_path: Path) -> None:
-    model = whole_runs.model_folder(tmp_path / "model")
+    model = tiny_runs.model_folder(tmp_path / "model")
     (tmp_path / "odd.csv").write_text("colour,shape\nred,round\n")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "binary.jsonl").write_bytes(bytes(range(256)) * 50)
@@ -71,8 +71,8 @@ def test_data_mistakes_with_a_model_at_hand(tmp_path: Path) -> None:
 
 
 def test_plan_audit_run_and_report(tmp_path: Path) -> None:
-    model = whole_runs.model_folder(tmp_path / "model")
-    whole_runs.labelled_file(tmp_path / "rows.jsonl")
+    model = tiny_runs.model_folder(tmp_path / "model")
+    tiny_runs.labelled_file(tmp_path / "rows.jsonl")
     common = ["--model", str(model), "--data", "rows.jsonl", "--set", "data.max_tokens=256"]
     planned = json.loads(tunesmith("plan", *common, "--json", cwd=tmp_path).stdout)
     assert planned["task"] == "classify"

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests import whole_runs
+from tests.runs import tiny_runs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith.errors import InputError, Interrupted, ModelError, PlanError, RunError
@@ -30,7 +30,7 @@ LEFT_BEHIND = (
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole_runs.model_folder(tmp_path_factory.mktemp("model"))
+    return tiny_runs.model_folder(tmp_path_factory.mktemp("model"))
 
 
 def do(settings: dict[str, Any], out: Path, tell: Any = None, *, resume: bool = False) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def do(settings: dict[str, Any], out: Path, tell: Any = None, *, resume: bool = 
 
 
 def test_a_classification_leaves_everything_behind(model: Path, tmp_path: Path) -> None:
-    data = whole_runs.labelled_file(tmp_path / "rows.jsonl")
+    data = tiny_runs.labelled_file(tmp_path / "rows.jsonl")
     out = tmp_path / "out"
-    verdict = do(whole_runs.settings(model, data), out)
+    verdict = do(tiny_runs.settings(model, data), out)
     assert [name for name in LEFT_BEHIND if not (out / name).is_file()] == []
     assert verdict == json.loads((out / "verdict.json").read_text())
     assert verdict["task"] == "classify"
@@ -61,7 +61,7 @@ def test_a_classification_leaves_everything_behind(model: Path, tmp_path: Path) 
 
 def test_exports_serve_what_was_trained(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    do(whole_runs.settings(model, whole_runs.reply_file(tmp_path / "rows.jsonl")), out)
+    do(tiny_runs.settings(model, tiny_runs.reply_file(tmp_path / "rows.jsonl")), out)
     tokenizer = AutoTokenizer.from_pretrained(out / "merged")
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(model).chat_template
     merged = AutoModelForCausalLM.from_pretrained(out / "merged")
@@ -82,7 +82,7 @@ def test_exports_serve_what_was_trained(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("adapt", [{"method": "full"}, {"method": "last_k", "last_k": 1}], ids=["full", "last_k"])
 def test_weights_of_the_model_itself(model: Path, tmp_path: Path, adapt: dict[str, Any]) -> None:
-    settings = whole_runs.settings(model, whole_runs.reply_file(tmp_path / "rows.jsonl")) | {"adapt": adapt}
+    settings = tiny_runs.settings(model, tiny_runs.reply_file(tmp_path / "rows.jsonl")) | {"adapt": adapt}
     do(settings, tmp_path / "out")
     tuned = load_file(tmp_path / "out" / "model" / "model.safetensors")
     base = load_file(model / "model.safetensors")
@@ -105,8 +105,8 @@ class StopAfter(Silent):
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(model: Path, tmp_path: Path) -> None:
-    data = whole_runs.reply_file(tmp_path / "rows.jsonl")
-    settings = whole_runs.settings(model, data)
+    data = tiny_runs.reply_file(tmp_path / "rows.jsonl")
+    settings = tiny_runs.settings(model, data)
     settings["adapt"]["dropout"] = 0.2
     do(settings, tmp_path / "whole")
     with pytest.raises(Interrupted, match="--resume"):
@@ -124,30 +124,30 @@ def test_an_interrupted_run_resumes_to_the_same_weights(model: Path, tmp_path: P
 
 
 def test_a_resume_with_other_data_is_refused(model: Path, tmp_path: Path) -> None:
-    data = whole_runs.reply_file(tmp_path / "rows.jsonl")
-    settings = whole_runs.settings(model, data)
+    data = tiny_runs.reply_file(tmp_path / "rows.jsonl")
+    settings = tiny_runs.settings(model, data)
     with pytest.raises(Interrupted):
         do(settings, tmp_path / "out", StopAfter(2))
-    whole_runs.reply_file(data, num=95)
+    tiny_runs.reply_file(data, num=95)
     with pytest.raises(RunError, match="data"):
         do(settings, tmp_path / "out", resume=True)
 
 
 def test_folders_that_are_taken(model: Path, tmp_path: Path) -> None:
-    data = whole_runs.reply_file(tmp_path / "rows.jsonl")
+    data = tiny_runs.reply_file(tmp_path / "rows.jsonl")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(InputError, match="not empty"):
-        do(whole_runs.settings(model, data), tmp_path / "full")
+        do(tiny_runs.settings(model, data), tmp_path / "full")
     with pytest.raises(InputError, match="no run to resume"):
-        do(whole_runs.settings(model, data), tmp_path / "none", resume=True)
+        do(tiny_runs.settings(model, data), tmp_path / "none", resume=True)
     with pytest.raises(InputError, match="is a file"):
-        do(whole_runs.settings(model, data), data)
+        do(tiny_runs.settings(model, data), data)
 
 
 def test_plans_that_cannot_work(model: Path, tmp_path: Path) -> None:
-    data = whole_runs.labelled_file(tmp_path / "rows.jsonl")
-    settings = whole_runs.settings(model, data)
+    data = tiny_runs.labelled_file(tmp_path / "rows.jsonl")
+    settings = tiny_runs.settings(model, data)
     with pytest.raises(PlanError, match="max_tokens is 4096"):
         do(settings | {"data": settings["data"] | {"max_tokens": 4096}}, tmp_path / "a")
     with pytest.raises(PlanError, match="last_k is 9"):
@@ -159,8 +159,8 @@ def test_plans_that_cannot_work(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_padded_model_runs_too(tmp_path: Path) -> None:
-    model = whole_runs.model_folder(tmp_path / "bloom", "bloom")
-    settings = whole_runs.settings(model, whole_runs.reply_file(tmp_path / "rows.jsonl"))
+    model = tiny_runs.model_folder(tmp_path / "bloom", "bloom")
+    settings = tiny_runs.settings(model, tiny_runs.reply_file(tmp_path / "rows.jsonl"))
     verdict = do(settings, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "plan.json").read_text())["layout"]["layout"] == "padded"
     assert verdict["num_cases"] == 13
