@@ -24,11 +24,11 @@ PAGE = HERE.parent / "docs" / "results.md"
 COMMON = ["train.update_tokens=2048", "evals.max_dev_cases=24"]
 SETS: dict[str, tuple[str, list[str]]] = {
     "meqsum": (
-        "consumer health questions to short questions (CC BY 4.0)",
+        "Consumer health questions to short questions (CC BY 4.0)",
         ["train.max_updates=20", "task.instruction=Summarise the health question as one short question."],
     ),
     "hutto_sentiment": (
-        "sentences of reviews, tweets and news to one of three sentiments (MIT)",
+        "Sentences of reviews, tweets and news to one of three sentiments (MIT)",
         ["train.max_updates=30"],
     ),
     "lafand_en_pcm": (
@@ -89,7 +89,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         v = row["verdict"]
         simple = ", ".join(f"{k} {x:.3f}" for k, x in v["baselines"].items())
         others = ", ".join(f"{k} {x['base']:.3f} to {x['tuned']:.3f}" for k, x in v["secondary"].items())
-        lines += ["", f"## {name}", "", f"{SETS[name][0].capitalize()}. {v['claim']}", ""]
+        lines += ["", f"## {name}", "", f"{SETS[name][0]}. {v['claim']}", ""]
         lines += [f"- Base asked as: {v['base_form']}. Without tuning: {simple}. Secondary: {others}."]
         lines += [
             f"- Test: {v['test']}, p = {v['p']:.2g}. {note}" if i == 0 else f"- {note}"

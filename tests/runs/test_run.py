@@ -20,6 +20,7 @@ from tunesmith.folder import Silent
 from tunesmith.models.artifact import read_adapter
 from tunesmith.models.load import weights_digest
 from tunesmith.recipe import parse
+from tunesmith import run as run_module
 from tunesmith.run import run
 
 LEFT_BEHIND = (
@@ -164,3 +165,21 @@ def test_a_padded_model_runs_too(tmp_path: Path) -> None:
     verdict = do(settings, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "plan.json").read_text())["layout"]["layout"] == "padded"
     assert verdict["num_cases"] == 13
+
+
+def test_an_export_that_is_not_the_model_measured_fails_the_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant of the export check: an adapter that loads, but without what was learned."""
+    opened = run_module.open_adapter
+
+    def forgetful(base: Path, adapter: Path, dtype: torch.dtype) -> Any:
+        found = opened(base, adapter, dtype)
+        for name, parameter in found.named_parameters():
+            if "lora_B" in name:
+                parameter.data.zero_()
+        return found
+
+    monkeypatch.setattr(run_module, "open_adapter", forgetful)
+    with pytest.raises(RunError, match="is not the model that was measured"):
+        do(tiny_runs.settings(model, tiny_runs.reply_file(tmp_path / "rows.jsonl"), lr=0.05), tmp_path / "out")
