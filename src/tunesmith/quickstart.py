@@ -27,7 +27,7 @@ def settings(data: Path) -> dict[str, Any]:
         "train": {
             "lr": 2e-3,
             "epochs": 1,
-            "max_updates": 14,
+            "max_updates": 12,
             "update_tokens": 2048,
             "micro_tokens": 2048,
             "every_checkpoint": 10,
@@ -35,7 +35,7 @@ def settings(data: Path) -> dict[str, Any]:
         "evals": {
             "max_cases": 300,
             "max_dev_cases": 12,
-            "few_shot": 4,
+            "few_shot": 3,
             "max_new_tokens": 40,
             "rows": 150,
             "budget_s": 120,

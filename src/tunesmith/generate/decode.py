@@ -35,6 +35,7 @@ class Buffers:
     pad_B: Tensor | None = None  # [B] left padding of the own columns
     column: int = 0  # where the next tokens go
     capacity: int = 0
+    hidden_keys: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window, of this forward pass
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put [B, K, q, d] at the current column; returns the views of all columns so far."""
@@ -58,6 +59,14 @@ class Buffers:
         end = self.column
         prefix = {layer: (k[:, :, :end].contiguous(), v[:, :, :end].contiguous()) for layer, (k, v) in self.own.items()}
         return Buffers(prefix=prefix, num_prefix=end)
+
+
+def hidden_keys(buffers: Buffers, num_queries: int, num_keys: int, window: int | None) -> Tensor | None:
+    """[B, 1, 1, q, P + T] of the keys that a query must not see, None where it sees all; made once a forward pass."""
+    if window not in buffers.hidden_keys:
+        hidden = ~visible(buffers, num_queries, num_keys, window)
+        buffers.hidden_keys[window] = hidden if bool(hidden.any()) else None
+    return buffers.hidden_keys[window]
 
 
 def visible(buffers: Buffers, num_queries: int, num_keys: int, window: int | None) -> Tensor:
@@ -111,7 +120,9 @@ def decode_attention(
     scores = torch.cat(parts, -1).float()
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~visible(buffers, num_queries, keys.shape[2], sliding_window), float("-inf"))
+    hidden = hidden_keys(buffers, num_queries, keys.shape[2], sliding_window)
+    if hidden is not None:
+        scores = scores.masked_fill_(hidden, float("-inf"))
     if s_aux is not None:  # attention sinks (GPT-OSS): one more logit a head, whose value is zero
         sink = s_aux.float().view(1, kv_heads, -1, 1, 1).expand(*scores.shape[:4], 1)
         weights = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
@@ -182,6 +193,7 @@ class Sampler:
             input_ids=tokens, position_ids=positions, use_cache=False, attention_mask=None, decode_buffers=buffers
         )
         buffers.column += tokens.shape[1]
+        buffers.hidden_keys.clear()
         return out.last_hidden_state[:, -1]
 
     def _prefill(self, tails: list[list[int]], longest: int, buffers: Buffers) -> Tensor:
@@ -195,7 +207,7 @@ class Sampler:
             width = max(map(len, rows))
             tokens = torch.tensor([[0] * (width - len(t)) + t for t in rows], device=device)
             pad = buffers.pad_B[first : first + PREFILL_ROWS]
-            part = replace(buffers, own={}, pad_B=pad, column=longest - width)
+            part = replace(buffers, own={}, pad_B=pad, column=longest - width, hidden_keys={})
             states.append(self._forward(tokens, part))
             parts.append(part.own)
         for layer in parts[0]:
