@@ -143,8 +143,8 @@ def verdict_of(
         running = sum(not a.stopped for a in asked.answers)
         if running:
             notes.append(
-                f"{running} of {len(asked.answers)} answers of the {name} model did not stop by themselves (limits: "
-                f"{made.max_new_tokens} tokens an answer, {recipe.evals.budget_s:g} s for all)."
+                f"{running} of {len(asked.answers)} answers of the {name} model did not stop within the limit "
+                f"of {made.max_new_tokens} tokens."
             )
     rules = Rules(alpha=recipe.evals.alpha, smallest_that_matters=recipe.task.smallest_that_matters, seed=recipe.seed)
     verdict = compare(compared, made.metric, rules, baselines=simple, task=made.task, notes=notes)

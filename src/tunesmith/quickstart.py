@@ -35,10 +35,10 @@ def settings(data: Path) -> dict[str, Any]:
         "evals": {
             "max_cases": 300,
             "max_dev_cases": 12,
-            "few_shot": 3,
+            "few_shot": 4,
             "max_new_tokens": 40,
             "rows": 150,
-            "budget_s": 120,
+            "budget_s": 300,
         },
     }
 

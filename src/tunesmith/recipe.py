@@ -60,7 +60,7 @@ class Evals:
     few_shot: int = 4  # examples in the base's few-shot form; 0: that form is not tried
     max_new_tokens: int | None = None  # null: from the lengths of the training replies
     rows: int = 48  # decoded side by side
-    budget_s: float = 900.0  # for one model's answers to all cases; what is not answered by then counts as wrong
+    budget_s: float = 1800.0  # for one model's answers to all cases; past it the run stops, and can be resumed
     alpha: float = 0.05
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests import tiny
 
+from tunesmith.errors import RunError
 from tunesmith.generate.decode import Sampler, common_prefix
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
@@ -84,7 +85,11 @@ def test_common_prefix_leaves_every_prompt_a_token() -> None:
     assert common_prefix([[7, 2], [1, 2]]) == 0
 
 
-def test_a_deadline_ends_the_call() -> None:
+def test_past_the_deadline_nothing_is_scored() -> None:
     model = tiny.build("llama")
-    done = Sampler(model, find_head(model), texts)(prompts(0), Limits(50, (), rows=2, deadline_s=0.0))
-    assert all(len(c.tokens) == 1 and not c.stopped for c in done)
+    late = Limits(50, (), rows=2, deadline_s=0.0)
+    with pytest.raises(RunError, match=r"evals\.budget_s"):
+        Sampler(model, find_head(model), texts)(prompts(0), late)
+    with pytest.raises(RunError, match=r"evals\.budget_s"):
+        generate_plain(model, prompts(0), late, texts)
+    assert len(generate_plain(model, prompts(0), Limits(3, STOP, deadline_s=100.0), texts)) == 7

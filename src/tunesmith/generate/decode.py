@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from tunesmith.generate.limits import Limits
+from tunesmith.generate.limits import Limits, too_late
 from tunesmith.models.forward import attention
 from tunesmith.models.heads import Head
 from tunesmith.types import Completion
@@ -240,8 +240,10 @@ class Sampler:
                     stopped.add(i)
             late = until is not None and time.monotonic() > until
             live = [k for k, i in enumerate(alive) if i not in stopped]
-            if not live or late or step + 1 == limits.max_new_tokens:
+            if not live or step + 1 == limits.max_new_tokens:
                 break
+            if late:
+                raise too_late(limits)
             if len(live) < len(alive):
                 keep = torch.tensor(live, device=device)
                 buffers.keep(keep)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunesmith.errors import RunError
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -15,4 +17,15 @@ class Limits:
     top_p: float = 1.0
     seed: int = 0
     rows: int = 48  # decoded side by side
-    deadline_s: float | None = None  # of the whole call; rows that are not done by then count as not stopped
+    deadline_s: float | None = (
+        None  # of the whole call; RunError past it, since a clock must not decide what an answer scores
+    )
+
+
+def too_late(limits: Limits) -> RunError:
+    """The error of a call that ran past its deadline."""
+    return RunError(
+        f"not all prompts were answered within {limits.deadline_s:g} s (evals.budget_s). Nothing was scored: answers "
+        "cut off by a clock would count as wrong. Go on with --resume and a larger --set evals.budget_s=…, or with a "
+        "smaller evals.max_cases; what was trained is kept."
+    )

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from tunesmith.errors import PlanError
-from tunesmith.generate.limits import Limits
+from tunesmith.generate.limits import Limits, too_late
 from tunesmith.types import Completion
 
 
@@ -31,14 +31,14 @@ def generate_plain(
         lengths.setdefault(len(prompt), []).append(index)
     done: dict[int, Completion] = {}
     for rows in (group[i : i + limits.rows] for group in lengths.values() for i in range(0, len(group), limits.rows)):
-        left = None if until is None else max(0.0, until - time.monotonic())
+        if until is not None and time.monotonic() > until:
+            raise too_late(limits)
         tokens = torch.tensor([list(prompts[i]) for i in rows], device=model.device)
         settings = GenerationConfig(
             max_new_tokens=limits.max_new_tokens,
             do_sample=False,
             eos_token_id=list(limits.stop_ids),
             pad_token_id=limits.stop_ids[0],
-            max_time=left,
             return_dict_in_generate=True,
             output_logits=True,
         )
