@@ -12,6 +12,7 @@ import torch
 
 from tunesmith.data import ingest
 from tunesmith.data.audit import audit
+from tunesmith.data.columns import Columns
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import Ledger, Split, split
@@ -50,6 +51,7 @@ class Material:
     dev: Rendered
     forms: tuple[Form, ...]
     max_new_tokens: int
+    columns: Columns  # as the training file was understood
     files: dict[str, str]  # path -> SHA-256
     audit: dict[str, Any]
 
@@ -158,7 +160,7 @@ def material(recipe: Recipe, base: Base, ledger: Ledger | None = None) -> Materi
     longest = longest_reply(train) if recipe.evals.max_new_tokens is None else recipe.evals.max_new_tokens
     return Material(
         task, kind, instruction, metric, secondary, labels, renderer, few, len(parts.test), train, dev, tried, longest,
-        digests, found,
+        main.columns, digests, found,
     )  # fmt: skip
 
 

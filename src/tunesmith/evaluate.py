@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from tunesmith.build import Material, is_labelled, prompt_text, references
@@ -19,10 +18,10 @@ from tunesmith.errors import PlanError
 from tunesmith.evals.baselines import baselines
 from tunesmith.evals.compare import Cases, Rules, compare, secondary
 from tunesmith.evals.score import Answer, chosen, mean_nll, written
-from tunesmith.evals.tasks import Form
+from tunesmith.evals.tasks import Form, label_record
 from tunesmith.generate.limits import Limits
 from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Message, Record, Segment, Verdict
+from tunesmith.types import Example, Message, Verdict
 
 Progress = Callable[[int, int], None]  # done, of
 
@@ -68,7 +67,7 @@ def _by_likelihood(
     session: Session, who: Who, recipe: Recipe, made: Material, cases: Sequence[Example],
     prompts: Sequence[tuple[Message, ...]], progress: Progress,
 ) -> list[Answer]:  # fmt: skip
-    records = [label_record(made, e.id, p) for e, p in zip(cases, prompts)]
+    records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(cases, prompts)]
     forests = pack(records, recipe.train.micro_tokens, session.base.rope)
     logps = []
     seen = 0
@@ -77,16 +76,6 @@ def _by_likelihood(
         seen += len(forest.example_ids)
         progress(seen, len(cases))
     return chosen(forests, logps, [e.id for e in cases], made.labels)
-
-
-def label_record(made: Material, example_id: str, prompt: Sequence[Message]) -> Record:
-    """The prompt with every label as a child: the prompt is computed once."""
-    tokens = np.array(made.renderer.prompt(prompt), dtype=np.int64)
-    root = Segment(tokens, np.zeros(len(tokens), np.float32))
-    replies = [
-        np.array(made.renderer.reply(prompt, Message("assistant", name)), dtype=np.int64) for name in made.labels
-    ]
-    return Record(example_id, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))
 
 
 def choose_form(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +59,7 @@ class RunFolder:
     path: Path
     tell: Teller
     stages: list[dict[str, Any]] = field(default_factory=list)
+    budgets: Mapping[str, float] = field(default_factory=dict)  # seconds a stage should take, where somebody says so
 
     @classmethod
     def open(cls, path: Path, tell: Teller, *, resume: bool) -> RunFolder:
@@ -79,7 +80,8 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str, budget_s: float | None = None) -> Iterator[None]:
-        """Times what is done inside; cost.json is true after each stage."""
+        """Times what is done inside; cost.json is true after each stage. Budgets are shown, not enforced."""
+        budget_s = self.budgets.get(name, budget_s)
         self.tell.stage(name, budget_s)
         began = time.monotonic()
         try:

@@ -15,6 +15,7 @@ from tunesmith.run import run
 
 MODEL = "smollm2-135m-instruct"
 DATA = "quickstart_data"
+BUDGETS_S = {"prepare": 10, "baseline": 125, "train": 65, "evaluate": 70, "export": 30}  # two AVX2 cores
 MADE = "the data is made by a program: the inbox of a shop that does not exist. It says nothing about yours."
 
 
@@ -50,4 +51,6 @@ def quickstart(out: Path, tell: Teller, *, resume: bool) -> tuple[dict[str, Any]
     data = out.parent / DATA
     shop.write(data)
     chosen = settings(data)
-    return run(parse(chosen), yaml.safe_dump(chosen, sort_keys=False), out, tell, resume=resume, note=MADE), out
+    return run(
+        parse(chosen), yaml.safe_dump(chosen, sort_keys=False), out, tell, resume=resume, note=MADE, budgets=BUDGETS_S
+    ), out

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -30,6 +31,7 @@ from tunesmith.export.write import Serving, open_adapter, open_model, write_merg
 from tunesmith.folder import RunFolder, Teller, peak_gib
 from tunesmith.generate.limits import Limits
 from tunesmith.models.load import Base, weights_digest
+from tunesmith.opened import Served
 from tunesmith.recipe import Recipe
 from tunesmith.report import card, html
 
@@ -44,9 +46,14 @@ def default_name(recipe: Recipe) -> Path:
     return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
 
 
-def run(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False, note: str = "") -> dict[str, Any]:
-    """Does everything; returns verdict.json. `text`: the recipe as it is kept; `note`: what the report must say."""
+def run(
+    recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False, note: str = "",
+    budgets: Mapping[str, float] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Does everything; returns verdict.json. `text`: the recipe as it is kept; `note`: what the report must say;
+    `budgets`: seconds that stages should take."""
     folder = RunFolder.open(out, tell, resume=resume)
+    folder.budgets = dict(budgets or {})
     folder.write_text("recipe.yaml", text)
     with folder.stage("prepare"):
         where, base, made, feed = prepare(recipe, folder)
@@ -97,6 +104,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material,
             "Restore it, or start a new run with another --out."
         )
     folder.write("lock.json", locked)
+    folder.write("serving.json", Served.of(made).facts())
     for row in planned["resolved"]:
         folder.tell.say(f"{row['key']}: {row['value']}  ({row['why']})")
     return where, base, made, feed

@@ -14,7 +14,7 @@ ARGUMENTS = 7
 NESTING = 4
 # Functions that a library calls with its own arguments, or whose arguments are an operator's schema.
 THEIR_ARGUMENTS = {
-    "src/tunesmith/cli/main.py run": "typer reads a command's options from its arguments",
+    "src/tunesmith/cli/job.py run": "typer reads a command's options from its arguments",
     "src/tunesmith/generate/decode.py decode_attention": "called by transformers' AttentionInterface",
     "src/tunesmith/models/attention.py _forest_attention": "schema of a torch custom operator",
     "src/tunesmith/models/attention.py _": "the same operator's fake",

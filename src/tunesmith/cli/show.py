@@ -31,7 +31,7 @@ class Screen:
 
     def stage(self, name: str, budget_s: float | None) -> None:
         self._end_line()
-        budget = "" if budget_s is None else f" (at most {budget_s:.0f} s)"
+        budget = "" if budget_s is None else f" (budget {budget_s:.0f} s)"
         self.console.print(
             Text(f"{name}{budget}", style="bold"), Text(f"at {time.monotonic() - self.began:.0f} s", style="dim")
         )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.engine.memory import keep_freed_memory
 from tunesmith.engine.optim import global_norm
 from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who
 from tunesmith.errors import NotFinite, PlanError, RunError
@@ -40,6 +41,7 @@ class Session:
         self.slots: dict[str, Slot] = {}
         self._active: Slot | None = None
         self._lock = threading.RLock()
+        keep_freed_memory()
         if compiled:
             for layer in layers_of(base.model):
                 layer.compile(dynamic=True)

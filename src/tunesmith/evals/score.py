@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,15 +35,22 @@ def chosen(
     whole sequences. Longer labels are not favoured, nor divided by their length: the end of turn makes them comparable.
     """
     answers: dict[str, Answer] = {}
+    for example_id, logp_C in label_logps(forests, logps, len(labels)).items():
+        best = int(logp_C.argmax())
+        answers[example_id] = Answer(labels[best], True, 0, float(1 / np.exp(logp_C - logp_C[best]).sum()))
+    return [answers[i] for i in order]
+
+
+def label_logps(forests: Sequence[Forest], logps: Sequence[Tensor], num_labels: int) -> dict[str, np.ndarray]:
+    """Case -> [C] nats of each label's tokens, end of turn included, in the order of the case's learned segments."""
+    found: dict[str, np.ndarray] = {}
     for forest, logp_L in zip(forests, logps):
         sums = segment_sums(forest, logp_L)
         for index, example_id in enumerate(forest.example_ids):
             scores = [sums[s] for s in torch.nonzero(forest.owner == index)[:, 0].tolist() if s in sums]
-            assert len(scores) == len(labels), "a case must have one learned segment a label"
-            best = max(range(len(labels)), key=lambda i: scores[i])
-            total = math.log(sum(math.exp(s - scores[best]) for s in scores))
-            answers[example_id] = Answer(labels[best], True, 0, math.exp(-total))
-    return [answers[i] for i in order]
+            assert len(scores) == num_labels, "a case must have one learned segment a label"
+            found[example_id] = np.array(scores)
+    return found
 
 
 def segment_sums(forest: Forest, logp_L: Tensor) -> dict[int, float]:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
+from tunesmith.data.render import Renderer
 from tunesmith.errors import PlanError
-from tunesmith.types import Example, Label, Message, Reply
+from tunesmith.types import Example, Label, Message, Record, Reply, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +107,11 @@ def few(train: Sequence[Example], shots: int, labels: Sequence[str]) -> tuple[Ex
             if by_answer[key] and len(picked) < shots:
                 picked.append(by_answer[key].pop(0))
     return tuple(picked)
+
+
+def label_record(renderer: Renderer, name: str, prompt: Sequence[Message], labels: Sequence[str]) -> Record:
+    """The prompt with every label as a learned child, in the order of the labels: the prompt is computed once."""
+    tokens = np.array(renderer.prompt(prompt), dtype=np.int64)
+    root = Segment(tokens, np.zeros(len(tokens), np.float32))
+    replies = [np.array(renderer.reply(prompt, Message("assistant", label)), dtype=np.int64) for label in labels]
+    return Record(name, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -53,13 +54,31 @@ def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tup
             tensors = {name.removeprefix(PEFT_PREFIX): handle.get_tensor(name) for name in list(handle.keys())}
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
-    if made_on != base_digest and not insist:
-        raise ModelError(
-            f"adapter {folder} was made on a base with digest {made_on[:12]}, this base has {base_digest[:12]}. "
-            "Its answers would be others than those that were measured. Load the base it was made on, or insist."
-        )
+    refuse_other_base(folder, made_on, base_digest, insist=insist)
     config = LoraConfig.from_pretrained(str(folder))
     return adapt_of(config, folder), {n: t.to(torch.float32) for n, t in tensors.items()}
+
+
+def read_weights(folder: Path, names: Sequence[str], base_digest: str, *, insist: bool = False) -> dict[str, Tensor]:
+    """float32 values of these tensors of a tuned model's folder. Refused on another base unless the user insists."""
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    refuse_other_base(folder, facts["base_digest"], base_digest, insist=insist)
+    values: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as handle:
+            values |= {n: handle.get_tensor(n).to(torch.float32) for n in handle.keys() if n in names}  # noqa: SIM118
+    missing = sorted(set(names) - set(values))
+    if missing:
+        raise ModelError(f"{folder} lacks {len(missing)} tensors of the tuned model, {missing[0]} first; copy it again")
+    return values
+
+
+def refuse_other_base(folder: Path, made_on: str, base_digest: str, *, insist: bool) -> None:
+    if made_on != base_digest and not insist:
+        raise ModelError(
+            f"{folder} was made on a base with digest {made_on[:12]}, this base has {base_digest[:12]}. "
+            "Its answers would be others than those that were measured. Load the base it was made on, or insist."
+        )
 
 
 def adapt_of(config: LoraConfig, folder: Path) -> Adapt:

@@ -1,0 +1,120 @@
+"""The commands around one run: quickstart, run, audit, plan, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli import show
+from tunesmith.cli.options import (
+    DataFiles,
+    Json,
+    Model,
+    Out,
+    RecipeFile,
+    Resume,
+    Set,
+    TestFiles,
+    finish,
+    part,
+    recipe_of,
+)
+from tunesmith.errors import InputError
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/quickstart"),
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """The whole job on the embedded model and a made-up shop's inbox: on a CPU, in minutes.
+
+    Example: tunesmith quickstart
+    """
+    finish(
+        *part("quickstart").quickstart(out, show.Screen(quiet=as_json), resume=resume),
+        as_json=as_json,
+        require_better=False,
+    )
+
+
+def run(
+    file: RecipeFile = None,
+    model: Model = None,
+    data: DataFiles = None,
+    test: TestFiles = None,
+    sets: Set = None,
+    out: Out = None,
+    resume: Resume = False,
+    as_json: Json = False,
+    require_better: Annotated[
+        bool, typer.Option("--require-better", help='Exit with 3 unless the verdict is "better".')
+    ] = False,
+) -> None:
+    """Audit, plan, baseline, train, evaluate, verdict, export and report.
+
+    Example: tunesmith run --model smollm2-135m-instruct --data tickets.csv
+    """
+    if resume and out is not None and file is None and not data:
+        file = out / "recipe.yaml"
+    recipe, text = recipe_of(file, model, data, test, sets)
+    if resume and out is None:
+        raise InputError("--resume needs --out: the folder of the run that is to go on")
+    job = part("run")
+    folder = out or job.default_name(recipe)
+    verdict = job.run(recipe, text, folder, show.Screen(quiet=as_json), resume=resume)
+    finish(verdict, folder, as_json=as_json, require_better=require_better)
+
+
+def audit(
+    data: DataFiles = None, file: RecipeFile = None, model: Model = None, sets: Set = None, as_json: Json = False
+) -> None:
+    """What is in the data, what is wrong with it, and what would leak into the test set.
+
+    Example: tunesmith audit --data tickets.csv
+    """
+    recipe, _ = recipe_of(file, model, data, None, sets)
+    build = part("build")
+    found = build.material(recipe, build.load_base(recipe, build.compute(recipe))).audit
+    if as_json:
+        show.out(json.dumps(found, ensure_ascii=False))
+    else:
+        for line in part("data.audit").summary_lines(found):
+            show.out(line)
+
+
+def plan(
+    file: RecipeFile = None,
+    model: Model = None,
+    data: DataFiles = None,
+    test: TestFiles = None,
+    sets: Set = None,
+    as_json: Json = False,
+) -> None:
+    """What a run would do, every value resolved, with the reasons. Nothing is trained or written.
+
+    Example: tunesmith plan --data tickets.csv --set train.epochs=3
+    """
+    recipe, _ = recipe_of(file, model, data, test, sets)
+    build = part("build")
+    where = build.compute(recipe)
+    base = build.load_base(recipe, where)
+    planned, _ = part("plan").make(recipe, base, build.material(recipe, base), where)
+    if as_json:
+        show.out(json.dumps(planned, ensure_ascii=False))
+    else:
+        for row in planned["resolved"]:
+            show.out(f"{row['key']}: {row['value']}  ({row['why']})")
+
+
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write report.html and report.md of a run again, from its files.
+
+    Example: tunesmith report runs/quickstart
+    """
+    path = part("report.html").write(folder)
+    part("report.card").write_report(folder)
+    show.out(str(path))

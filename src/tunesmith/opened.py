@@ -1,0 +1,151 @@
+"""A model that is ready to answer: a run's base and tuned model side by side, or any model alone.
+
+What chat, predict, serve and export have in common: prompts are rendered as in training, stops are those of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.build import Material, compute, load_base
+from tunesmith.data.columns import Columns
+from tunesmith.data.pack import pack
+from tunesmith.data.render import Renderer
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Snapshot, Spec
+from tunesmith.errors import InputError, RunError
+from tunesmith.evals.score import label_logps
+from tunesmith.evals.tasks import label_record
+from tunesmith.generate.limits import Limits
+from tunesmith.models.artifact import read_weights
+from tunesmith.recipe import Recipe, parse, read
+from tunesmith.types import Completion, Message
+
+TUNED = "tuned"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What of a run's data has to be known where the model answers: serving.json."""
+
+    task: str
+    instruction: str
+    labels: tuple[str, ...]
+    max_new_tokens: int
+    columns: Columns  # as the training file was understood
+
+    @classmethod
+    def of(cls, made: Material) -> Served:
+        return cls(made.task, made.instruction, made.labels, made.max_new_tokens, made.columns)
+
+    @classmethod
+    def read(cls, folder: Path) -> Served:
+        path = folder / "serving.json"
+        if not path.is_file():
+            raise InputError(f"{folder} holds no run that can answer (no serving.json): run it to its end first")
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        columns: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["columns"].items()}
+        return cls(**{**kept, "labels": tuple(kept["labels"]), "columns": Columns(**columns)})
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`tuned` is None where a model was opened that no run tuned."""
+
+    name: str
+    recipe: Recipe
+    session: Session
+    renderer: Renderer
+    served: Served
+    tuned: Snapshot | None
+
+    def who(self, name: str) -> Snapshot | None:
+        """The snapshot behind "tuned", None behind "base"."""
+        if name not in ("base", TUNED) or (name == TUNED and self.tuned is None):
+            there = "base, tuned" if self.tuned is not None else "base"
+            raise InputError(f"{self.name} has no model {name!r}; there is: {there}")
+        return self.tuned if name == TUNED else None
+
+    def messages(self, turns: Sequence[Message]) -> tuple[Message, ...]:
+        """The turns as the run's own prompts are: with its instruction, unless they bring a system message."""
+        if not self.served.instruction or any(m.role in ("system", "developer") for m in turns):
+            return tuple(turns)
+        return (Message("system", self.served.instruction), *turns)
+
+    def prompt(self, turns: Sequence[Message]) -> list[int]:
+        """Token ids, up to where the model goes on. Raises InputError where the context has no room for an answer."""
+        tokens = self.renderer.prompt(self.messages(turns))
+        context = self.session.base.context_tokens
+        if context is not None and len(tokens) >= context:
+            raise InputError(f"the prompt has {len(tokens)} tokens, the model's context is {context}: shorten it")
+        return tokens
+
+    def limits(self, **changes: Any) -> Limits:
+        """Greedy, with the stops of training and the run's longest answer; `changes` are fields of Limits."""
+        base = {"max_new_tokens": self.served.max_new_tokens, "stop_ids": self.renderer.stop_ids}
+        return Limits(**{**base, **changes})
+
+    def complete(
+        self, who: str, prompts: Sequence[Sequence[Message]], limits: Limits | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Completion]:  # fmt: skip
+        """One completion a prompt, in order; `progress` is told how many are done."""
+        tokens = [self.prompt(p) for p in prompts]
+        asked = limits or self.limits()
+        return self.session.sample(self.who(who), tokens, asked, decode=self.renderer.text, progress=progress)
+
+    def label_logps(self, who: str, prompts: Sequence[Sequence[Message]]) -> np.ndarray:
+        """[n, C] nats of each label (with its end of turn) behind each prompt, in the order of `served.labels`."""
+        if not self.served.labels:
+            raise InputError(f"{self.name} was not tuned on labels, so there is no probability of one")
+        records = [
+            label_record(self.renderer, str(i), self.messages(p), self.served.labels) for i, p in enumerate(prompts)
+        ]
+        forests = pack(records, self.recipe.train.micro_tokens, self.session.base.rope)
+        found = label_logps(forests, self.session.logprobs(self.who(who), forests), len(self.served.labels))
+        return np.stack([found[str(i)] for i in range(len(prompts))])
+
+
+def open_run(folder: Path, *, insist: bool = False) -> Opened:
+    """A finished run. Another base than it was tuned on is refused unless the user insists."""
+    if not (folder / "recipe.yaml").is_file():
+        raise InputError(f"{folder} holds no run (no recipe.yaml); name the folder that `tunesmith run` wrote")
+    served = Served.read(folder)
+    recipe, _ = read(folder / "recipe.yaml", {})
+    weights = folder / ("adapter" if recipe.adapt.method == "lora" else "model")
+    if not (weights / "tunesmith.json").is_file():
+        raise RunError(f"{folder} has no tuned model yet: `tunesmith run --out {folder} --resume` goes on with it")
+    base = load_base(recipe, compute(recipe))
+    session = Session(base)
+    if recipe.adapt.method == "lora":
+        session.create_from(TUNED, weights, insist=insist)
+    else:
+        session.create(TUNED, Spec(recipe.adapt))
+        tenant = session.tenants[TUNED]
+        tenant.start_from(read_weights(weights, list(tenant.masters), base.digest, insist=insist))
+    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
+    return Opened(str(folder), recipe, session, renderer, served, session.publish(TUNED))
+
+
+def open_model(name: str) -> Opened:
+    """Any model by name or folder, without an instruction."""
+    recipe = parse({"model": name})
+    base = load_base(recipe, compute(recipe))
+    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
+    return Opened(name, recipe, Session(base), renderer, Served("chat", "", (), 512, Columns()), None)
+
+
+def open_any(name: str, *, insist: bool = False) -> Opened:
+    """A run folder, else a model by name or folder."""
+    if (Path(name) / "recipe.yaml").is_file():
+        return open_run(Path(name), insist=insist)
+    return open_model(name)
