@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from tunesmith.data.columns import Columns, content_of, group_of, infer, weight_of
+from tunesmith.data.columns import Columns, content_of, group_of, weight_of
+from tunesmith.data.infer import infer
 from tunesmith.data.rows import FORMATS, Rejected, Row, digest, format_of, rows
 from tunesmith.errors import DataError
 from tunesmith.types import Example, Label, Message, Reply, Target
@@ -59,7 +60,7 @@ def read(paths: Sequence[Path], columns: Columns | None = None) -> Ingested:
                 rejected.append(item)
                 continue
             if resolved is None:
-                resolved, ignored = _understood(path, _names([*ahead, item]), said)
+                resolved, ignored = _understood(path, [*ahead, item], said)
             try:
                 examples.append(_example(item[1], resolved, seen, f"{path}:{item[0]}"))
             except ValueError as error:
@@ -71,16 +72,17 @@ def read(paths: Sequence[Path], columns: Columns | None = None) -> Ingested:
     return Ingested(tuple(examples), tuple(rejected), len(examples) + len(rejected), resolved, ignored, files)
 
 
-def _understood(path: Path, names: tuple[str, ...], said: Columns) -> tuple[Columns, tuple[str, ...]]:
+def _understood(
+    path: Path, ahead: Sequence[tuple[int, Row] | Rejected], said: Columns
+) -> tuple[Columns, tuple[str, ...]]:
+    """The columns, and the names of those that mean nothing here."""
+    sample = [item[1] for item in ahead if not isinstance(item, Rejected)]
+    names = tuple(dict.fromkeys(name for row in sample for name in row))
     try:
-        columns = infer(names, said)
+        columns = infer(names, said, sample)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return columns, tuple(name for name in names if name not in columns.used())
-
-
-def _names(ahead: list[tuple[int, Row] | Rejected]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for item in ahead if not isinstance(item, Rejected) for name in item[1]))
 
 
 def _refuse_empty(paths: Sequence[Path], rejected: list[Rejected]) -> None:

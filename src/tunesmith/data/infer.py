@@ -1,0 +1,165 @@
+"""Which columns a file's names, and what its first rows hold, say is what. What the user said wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tunesmith.data.columns import Columns
+from tunesmith.data.names import CONTENT, CONVERSATION, LABELLED, MESSAGES, PAIRS, REPLIES, ROLE, TIME
+from tunesmith.data.rows import Row, parse_json
+from tunesmith.errors import DataError
+
+TARGETS = ("messages", "reply", "label", "chosen", "conversation")
+
+
+def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Columns:
+    """The columns to read. `sample`: some rows, to tell apart what names alone do not. DataError names what was found
+    and what is wanted.
+    """
+    found = tuple(names)
+    _check_said(found, said)
+    known = {name.strip().lower(): name for name in reversed(found)}
+    threaded = any((said.conversation, said.role, said.content, said.time))
+    is_said = any((said.messages, said.prompt, said.reply, said.label, said.chosen, said.rejected))
+    if threaded and not is_said:
+        target = _thread(said, known, found)
+    elif is_said:
+        target = _said_target(said, known)
+    else:
+        target = _inferred_target(known, sample)
+    if target is None:
+        raise DataError(
+            f"the columns {', '.join(map(repr, found)) or '(none)'} are none that are known. Wanted: messages; prompt "
+            "+ completion; instruction + input + output; text + label; question + answer; document + summary; source + "
+            "target; conversation_id + role + text … Rename them, or say which column is the prompt and which the "
+            "reply or the label."
+        )
+    merged = replace(said, **target)
+    merged = replace(
+        merged,
+        group=said.group or known.get("group") or merged.conversation,
+        weight=said.weight or known.get("weight"),
+        system=said.system or known.get("system"),
+        tools=said.tools or known.get("tools") or known.get("functions"),
+    )
+    return merged if said.facts else replace(merged, facts=_facts(merged, found, sample))
+
+
+def _check_said(found: tuple[str, ...], said: Columns) -> None:
+    missing = [name for name in said.used() if name not in found]
+    if missing:
+        raise DataError(
+            f"there is no column {', '.join(map(repr, missing))}; the file has: {', '.join(found) or 'none'}. Name "
+            "one of these." + (" Braces that are text are doubled: {{ and }}." if _in_template(missing, said) else "")
+        )
+    if bool(said.chosen) != bool(said.rejected):
+        raise DataError("only one of the columns chosen and rejected was named. A pair needs both.")
+    targets = [name for name in TARGETS if getattr(said, name) is not None]
+    if len(targets) > 1:
+        raise DataError(f"the columns {' and '.join(targets)} were named, and each of them is the target. Name one.")
+    if said.facts and targets and targets != ["messages"]:
+        raise DataError(f"the columns facts and {targets[0]} were named, and each of them is the target. Name one.")
+
+
+def _in_template(missing: list[str], said: Columns) -> bool:
+    return any("{" in text for text in (*(said.prompt or ()), said.reply or "")) and not any(
+        name in (said.prompt or ()) for name in missing
+    )
+
+
+def _said_target(said: Columns, known: Mapping[str, str]) -> dict[str, Any] | None:
+    """What stands for prompt and target where the user named at least one of them."""
+    if said.messages is not None or (said.prompt is not None and (said.reply or said.label or said.facts)):
+        return {}
+    if said.chosen and said.rejected:
+        return {} if said.prompt else {"prompt": _pair_prompt(known)}
+    tables = [(p, reply, "reply") for p, reply in REPLIES] + [((p,), label, "label") for p, label in LABELLED]
+    for prompts, target, kind in tables:
+        prompt = said.prompt or tuple(
+            known[p] for p in prompts if p in known and known[p] not in (said.reply, said.label)
+        )
+        if not prompt or (said.prompt is None and prompts[0] not in known):
+            continue
+        if said.reply or said.label:
+            return {"prompt": prompt}
+        if target in known and known[target] not in Columns(prompt=prompt).used():
+            return {"prompt": prompt, kind: known[target]}
+    return None
+
+
+def _inferred_target(known: Mapping[str, str], sample: Sequence[Row]) -> dict[str, Any] | None:
+    for name in MESSAGES:
+        if name in known and any(_is_messages(row.get(known[name])) for row in sample):
+            return {"messages": known[name]}
+    for prompts, chosen, rejected in PAIRS:
+        if chosen in known and rejected in known:
+            prompt = next((tuple(known[p] for p in ps if p in known) for ps in prompts if ps[0] in known), None)
+            return {"prompt": prompt, "chosen": known[chosen], "rejected": known[rejected]}
+    thread = _thread(Columns(), known, None)
+    if thread is not None and _talks(sample, thread["conversation"], thread["role"]):
+        return thread
+    for prompts, reply in REPLIES:
+        if prompts[0] in known and reply in known:
+            return {"prompt": tuple(known[p] for p in prompts if p in known), "reply": known[reply]}
+    for text, label in LABELLED:
+        if text in known and label in known:
+            return {"prompt": (known[text],), "label": known[label]}
+    if thread is not None:
+        return thread
+    return next(({"messages": known[name]} for name in MESSAGES if name in known), None)
+
+
+def _pair_prompt(known: Mapping[str, str]) -> tuple[str, ...] | None:
+    candidates = [ps for prompts, _, _ in PAIRS for ps in prompts]
+    return next((tuple(known[p] for p in ps if p in known) for ps in candidates if ps[0] in known), None)
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
+def _thread(said: Columns, known: Mapping[str, str], found: tuple[str, ...] | None) -> dict[str, Any] | None:
+    """The columns of a file with one row per message. `found`: the file's columns, where it was said to be one."""
+    tables = {"conversation": CONVERSATION, "role": ROLE, "content": CONTENT, "time": TIME}
+    thread: dict[str, Any] = {}
+    for kind, names in tables.items():
+        taken = set(thread.values())
+        known_name = next((known[name] for name in names if name in known and known[name] not in taken), None)
+        thread[kind] = getattr(said, kind) or known_name
+    missing = [kind for kind in ("conversation", "role", "content") if thread[kind] is None]
+    if missing and found is not None:
+        raise DataError(
+            f"one row per message needs the columns conversation, role and content; for {' and '.join(missing)} none "
+            f"was found among {', '.join(found)}. Say it, as in --set data.columns.{missing[0]}=NAME."
+        )
+    return None if missing else thread
+
+
+def _talks(sample: Sequence[Row], conversation: str, role: str) -> bool:
+    """Whether several messages of one conversation, by more than one writer, are among the rows."""
+    writers: dict[Any, set[str]] = {}
+    for row in sample:
+        if row.get(conversation) is not None:
+            writers.setdefault(str(row[conversation]), set()).add(str(row.get(role)))
+    return any(len(who) > 1 for who in writers.values())
+
+
+def _facts(columns: Columns, found: tuple[str, ...], sample: Sequence[Row]) -> tuple[str, ...] | None:
+    """OpenAI's file for reinforcement: conversations that end before the answer, beside what a grader needs."""
+    rest = tuple(name for name in found if name not in columns.used() and name != "parallel_tool_calls")
+    if columns.messages is None or not rest or not sample:
+        return None
+    last = [_last_role(row.get(columns.messages)) for row in sample]
+    return rest if all(role in ("user", "tool") for role in last) else None
+
+
+def _last_role(value: Any) -> str | None:
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except ValueError:
+            return None
+    is_list = isinstance(value, list) and value and isinstance(value[-1], Mapping)
+    return value[-1].get("role") if is_list else None

@@ -1,0 +1,61 @@
+"""The names that people give to columns. A file is understood by them; what was understood is shown, and can be said
+instead.
+"""
+
+from __future__ import annotations
+
+MESSAGES = ("messages", "conversations", "conversation")
+# (prompt columns, of which all but the first may be missing or empty; reply column), the first that fits wins
+REPLIES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("instruction", "input"), "output"),
+    (("instruction", "context"), "response"),
+    (("instruction", "input"), "response"),
+    (("prompt",), "completion"),
+    (("prompt",), "response"),
+    (("prompt",), "output"),
+    (("prompt",), "answer"),
+    (("question", "context"), "answer"),
+    (("question", "context"), "response"),
+    (("question",), "output"),
+    (("document",), "summary"),
+    (("article",), "summary"),
+    (("article",), "highlights"),
+    (("dialogue",), "summary"),
+    (("dialog",), "summary"),
+    (("text",), "summary"),
+    (("source",), "target"),
+    (("src",), "tgt"),
+    (("input",), "output"),
+    (("input",), "target"),
+    (("input",), "response"),
+    (("query",), "response"),
+    (("query",), "answer"),
+)
+LABELLED = tuple(
+    (t, name)
+    for name in ("label", "intent", "class", "sentiment", "category")
+    for t in ("text", "sentence", "utterance", "content", "input")
+)
+PAIR_PROMPTS = (("prompt",), ("instruction", "input"), ("question",), ("query",))
+# (prompt columns; chosen; rejected). The second is OpenAI's preference file
+PAIRS = (
+    (PAIR_PROMPTS, "chosen", "rejected"),
+    ((("input",),), "preferred_output", "non_preferred_output"),
+)
+# One row per message: which conversation it belongs to, who wrote it, what was written, when
+CONVERSATION = (
+    "conversation_id",
+    "ticket_id",
+    "thread_id",
+    "dialogue_id",
+    "dialog_id",
+    "chat_id",
+    "session_id",
+    "case_id",
+    "conversation",
+    "ticket",
+    "thread",
+)
+ROLE = ("role", "sender_type", "author_type", "sender", "author", "from", "speaker")
+CONTENT = ("text", "message", "body", "content", "utterance", "message_text")
+TIME = ("time", "timestamp", "created_at", "sent_at", "datetime", "date", "created")
