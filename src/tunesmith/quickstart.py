@@ -15,7 +15,7 @@ from tunesmith.run import run
 
 MODEL = "smollm2-135m-instruct"
 DATA = "quickstart_data"
-BUDGETS_S = {"prepare": 10, "baseline": 125, "train": 65, "evaluate": 70, "export": 30}  # two AVX2 cores
+BUDGETS_S = {"prepare": 5, "baseline": 100, "train": 75, "evaluate": 80, "export": 30}  # two AVX2 cores
 MADE = "the data is made by a program: the inbox of a shop that does not exist. It says nothing about yours."
 
 
@@ -35,7 +35,7 @@ def settings(data: Path) -> dict[str, Any]:
         },
         "evals": {
             "max_cases": 300,
-            "max_dev_cases": 12,
+            "max_dev_cases": 8,
             "few_shot": 4,
             "max_new_tokens": 40,
             "rows": 150,
