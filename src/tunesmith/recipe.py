@@ -1,4 +1,8 @@
-"""The recipe: every choice of a run in one YAML file. It only holds the parts; `build.py` takes it apart."""
+"""The recipe: every choice of a run in one YAML file. It only holds the parts; `build.py` takes it apart.
+
+The comments beside the fields, here and in the parts, are what `tunesmith init` writes into a recipe and `tunesmith
+schema` shows in editors: what the key is, and when to change it, in words that need no other page.
+"""
 
 from __future__ import annotations
 
@@ -18,63 +22,70 @@ from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError
 from tunesmith.models.adapters import Adapt
+from tunesmith.spellings import hint as spelled_elsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    train: tuple[str, ...] = ()  # files or one folder; `test` and `dev` are found in a folder
-    dev: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    columns: Columns = field(default_factory=Columns)
-    dev_frac: float = 0.1  # of the rows that no file gives to a split
-    test_frac: float = 0.1
-    max_tokens: int = 1024  # of one example, prompt and reply
-    too_long: Literal["drop", "cut"] = "drop"
+    # files, or one folder in which train…, dev… and test… files are found; seen from where tunesmith is started
+    train: tuple[str, ...] = ()
+    dev: tuple[str, ...] = ()  # files to make choices on; without one, dev_frac of the training rows
+    test: tuple[str, ...] = ()  # files of held-out cases for the verdict; without one, test_frac of the training rows
+    columns: Columns = field(default_factory=Columns)  # which column means what; what is left out is told by its name
+    dev_frac: float = 0.1  # share of the rows to make choices on, where no dev file is given
+    test_frac: float = 0.1  # share of the rows held out for the verdict; more cases find smaller differences
+    max_tokens: int = 1024  # longest example, prompt and reply together; more takes more memory
+    too_long: Literal["drop", "cut"] = "drop"  # what happens to longer examples: left out, or the prompt is shortened
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
+    # the kind of work, which brings instruction and metric along; auto tells it from the columns
     name: Literal["auto", "classify", "summarise", "translate", "extract", "generate", "chat"] = "auto"
-    instruction: str | None = None  # system message of every prompt; null: the task's own, "" for none
-    metric: str | None = None  # primary, locked before training; null: the task's own
-    smallest_that_matters: float | None = None  # in the metric's unit; null: the metric's own
+    # what the model is told before every prompt (its system message); null: the task's own, "" for none
+    instruction: str | None = None
+    metric: str | None = None  # what the verdict is about, locked before training; null: the task's own
+    # the smallest difference that you would care about, in the metric's unit; null: the metric's own
+    smallest_that_matters: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    lr: float | Literal["auto"] = "auto"  # peak
-    schedule: Schedule = field(default_factory=Schedule)
-    optim: AdamW = field(default_factory=AdamW)
-    epochs: int = 2
-    max_updates: int | None = None  # null: all of the epochs
-    update_tokens: int = 4096  # of an update, before shared prefixes are stored once
-    micro_tokens: int = 2048  # of one forest; changes memory and speed, never the gradient
-    every_checkpoint: int = 50  # updates
+    # learning rate at its peak; auto picks by size and method; halve it when the loss jumps
+    lr: float | Literal["auto"] = "auto"
+    schedule: Schedule = field(default_factory=Schedule)  # how the learning rate rises and falls
+    optim: AdamW = field(default_factory=AdamW)  # the optimizer
+    epochs: int = 2  # how often all training rows are seen; 3 to 5 for a few hundred rows, 1 for very many
+    max_updates: int | None = None  # ends training early, to try something or to keep to a time; null: all epochs
+    update_tokens: int = 4096  # tokens that are learned from at once, before shared prefixes are stored once
+    micro_tokens: int = 2048  # tokens in memory at once; lower it when memory runs out, the result stays the same
+    every_checkpoint: int = 50  # updates between two saved states, from which --resume goes on
     compile: bool = False  # decoder layers through torch.compile: worth its first minute on long runs
 
 
 @dataclass(frozen=True, slots=True)
 class Evals:
-    max_cases: int = 400  # of the test split, drawn by hash
-    max_dev_cases: int = 48  # for choosing the base's prompt form and for the dev loss
-    few_shot: int = 4  # examples in the base's few-shot form; 0: that form is not tried
-    max_new_tokens: int | None = None  # null: from the lengths of the training replies
-    rows: int = 48  # decoded side by side
-    budget_s: float = 1800.0  # for one model's answers to all cases; past it the run stops, and can be resumed
-    alpha: float = 0.05
+    max_cases: int = 400  # most held-out cases that both models answer; more takes longer and finds smaller differences
+    max_dev_cases: int = 48  # most dev cases, on which the base's best prompt form is chosen and the dev loss taken
+    few_shot: int = 4  # examples shown to the base in one of its prompt forms, to be fair to it; 0: not tried
+    max_new_tokens: int | None = None  # longest answer; null: from the lengths of the training replies
+    rows: int = 48  # answers written side by side; lower it when memory runs out
+    budget_s: float = 1800.0  # seconds for one model's answers; past it the run stops, and can be resumed
+    sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure
+    alpha: float = 0.05  # how often a verdict may be wrong when there is no difference; 0.05 is usual
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    model: str = "smollm2-135m-instruct"
-    data: Data = field(default_factory=Data)
-    task: Task = field(default_factory=Task)
-    adapt: Adapt = field(default_factory=Adapt)
-    train: Train = field(default_factory=Train)
-    evals: Evals = field(default_factory=Evals)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 0
-    export: tuple[Literal["adapter", "merged"], ...] = ("adapter", "merged")
+    model: str = "smollm2-135m-instruct"  # the base: a name of `tunesmith models list`, a folder, or a hub name
+    data: Data = field(default_factory=Data)  # what is learned from, and what is held out
+    task: Task = field(default_factory=Task)  # what the model is for, and how that is measured
+    adapt: Adapt = field(default_factory=Adapt)  # which weights train
+    train: Train = field(default_factory=Train)  # how they train
+    evals: Evals = field(default_factory=Evals)  # how base and tuned are compared
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: what this machine is good at
+    seed: int = 0  # of split, order and start; another one is another run of the same recipe
+    export: tuple[Literal["adapter", "merged"], ...] = ("adapter", "merged")  # what is left behind to use elsewhere
 
 
 ADAPTER = TypeAdapter(Recipe)
@@ -105,14 +116,22 @@ def refuse_unknown(settings: Any, kind: type = Recipe, prefix: str = "") -> None
     hints = parts_of(kind)
     for name, value in settings.items():
         if name not in hints:
-            near = difflib.get_close_matches(str(name), list(hints), 1, 0.5)
-            everywhere = [k for k in known_keys() if k.rsplit(".", 1)[-1] == name]
-            meant = f"{prefix}{near[0]}" if near else everywhere[0] if everywhere else None
-            hint = f"did you mean {meant}?" if meant else f"known here: {', '.join(hints)}"
-            raise RecipeError(f"unknown key {prefix}{name}: {hint}")
+            raise RecipeError(f"unknown key {prefix}{name}: {meant(str(name), list(hints), prefix)}")
         part = as_dataclass(hints[name])
         if part and value is not None:
             refuse_unknown(value, part, f"{prefix}{name}.")
+
+
+def meant(name: str, known: list[str], prefix: str) -> str:
+    """The hint for a key that no recipe has here: the same name elsewhere, another tool's spelling, the nearest."""
+    everywhere = [k for k in known_keys() if k.rsplit(".", 1)[-1] == name]
+    if everywhere:
+        return f"did you mean {everywhere[0]}?"
+    elsewhere = spelled_elsewhere(name)
+    if elsewhere:
+        return elsewhere
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
 
 
 def parse(settings: dict[str, Any]) -> Recipe:
@@ -173,6 +192,8 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{key} is {value}; wanted a fraction from 0 up to (not including) 1")
     if not 0 < e.alpha < 0.5:
         raise RecipeError(f"evals.alpha is {e.alpha}; wanted a level between 0 and 0.5 (0.05 is usual)")
+    if not 0 < e.sure_accuracy <= 1:
+        raise RecipeError(f"evals.sure_accuracy is {e.sure_accuracy}; wanted a share above 0 and up to 1 (0.9 is usual)")
 
 
 def read(path: Path | None, overrides: dict[str, Any]) -> tuple[Recipe, str]:

@@ -13,7 +13,7 @@ LAYERS = (
     ("objectives", "regularisers", "generate"),
     ("engine", "rollouts", "evals"),
     ("report", "export"),
-    ("recipe", "plan", "build", "folder", "evaluate", "opened", "run", "quickstart"),
+    ("recipe", "plan", "build", "folder", "evaluate", "opened", "calibrate", "run", "quickstart", "predict", "table", "api", "init", "schema", "spellings"),
     ("launch", "serve", "web", "cli"),
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

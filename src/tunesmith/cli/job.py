@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,6 +53,9 @@ def run(
     require_better: Annotated[
         bool, typer.Option("--require-better", help='Exit with 3 unless the verdict is "better".')
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Stop before anything is trained or written: show the plan.")
+    ] = False,
 ) -> None:
     """Audit, plan, baseline, train, evaluate, verdict, export and report.
 
@@ -63,6 +66,9 @@ def run(
     recipe, text = recipe_of(file, model, data, test, sets)
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run that is to go on")
+    if dry_run:
+        show_plan(recipe, as_json=as_json)
+        return
     job = part("run")
     folder = out or job.default_name(recipe)
     verdict = job.run(recipe, text, folder, show.Screen(quiet=as_json), resume=resume)
@@ -99,15 +105,23 @@ def plan(
     Example: tunesmith plan --data tickets.csv --set train.epochs=3
     """
     recipe, _ = recipe_of(file, model, data, test, sets)
+    show_plan(recipe, as_json=as_json)
+
+
+def show_plan(recipe: Any, *, as_json: bool) -> None:
+    """All that comes before training, shown: audit and plan. The model is loaded and probed; nothing is written."""
     build = part("build")
     where = build.compute(recipe)
     base = build.load_base(recipe, where)
-    planned, _ = part("plan").make(recipe, base, build.material(recipe, base), where)
+    made = build.material(recipe, base)
+    planned, _ = part("plan").make(recipe, base, made, where)
     if as_json:
         show.out(json.dumps(planned, ensure_ascii=False))
-    else:
-        for row in planned["resolved"]:
-            show.out(f"{row['key']}: {row['value']}  ({row['why']})")
+        return
+    for line in part("data.audit").summary_lines(made.audit):
+        show.out(line)
+    for row in planned["resolved"]:
+        show.out(f"{row['key']}: {row['value']}  ({row['why']})")
 
 
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:

@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 import typer
 
-from tunesmith.cli import job, models, show
+from tunesmith.cli import job, models, schema, show
 from tunesmith.errors import TunesmithError
 
 app = typer.Typer(
     help="Fine-tunes a pre-trained language model on your examples and proves whether the result is better.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=schema.VARIABLE in os.environ,  # else its two options would stand in every --help
     pretty_exceptions_enable=False,
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (job.run, job.report),
-    "More": (job.quickstart, job.audit, job.plan),
+    "More": (job.quickstart, job.audit, job.plan, schema.schema, schema.completion),
 }
 for panel, commands in PANELS.items():
     for command in commands:
@@ -38,7 +38,7 @@ def main() -> None:
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", module="transformers|peft|torch")
     try:
-        app()
+        app(prog_name="tunesmith")
     except TunesmithError as error:
         show.error(str(error))
         sys.exit(error.exit_code)

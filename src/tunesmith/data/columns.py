@@ -27,24 +27,22 @@ Turn = Literal["user", "assistant", "system", "tool", "skip"]
 class Columns:
     """Names of columns; None: inferred from the names in the file, or not there."""
 
-    messages: str | None = None
+    messages: str | None = None  # a list of messages, each with role and content
     prompt: tuple[str, ...] | None = None  # columns or "{column}" templates, joined by blank lines, empty ones left out
     reply: str | None = None  # a column, or a template such as "{answer} ({source})"
-    label: str | None = None
-    chosen: str | None = None
-    rejected: str | None = None
+    label: str | None = None  # one of a few names, which the model has to choose
+    chosen: str | None = None  # the better one of two replies
+    rejected: str | None = None  # the worse one
     facts: tuple[str, ...] | None = None  # what a grader needs: the prompt is to be answered by sampling
     conversation: str | None = None  # one row per message: which conversation it belongs to
-    role: str | None = None  # … who wrote it
-    content: str | None = None  # … what was written
-    time: str | None = None  # … when; without it, the order of the file
-    roles: Mapping[str, Turn] = field(
-        default_factory=dict
-    )  # … what values of `role` mean that are not known
-    system: str | None = None
-    tools: str | None = None
-    group: str | None = None
-    weight: str | None = None
+    role: str | None = None  # one row per message: who wrote it
+    content: str | None = None  # one row per message: what was written
+    time: str | None = None  # one row per message: when; without it, the order of the file
+    roles: Mapping[str, Turn] = field(default_factory=dict)  # what values of `role` mean that are not known
+    system: str | None = None  # an instruction that differs from row to row
+    tools: str | None = None  # the functions that the model may call, as JSON
+    group: str | None = None  # rows with one value stay together: a customer is in training or in the test
+    weight: str | None = None  # how much a row counts; 0 is not learned
 
     def used(self) -> tuple[str, ...]:
         """All columns that are read."""

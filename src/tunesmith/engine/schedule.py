@@ -11,8 +11,8 @@ from typing import Literal
 class Schedule:
     """Warm-up over the first `warmup_frac` of the updates, then a constant, a line or half a cosine to `end_frac`."""
 
-    kind: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_frac: float = 0.05
+    kind: Literal["constant", "linear", "cosine"] = "cosine"  # how the rate goes from the peak to its end
+    warmup_frac: float = 0.05  # share of the updates over which the rate rises to its peak
     end_frac: float = 0.0  # of the peak, at the last update
 
     def factor(self, update: int, num_updates: int) -> float:

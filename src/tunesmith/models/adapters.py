@@ -23,12 +23,12 @@ from tunesmith.errors import PlanError
 class Adapt:
     """Which weights train."""
 
-    method: Literal["lora", "full", "last_k"] = "lora"
-    rank: int = 16  # LoRA
-    alpha: float = 32.0  # LoRA; the update is scaled by alpha / rank
-    dropout: float = 0.0  # LoRA, on the input of A
-    targets: tuple[str, ...] = ()  # LoRA, suffixes of module names; empty: all linear layers but the head
-    last_k: int = 2  # last_k, number of decoder layers; the final norm trains with them
+    method: Literal["lora", "full", "last_k"] = "lora"  # small added matrices, all weights, or the last layers
+    rank: int = 16  # LoRA: size of the added matrices; more can learn more from very many rows
+    alpha: float = 32.0  # LoRA: the update is scaled by alpha / rank
+    dropout: float = 0.0  # LoRA: share of its input (of A) that is left out in training; 0.05 to 0.1 for few rows
+    targets: tuple[str, ...] = ()  # LoRA: suffixes of module names; empty: all linear layers but the head
+    last_k: int = 2  # last_k: number of decoder layers; the final norm trains with them
 
     def key(self) -> str:
         """Tenants with one key share a slot. peft does not allow dots in adapter names."""

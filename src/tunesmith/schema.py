@@ -1,0 +1,85 @@
+"""What each key of a recipe means, for `tunesmith init` and for editors (JSON Schema).
+
+The words stand in one place: the comment beside each field where it is declared.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import textwrap
+import tokenize
+from typing import Any
+
+from tunesmith.recipe import ADAPTER, Recipe, as_dataclass, parts_of
+
+
+def comments(kind: type) -> dict[str, str]:
+    """Field -> the comment lines right above it and the one on its own lines. Fields without any are left out."""
+    source = textwrap.dedent(inspect.getsource(kind))
+    body = ast.parse(source).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {
+        token.start[0]: token.string.removeprefix("#").strip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    code = {line for node in body.body for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    words = {}
+    for node in body.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            first = node.lineno
+            while first - 1 in found and first - 1 not in code:
+                first -= 1
+            lines = range(first, (node.end_lineno or node.lineno) + 1)
+            text = " ".join(found[line] for line in lines if line in found and not found[line].startswith("fmt:"))
+            if text:
+                words[node.target.id] = text
+    return words
+
+
+def descriptions(kind: type = Recipe, prefix: str = "") -> dict[str, str]:
+    """Dotted key -> what it is, for groups of keys too."""
+    words = comments(kind)
+    out = {}
+    for name, inner in parts_of(kind).items():
+        if name in words:
+            out[f"{prefix}{name}"] = words[name]
+        part = as_dataclass(inner)
+        if part:
+            out |= descriptions(part, f"{prefix}{name}.")
+    return out
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file (draft 2020-12): what `recipe.parse` accepts, with a description of every key."""
+    schema = ADAPTER.json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "A tunesmith recipe"
+    describe(schema, Recipe, schema["$defs"])
+    return schema
+
+
+def describe(record: dict[str, Any], kind: type, defs: dict[str, Any]) -> None:
+    """Add to the schema of one dataclass what pydantic does not know: the words, that no other key is allowed, and that
+    one text may stand for a list of one and null for a group that is left out."""
+    words = comments(kind)
+    record["additionalProperties"] = False
+    record.pop("description", None)
+    for name, inner in parts_of(kind).items():
+        found = record["properties"][name]
+        part = as_dataclass(inner)
+        if part:
+            describe(defs[part.__name__], part, defs)
+            found = {"anyOf": [{"$ref": f"#/$defs/{part.__name__}"}, {"type": "null"}]}
+        else:
+            options = found.get("anyOf", [found])
+            array = next((o for o in options if o.get("type") == "array"), None)
+            if array is not None:
+                rest = {k: v for k, v in found.items() if k in ("default", "title")}
+                plain = [{k: v for k, v in o.items() if k not in rest} for o in options]
+                found = {"anyOf": [*plain, array["items"]], **rest}
+        if name in words:
+            found["description"] = words[name]
+        record["properties"][name] = found
