@@ -6,8 +6,8 @@ What chat, predict, serve and export have in common: prompts are rendered as in 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tunesmith.errors import InputError, RunError
 from tunesmith.evals.score import label_logps
 from tunesmith.evals.tasks import label_record
 from tunesmith.generate.limits import Limits
+from tunesmith.generate.stream import Ask, Piece
 from tunesmith.models.artifact import read_weights
 from tunesmith.recipe import Recipe, parse, read
 from tunesmith.types import Completion, Message
@@ -102,6 +103,16 @@ class Opened:
         tokens = [self.prompt(p) for p in prompts]
         asked = limits or self.limits()
         return self.session.sample(self.who(who), tokens, asked, decode=self.renderer.text, progress=progress)
+
+    def stream(
+        self, who: str, turns: Sequence[Message], limits: Limits | None = None, ask: Ask | None = None
+    ) -> Generator[Piece]:
+        """The answer to one conversation while it is written, a piece a token, as far as the context has room."""
+        tokens = self.prompt(turns)
+        asked, context = limits or self.limits(), self.session.base.context_tokens
+        if context is not None:
+            asked = replace(asked, max_new_tokens=min(asked.max_new_tokens, context - len(tokens)))
+        return self.session.stream(self.who(who), tokens, asked, ask or Ask(), self.renderer)
 
     def label_logps(self, who: str, prompts: Sequence[Sequence[Message]]) -> np.ndarray:
         """[n, C] nats of each label (with its end of turn) behind each prompt, in the order of `served.labels`."""

@@ -7,6 +7,7 @@ alone. The turns of a conversation are paths of one tree that share their common
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from tunesmith.types import Example, Label, Message, Record, Reply
 CHUNK = 256  # examples whose texts are tokenised in one call
 CUT_MARK = " […] "  # shown to the model where the middle of a long text was taken out
 MAX_CUTS = 12
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that is one byte of a character
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,56 @@ class Renderer:
         end = next((n for n, i in enumerate(ids) if i in self.stop_ids), len(ids))
         ids = ids[:end]
         marker, lead = self._frame_marker
-        if marker is not None and marker in ids:
-            ids = ids[len(ids) - ids[::-1].index(marker) :]
-        elif marker is not None:
-            lead = ""
-        text = str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        text = text.removeprefix(lead)
+        begin = self._content_at(ids)
+        if begin is None and marker in ids:
+            begin = len(ids) - ids[::-1].index(marker)
+        elif begin is None:
+            begin, lead = 0, ""
+        text = self._plain(ids[begin:]).removeprefix(lead)
         text = text.removesuffix(self._frame.suffix) if end < len(reply_tokens) else text
         return text.strip() if self._frame.trims else text
+
+    def settled(self, reply_tokens: Sequence[int]) -> str:
+        """The beginning of `text` that no further token can change: as far as an unfinished reply can be shown."""
+        ids = [int(i) for i in reply_tokens]
+        begin = self._content_at(ids)
+        if begin is None:
+            return ""
+        while len(ids) > begin and BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(ids[-1]))):
+            ids.pop()  # one wrong byte makes a whole run of byte tokens unreadable
+        text, (_, lead) = self._plain(ids[begin:]), self._frame_marker
+        if lead.startswith(text):
+            return ""
+        text = text.removeprefix(lead)
+        text = text[: len(text) - begun(text, [self._frame.suffix], whole=True)]
+        text = text.rstrip("\ufffd")  # half a character
+        return text.strip() if self._frame.trims else text
+
+    def _plain(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _content_at(self, ids: list[int]) -> int | None:
+        """Where the content begins: behind the first marker with the header that the template gives a content (GPT-OSS
+        writes "final" before it, and another word before its thoughts). None where it has not begun."""
+        marker, _ = self._frame_marker
+        if marker is None:
+            return 0
+        return next((n + 1 for n, i in enumerate(ids) if i == marker and self._is_header(ids[:n])), None)
+
+    def _is_header(self, before: list[int]) -> bool:
+        if not self._frame_header:
+            return True
+        text = str(self._tokenizer.decode(before, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        last = self._controls.last_in(text)
+        return (text[last.end() :] if last else text).strip() == self._frame_header
+
+    @cached_property
+    def _frame_header(self) -> str:
+        """What stands between the last two control tokens that the template writes before a content."""
+        last = self._controls.last_in(self._frame.prefix)
+        before = self._frame.prefix[: last.start()] if last else ""
+        first = self._controls.last_in(before)
+        return (before[first.end() :] if first else before).strip()
 
     @cached_property
     def _frame_marker(self) -> tuple[int | None, str]:
@@ -292,3 +336,12 @@ def _longest_path(record: Record) -> list[int]:
     while record.segments[path[-1]].parent >= 0:
         path.append(record.segments[path[-1]].parent)
     return path[::-1]
+
+
+def begun(text: str, endings: Sequence[str], *, whole: bool = False) -> int:
+    """Characters at the end of a text that may be the beginning of one of `endings`, or all of it where `whole`."""
+    longest = 0
+    for ending in endings:
+        most = min(len(ending) - (not whole), len(text))
+        longest = max(longest, next((n for n in range(most, 0, -1) if text.endswith(ending[:n])), 0))
+    return longest

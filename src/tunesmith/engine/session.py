@@ -6,7 +6,7 @@ Every surface works through these verbs; none reaches around them. A verb copies
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from tunesmith.errors import NotFinite, PlanError, RunError
 from tunesmith.generate.decode import Sampler
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
+from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
 from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
 from tunesmith.models.artifact import read_adapter, save_weights
 from tunesmith.models.heads import KeptHead
@@ -169,6 +170,22 @@ class Session:
             if self.base.layout == "forest":
                 return Sampler(self.base.model, self.base.head, decode)(prompts, limits, progress)
             return generate_plain(self.base.model, prompts, limits, decode, progress)
+
+    def stream(self, who: Who, prompt: Sequence[int], limits: Limits, ask: Ask, reader: Reader) -> Generator[Piece]:
+        """One prompt's answers, piece by piece. The session is held until the iterator is used up or closed, which must
+        happen in the thread that asked. Models of the padded layout are shown when they are done."""
+        with self._lock, self._eager():
+            self._put(self._holder(who))
+            stopped: set[int] = set()
+            if self.base.layout == "forest":
+                sampler = Sampler(self.base.model, self.base.head, reader.text)
+                steps = sampler.steps(prompt, ask.num, limits, stopped, ask.top)
+            elif ask.top:
+                raise PlanError("this model's layout is padded: it reports no other tokens than those it wrote")
+            else:
+                done = generate_plain(self.base.model, [prompt] * ask.num, limits, reader.text)
+                steps = as_steps(done, stopped)
+            yield from unfold(steps, stopped, limits, ask, reader)
 
     @torch.no_grad()
     def next_logits(self, who: Who, prompt: Sequence[int]) -> Tensor:

@@ -7,7 +7,7 @@ only its own remainder in a buffer that is allocated once. Rows that stopped lea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,6 +59,16 @@ class Buffers:
         end = self.column
         prefix = {layer: (k[:, :, :end].contiguous(), v[:, :, :end].contiguous()) for layer, (k, v) in self.own.items()}
         return Buffers(prefix=prefix, num_prefix=end)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One more token of each row that goes on."""
+
+    rows: tuple[int, ...]
+    tokens: list[int]
+    logps: list[float]  # nats
+    best: list[list[tuple[int, float]]]  # of each row, the likeliest tokens and their nats, where they were asked for
 
 
 def hidden_keys(buffers: Buffers, num_queries: int, num_keys: int, window: int | None) -> Tensor | None:
@@ -219,41 +229,64 @@ class Sampler:
     def _batch(
         self, tails: list[list[int]], rows: list[int], prefix: Buffers, limits: Limits, until: float | None
     ) -> list[Completion]:
+        written: list[list[int]] = [[] for _ in tails]
+        logps: list[list[float]] = [[] for _ in tails]
+        stopped: set[int] = set()
+        for step in self._steps(tails, rows, prefix, limits, stopped):
+            for i, token, logp in zip(step.rows, step.tokens, step.logps):
+                written[i].append(token)
+                logps[i].append(logp)
+                if token in limits.stop_ids:
+                    stopped.add(i)
+            is_done = len(stopped) == len(tails) or len(written[step.rows[0]]) == limits.max_new_tokens
+            if not is_done and until is not None and time.monotonic() > until:
+                raise too_late(limits)
+        return [
+            Completion(tuple(w), tuple(lp), self.decode(w), i in stopped)
+            for i, (w, lp) in enumerate(zip(written, logps))
+        ]
+
+    @torch.no_grad()
+    def steps(
+        self, prompt: Sequence[int], num: int, limits: Limits, stopped: set[int], top: int = 0
+    ) -> Generator[Step]:
+        """One prompt answered `num` times side by side, token by token; the caller puts rows that are done into
+        `stopped`. Row i draws as row i of a call does. To be used up or closed in the thread that asked."""
+        self.model.eval()
+        with attention(self.model, NAME):
+            prefix = self._prefix(prompt[:-1] if num > 1 else ())
+            tails = [list(prompt[prefix.num_prefix :])] * num
+            yield from self._steps(tails, list(range(num)), prefix, limits, stopped, top)
+
+    def _steps(
+        self, tails: list[list[int]], rows: list[int], prefix: Buffers, limits: Limits, stopped: set[int], top: int = 0
+    ) -> Generator[Step]:
+        """The tokens of a batch, one step at a time. Rows that the caller has put into `stopped` leave after a step."""
         device = self.model.device
         longest = max(len(t) for t in tails)
         pad = torch.tensor([longest - len(t) for t in tails], device=device)
         buffers = Buffers(prefix.prefix, {}, prefix.num_prefix, pad, 0, longest + limits.max_new_tokens)
         hidden = self._prefill(tails, longest, buffers)
         noise = [torch.Generator().manual_seed((limits.seed * 1_000_003 + row) % 2**63) for row in rows]
-        written: list[list[int]] = [[] for _ in tails]
-        logps: list[list[float]] = [[] for _ in tails]
         alive = list(range(len(tails)))  # rows of the buffers, as indices into tails
-        stopped: set[int] = set()
         for step in range(limits.max_new_tokens):
             logp_V = self.head.logits(hidden).float().log_softmax(-1)
             picked = pick(logp_V, limits, [noise[i] for i in alive])
-            chosen = logp_V.gather(1, picked[:, None])[:, 0].tolist()
-            for i, token, logp in zip(alive, picked.tolist(), chosen):
-                written[i].append(token)
-                logps[i].append(logp)
-                if token in limits.stop_ids:
-                    stopped.add(i)
-            late = until is not None and time.monotonic() > until
+            best = logp_V.topk(min(top, logp_V.shape[-1])) if top else None
+            yield Step(
+                tuple(alive),
+                picked.tolist(),
+                logp_V.gather(1, picked[:, None])[:, 0].tolist(),
+                [list(zip(i, p)) for i, p in zip(best.indices.tolist(), best.values.tolist())] if best else [],
+            )
             live = [k for k, i in enumerate(alive) if i not in stopped]
             if not live or step + 1 == limits.max_new_tokens:
-                break
-            if late:
-                raise too_late(limits)
+                return
             if len(live) < len(alive):
                 keep = torch.tensor(live, device=device)
                 buffers.keep(keep)
                 alive, picked = [alive[k] for k in live], picked[keep]
             hidden = self._forward(picked[:, None], buffers)
-        texts = [self.decode(w[:-1] if i in stopped else w) for i, w in enumerate(written)]
-        return [
-            Completion(tuple(w), tuple(lp), text, i in stopped)
-            for i, (w, lp, text) in enumerate(zip(written, logps, texts))
-        ]
 
 
 def pick(logp_V: Tensor, limits: Limits, noise: list[torch.Generator]) -> Tensor:

@@ -50,8 +50,7 @@ def generate_plain(
             end = next((k + 1 for k, token in enumerate(written) if token in limits.stop_ids), None)
             stopped = end is not None
             kept = written[:end]
-            text = decode(kept[:-1] if stopped else kept)
-            done[row] = Completion(tuple(kept), tuple(logps[:end]), text, stopped)
+            done[row] = Completion(tuple(kept), tuple(logps[:end]), decode(kept), stopped)
         if progress is not None:
             progress(len(done))
     return [done[i] for i in range(len(prompts))]
