@@ -14,6 +14,7 @@ from tunesmith.data import ingest
 from tunesmith.data.audit import audit
 from tunesmith.data.columns import Columns
 from tunesmith.data.feed import FileFeed
+from tunesmith.data.located import files_named, find_splits
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import Ledger, Split, split
 from tunesmith.engine.loop import State
@@ -54,6 +55,7 @@ class Material:
     columns: Columns  # as the training file was understood
     files: dict[str, str]  # path -> SHA-256
     audit: dict[str, Any]
+    calibration: tuple[Example, ...]  # of dev, for labels: at most evals.max_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +88,16 @@ def load_base(recipe: Recipe, where: Compute) -> Base:
 
 
 def files_of(recipe: Recipe) -> dict[str, list[Path]]:
-    """Split -> files. A folder is searched for all splits; what the recipe says outright wins."""
+    """Split -> files. A folder or a hub name is searched for all splits; what the recipe says outright wins."""
     if not recipe.data.train:
         raise RecipeError("data.train names no file: give --data FILE or a folder with train, dev and test files")
     found: dict[str, list[Path]] = {"train": []}
     for name in recipe.data.train:
-        for part, paths in ingest.find_splits(Path(name).expanduser()).items():
+        for part, paths in find_splits(name).items():
             found.setdefault(part, []).extend(paths)
     for part, names in (("dev", recipe.data.dev), ("test", recipe.data.test)):
         if names:
-            found[part] = [Path(n).expanduser() for n in names]
+            found[part] = [file for name in names for file in files_named(name)]
     return found
 
 
@@ -111,12 +113,12 @@ def drawn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
 def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, Split, dict[str, str]]:
     """The training file as it was understood, the split, and the digests of all files."""
     files = files_of(recipe)
-    main = ingest.read(files["train"], recipe.data.columns)
+    main = ingest.read(files["train"], recipe.data.columns, recipe.data.reading)
     digests = dict(main.files)
     given: dict[str, Sequence[Example]] = {}
     for part in files:
         if part != "train":
-            read = ingest.read(files[part], main.columns)
+            read = ingest.read(files[part], main.columns, recipe.data.reading)
             digests |= read.files
             given[part] = read.examples
     dev_frac = 0.0 if "dev" in given else recipe.data.dev_frac
@@ -136,7 +138,8 @@ def material(recipe: Recipe, base: Base, ledger: Ledger | None = None) -> Materi
             f"{odd.source} is a {type(odd.target).__name__.lower()}; only replies and labels can be learned from yet"
         )
     labels = labels_of((*parts.train, *parts.dev, *parts.test))
-    if kind.scoring == "likelihood" and len(labels) < 2:
+    by_likelihood = kind.scoring == "likelihood"
+    if by_likelihood and len(labels) < 2:
         raise DataError(f"task classify needs at least two labels; the data has {len(labels)}. Name a label column.")
     metric, secondary = metrics_of(recipe, kind)
     instruction = (
@@ -160,7 +163,7 @@ def material(recipe: Recipe, base: Base, ledger: Ledger | None = None) -> Materi
     longest = longest_reply(train) if recipe.evals.max_new_tokens is None else recipe.evals.max_new_tokens
     return Material(
         task, kind, instruction, metric, secondary, labels, renderer, few, len(parts.test), train, dev, tried, longest,
-        main.columns, digests, found,
+        main.columns, digests, found, drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.data.columns import Columns
+from tunesmith.data.rows import Reading
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError
@@ -32,6 +33,7 @@ class Data:
     dev: tuple[str, ...] = ()  # files to make choices on; without one, dev_frac of the training rows
     test: tuple[str, ...] = ()  # files of held-out cases for the verdict; without one, test_frac of the training rows
     columns: Columns = field(default_factory=Columns)  # which column means what; what is left out is told by its name
+    reading: Reading = field(default_factory=Reading)  # how files are read, where they do not tell it themselves
     dev_frac: float = 0.1  # share of the rows to make choices on, where no dev file is given
     test_frac: float = 0.1  # share of the rows held out for the verdict; more cases find smaller differences
     max_tokens: int = 1024  # longest example, prompt and reply together; more takes more memory
@@ -89,6 +91,7 @@ class Recipe:
 
 
 ADAPTER = TypeAdapter(Recipe)
+TEXTS = ("data.columns.prompt", "data.columns.reply")  # templates: taken as written where --set says them
 
 
 def parts_of(kind: Any) -> dict[str, Any]:
@@ -226,6 +229,8 @@ def override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set {text}: wanted key=value, such as --set train.epochs=3")
+    if key in TEXTS and not value.lstrip().startswith(("[", '"', "'")) and value != "null":
+        return key, value.replace("\\n", "\n")  # a template has braces and colons, which YAML would take for its own
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -93,9 +93,9 @@ def _inferred_target(known: Mapping[str, str], sample: Sequence[Row]) -> dict[st
     for name in MESSAGES:
         if name in known and any(_is_messages(row.get(known[name])) for row in sample):
             return {"messages": known[name]}
-    for prompts, chosen, rejected in PAIRS:
+    for prompt_tables, chosen, rejected in PAIRS:
         if chosen in known and rejected in known:
-            prompt = next((tuple(known[p] for p in ps if p in known) for ps in prompts if ps[0] in known), None)
+            prompt = next((tuple(known[p] for p in ps if p in known) for ps in prompt_tables if ps[0] in known), None)
             return {"prompt": prompt, "chosen": known[chosen], "rejected": known[rejected]}
     thread = _thread(Columns(), known, None)
     if thread is not None and _talks(sample, thread["conversation"], thread["role"]):

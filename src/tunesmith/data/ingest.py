@@ -1,34 +1,30 @@
-"""Files to examples. Bad rows are counted and listed, never silently lost: accepted + rejected == rows read."""
+"""Files to examples. Bad rows are counted and listed, never silently lost: accepted + rejected == rows read.
+
+A row is a line of the file (a record, in JSON arrays and Parquet). In a file with one row per message it is a whole
+conversation, or a line that belongs to none; `Ingested.num_messages` then counts the lines.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
 from tunesmith.data.columns import Columns, content_of, group_of, weight_of
 from tunesmith.data.infer import infer
-from tunesmith.data.rows import FORMATS, Rejected, Row, digest, format_of, rows
+from tunesmith.data.rows import About, Reading, Rejected, Row, digest, rows
+from tunesmith.data.threads import as_chats, gather
 from tunesmith.errors import DataError
-from tunesmith.types import Example, Label, Message, Reply, Target
+from tunesmith.types import Example, Label, Message, Pair, Reply, Target, Task
 
-__all__ = ["Columns", "Ingested", "Rejected", "example_id", "find_splits", "infer_task", "read"]
+__all__ = ["Columns", "Ingested", "Rejected", "example_id", "infer_task", "read", "task_of"]
 
 LOOK_AHEAD = 200  # rows whose keys together are the columns that are there
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "dev": "dev",
-    "valid": "dev",
-    "validation": "dev",
-    "val": "dev",
-    "test": "test",
-}
+LANGUAGES = {"src_lang", "tgt_lang", "source_lang", "target_lang", "source_language", "target_language"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +35,80 @@ class Ingested:
     columns: Columns  # as they were read
     ignored: tuple[str, ...]  # columns of the file that mean nothing here
     files: dict[str, str]  # path -> SHA-256
+    notices: tuple[str, ...] = ()  # what had to be guessed or left out while reading, in sentences
+    num_messages: int = 0  # lines of files with one row per message
+    found: dict[str, str] = field(default_factory=dict)  # of the first file: format, delimiter, encoding, sheet
 
 
-def read(paths: Sequence[Path], columns: Columns | None = None) -> Ingested:
+@dataclass(slots=True)
+class _Reader:
+    """What is known so far while files are read one after the other."""
+
+    said: Columns
+    reading: Reading
+    examples: list[Example] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+    columns: Columns | None = None
+    ignored: tuple[str, ...] = ()
+    notices: list[str] = field(default_factory=list)
+    num_messages: int = 0
+    found: dict[str, str] = field(default_factory=dict)
+
+    def file(self, path: Path) -> None:
+        about = About()
+        stream = rows(path, self.reading, about)
+        ahead = list(islice(stream, LOOK_AHEAD))
+        messages: list[tuple[int, Row]] = []
+        for item in chain(ahead, stream):
+            if isinstance(item, Rejected):
+                self.rejected.append(item)
+                continue
+            if self.columns is None:
+                self.columns, self.ignored = _understood(path, [*ahead, item], self.said)
+            if self.columns.conversation is not None:
+                messages.append(item)
+            else:
+                self.row(path, item, self.columns)
+        if messages and self.columns is not None:
+            self.conversations(path, messages, self.columns)
+        self.notices += about.notices
+        self.found = self.found or about.found
+
+    def conversations(self, path: Path, messages: list[tuple[int, Row]], columns: Columns) -> None:
+        gathered = gather(str(path), messages, columns)
+        for item in gathered.conversations:
+            if isinstance(item, Rejected):
+                self.rejected.append(item)
+            else:
+                self.row(path, item, as_chats(columns))
+        self.num_messages += gathered.num_messages
+        self.notices += gathered.notices
+
+    def row(self, path: Path, item: tuple[int, Row], columns: Columns) -> None:
+        line, row = item
+        try:
+            self.examples.append(_example(row, columns, self.seen, f"{path}:{line}"))
+        except ValueError as error:
+            self.rejected.append(Rejected(str(path), line, str(error)))
+
+
+def read(paths: Sequence[Path], columns: Columns | None = None, reading: Reading | None = None) -> Ingested:
     """Examples of all files, in order. The columns are inferred once, from the first rows of the first file that has
     rows.
     """
-    said = columns or Columns()
-    examples: list[Example] = []
-    rejected: list[Rejected] = []
+    reader = _Reader(columns or Columns(), reading or Reading())
     files: dict[str, str] = {}
-    seen: Counter[str] = Counter()
-    resolved: Columns | None = None
-    ignored: tuple[str, ...] = ()
     for path in map(Path, paths):
-        stream = rows(path)
-        ahead = list(islice(stream, LOOK_AHEAD))
-        for item in chain(ahead, stream):
-            if isinstance(item, Rejected):
-                rejected.append(item)
-                continue
-            if resolved is None:
-                resolved, ignored = _understood(path, [*ahead, item], said)
-            try:
-                examples.append(_example(item[1], resolved, seen, f"{path}:{item[0]}"))
-            except ValueError as error:
-                rejected.append(Rejected(str(path), item[0], str(error)))
+        reader.file(path)
         files[str(path)] = digest(path)
-    if resolved is None or not examples:
-        _refuse_empty(paths, rejected)
-    assert resolved is not None
-    return Ingested(tuple(examples), tuple(rejected), len(examples) + len(rejected), resolved, ignored, files)
+    if reader.columns is None or not reader.examples:
+        _refuse_empty(paths, reader.rejected)
+    assert reader.columns is not None
+    return Ingested(
+        tuple(reader.examples), tuple(reader.rejected), len(reader.examples) + len(reader.rejected), reader.columns,
+        reader.ignored, files, tuple(reader.notices), reader.num_messages, reader.found,
+    )  # fmt: skip
 
 
 def _understood(
@@ -113,65 +152,33 @@ def _plain(message: Message) -> list[object]:
     return [message.role, message.content, message.weight, dict(message.extra)]
 
 
-def find_splits(path: Path) -> dict[str, list[Path]]:
-    """{"train" | "dev" | "test": files}. A file is training data; in a folder the names tell (train…, dev | valid |
-    val…, test…).
-    """
-    path = Path(path)
-    if path.is_file():
-        return {"train": [path]}
-    if not path.is_dir():
-        raise DataError(f"{path}: there is no such file or folder. Check the name.")
-    files = sorted(f for f in path.iterdir() if f.is_file() and format_of(f) is not None and not f.name.startswith("."))
-    if not files:
-        raise DataError(f"{path}: holds no data file. Wanted: {', '.join(FORMATS)}, each also with .gz.")
-    found: dict[str, list[Path]] = {}
-    unknown = []
-    for file in files:
-        word = re.match(r"[a-z]*", file.name.lower())
-        split = SPLIT_NAMES.get(word.group() if word else "")
-        if split is None:
-            unknown.append(file)
-        else:
-            found.setdefault(split, []).append(file)
-    if unknown and found:
-        names = ", ".join(f.name for f in unknown)
-        raise DataError(
-            f"{path}: beside files named train, dev or test stand {names}. Name the files to use, or move these away."
-        )
-    if unknown:
-        return {"train": unknown}
-    if "train" not in found:
-        raise DataError(f"{path}: holds {', '.join(f.name for f in files)} and no training file. Name it train….")
-    return found
-
-
 def infer_task(columns: Columns, ingested: Ingested) -> str:
     """ "classify" | "summarise" | "translate" | "extract" | "chat" | "generate": only what the file says outright, else
     "generate".
     """
+    return task_of(columns, ingested)[0]
+
+
+def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
+    """The task, and why, in words for a person."""
     targets = [example.target for example in ingested.examples]
     if targets and all(isinstance(target, Label) for target in targets):
-        return "classify"
+        return "classify", f"the column '{columns.label}' holds labels"
+    if targets and all(isinstance(target, Pair) for target in targets):
+        return "generate", "each row holds a preferred and a rejected answer"
+    if targets and all(isinstance(target, Task) for target in targets):
+        return "generate", "each row holds a prompt and what a grader needs, and no answer"
     replies = [target.text for target in targets if isinstance(target, Reply)]
     if replies and len(replies) == len(targets) and all(_is_object(reply) for reply in replies):
-        return "extract"
-    if columns.messages is not None:
-        return "chat"
+        return "extract", "every answer is a JSON object"
+    if columns.messages is not None or columns.conversation is not None:
+        return "chat", "the rows are conversations"
     reply = (columns.reply or "").lower()
     if reply in ("summary", "highlights"):
-        return "summarise"
-    others = {name.lower() for name in ingested.ignored}
-    if reply in ("target", "tgt") and others & {
-        "src_lang",
-        "tgt_lang",
-        "source_lang",
-        "target_lang",
-        "source_language",
-        "target_language",
-    }:
-        return "translate"
-    return "generate"
+        return "summarise", f"the answers stand in a column named '{columns.reply}'"
+    if reply in ("target", "tgt") and {name.lower() for name in ingested.ignored} & LANGUAGES:
+        return "translate", f"beside '{columns.reply}' stand columns that name languages"
+    return "generate", "the answers are text, and nothing in the file says more"
 
 
 def _is_object(text: str) -> bool:

@@ -38,7 +38,7 @@ LABELLED = tuple(
 )
 PAIR_PROMPTS = (("prompt",), ("instruction", "input"), ("question",), ("query",))
 # (prompt columns; chosen; rejected). The second is OpenAI's preference file
-PAIRS = (
+PAIRS: tuple[tuple[tuple[tuple[str, ...], ...], str, str], ...] = (
     (PAIR_PROMPTS, "chosen", "rejected"),
     ((("input",),), "preferred_output", "non_preferred_output"),
 )

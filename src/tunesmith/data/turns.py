@@ -9,6 +9,8 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from tunesmith.data.rows import check_text, parse_json
@@ -183,6 +185,6 @@ def as_text(value: Any, name: str) -> str:
         return check(json.dumps(value, ensure_ascii=False), f"the column '{name}'")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"the column '{name}' is {value}")
-    if isinstance(value, (bool, int, float)):
+    if isinstance(value, (bool, int, float, date, Decimal)):
         return str(value)
     raise ValueError(f"the column '{name}' is a {type(value).__name__}, wanted text")

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tunesmith.data import lines as lines_module
 from tunesmith.data import rows as rows_module
-from tunesmith.data.ingest import Ingested, find_splits, read
+from tunesmith.data.ingest import Ingested, read
+from tunesmith.data.located import find_splits
 from tunesmith.errors import DataError
 from tunesmith.types import Message
 
@@ -100,7 +102,8 @@ ROWS: list[tuple[str, bytes | str, int, dict[int, str]]] = [
     ),
     ("too_many.csv", "prompt,completion\np,c\np,c,x\n", 1, {3: "3 fields"}),
     ("open_quote.csv", 'prompt,completion\np,c\n"never closed,c\nq,d\n', 1, {3: "quote"}),
-    ("latin1.csv", b"prompt,completion\np,c\ncaf\xe9,c\n", 1, {3: "byte 0xe9"}),
+    ("latin1.csv", b"prompt,completion\np,c\ncaf\xe9,c\n", 2, {}),
+    ("mixed.csv", "prompt,completion\np,é\nq,ü\n".encode() + b"caf\xe9,c\n", 2, {4: "byte 0xe9"}),
     ("empty_lines.csv", "\nprompt,completion\n\np,c\n,\n", 1, {}),
     ("crlf.csv", "prompt,completion\r\np,c\r\n", 1, {}),
     ("packed.jsonl.gz", gzip.compress(f"{GOOD}\nbad\n".encode()), 1, {2: "not JSON"}),
@@ -124,7 +127,8 @@ FILES: list[tuple[str, bytes | str, str]] = [
     ("blank.jsonl", "\n \n", "there are no rows"),
     ("header_only.csv", "prompt,completion\n", "there are no rows"),
     ("all_bad.jsonl", "x\ny\n", "none of its 2 rows could be used"),
-    ("data.xlsx", b"PK", "kind of file is not known"),
+    ("data.xlsx", b"PK", "no Excel workbook"),
+    ("data.xls", b"PK", "Save it as .xlsx or CSV"),
     ("no_suffix", GOOD, "kind of file is not known"),
     ("half.jsonl.gz", gzip.compress(f"{GOOD}\n".encode() * 1000)[:-20], "damaged or half-written"),
     ("no_gzip.jsonl.gz", GOOD, "damaged or half-written"),
@@ -168,7 +172,7 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path: Path) -> N
 
 
 def test_a_line_too_long_is_rejected_and_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(lines_module, "MAX_ROW_BYTES", 100)
     found = ingest(tmp_path, "long.jsonl", f'{GOOD}\n{{"prompt": "{"x" * 1000}", "completion": "c"}}\n{OTHER}\n')
     assert [r.line for r in found.rejected] == [2]
     assert len(found.examples) == 2

@@ -1,0 +1,146 @@
+"""The seam to data sets on the hub: the only place of data/ that reaches a network. Tests put a folder in its place.
+
+Files are taken from the hub's own Parquet copy (refs/convert/parquet: CONFIG/SPLIT/0000.parquet), else as the data set
+was uploaded. No code of a data set is run. HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from tunesmith.data.rows import format_of
+from tunesmith.errors import DataError
+
+CONVERTED, UPLOADED = "refs/convert/parquet", "main"
+NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?::([\w.+-]+)(?:/([\w.+-]+))?)?")
+LONG = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
+
+
+class Unreachable(Exception):
+    """The hub cannot be asked, and nothing of the data set is in its cache."""
+
+
+class Hub(Protocol):
+    def files(self, name: str, revision: str) -> list[str]:
+        """Paths in the data set; [] where it has no such revision. Raises Unreachable."""
+        ...
+
+    def download(self, name: str, revision: str, files: Sequence[str]) -> Path:
+        """A folder that holds these files. Raises Unreachable."""
+        ...
+
+
+class RealHub:
+    """huggingface_hub, with its cache where there is no network."""
+
+    def files(self, name: str, revision: str) -> list[str]:
+        try:
+            return list(HfApi().list_repo_files(name, repo_type="dataset", revision=revision))
+        except RevisionNotFoundError:
+            return []
+        except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
+            raise DataError(
+                f"{name}: there is no such file or folder, and the hub has no such data set, or it needs a token (set "
+                f"HF_TOKEN; {type(error).__name__})."
+            ) from error
+        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+            return self._cached(name, revision, error)
+
+    def _cached(self, name: str, revision: str, why: Exception) -> list[str]:
+        try:
+            folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
+        except (LocalEntryNotFoundError, OSError):
+            raise Unreachable(type(why).__name__) from why
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    def download(self, name: str, revision: str, files: Sequence[str]) -> Path:
+        try:
+            return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(files)))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise Unreachable(type(error).__name__) from error
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether it reads as owner/name, owner/name:config or owner/name:config/split rather than as a path here."""
+    match = NAME.fullmatch(text)
+    return match is not None and format_of(Path(match[1])) is None and not Path(text.split("/")[0]).exists()
+
+
+def fetch(text: str, hub: Hub | None = None) -> dict[str, list[Path]]:
+    """Split -> files on this machine, of the one configuration and, where it was named, the one split."""
+    match = NAME.fullmatch(text)
+    assert match is not None, text
+    name, config, split = match.groups()
+    hub = hub or RealHub()
+    try:
+        for revision in (CONVERTED, UPLOADED):
+            configs = _configs(hub.files(name, revision), revision)
+            if configs:
+                files = _chosen(text, configs, config, split)
+                folder = hub.download(name, revision, [file for part in files.values() for file in part])
+                return {part: [folder / file for file in names] for part, names in files.items()}
+    except Unreachable as error:
+        raise DataError(
+            f"{name}: there is no such file or folder here, and the hub could not be reached for a data set of that "
+            f"name ({error}). Check the name and the network, or bring the files here and name them."
+        ) from error
+    raise DataError(f"{name}: the hub's data set holds no file that can be read (Parquet, JSON, JSONL, CSV).")
+
+
+def _configs(files: Sequence[str], revision: str) -> dict[str, dict[str, list[str]]]:
+    """Configuration -> split -> files. In the Parquet copy folders name both; else the files' own names do."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for file in sorted(files):
+        path = PurePosixPath(file)
+        if format_of(Path(file)) is None or any(part.startswith(".") for part in path.parts):
+            continue
+        if revision == CONVERTED:
+            if len(path.parts) != 3:
+                continue
+            config, split = path.parts[0], path.parts[1]
+        else:
+            folders = [part for part in path.parts[:-1] if part != "data"]
+            word = re.match(r"[a-z]*", path.name.lower())
+            config, split = "/".join(folders) or "default", word.group() if word else ""
+            split = split if split in ("train", "validation", "test", *LONG) else "train"
+            split = LONG.get(split, split)
+        found.setdefault(config, {}).setdefault(split, []).append(file)
+    return found
+
+
+def _chosen(
+    text: str, configs: dict[str, dict[str, list[str]]], config: str | None, split: str | None
+) -> dict[str, list[str]]:
+    usual = next(iter(configs)) if len(configs) == 1 else "default"
+    if config not in configs and split is None and config in configs.get(usual, {}):
+        config, split = None, config  # owner/name:test
+    if (config or usual) not in configs:
+        raise DataError(
+            f"{text}: the data set's configurations are {', '.join(sorted(configs)[:20])}. Name one: "
+            f"{text.split(':')[0]}:{sorted(configs)[0]}."
+        )
+    splits = configs[config or usual]
+    if split is not None and split not in splits:
+        raise DataError(f"{text}: the splits of {config or usual} are {', '.join(splits)}. Name one of these.")
+    chosen = splits if split is None else {split: splits[split]}
+    partial = next((part for part in chosen if part.startswith("partial-")), None)
+    if partial is not None:
+        raise DataError(
+            f"{text}: is so large that the hub's Parquet copy holds only a part of it. Bring the files that you want "
+            "here, and name them."
+        )
+    return chosen
