@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from tunesmith.report.words import number
 
 CAPS = (20_000, 8_000, 4_000, 2_000, 1_400, 1_000, 700, 480, 340, 240)  # characters of one text that a page may carry
 MOST_FIELDS = 60  # of one answer
+MOST_CHOICES = 200  # of files or groups in a list to choose from; with more, the search finds them
 CASE_BYTES = 1_600  # of markup around the texts of a case, measured on JSON cases with six fields
 
 
@@ -56,6 +58,8 @@ class CaseView:
     example_id: str
     source: str
     group: str
+    file_number: int  # of CasePage.files; −1 where the row names no file
+    group_number: int  # of CasePage.groups; −1 where it has none or there are too many to choose from
     prompt: Block
     columns: tuple[Column, ...]
 
@@ -69,6 +73,8 @@ class CasePage:
     num_shortened: int  # texts that the cap shortened
     parts_title: str = ""  # "Label" | "Field"; "" = the cases have no such parts
     parts: tuple[Part, ...] = ()
+    files: tuple[tuple[str, int], ...] = ()  # what a reader can choose from, and how many cases each has
+    groups: tuple[tuple[str, int], ...] = ()
 
 
 def block(pieces: Sequence[Piece], cap: int) -> Block:
@@ -151,12 +157,26 @@ def fit(found: Sequence[Case], num_bytes: int) -> tuple[int, int]:
     return CAPS[-1], min(len(found), num_bytes // (CASE_BYTES + 4 * 2 * CAPS[-1]))
 
 
+def file_of(source: str) -> str:
+    """The file of a file:line."""
+    name, colon, line = source.rpartition(":")
+    return name if colon and line.isdigit() else source
+
+
+def choices(names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Names in order with their counts; nothing where there is no choice or too much of it."""
+    tally = Counter(name for name in names if name)
+    return tuple(sorted(tally.items())) if 2 <= len(tally) <= MOST_CHOICES else ()
+
+
 def page(found: Sequence[Case], num_bytes: int) -> CasePage:
     """The cases in reading order, as many and as long as fit in about `num_bytes`."""
     binary = cases.is_right_or_wrong(found)
     shared = cases.shared_start([c.prompt for c in found])
     cap, most = fit(found, num_bytes)
     by_part = breakdown(found)
+    files, groups = choices([file_of(c.source) for c in found]), choices([c.group or "" for c in found])
+    file_numbers, group_numbers = ({name: i for i, (name, _) in enumerate(names)} for names in (files, groups))
     views = []
     shortened = 0
     for of_kind, case in cases.in_reading_order(found, binary=binary)[:most]:
@@ -171,9 +191,11 @@ def page(found: Sequence[Case], num_bytes: int) -> CasePage:
                 example_id=case.example_id,
                 source=case.source,
                 group=case.group or "",
+                file_number=file_numbers.get(file_of(case.source), -1),
+                group_number=group_numbers.get(case.group or "", -1),
                 prompt=block([(prompt, False)], cap),
                 columns=columns(case, cap, binary=binary),
             )
         )
     prefix = block([(shared, False)], CAPS[0]) if shared else None
-    return CasePage(views, len(found), prefix, cap, shortened, by_part.title, by_part.parts)
+    return CasePage(views, len(found), prefix, cap, shortened, by_part.title, by_part.parts, files, groups)

@@ -37,7 +37,8 @@ SHORT_KINDS = {
     "same": "unchanged",
     "base-only": "base only",
 }
-CHANGED = ("broken", "worsened", "fixed", "improved", "reworded")
+WORSE, BETTER = ("broken", "worsened"), ("fixed", "improved")
+CHANGED = (*WORSE, *BETTER, "reworded")
 
 Piece = tuple[str, bool]  # a run of text, and whether it is marked as different
 
@@ -114,6 +115,14 @@ def tags(case: Case, of_kind: str, *, binary: bool) -> tuple[str, ...]:
         found.append("base-right" if case.base_score else "base-wrong")
     if binary and case.tuned_score is not None:
         found.append("tuned-right" if case.tuned_score else "tuned-wrong")
+    if not binary and case.tuned_score is not None and case.tuned_score < 1 and json_fields(case.reference):
+        found.append("tuned-wrong")  # a field of it; of a free text no score below 1 means wrong
+    if of_kind in WORSE:
+        found.append("worse")
+    if of_kind in BETTER:
+        found.append("better")
+    if False in (case.base_stopped, case.tuned_stopped):
+        found.append("cut")
     if case.base_stopped is False:
         found.append("base-cut")
     if case.tuned_stopped is False:

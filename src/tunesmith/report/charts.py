@@ -176,3 +176,23 @@ def budget_bar(spent: float, budget: float | None, most: float, label: str) -> M
     return Markup(
         f'<svg class="strip" viewBox="0 0 160 18" role="img" aria-label="{escape(clean(label))}">{"".join(parts)}</svg>'
     )
+
+
+def reliability(points: Sequence[tuple[float, float, int]], label: str) -> Markup:
+    """Said probability (across) against the share that was right (up); a point is (said, right, cases)."""
+    left, base, side = 48, 190, 180
+    most = max(num for _, _, num in points)
+    parts = []
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = left + tick * side, base - tick * side
+        parts += [line(left, y, left + side, y, "grid"), text(left - 6, y + 4, f"{100 * tick:.0f}%", "tick", "end")]
+        parts.append(text(x, base + 18, f"{100 * tick:.0f}%", "tick"))
+    parts.append(line(left, base, left + side, base - side, "zero"))
+    for said, right, num in points:
+        radius = 3 + 5 * (num / most) ** 0.5  # the area follows the number of cases
+        x, y = left + said * side, base - right * side
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" class="dot main"/>')
+    parts.append(text(left + side + 14, base, "across: probability said", "side", "start"))
+    parts.append(text(left + side + 14, base - 16, "up: share that was right", "side", "start"))
+    parts.append(text(left + side + 14, base - 32, "larger dot: more cases", "side", "start"))
+    return svg(base + 24, parts, label, "curve")

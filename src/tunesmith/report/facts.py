@@ -51,6 +51,8 @@ class Facts:
     export: Mapping[str, Any] | None
     forms: tuple[Mapping[str, Any], ...] | None
     metrics: tuple[Mapping[str, Any], ...] | None
+    watched: tuple[Mapping[str, Any], ...] | None  # answers to a few fixed prompts while training went on
+    calibration: Mapping[str, Any] | None  # where answers are labels
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
 
@@ -79,11 +81,14 @@ def read(folder: Path) -> Facts:
             f"{folder} holds none of the files of a run ({', '.join(list(OPTIONAL)[:3])} …). "
             "Name the folder that `tunesmith run --out` wrote."
         )
-    metrics, half = read_metrics(folder / "metrics.jsonl")
+    metrics, half = read_lines(folder / "metrics.jsonl")
     if half:
         missing.append(
             Missing("metrics.jsonl, last line", "the last update: the line is half-written, as when a run is killed")
         )
+    watched, half = read_lines(folder / "watched.jsonl")
+    if half:
+        missing.append(Missing("watched.jsonl, last line", "one answer to a watched prompt: the line is half-written"))
     verdict = read_verdict(folder / "verdict.json")
     return Facts(
         name=str((verdict or {}).get("run") or folder.resolve().name),
@@ -96,6 +101,8 @@ def read(folder: Path) -> Facts:
         export=read_mapping(folder / "export.json"),
         forms=read_forms(folder / "scores" / "forms.json"),
         metrics=metrics,
+        watched=watched,
+        calibration=read_mapping(folder / "calibration.json"),
         cases=read_cases(folder / "scores" / "cases.parquet"),
         missing=tuple(missing),
     )
@@ -162,7 +169,7 @@ def read_forms(path: Path) -> tuple[Mapping[str, Any], ...] | None:
     return tuple(found)
 
 
-def read_metrics(path: Path) -> tuple[tuple[Mapping[str, Any], ...] | None, bool]:
+def read_lines(path: Path) -> tuple[tuple[Mapping[str, Any], ...] | None, bool]:
     """The rows, and whether the last line was half-written (no line end and no JSON: a run that was killed)."""
     text = read_text(path)
     if text is None:

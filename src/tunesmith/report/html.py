@@ -10,10 +10,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tunesmith.report import cases, views, words
+from tunesmith.report import cases, first_screen, views, words
+from tunesmith.report.calibration_view import calibration
 from tunesmith.report.case_views import CasePage, page
 from tunesmith.report.data_view import data, flat
 from tunesmith.report.facts import Facts, base_model, read
+from tunesmith.report.watch_view import watched
 
 FOLDER = Path(__file__).parent
 MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
@@ -35,7 +37,8 @@ def render(facts: Facts) -> str:
     template = environment.get_template("report.html")
     shown = sections(facts, answers)
     for budget in CASE_BUDGETS:
-        html = template.render(**shown, page=page(facts.cases, budget) if facts.cases else CasePage([], 0, None, 0, 0))
+        found = page(facts.cases, budget) if facts.cases else CasePage([], 0, None, 0, 0)
+        html = template.render(**shown, page=found, shown_kinds={view.kind for view in found.views})
         if len(html.encode("utf-8")) <= MOST_BYTES:
             return html
     return html
@@ -82,6 +85,9 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
     return {
         "facts": facts,
         "answers": answers,
+        "rows": first_screen.rows(facts),
+        "scale": first_screen.points(verdict) if verdict else None,
+        "first_note": first_screen.first_note(verdict),
         "verdict": verdict,
         "counts": cases.counts(facts.cases or ()),
         "base": base_model(facts),
@@ -91,6 +97,9 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "scores": views.score_rows(verdict, is_share=is_share, with_cases=bool(facts.cases)) if verdict else [],
         "secondary": views.secondary_rows(verdict) if verdict else [],
         "curves": curves,
+        "watched": watched(facts.watched or ()),
+        "calibration": calibration(facts.calibration) if facts.calibration is not None else None,
+        "exports": views.exports(facts.export or {}),
         "curve_points": [{"first": c.first, "last": c.last, "points": c.points} for c in curves],
         "cost_rows": views.cost_rows(facts.cost or {}),
         "cost_facts": views.cost_facts(facts.cost) if facts.cost else [],

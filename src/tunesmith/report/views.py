@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunesmith.report import charts, words
+from tunesmith.report import charts, first_screen, words
 from tunesmith.report.data_view import flat
 
 
@@ -41,12 +41,14 @@ def effect_figure(verdict: Mapping[str, Any], tone: str) -> Markup | None:
     pair = verdict["interval"]
     if not all(is_number(v) for v in (*pair, verdict["effect"])):
         return None
+    scale = first_screen.points(verdict)
     margin = verdict.get("smallest_that_matters")
     label = (
         f"Effect {words.signed(verdict['effect'])}, {words.confidence(verdict)} interval "
         f"{words.interval(pair, with_sign=True)}; zero means no change"
     )
-    return charts.effect_plot(verdict["effect"], (pair[0], pair[1]), margin if is_number(margin) else None, tone, label)
+    effect, low, high = (scale.factor * v for v in (verdict["effect"], *pair))
+    return charts.effect_plot(effect, (low, high), scale.factor * margin if is_number(margin) else None, tone, label)
 
 
 def score_rows(verdict: Mapping[str, Any], *, is_share: bool, with_cases: bool) -> list[ScoreRow]:
@@ -187,3 +189,16 @@ def locked(lock: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     groups = [(k, [(str(n), flat(v)) for n, v in g.items()]) for k, g in lock.items() if isinstance(g, Mapping)]
     rest = [(k, flat(v)) for k, v in lock.items() if not isinstance(v, Mapping)]
     return [*groups, *([("run", rest)] if rest else [])]
+
+
+def exports(found: Mapping[str, Any]) -> list[tuple[str, str, str, bool | None, str]]:
+    """(kind, folder, prompts compared, answered the same as the session, largest difference of a logit)."""
+    made = []
+    for name, facts in found.items():
+        check = facts if isinstance(facts, Mapping) else {}
+        num, same_text = check.get("num_prompts"), check.get("same_text")
+        num_same = check.get("num_same", num if same_text else None)
+        asked = f"{words.count(num_same)} of {words.count(num)} the same" if is_number(num) else words.NOT_KNOWN
+        differs = f"{check['max_logit_diff']:.1g}" if is_number(check.get("max_logit_diff")) else words.NOT_KNOWN
+        made.append((str(name), str(check.get("path") or ""), asked, same_text, differs))
+    return made

@@ -341,7 +341,7 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, tu
         return ("Yes, but something simpler may do as well.",), tuple(because)
     if failed:
         return ("Only where the losses named here do not matter.",), tuple(because)
-    return ("Rather than the base, yes, for inputs like those it was tested on.",), tuple(because)
+    return ("Yes, instead of the base model, for inputs like those it was tested on.",), tuple(because)
 
 
 def differs(facts: Facts) -> bool:

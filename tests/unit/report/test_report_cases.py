@@ -40,7 +40,16 @@ def test_kind_without_a_change_of_score_goes_by_text() -> None:
 def test_counts_by_hand() -> None:
     rows = [cases.read_case(r) for r in binary_cases()]
     tally = cases.counts(rows)
-    wanted = {"all": 10, "fixed": 4, "broken": 1, "both-right": 3, "both-wrong": 2, "changed": 5}
+    wanted = {
+        "all": 10,
+        "fixed": 4,
+        "broken": 1,
+        "both-right": 3,
+        "both-wrong": 2,
+        "changed": 5,
+        "worse": 1,
+        "better": 4,
+    }
     wanted |= {"base-right": 4, "base-wrong": 6, "tuned-right": 7, "tuned-wrong": 3}
     assert dict(tally) == wanted
     assert cases.counts([made(1.0, 1.0, tuned_stopped=False)])["tuned-cut"] == 1

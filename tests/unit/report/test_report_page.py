@@ -59,14 +59,14 @@ def test_a_number_of_cases_opens_just_these_cases(tmp_path: Path) -> None:
     _, page = page_of(tmp_path)
     articles = [a["data-tags"].split() for a in page.having("article", class_="case")]
     opened = {a["data-tags"] for a in page.having("a", class_="open")}
-    assert opened == {"base-right", "tuned-right", "broken", "all"}
+    assert opened == {"base-right", "tuned-right", "tuned-wrong", "broken", "all"}
     num = {
         tag: sum(tag in tags for tags in articles)
         for tag in ("base-right", "tuned-right", "broken", "fixed", "changed")
     }
     assert num == {"base-right": 4, "tuned-right": 7, "broken": 1, "fixed": 4, "changed": 5}
     chips = {a["data-tags"] for a in page.having("button") if "data-tags" in a}
-    assert chips == {"changed", "broken", "fixed", "both-wrong", "both-right", "all"}
+    assert chips == {"changed", "worse", "better", "both-wrong", "both-right", "all"}
 
 
 def test_changed_cases_stand_first_and_name_their_line(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_changed_cases_stand_first_and_name_their_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("decision", "headline", "may"),
     [
-        ("better", "Yes, it is better.", "Rather than the base, yes, for inputs like those it was tested on."),
+        ("better", "Yes, it is better.", "Yes, instead of the base model, for inputs like those it was tested on."),
         ("worse", "No, it is worse.", "No. Keep the base model"),
         ("no relevant difference", "No relevant difference.", "There is no reason to."),
         ("too few cases", "Too few cases to tell.", "Not on this evidence."),

@@ -93,7 +93,7 @@ def test_gain_against_what_matters(tmp_path: Path) -> None:
 
 
 def test_a_baseline_as_good_holds_the_yes_back(tmp_path: Path) -> None:
-    yes = "Rather than the base, yes, for inputs like those it was tested on."
+    yes = "Yes, instead of the base model, for inputs like those it was tested on."
     but = "Yes, but something simpler may do as well."
     assert words.plain(answers_of(tmp_path, {"baselines": {"majority": 0.679}}).may_use) == yes
     found = answers_of(tmp_path, {"baselines": {"majority": 0.69}})  # within the 0.02 that matters of 0.7

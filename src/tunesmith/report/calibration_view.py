@@ -1,0 +1,70 @@
+"""calibration.json as the page prints it: is an answer given at 80% right 80 times of 100, and when is it unsure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from tunesmith.report import charts, words
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationView:
+    said: tuple[str, ...]
+    figure: Markup | None
+    bins: tuple[tuple[str, str, str], ...]  # (said probability, cases, share that was right)
+    numbers: tuple[tuple[str, str, str], ...]  # (what, before, after)
+
+
+def share(value: Any) -> str:
+    return f"{100 * value:.0f}%" if isinstance(value, (int, float)) else words.NOT_KNOWN
+
+
+def calibration(found: Mapping[str, Any]) -> CalibrationView:
+    held = found.get("held_out") or {}
+    before, after = held.get("before") or {}, held.get("after") or {}
+    bins = [b for b in after.get("bins") or () if isinstance(b, Mapping)]
+    points = [(float(b["confidence"]), float(b["accuracy"]), int(b["num_cases"])) for b in bins]
+    rows = [
+        (name, words.number(before.get(key)), words.number(after.get(key)))
+        for key, name in (
+            ("ece", "gap between said and true share (ECE)"),
+            ("brier", "Brier score, 0 to 2"),
+            ("nll", "nats per case"),
+        )
+        if key in before or key in after
+    ]
+    label = "Reliability: " + "; ".join(f"said {share(c)}, right {share(a)} of {n}" for c, a, n in points)
+    return CalibrationView(
+        said=sentences(found, held),
+        figure=charts.reliability(points, label) if points else None,
+        bins=tuple((share(c), f"{n:,}", share(a)) for c, a, n in points),
+        numbers=tuple(rows),
+    )
+
+
+def sentences(found: Mapping[str, Any], held: Mapping[str, Any]) -> tuple[str, ...]:
+    num, temperature, threshold = found.get("num_dev"), found.get("temperature"), found.get("threshold")
+    if not found.get("calibrated", True):
+        return (
+            f"Not calibrated: {words.count(num)} dev cases with a label are too few. Probabilities are the raw ones.",
+        )
+    said = [
+        f"Probabilities are divided by temperature {words.number(temperature)}, fitted on {words.count(num)} dev cases."
+    ]
+    if isinstance(threshold, (int, float)):
+        said.append(
+            f"Below {share(threshold)} an answer is called unsure; at or above it, {share(found.get('target'))} "
+            "were right on dev."
+        )
+    else:
+        said.append(f"No threshold: {found.get('sure', words.NOT_KNOWN)}. Every answer is called unsure.")
+    if held.get("unsure_frac") is not None:
+        said.append(
+            f"On {words.count(held.get('num_cases'))} held-out cases {share(held['unsure_frac'])} were unsure; of the "
+            f"rest {share(held.get('accuracy_when_sure'))} were right, of all {share(held.get('accuracy'))}."
+        )
+    return tuple(said)

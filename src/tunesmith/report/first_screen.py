@@ -1,0 +1,207 @@
+"""The first screen: five fixed questions, each answered by one plain sentence with its number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.report import cases, words
+from tunesmith.report.facts import Facts
+from tunesmith.report.words import Link, Sentence
+
+COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
+    "accuracy": "answers that are right",
+    "macro_f1": "right answers, with each label weighing the same",
+    "exact_match": "answers that equal the right one exactly",
+    "json_exact": "answers right in every field",
+    "json_valid": "answers that are JSON at all",
+    "json_fields": "fields that are right in an average answer",
+    "token_f1": "words shared with the right answer",
+    "rouge_1": "words shared with the right answer",
+    "rouge_l": "words shared, in order, with the right answer",
+    "chrf": "pieces of words shared with the right answer",
+    "bleu": "runs of words shared with the right answer",
+}
+OF_100_ALREADY = ("chrf", "bleu")
+NOT_YET: Sentence = ("Not known yet: base and tuned model were not compared.",)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    question: str
+    answer: Sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A metric's values as a reader without training in it takes them: out of 100 where the scale allows."""
+
+    factor: float
+    digits: int
+    unit: str  # "points of 100" | "" where the metric keeps its own scale
+
+    def of(self, value: Any, *, sign: bool = False) -> str:
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            return words.NOT_KNOWN
+        if not self.unit:
+            return words.signed(value) if sign else words.number(value)
+        text = f"{round(value * self.factor, self.digits) + 0.0:{'+' if sign else ''}.{self.digits}f}"
+        return text.removeprefix("+").replace("-", "−") if float(text) == 0 else text.replace("-", "−")
+
+
+def points(verdict: Mapping[str, Any]) -> Points:
+    """One decimal where whole points would hide the effect or an end of its interval that lies close to zero."""
+    if verdict["metric"] not in COUNTED:
+        return Points(1.0, 3, "")
+    factor = 1.0 if verdict["metric"] in OF_100_ALREADY else 100.0
+    known = [abs(v) * factor for v in (verdict["effect"], *verdict["interval"]) if v is not None and math.isfinite(v)]
+    return Points(factor, 1 if any(0 < v < 2 for v in known) else 0, "points of 100")
+
+
+def rows(facts: Facts) -> tuple[Row, ...]:
+    """The five questions, always these and in this order. Whether it is better is the headline with `better`."""
+    verdict = facts.verdict
+    if verdict is None:
+        return (
+            Row("Is it better?", stopped(facts)),
+            Row("By how much?", base_alone(facts)),
+            Row("How sure is that?", NOT_YET),
+            Row("What did it lose?", NOT_YET),
+            Row("May I use it?", ("Not yet: nothing shows that tuning helped. Go on with --resume.",)),
+        )
+    scale = points(verdict)
+    return (
+        Row("Is it better?", better(facts, verdict)),
+        Row("By how much?", how_much(facts, verdict, scale)),
+        Row("How sure is that?", how_sure(verdict, scale)),
+        Row("What did it lose?", lost(facts, verdict)),
+        Row("May I use it?", may_i_use_it(facts, verdict)),
+    )
+
+
+def linked(facts: Facts, text: str, tags: str) -> str | Link:
+    """A number that opens its cases, where the run has them."""
+    return Link(text, tags) if facts.cases and cases.counts(facts.cases)[tags] else text
+
+
+def better(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
+    found = linked(facts, words.things(int(verdict.get("num_cases") or 0), "case"), "all")
+    did = {
+        "better": "the tuned model (trained on your examples) did better than the base model (before training).",
+        "worse": "the tuned model (trained on your examples) did worse than the base model (before training).",
+        "no relevant difference": "the tuned model (trained on your examples) did no better and no worse than the base model.",
+    }.get(verdict["decision"], "the tuned model (trained on your examples) was neither clearly better nor worse.")
+    return ("On ", found, " kept out of training, ", did)
+
+
+def how_much(facts: Facts, verdict: Mapping[str, Any], scale: Points) -> Sentence:
+    effect, name = verdict["effect"], str(verdict["metric"])
+    is_share = words.is_share(facts, verdict)
+    base, tuned = (
+        linked(facts, scale.of(verdict[side]), f"{side}-right" if is_share else "all") for side in ("base", "tuned")
+    )
+    what = f", counting {COUNTED[name]}." if name in COUNTED else f" in {words.metric(name)}; larger is better."
+    moved = "Up" if effect > 0 else "Down"
+    by = scale.of(abs(effect))
+    unit = f" {scale.unit}" if scale.unit else ""
+    if float(by.replace(",", "")) == 0 if by != words.NOT_KNOWN else False:
+        return ("By nothing that shows: ", base, " before and ", tuned, f" after{what}")
+    return (f"{moved} {by}{unit}, from ", base, " to ", tuned, what)
+
+
+def how_sure(verdict: Mapping[str, Any], scale: Points) -> Sentence:
+    low, high = verdict["interval"]
+    p, sure = verdict.get("p"), f"{words.confidence(verdict)} interval"
+    unit = " points" if scale.unit else ""
+    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (low, high)):
+        return ("Not known: the interval of the difference could not be worked out.",)
+    span = f"{scale.of(low, sign=True)} to {scale.of(high, sign=True)}{unit} ({sure})"
+    if verdict["decision"] == "no relevant difference":
+        matters = scale.of(verdict.get("smallest_that_matters"))
+        return (f"Sure enough: the true difference is likely {span}, and less than {matters} does not matter.",)
+    if verdict["decision"] not in ("better", "worse"):
+        num = words.things(int(verdict.get("num_cases") or 0), "case")
+        return (f"Not sure: the true difference may lie anywhere from {span}; {num} cannot tell more.",)
+    is_gain = verdict["decision"] == "better"
+    ends = (low, high) if is_gain else (-high, -low)
+    span = f"{scale.of(ends[0])} to {scale.of(ends[1])}{unit} ({sure})"
+    known = isinstance(p, (int, float)) and math.isfinite(p)
+    how = "Very sure" if known and p < 0.001 else "Sure" if known and p < 0.01 else "Fairly sure"
+    luck = f" Luck alone would show as much {words.chance(p).removesuffix(' times')} tries." if known else ""
+    return (f"{how}: the true {'gain' if is_gain else 'loss'} is likely {span}.{luck}",)
+
+
+def lost(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
+    """Cases that got worse, and abilities outside the task: kept, lost or not checked."""
+    tally = cases.counts(facts.cases or ())
+    said: list[str | Link] = []
+    if facts.cases:
+        tag, what = ("broken", "that the base had right are now wrong")
+        if not cases.is_right_or_wrong(facts.cases):
+            tag, what = ("worsened", "score lower than before")
+        said += [linked(facts, f"{tally[tag]:,} of {len(facts.cases):,} cases", tag), f" {what}. "]
+    guard = verdict.get("guard") or ()
+    if not guard:
+        return (*said, "Other abilities: not checked in this run.")
+    parts = []
+    for passed, result in ((False, "lost"), (None, "not known"), (True, "kept")):
+        names = [
+            f"{g['name']} ({words.number(g.get('base'))} → {words.number(g.get('tuned'))})"
+            for g in guard
+            if g.get("passed") is passed
+        ]
+        parts += [f"{result}: {', '.join(names)}"] if names else []
+    return (*said, f"Other abilities, {'; '.join(parts)}.")
+
+
+def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
+    """The decision in a sentence; a yes names what is still wrong, for better is not the same as good."""
+    may, _ = words.may_i_use_it(facts, verdict)
+    if verdict["decision"] != "better" or not words.plain(may).startswith("Yes"):
+        return may
+    simpler = words.as_good(verdict)
+    if simpler:
+        name, value = max(simpler, key=lambda pair: pair[1])
+        scale = points(verdict)
+        return (f"Yes, but something simpler does about as well: {name} gets {scale.of(value)}, this model ",
+                f"{scale.of(verdict['tuned'])}.")  # fmt: skip
+    num = cases.counts(facts.cases or ())["tuned-wrong"]
+    if not facts.cases or not num:
+        return may
+    not_right = "wrong" if cases.is_right_or_wrong(facts.cases) else "not right in every field"
+    found = Link(f"{num:,} of {len(facts.cases):,}", "tuned-wrong")
+    if 2 * num > len(facts.cases):
+        return ("Only if each answer is checked: it beats the base model, but ", found, f" answers are {not_right}.")
+    return (*may, " But check its answers: ", found, f" {'is' if num == 1 else 'are'} {not_right}.")
+
+
+def stopped(facts: Facts) -> Sentence:
+    """How far a run without a verdict came."""
+    said = "Not known: this run stopped before a tuned model was compared with the base model."
+    updates = [r["update"] for r in facts.metrics or () if isinstance(r.get("update"), int) and "loss" in r]
+    total = (facts.plan or {}).get("updates")
+    if updates:
+        of = f" of {words.count(total)}" if isinstance(total, int) else ""
+        return (f"{said} Training came to update {max(updates):,}{of}.",)
+    return (f"{said} Training had not begun.",)
+
+
+def base_alone(facts: Facts) -> Sentence:
+    scores = [c.base_score for c in facts.cases or () if c.base_score is not None]
+    if scores:
+        found = Link(words.things(len(scores), "case"), "all")
+        return ("Not known yet. The base model alone scores ", words.number(sum(scores) / len(scores)),
+                " on average over ", found, ".")  # fmt: skip
+    best = [f for f in facts.forms or () if f.get("chosen") and isinstance(f.get("dev_score"), (int, float))]
+    if best:
+        num = words.things(int(best[0].get("num_cases") or 0), "dev case")
+        return (f"Not known yet. The base model alone scored {words.number(best[0]['dev_score'])} on {num}.",)
+    return NOT_YET
+
+
+def first_note(verdict: Mapping[str, Any] | None) -> tuple[str, int]:
+    """The note that stands on the first screen, and how many more there are below."""
+    notes = [str(n) for n in (verdict or {}).get("notes") or ()]
+    return (notes[0][:1].upper() + notes[0][1:], len(notes) - 1) if notes else ("", 0)
