@@ -20,6 +20,7 @@ class Answer:
     stopped: bool  # False: it ran into the limit of tokens or time
     num_tokens: int
     probability: float | None = None  # of the label, among the labels
+    label_logps: tuple[float, ...] = ()  # nats of each label, in their order
 
 
 def written(completions: Sequence[Completion]) -> list[Answer]:
@@ -37,7 +38,8 @@ def chosen(
     answers: dict[str, Answer] = {}
     for example_id, logp_C in label_logps(forests, logps, len(labels)).items():
         best = int(logp_C.argmax())
-        answers[example_id] = Answer(labels[best], True, 0, float(1 / np.exp(logp_C - logp_C[best]).sum()))
+        share = float(1 / np.exp(logp_C - logp_C[best]).sum())
+        answers[example_id] = Answer(labels[best], True, 0, share, tuple(map(float, logp_C)))
     return [answers[i] for i in order]
 
 
