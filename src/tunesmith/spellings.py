@@ -34,11 +34,11 @@ THEIRS: dict[str, tuple[str, ...]] = {
     "train.schedule.end_frac": ("cosine_min_lr_ratio", "lr_scheduler_kwargs.min_lr_rate"),
     "train.optim.beta1": ("adam_beta1",),
     "train.optim.beta2": ("adam_beta2",),
-    "train.optim.eps": ("adam_epsilon",),
+    "train.optim.eps": ("adam_epsilon", "adam_eps"),
     "train.optim.weight_decay": ("weight_decay",),
     "train.optim.clip_norm": ("max_grad_norm",),
     "evals.max_new_tokens": ("max_new_tokens", "generation_max_length"),
-    "precision": ("bf16", "fp16", "torch_dtype", "dtype", "mixed_precision"),
+    "precision": ("bf16", "bfloat16", "fp16", "float16", "torch_dtype", "dtype", "mixed_precision"),
     "seed": ("random_state", "data_seed"),
 }  # fmt: skip
 OURS: dict[str, str] = {their: ours for ours, names in THEIRS.items() for their in reversed(names)}
