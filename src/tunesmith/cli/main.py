@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from tunesmith.cli import job, models, schema, show
+from tunesmith.cli import chat, importing, init, job, models, predict, schema, serve, show
 from tunesmith.errors import TunesmithError
 
 app = typer.Typer(
@@ -20,12 +20,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start here": (job.run, job.report),
-    "More": (job.quickstart, job.audit, job.plan, schema.schema, schema.completion),
+    "Start here": (init.init, job.run, chat.chat, predict.predict, job.report),
+    "More": (job.quickstart, serve.serve, job.audit, job.plan, importing.import_, schema.schema, schema.completion),
 }
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)  # import_: import is a word of Python
 app.add_typer(models.app, name="models", rich_help_panel="More")
 
 
