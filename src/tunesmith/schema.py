@@ -8,11 +8,16 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import json
 import textwrap
 import tokenize
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from tunesmith.recipe import ADAPTER, Recipe, as_dataclass, parts_of
+import yaml
+
+from tunesmith.recipe import ADAPTER, Recipe, as_dataclass, known_keys, parts_of
 
 
 def comments(kind: type) -> dict[str, str]:
@@ -50,6 +55,55 @@ def descriptions(kind: type = Recipe, prefix: str = "") -> dict[str, str]:
         if part:
             out |= descriptions(part, f"{prefix}{name}.")
     return out
+
+
+def commented(chosen: Mapping[str, tuple[Any, str]], often: Iterable[str], head: Iterable[str]) -> str:
+    """A recipe's text: `chosen` keys -> (value, why), and the defaults of `often`, in the order of the fields."""
+    words, shown = descriptions(), {*chosen, *often}
+    lines = [*(f"# {line}" for line in head)]
+    groups: list[str] = []
+    for key in known_keys():
+        if key not in shown:
+            continue
+        *parents, last = key.split(".")
+        for depth in range(len(parents)):
+            group = ".".join(parents[: depth + 1])
+            if group not in groups:
+                groups.append(group)
+                lines += ["", f"{'  ' * depth}{parents[depth]}:  # {words[group]}"]
+        indent = "  " * len(parents)
+        value, why = chosen.get(key, (default_of(key), ""))
+        mark = "" if key in chosen else "# "
+        lines += [""] if not parents else []
+        lines += textwrap.wrap(
+            f"why: {why}", 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+        ) * bool(why)
+        line = f"{indent}{mark}{last}: {as_yaml(value)}"
+        if len(line) + len(words[key]) + 4 <= 120:
+            lines.append(f"{line}  # {words[key]}")
+        else:
+            lines += [
+                *textwrap.wrap(words[key], 118, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "),
+                line,
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def default_of(key: str) -> Any:
+    value: Any = asdict(Recipe())
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def as_yaml(value: Any) -> str:
+    """On one line."""
+    if isinstance(value, str) and ("\n" in value or len(value) > 60):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("...").strip()
 
 
 def json_schema() -> dict[str, Any]:

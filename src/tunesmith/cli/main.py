@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import typer
 
-from tunesmith.cli import chat, importing, init, job, models, predict, schema, serve, show
-from tunesmith.errors import TunesmithError
+from tunesmith.cli import chat, export, importing, init, job, models, predict, runs, schema, serve, show
+from tunesmith.errors import Interrupted, TunesmithError
 
 app = typer.Typer(
     help="Fine-tunes a pre-trained language model on your examples and proves whether the result is better.",
@@ -21,7 +21,10 @@ app = typer.Typer(
 )
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (init.init, job.run, chat.chat, predict.predict, job.report),
-    "More": (job.quickstart, serve.serve, job.audit, job.plan, importing.import_, schema.schema, schema.completion),
+    "More": (
+        job.quickstart, serve.serve, export.export, job.audit, job.plan, runs.runs, runs.compare, importing.import_,
+        schema.schema, schema.completion,
+    ),  # fmt: skip
 }
 for panel, commands in PANELS.items():
     for command in commands:
@@ -40,7 +43,8 @@ def main() -> None:
     try:
         app(prog_name="tunesmith")
     except TunesmithError as error:
-        show.error(str(error))
+        tell = show.stopped if isinstance(error, Interrupted) else show.error
+        tell(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         show.error("stopped; what was saved before is whole: the same command with --resume and --out goes on")

@@ -1,0 +1,96 @@
+"""`tunesmith init`: asks, shows what was understood, writes the recipe."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from tunesmith.cli import show
+from tunesmith.cli.options import part
+from tunesmith.errors import InputError
+
+SHOWN_CHARS = 600
+
+
+def init(
+    data: Annotated[str | None, typer.Argument(help="CSV, Excel, JSON, JSONL or Parquet, or a folder of them.")] = None,
+    out: Annotated[Path, typer.Option(help="The recipe that is written.")] = Path("recipe.yaml"),
+    target: Annotated[str | None, typer.Option(help="The column that the model should give back.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help='What it is given: columns, or a text such as "Subject: {subject}".')
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="classify, summarise, translate, extract, generate or chat.")] = None,
+    group: Annotated[str | None, typer.Option(help='The column whose rows stay together, or "none".')] = None,
+    model: Annotated[str | None, typer.Option(help="A known name, a folder, or a hub name (owner/name).")] = None,
+    minutes: Annotated[float | None, typer.Option(help="How long a run may take, by a rough guess.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, take what is proposed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+) -> None:
+    """Look at a file of examples, ask at most six questions, write a recipe.
+
+    Nothing is asked with --yes, or where no person sits at a terminal.
+
+    Example: tunesmith init tickets.csv --yes
+    """
+    if out.exists() and not force:
+        raise InputError(f"{out} is there already: name another one with --out, or write over it with --force")
+    if not out.parent.is_dir():
+        raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
+    job = part("init")
+    wish = job.Wish(data, target, tuple(prompt) if prompt else None, task, group, model, minutes)
+    made = job.propose(wish, None if yes or not sys.stdin.isatty() else ask)
+    out.write_text(job.recipe_text(made, str(out)), encoding="utf-8")
+    tell(made, out)
+
+
+def ask(question: Any, number: int) -> str:
+    """One question with its choices by number; asked again until the answer fits."""
+    console = Console(stderr=True, highlight=False)
+    console.print()
+    console.print(Text(f"{number}. {question.text}", style="bold"))
+    for at, (answer, words) in enumerate(question.choices, 1):
+        console.print(Text(f"   {at:>2}  {answer}"), Text(words, style="dim"))
+    while True:
+        shown = f" [{question.default}]" if question.default else ""
+        console.print(Text(f"   Enter takes what stands in brackets{shown}: " if shown else "   : "), end="")
+        line = sys.stdin.readline()
+        if not line:
+            raise InputError("the questions ended before they were answered; --yes takes what is proposed")
+        said = line.strip() or question.default
+        if said.isdigit() and 0 < int(said) <= len(question.choices):
+            said = question.choices[int(said) - 1][0]
+        wrong = question.wrong(said)
+        if wrong is None and said:
+            return said
+        console.print(Text(f"   {wrong or 'an answer is needed'}", style="yellow"))
+
+
+def tell(made: Any, out: Path) -> None:
+    """What was understood, on one row, and what to type next."""
+    console = Console(highlight=False)
+    console.print()
+    console.print(Text("Understood", style="bold"), Text(made.understood))
+    for message in made.example.prompt:
+        console.print(Text(f"  {message.role}: "), Text(shortened(message.content), style="dim"))
+    console.print(Text("  learned: "), Text(shortened(made.answer), style="bold green"))
+    for key, (value, why) in made.chosen.items():
+        if why:
+            console.print(Text(f"{key}: {shortened(str(value))}"), Text(f"({why})", style="dim"))
+    for note in made.notes:
+        console.print(Text("note:", style="yellow"), Text(note))
+    console.print()
+    console.print(Text(f"{out} is written; every line in it can be changed. Next:", style="bold"))
+    if not made.model_is_here:
+        show.out(f"  tunesmith models fetch {made.chosen['model'][0]}")
+    show.out(f"  tunesmith run {out} --dry-run     # what would happen, nothing is trained")
+    show.out(f"  tunesmith run {out}")
+
+
+def shortened(text: str) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= SHOWN_CHARS else plain[:SHOWN_CHARS] + " …"
