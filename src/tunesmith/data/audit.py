@@ -16,6 +16,7 @@ from tunesmith.data.ingest import Ingested
 from tunesmith.data.pack import path_tokens
 from tunesmith.data.render import Rendered
 from tunesmith.data.split import Split, normalised
+from tunesmith.data.understood import understood
 from tunesmith.types import Example, Label, Pair, Reply
 
 MAX_LISTED = 200  # lines kept of each kind of finding; counts are of all
@@ -53,13 +54,7 @@ def audit(ingested: Ingested, split: Split, rendered: Rendered) -> dict[str, Any
         "classes": _classes(split),
         "twins": _twins(split),
     }
-    found["understood"] = {
-        "columns": found["columns"],
-        "example": {
-            "id": rendered.records[0].example_id if rendered.records else "",
-            "pieces": [list(piece) for piece in rendered.shown],
-        },
-    }
+    found["understood"] = understood(ingested, rendered)
     found["warnings"] = _warnings(found)
     return found
 
@@ -145,7 +140,7 @@ def _twins(split: Split) -> dict[str, Any]:
 
 def _warnings(found: dict[str, Any]) -> list[str]:
     """What a person should look at before training, in sentences."""
-    lines = []
+    lines = list(found["understood"]["notices"])
     rejected, rows = found["rejected"]["count"], found["rows"]
     if rejected:
         first = found["rejected"]["rows"][0]
@@ -189,15 +184,14 @@ def _warnings(found: dict[str, Any]) -> list[str]:
 
 def summary_lines(found: dict[str, Any]) -> list[str]:
     """audit.json for people: what was understood, the counts, the warnings."""
-    columns = ", ".join(
-        f"{k} = {' + '.join(v) if isinstance(v, (list, tuple)) else v}" for k, v in found["columns"].items()
-    )
-    tokens, splits = found["tokens"], found["splits"]
+    columns = ", ".join(f"{kind} = {names}" for kind, names in found["understood"]["spelled"].items())
+    tokens, splits, messages = found["tokens"], found["splits"], found["understood"]["messages"]
+    unit = f"conversations (of {messages} lines) " if messages else ""
     length, reply = tokens["length_quantiles"], tokens["reply_quantiles"]
     lines = [
         f"columns    {columns}"
         + (f"; not used: {', '.join(found['ignored_columns'])}" if found["ignored_columns"] else ""),
-        f"rows       {found['rows']} read = {found['accepted']} accepted + {found['rejected']['count']} rejected",
+        f"rows       {found['rows']} {unit}read = {found['accepted']} accepted + {found['rejected']['count']} rejected",
         f"splits     train {splits['train']}, dev {splits['dev']}, test {splits['test']}; taken out "
         f"{found['moved']['count']}",
         f"training   {splits['train'] - found['dropped']['count']} examples rendered, {found['dropped']['count']} "

@@ -14,10 +14,8 @@ from typing import Protocol
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
+    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -25,6 +23,7 @@ from huggingface_hub.errors import (
 from tunesmith.data.rows import format_of
 from tunesmith.errors import DataError
 
+TIMEOUT_S = 20.0
 CONVERTED, UPLOADED = "refs/convert/parquet", "main"
 NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?::([\w.+-]+)(?:/([\w.+-]+))?)?")
 LONG = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
@@ -49,7 +48,9 @@ class RealHub:
 
     def files(self, name: str, revision: str) -> list[str]:
         try:
-            return list(HfApi().list_repo_files(name, repo_type="dataset", revision=revision))
+            # dataset_info asks once; the listing calls ask for half a minute where there is no network
+            info = HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT_S)
+            return [file.rfilename for file in info.siblings or []]
         except RevisionNotFoundError:
             return []
         except (RepositoryNotFoundError, GatedRepoError, HFValidationError) as error:
@@ -57,20 +58,20 @@ class RealHub:
                 f"{name}: there is no such file or folder, and the hub has no such data set, or it needs a token (set "
                 f"HF_TOKEN; {type(error).__name__})."
             ) from error
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        except (HTTPError, OSError) as error:  # HF_HUB_OFFLINE is an OSError too
             return self._cached(name, revision, error)
 
     def _cached(self, name: str, revision: str, why: Exception) -> list[str]:
         try:
             folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
-        except (LocalEntryNotFoundError, OSError):
+        except OSError:
             raise Unreachable(type(why).__name__) from why
         return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     def download(self, name: str, revision: str, files: Sequence[str]) -> Path:
         try:
             return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(files)))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except (HTTPError, OSError) as error:
             raise Unreachable(type(error).__name__) from error
 
 

@@ -30,11 +30,12 @@ def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Co
     else:
         target = _inferred_target(known, sample)
     if target is None:
+        example = found[0] if found else "NAME"
         raise DataError(
             f"the columns {', '.join(map(repr, found)) or '(none)'} are none that are known. Wanted: messages; prompt "
             "+ completion; instruction + input + output; text + label; question + answer; document + summary; source + "
             "target; conversation_id + role + text … Rename them, or say which column is the prompt and which the "
-            "reply or the label."
+            f"reply or the label: --set data.columns.prompt={example} --set data.columns.label=NAME (or reply=NAME)."
         )
     merged = replace(said, **target)
     merged = replace(

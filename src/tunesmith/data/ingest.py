@@ -38,6 +38,7 @@ class Ingested:
     notices: tuple[str, ...] = ()  # what had to be guessed or left out while reading, in sentences
     num_messages: int = 0  # lines of files with one row per message
     found: dict[str, str] = field(default_factory=dict)  # of the first file: format, delimiter, encoding, sheet
+    said: tuple[str, ...] = ()  # fields of `columns` that were said rather than inferred
 
 
 @dataclass(slots=True)
@@ -105,9 +106,10 @@ def read(paths: Sequence[Path], columns: Columns | None = None, reading: Reading
     if reader.columns is None or not reader.examples:
         _refuse_empty(paths, reader.rejected)
     assert reader.columns is not None
+    said = tuple(name for name, value in asdict(reader.said).items() if value)
     return Ingested(
         tuple(reader.examples), tuple(reader.rejected), len(reader.examples) + len(reader.rejected), reader.columns,
-        reader.ignored, files, tuple(reader.notices), reader.num_messages, reader.found,
+        reader.ignored, files, tuple(reader.notices), reader.num_messages, reader.found, said,
     )  # fmt: skip
 
 
