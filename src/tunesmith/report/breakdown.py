@@ -17,7 +17,8 @@ LABEL_CHARS = 60
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A label or a field. Its tag is on its cases; with "b" or "t" behind it, on those that base or tuned got right."""
+    """A label or a field. Its tag is on its cases; with "b" or "t" behind it, on those that base or tuned got right, with "x" on
+    those that tuned got wrong."""
 
     name: str
     tag: str
@@ -61,7 +62,10 @@ def counted(
     tag = {name: f"p{number}" for number, name in enumerate(names)}
     tags = {
         case.example_id: [
-            tag[name] + end for name, (b, t) in row.items() for end, is_on in (("", True), ("b", b), ("t", t)) if is_on
+            tag[name] + end
+            for name, (b, t) in row.items()
+            for end, is_on in (("", True), ("b", b), ("t", t), ("x", not t))
+            if is_on
         ]
         for case, row in zip(found, rights, strict=True)
     }

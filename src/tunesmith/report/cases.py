@@ -40,6 +40,14 @@ SHORT_KINDS = {
 WORSE, BETTER = ("broken", "worsened"), ("fixed", "improved")
 CHANGED = (*WORSE, *BETTER, "reworded")
 
+TAG_NAMES = SHORT_KINDS | {
+    "base-right": "base right",
+    "tuned-right": "tuned right",
+    "tuned-wrong": "tuned not right",
+    "tuned-cut": "tuned ran into the length limit",
+    "all": "all",
+}  # what a link to cases is called once it is followed
+
 Piece = tuple[str, bool]  # a run of text, and whether it is marked as different
 
 

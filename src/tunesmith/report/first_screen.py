@@ -91,7 +91,7 @@ def better(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     did = {
         "better": "the tuned model (trained on your examples) did better than the base model (before training).",
         "worse": "the tuned model (trained on your examples) did worse than the base model (before training).",
-        "no relevant difference": "the tuned model (trained on your examples) did no better and no worse than the base model.",
+        "no relevant difference": "the tuned model (trained on your examples) did about as well as the base model.",
     }.get(verdict["decision"], "the tuned model (trained on your examples) was neither clearly better nor worse.")
     return ("On ", found, " kept out of training, ", did)
 
@@ -113,7 +113,8 @@ def how_much(facts: Facts, verdict: Mapping[str, Any], scale: Points) -> Sentenc
 
 def how_sure(verdict: Mapping[str, Any], scale: Points) -> Sentence:
     low, high = verdict["interval"]
-    p, sure = verdict.get("p"), f"{words.confidence(verdict)} interval"
+    p: Any = verdict.get("p")
+    sure = f"{words.confidence(verdict)} interval"
     unit = " points" if scale.unit else ""
     if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (low, high)):
         return ("Not known: the interval of the difference could not be worked out.",)

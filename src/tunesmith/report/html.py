@@ -68,7 +68,9 @@ def make_environment() -> Environment:
     environment.globals.update(
         number=words.number, signed=words.signed, interval=words.interval, things=words.things, flat=flat
     )
-    environment.globals.update(metric=words.metric, kinds=cases.KINDS, short_kinds=cases.SHORT_KINDS)
+    environment.globals.update(
+        metric=words.metric, kinds=cases.KINDS, short_kinds=cases.SHORT_KINDS, tag_names=cases.TAG_NAMES
+    )
     return environment
 
 

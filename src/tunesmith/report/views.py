@@ -42,7 +42,7 @@ def effect_figure(verdict: Mapping[str, Any], tone: str) -> Markup | None:
     if not all(is_number(v) for v in (*pair, verdict["effect"])):
         return None
     scale = first_screen.points(verdict)
-    margin = verdict.get("smallest_that_matters")
+    margin: Any = verdict.get("smallest_that_matters")
     label = (
         f"Effect {words.signed(verdict['effect'])}, {words.confidence(verdict)} interval "
         f"{words.interval(pair, with_sign=True)}; zero means no change"

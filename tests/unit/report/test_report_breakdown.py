@@ -21,7 +21,7 @@ def test_fields_by_hand() -> None:
     assert found.title == "Field"
     assert [(p.name, p.num, p.base_right, p.tuned_right) for p in found.parts] == [("a", 3, 1, 1), ("b", 2, 0, 2)]
     assert found.tags["id0000"] == ["p0", "p0b", "p0t", "p1", "p1t"]
-    assert found.tags["id0002"] == ["p0"]
+    assert found.tags["id0002"] == ["p0", "p0x"]
 
 
 def test_labels_by_hand() -> None:

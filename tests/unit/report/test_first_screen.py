@@ -1,0 +1,131 @@
+"""Five questions, each with one plain sentence and its number, whatever the run found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.report.run_folders import BASELINE_ONLY, FORMS, METRICS, VERDICT, case, make
+
+from tunesmith.evals.metrics import METRICS as OURS
+from tunesmith.report import first_screen, words
+from tunesmith.report.facts import read
+
+QUESTIONS = ["Is it better?", "By how much?", "How sure is that?", "What did it lose?", "May I use it?"]
+
+
+def said(folder: Path, verdict: dict[str, Any] | None = None, **files: Any) -> list[str]:
+    found = first_screen.rows(read(make(folder, verdict={**VERDICT, **(verdict or {})}, **files)))
+    assert [row.question for row in found] == QUESTIONS
+    return [words.plain(row.answer) for row in found]
+
+
+def test_a_gain_in_right_answers(tmp_path: Path) -> None:
+    assert said(tmp_path) == [
+        "On 10 cases kept out of training, the tuned model (trained on your examples) did better than the base model "
+        "(before training).",
+        "Up 30 points of 100, from 40 to 70, counting answers that are right.",
+        "Fairly sure: the true gain is likely 6 to 51 points (95% interval). Luck alone would show as much about "
+        "3 times in 100 tries.",
+        "1 of 10 cases that the base had right are now wrong. Other abilities: not checked in this run.",
+        "Yes, instead of the base model, for inputs like those it was tested on. But check its answers: "
+        "3 of 10 are wrong.",
+    ]
+
+
+def test_a_loss(tmp_path: Path) -> None:
+    found = said(tmp_path, {"decision": "worse", "base": 0.7, "tuned": 0.4, "effect": -0.3, "interval": [-0.5, -0.05],
+                            "p": 0.0004})  # fmt: skip
+    assert found[1].startswith("Down 30 points of 100, from 70 to 40")
+    assert found[2].startswith(
+        "Very sure: the true loss is likely 5 to 50 points (95% interval). Luck alone would show"
+    )
+    assert found[4] == "No. Keep the base model: it does this task better."
+
+
+def test_too_few_cases_and_no_difference(tmp_path: Path) -> None:
+    found = said(tmp_path, {"decision": "too few cases", "interval": [-0.03, 0.09], "effect": 0.03, "num_cases": 30})
+    assert found[2] == (
+        "Not sure: the true difference may lie anywhere from −3 to +9 points (95% interval); 30 cases cannot tell more."
+    )
+    found = said(tmp_path, {"decision": "no relevant difference", "interval": [-0.01, 0.012], "effect": 0.001})
+    assert found[2] == (
+        "Sure enough: the true difference is likely −1.0 to +1.2 points (95% interval), and less than 2.0 does not "
+        "matter."
+    )
+    assert said(tmp_path, {"effect": 0.0, "tuned": 0.4})[1].startswith("By nothing that shows: 40 before and 40 after")
+
+
+def test_a_small_effect_is_not_rounded_away(tmp_path: Path) -> None:
+    found = said(tmp_path, {"base": 0.412, "tuned": 0.426, "effect": 0.014, "interval": [0.003, 0.025]})
+    assert found[1].startswith("Up 1.4 points of 100, from 41.2 to 42.6,")
+    assert "0.3 to 2.5 points" in found[2]
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_every_metric_is_said_on_its_own_scale(tmp_path: Path, name: str) -> None:
+    scale = 100.0 if OURS[name].high == 100.0 else 1.0
+    verdict = {"metric": name, "base": 0.2 * scale, "tuned": 0.5 * scale, "effect": 0.3 * scale}
+    found = said(tmp_path, {**verdict, "interval": [0.1 * scale, 0.4 * scale]})
+    assert found[1].startswith(
+        "Up 0.300, from 0.200 to 0.500" if name == "mcc" else "Up 30 points of 100, from 20 to 50"
+    )
+    assert "JSON" not in found[1] or name.startswith("json")
+
+
+def test_a_metric_of_somebody_else_keeps_its_scale(tmp_path: Path) -> None:
+    found = said(
+        tmp_path, {"metric": "seconds_saved", "base": 10.0, "tuned": 12.5, "effect": 2.5, "interval": [1.0, 4.0]}
+    )
+    assert found[1] == "Up 2.50, from 10.00 to 12.50 in seconds saved; larger is better."
+
+
+def test_guards_are_named_with_their_numbers(tmp_path: Path) -> None:
+    lost = {"name": "arithmetic", "base": 0.5, "tuned": 0.25, "effect": -0.25, "interval": [-0.3, -0.2], "margin": 0.02}
+    kept = {**lost, "name": "reading", "tuned": 0.51}
+    found = said(tmp_path, {"guard": [{**kept, "passed": True}, {**lost, "passed": False}]})
+    assert found[3].endswith("Other abilities, lost: arithmetic (0.500 → 0.250); kept: reading (0.500 → 0.510).")
+    assert found[4] == "Only where the losses named here do not matter."
+
+
+def test_better_is_not_called_good(tmp_path: Path) -> None:
+    rows = [case(i, float(i < 2), float(i < 4)) for i in range(10)]
+    found = said(tmp_path, {"base": 0.2, "tuned": 0.4, "effect": 0.2}, cases=rows)
+    assert found[4] == "Only if each answer is checked: it beats the base model, but 6 of 10 answers are wrong."
+    rows = [case(i, 0.0, 1.0) for i in range(10)]
+    assert said(tmp_path, {"base": 0.0, "tuned": 1.0, "effect": 1.0}, cases=rows)[4].endswith("those it was tested on.")
+
+
+def test_a_json_answer_is_right_only_in_every_field(tmp_path: Path) -> None:
+    rows = [case(i, 0.25, 0.5 if i else 1.0, reference='{"a": 1, "b": 2}') for i in range(3)]
+    found = said(tmp_path, {"metric": "json_fields", "base": 0.25, "tuned": 0.67, "effect": 0.42}, cases=rows)
+    assert found[4].endswith("2 of 3 answers are not right in every field.")
+
+
+def test_something_simpler_is_named(tmp_path: Path) -> None:
+    found = said(tmp_path, {"baselines": {"TF-IDF": 0.72, "majority": 0.3}})
+    assert found[4] == "Yes, but something simpler does about as well: TF-IDF gets 72, this model 70."
+
+
+def test_a_run_that_stopped_says_how_far_it_came(tmp_path: Path) -> None:
+    rows = [case(i, float(i < 3), None) for i in range(12)]
+    facts = read(make(tmp_path, verdict=None, cases=rows, metrics=METRICS[:1], without=("export.json",)))
+    found = [words.plain(row.answer) for row in first_screen.rows(facts)]
+    assert found[0].endswith("Training came to update 1 of 3.")
+    assert found[1] == "Not known yet. The base model alone scores 0.250 on average over 12 cases."
+    assert found[4] == "Not yet: nothing shows that tuning helped. Go on with --resume."
+    bare = read(make(tmp_path / "b", verdict=None, without=(*BASELINE_ONLY, "scores/cases.parquet")))
+    found = [words.plain(row.answer) for row in first_screen.rows(bare)]
+    assert found[0].endswith("Training had not begun.")
+    assert found[1] == words.plain(first_screen.NOT_YET)
+    dev = read(make(tmp_path / "c", verdict=None, forms=FORMS, without=("scores/cases.parquet",)))
+    assert words.plain(first_screen.rows(dev)[1].answer).endswith("The base model alone scored 0.440 on 16 dev cases.")
+
+
+def test_the_first_note_stands_on_the_first_screen(tmp_path: Path) -> None:
+    assert first_screen.first_note({"notes": ["the data is made by a program", "b"]}) == (
+        "The data is made by a program",
+        1,
+    )
+    assert first_screen.first_note(None) == ("", 0)
