@@ -1,7 +1,7 @@
 """A GGUF file is done when what reads it gives what the session gave: the file itself, transformers, and llama.cpp.
 
-Rounding to 16 or 8 bits moves logits a little, so greedy texts may part at a near tie. What is held instead: the logits
-behind each prompt are close, and every token that the session chose, its stop among them, is (nearly) the best here too.
+Rounding to 16 or 8 bits moves logits a little, so greedy texts may part at a near tie. What is held instead: the
+logits behind each prompt are close, and every token that the session chose, its stop too, is (nearly) the best here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Transformers:
 
 def failed(what: str) -> RunError:
     return RunError(
-        f"the GGUF file is not the model that was measured: {what}. It was not kept; please report it with the run folder."
+        f"the GGUF file is not the model that was measured: {what}. It was not kept; please report it with the run "
+        "folder."
     )
 
 
@@ -72,8 +73,8 @@ def compare(who: str, reader: Reader, expected: Expected, quant: str) -> dict[st
         gap, same = max(gap, here), same + (here == 0.0)
     if not apart <= close or not gap <= GAP * close:
         raise failed(
-            f"read by {who}, logits differ by {apart:.2g} of their spread (at most {close:.2g} is rounding) and a token "
-            f"that was chosen is {gap:.2g} below the best (at most {GAP * close:.2g})"
+            f"read by {who}, logits differ by {apart:.2g} of their spread (at most {close:.2g} is rounding) and a "
+            f"token that was chosen is {gap:.2g} below the best (at most {GAP * close:.2g})"
         )
     return {"logit_diff": apart, "gap": gap, "num_same": same, "num_prompts": len(expected.prompts)}
 

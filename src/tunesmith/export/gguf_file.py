@@ -78,15 +78,16 @@ def refuse_family(config: Any) -> None:
         reasons += odd_gemma3(config) if kind == "gemma3_text" else odd_window(config)
     if reasons:
         raise ModelError(
-            f"this model is not written as GGUF here: {'; '.join(reasons)}. Export `--to merged` and convert that folder "
-            "with llama.cpp's convert_hf_to_gguf.py."
+            f"this model is not written as GGUF here: {'; '.join(reasons)}. Export `--to merged` and convert that "
+            "folder with llama.cpp's convert_hf_to_gguf.py."
         )
 
 
 def odd_window(config: Any) -> list[str]:
     """llama.cpp computes these families without a window."""
-    window = getattr(config, "sliding_window", None)
-    in_use = "sliding_attention" in (getattr(config, "layer_types", None) or [])
+    said = config.to_dict()
+    window = said.get("sliding_window")
+    in_use = "sliding_attention" in (said.get("layer_types") or [])
     if config.model_type == "mistral":
         in_use = window is not None
     if in_use and window < config.max_position_embeddings:
@@ -114,7 +115,7 @@ def full_rope(config: Any) -> dict[str, Any]:
 
 
 def head_dim(config: Any) -> int:
-    said = getattr(config, "head_dim", None)
+    said = config.to_dict().get("head_dim")
     return int(said) if said else config.hidden_size // config.num_attention_heads
 
 
@@ -233,7 +234,8 @@ def write_gguf(folder: Path, vocabulary: Vocabulary, template: str, path: Path, 
     vocabulary.write(writer, template)
     tensors = list(stored_tensors(folder, config, quant))
     for t in tensors:
-        shape, width = t.shape, np.dtype(np.uint8)
+        shape = t.shape
+        width: np.dtype[Any] = np.dtype(np.uint8)
         if t.kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
             width = np.dtype(np.float32 if t.kind == GGMLQuantizationType.F32 else np.float16)
         else:

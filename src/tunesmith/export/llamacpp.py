@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python: the one file that knows it. It is an extra (`pip install tunesmith[llamacpp]`)."""
+"""llama.cpp through llama-cpp-python: the one file that knows it. It is an extra (`tunesmith[llamacpp]`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LlamaCpp:
         self._model.eval(list(tokens))
         return torch.from_numpy(np.array(self._model.scores[: len(tokens)], dtype=np.float32))
 
-    def rendered(self, messages: list[dict[str, Any]]) -> str:
+    def rendered(self, messages: Any) -> str:
         """What llama-cpp-python makes of a conversation by the template in the file."""
         said = self._model.metadata
         vocab = self._own.llama_model_get_vocab(self._model.model)

@@ -1,7 +1,7 @@
-"""A tokenizer as GGUF keeps it: tokens with their kinds, merges or scores, special ids, the name of its way to cut text.
+"""A tokenizer as GGUF keeps it: tokens with their kinds, merges or scores, special ids, the name of how it cuts text.
 
-llama.cpp does not read a pre-tokenizer, it knows some by name. The name is found from what the tokenizer in hand does, so
-that the file cuts text as training did; a tokenizer that has no name there is refused, never approximated.
+llama.cpp does not read a pre-tokenizer, it knows some by name. The name is found from what the tokenizer in hand does,
+so that the file cuts text as training did; a tokenizer that has no name there is refused, never approximated.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Vocabulary:
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], size: int) -> Vocabulary:
     """`size`: rows of the embedding; ids that the tokenizer does not use become unused tokens."""
-    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     model = state["model"]
     if model["type"] != "BPE":
         raise refused(f"is of the kind {model['type']}; only BPE is written here")
@@ -82,9 +82,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], size
     add_bos = bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
     special = special_ids(tokenizer, stop_ids)
     kind = "llama" if pieces else "gpt2"
-    return Vocabulary(
-        kind, pre, tokens, kinds, merges, scores, add_bos, pieces and prepends_space(state), special
-    )
+    return Vocabulary(kind, pre, tokens, kinds, merges, scores, add_bos, pieces and prepends_space(state), special)
 
 
 def refused(what: str) -> ModelError:

@@ -1,0 +1,199 @@
+"""Takes a finished run elsewhere: opens it, writes one export, compares what was written, and only then keeps it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+import torch
+
+from tunesmith.data.template import ChatTemplate
+from tunesmith.errors import InputError, PlanError
+from tunesmith.export.gguf_check import Asked, check_gguf
+from tunesmith.export.gguf_file import About, config_of, refuse_family, write_gguf
+from tunesmith.export.modelfile import ollama_template, write_modelfile
+from tunesmith.export.verify import expect, verify
+from tunesmith.export.vllm_rules import vllm_facts
+from tunesmith.export.vocabulary import vocabulary
+from tunesmith.export.write import Serving, open_adapter, open_model, write_merged
+from tunesmith.files import broken_files, publish_folder, write_json
+from tunesmith.folder import Teller
+from tunesmith.opened import TUNED, Opened, open_run
+from tunesmith.report import card
+from tunesmith.types import Message
+
+Kind = Literal["adapter", "merged", "gguf", "ollama"]
+Quant = Literal["f32", "f16", "q8_0"]
+NUM_ASKED, NUM_ASKED_TOKENS = 4, 48  # held-out cases, and tokens of each answer, on which an export is compared
+CHECKED = "checked.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A run that is open, and what its tuned model answers to a few held-out cases."""
+
+    folder: Path
+    opened: Opened
+    asked: Asked
+
+    @property
+    def serving(self) -> Serving:
+        renderer, base = self.opened.renderer, self.opened.session.base
+        return Serving(base.tokenizer, renderer.template, renderer.stop_ids, self.opened.served.max_new_tokens)
+
+    def weights(self, kind: str) -> Path:
+        """Where the run itself keeps its adapter or its whole model."""
+        is_lora = self.opened.recipe.adapt.method == "lora"
+        if kind == "adapter" and not is_lora:
+            raise PlanError("this run tuned weights of the model itself, so there is no adapter: export `--to merged`")
+        return self.folder / (kind if is_lora else "model")
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+
+def asked_of(opened: Opened, folder: Path) -> Asked:
+    """The session's greedy answers to the first held-out cases."""
+    path = folder / "scores" / "cases.parquet"
+    if not path.is_file():
+        raise InputError(f"{folder} is not finished (no scores/cases.parquet): run it to its end first")
+    texts = pq.read_table(path, columns=["prompt"]).column("prompt").to_pylist()[:NUM_ASKED]
+    conversations = [opened.messages([Message("user", text)]) for text in texts]
+    limits = opened.limits(max_new_tokens=min(NUM_ASKED_TOKENS, opened.served.max_new_tokens))
+    tuned = opened.who(TUNED)
+    assert tuned is not None
+    expected = expect(opened.session, tuned, [opened.renderer.prompt(c) for c in conversations], limits)
+    template = ChatTemplate(opened.session.base.tokenizer)
+    return Asked(
+        expected,
+        tuple([m.as_dict() for m in c] for c in conversations),
+        tuple(template.render(c, is_prompt=True) for c in conversations),
+        tuple(opened.renderer.text(c.tokens) for c in expected.completions),
+    )
+
+
+def deliver(folder: Path, kind: Kind, out: Path | None, quant: Quant, tell: Teller) -> dict[str, Any]:
+    """Write the export, compared, into `out` (the run's own folder without it). Facts: folder, kind, comparisons."""
+    if kind not in WAYS:
+        raise InputError(f"--to {kind} is not known; wanted one of {', '.join(WAYS)}")
+    final = out or folder / kind
+    if out is not None and out.exists() and (out.is_file() or (any(out.iterdir()) and not (out / CHECKED).is_file())):
+        raise InputError(f"--out {out} is taken by something that is no export; name a folder that is new")
+    tell.stage(f"opening {folder}", None)
+    opened = open_run(folder)
+    if kind in ("gguf", "ollama"):
+        refuse_family(config_of(opened.session.base.located.folder))
+    delivery = Delivery(folder, opened, asked_of(opened, folder))
+    tell.stage(f"writing and comparing: {kind}", None)
+    facts: dict[str, Any] = {"to": kind, "prompts": len(delivery.asked.answers)}
+    if out is None and kind in IN_PLACE and whole(there := delivery.weights(kind)):
+        return {**facts, **IN_PLACE[kind](delivery, there), "folder": str(there)}
+
+    def fill(partial: Path) -> None:
+        facts.update(WAYS[kind](delivery, partial, quant))
+        write_json(partial / CHECKED, facts)
+
+    publish_folder(fill, final)
+    return {**facts, "folder": str(final)}
+
+
+def whole(folder: Path) -> bool:
+    return folder.is_dir() and not broken_files(folder)
+
+
+def copied(source: Path, partial: Path) -> None:
+    shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json", CHECKED))
+
+
+def adapter(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
+    copied(delivery.weights("adapter"), partial)
+    return check_adapter(delivery, partial)
+
+
+def check_adapter(delivery: Delivery, folder: Path) -> dict[str, Any]:
+    """The run's adapter, compared through plain peft and against vLLM's rules."""
+    base = delivery.opened.session.base
+    found = verify("adapter", open_adapter(base.located.folder, folder, base.model.dtype), delivery.asked.expected)
+    return {"peft": found, "vllm": vllm_facts(folder)}
+
+
+def merged(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
+    with_weights(delivery, lambda source: copied(source, partial))
+    card.write_model_card(delivery.folder, partial)
+    return check_merged(delivery, partial)
+
+
+def check_merged(delivery: Delivery, folder: Path) -> dict[str, Any]:
+    """Base and adapter as one model, compared through plain transformers."""
+    dtype = delivery.opened.session.base.model.dtype
+    return {"transformers": verify("merged model", open_model(folder, dtype), delivery.asked.expected)}
+
+
+def with_weights(delivery: Delivery, use: Callable[[Path], None]) -> None:
+    """Call `use` with a folder of whole weights: the run's own, or one that is made for as long as that takes."""
+    if whole(delivery.weights("merged")):
+        use(delivery.weights("merged"))
+        return
+    with tempfile.TemporaryDirectory(prefix="tunesmith_") as scratch:
+        origin = delivery.opened.session.base.located.folder
+        tuned = open_adapter(origin, delivery.weights("adapter"), torch.float32)
+        use(write_merged(tuned, delivery.serving, Path(scratch) / "merged"))
+
+
+def gguf(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
+    """One GGUF file, compared by its metadata, by transformers, and by llama.cpp where it is installed."""
+    opened, base = delivery.opened, delivery.opened.session.base
+    path = partial / f"{delivery.name}-{quant}.gguf"
+    words = vocabulary(base.tokenizer, opened.renderer.stop_ids, base.model.config.get_text_config().vocab_size)
+    template = opened.renderer.template
+    about = About(delivery.name, base.located.base_model, base.located.licence)
+    with_weights(delivery, lambda source: write_gguf(source, words, template, path, quant, about))
+    found = check_gguf(path, words, template, delivery.asked, quant)
+    (partial / "README.md").write_text(gguf_card(delivery, path.name), encoding="utf-8")
+    return {"file": path.name, "quant": quant, **found}
+
+
+def ollama(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
+    """A GGUF file with its Modelfile, whose TEMPLATE was held against the chat template."""
+    opened = delivery.opened
+    tokenizer = opened.session.base.tokenizer
+    chat = ChatTemplate(tokenizer)
+    bos = tokenizer.bos_token_id
+    adds = bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
+    template = ollama_template(
+        lambda turns, is_prompt: chat.render(turns, is_prompt=is_prompt), str(tokenizer.bos_token) if adds else ""
+    )
+    facts = gguf(delivery, partial, quant)
+    stops = [str(tokenizer.convert_ids_to_tokens(i)) for i in opened.renderer.stop_ids]
+    instruction, context = opened.served.instruction, opened.session.base.context_tokens
+    write_modelfile(partial / "Modelfile", facts["file"], template, instruction, stops, context)
+    return {**facts, "modelfile": "template held against the chat template; not run: Ollama is not called"}
+
+
+WAYS: dict[str, Callable[[Delivery, Path, Quant], dict[str, Any]]] = {
+    "adapter": adapter,
+    "merged": merged,
+    "gguf": gguf,
+    "ollama": ollama,
+}
+IN_PLACE: dict[str, Callable[[Delivery, Path], dict[str, Any]]] = {"adapter": check_adapter, "merged": check_merged}
+
+
+def gguf_card(delivery: Delivery, file: str) -> str:
+    """README.md of a folder with a GGUF file: where it comes from, how to run it, and the verdict of its run."""
+    located = delivery.opened.session.base.located
+    head = {"license": located.licence, "base_model": located.base_model, "library_name": "gguf", "tags": ["tunesmith"]}
+    lines = ["---", *(f"{k}: {json.dumps(v)}" for k, v in head.items()), "---", "", f"# {delivery.name}", ""]
+    lines += ["    " + f"llama-cli -m {file} -cnv --temp 0", ""]
+    if delivery.opened.served.instruction:
+        lines += ["It was tuned with this system message:", ""]
+        lines += [f"    {line}" for line in delivery.opened.served.instruction.splitlines()] + [""]
+    verdict = delivery.folder / "report.md"
+    return "\n".join(lines) + (verdict.read_text(encoding="utf-8") if verdict.is_file() else "")
