@@ -1,0 +1,289 @@
+"""Runs side by side: their tuned models on the cases that all of them held out, paired, corrected for their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import yaml
+
+from tunesmith.errors import DataError, InputError
+from tunesmith.evals.compare import BETTER, SAME, UNKNOWN, WORSE, Cases, Effect, Rules, decide, measure, plain, signed
+from tunesmith.evals.metrics import METRICS, Metric
+from tunesmith.evals.stats import holm
+from tunesmith.importing.reading import flat, shown
+from tunesmith.report import facts
+from tunesmith.report.cases import Case
+from tunesmith.report.facts import Facts
+
+NUM_LARGEST = 3  # cases shown under a comparison
+PROMPT_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One run. Scores and interval are on the shared cases, the decision is that of its own verdict."""
+
+    letter: str
+    folder: str
+    model: str
+    base: float
+    tuned: float
+    interval: tuple[float, float]
+    decision: str
+    num_cases: int  # that it held out, shared or not
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The second run's tuned model against the first one's; `effect` is second minus first."""
+
+    first: str
+    second: str
+    effect: float
+    interval: tuple[float, float]  # at `level`, so that it holds 0 if and only if Holm does not reject
+    level: float
+    p: float
+    p_holm: float
+    test: str
+    decision: str  # of the second: in the words of a verdict
+    claim: str
+    how: str
+    num_better: int  # cases
+    num_worse: int
+    largest: tuple[str, ...]  # cases with the largest differences, in a line each
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    metric: str
+    num_cases: int
+    alpha: float
+    smallest_that_matters: float
+    sides: tuple[Side, ...]
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+    differences: dict[str, tuple[str, ...]]  # dotted key of the recipe -> what each says
+    cases: tuple[dict[str, Any], ...]  # the shared ones, with the score of each tuned model
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The cases that all runs held out, in one order: by run, what was asked and answered."""
+
+    cases: tuple[tuple[Case, ...], ...]
+    references: tuple[str, ...]
+    groups: tuple[str | None, ...] | None
+
+    def outputs(self, run: int) -> list[str]:
+        return [c.tuned_output or "" for c in self.cases[run]]
+
+
+def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Compared:
+    """Every pair of runs. Raises InputError where they share no case, or were measured by different metrics."""
+    if len(folders) < 2:
+        raise InputError("compare wants two or more run folders: tunesmith compare runs/first runs/second")
+    runs = [finished(Path(folder)) for folder in folders]
+    verdicts = [r.verdict or {} for r in runs]
+    metric = metric_of(verdicts, metric_name)
+    common = shared_cases(folders, runs)
+    alpha = min(float(v.get("alpha", 0.05)) for v in verdicts)
+    said = [v["smallest_that_matters"] for v in verdicts if v["metric"] == metric.name and "smallest_that_matters" in v]
+    matters = min(said, default=metric.matters)
+    sides = tuple(side(at, str(folders[at]), runs[at], common, metric, alpha) for at in range(len(runs)))
+    return Compared(
+        metric=metric.name,
+        num_cases=len(common.references),
+        alpha=alpha,
+        smallest_that_matters=matters,
+        sides=sides,
+        pairs=pairs_of(sides, common, metric, alpha, matters),
+        notes=notes_of(sides, runs, common),
+        differences=differences(runs),
+        cases=case_rows(sides, common, metric),
+    )
+
+
+def finished(folder: Path) -> Facts:
+    found = facts.read(folder)
+    if found.verdict is None or found.cases is None:
+        raise InputError(f"{folder} has no verdict with its cases yet: tunesmith run --resume --out {folder}")
+    return found
+
+
+def metric_of(verdicts: Sequence[Any], name: str | None) -> Metric:
+    names = sorted({str(v["metric"]) for v in verdicts})
+    if name is None and len(names) > 1:
+        raise InputError(f"the verdicts are about different metrics ({', '.join(names)}): name one with --metric")
+    chosen = name or names[0]
+    if chosen not in METRICS:
+        raise InputError(f"there is no metric {chosen!r}; wanted one of {', '.join(sorted(METRICS))}")
+    return METRICS[chosen]
+
+
+def shared_cases(folders: Sequence[Path], runs: Sequence[Facts]) -> Shared:
+    """By example id, which is the hash of prompt and answer. What all runs held out, none of them learned from."""
+    by_id = [{c.example_id: c for c in run.cases or ()} for run in runs]
+    ids = sorted(set.intersection(*(set(found) for found in by_id)))
+    if not ids:
+        counts = ", ".join(f"{folder} held out {len(found)}" for folder, found in zip(folders, by_id))
+        raise InputError(
+            f"the runs share no held-out case ({counts}): they can be compared on one test file, given to all of them "
+            "as data.test"
+        )
+    cases = tuple(tuple(found[i] for i in ids) for found in by_id)
+    if any(c.tuned_output is None for row in cases for c in row):
+        raise DataError("a run holds cases that its tuned model did not answer: run it to its end first")
+    first = cases[0]
+    groups = tuple(c.group or None for c in first)
+    return Shared(cases, tuple(c.reference for c in first), groups if any(groups) else None)
+
+
+def side(at: int, folder: str, run: Facts, common: Shared, metric: Metric, alpha: float) -> Side:
+    base = [c.base_output or "" for c in common.cases[at]]
+    found = measure(Cases(common.references, base, common.outputs(at), common.groups), metric, Rules(alpha=alpha))
+    verdict = run.verdict or {}
+    return Side(
+        ascii_uppercase[at % 26], folder, facts.base_model(run).name, found.base, found.tuned, found.tuned_interval,
+        verdict["decision"], len(run.cases or ()),
+    )  # fmt: skip
+
+
+def pairs_of(sides: Sequence[Side], common: Shared, metric: Metric, alpha: float, matters: float) -> tuple[Pair, ...]:
+    """All pairs; the level of each interval is the one at which Holm's procedure looks at it."""
+    pairs = list(combinations(range(len(sides)), 2))
+
+    def at_level(first: int, second: int, level: float) -> Effect:
+        cases = Cases(common.references, common.outputs(first), common.outputs(second), common.groups)
+        return measure(cases, metric, Rules(alpha=level))
+
+    plainly = [at_level(*pair, alpha) for pair in pairs]
+    adjusted = holm([found.p for found in plainly])
+    levels = holm_levels([found.p for found in plainly], alpha)
+    rows = []
+    for pair, found, p_holm, level in zip(pairs, plainly, adjusted, levels):
+        corrected = found if level == alpha else at_level(*pair, level)
+        words = Words(sides[pair[0]].letter, sides[pair[1]].letter, metric, matters, len(pairs), level, p_holm)
+        rows.append(words.pair(corrected, common.cases[pair[0]], common.cases[pair[1]]))
+    return tuple(rows)
+
+
+def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
+    """alpha / (number of claims still open) for each, smallest p first; all after the first that stands keep its level.
+
+    An interval at this level leaves 0 out if and only if Holm rejects, since a p that is not below the level at which
+    the procedure ended is not below it for the rest either.
+    """
+    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
+    levels, has_ended, level = [alpha] * len(p_values), False, alpha
+    for rank, k in enumerate(order):
+        if not has_ended:
+            level = alpha / (len(p_values) - rank)
+            has_ended = p_values[k] >= level
+        levels[k] = level
+    return levels
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is said of one comparison."""
+
+    first: str
+    second: str
+    metric: Metric
+    matters: float
+    num_pairs: int
+    level: float
+    p_holm: float
+
+    def pair(self, found: Effect, first: Sequence[Case], second: Sequence[Case]) -> Pair:
+        decision = decide(found.interval, self.matters)
+        scores = [
+            self.metric.cases([c.tuned_output for c in row], [c.reference for c in row]) for row in (first, second)
+        ]
+        changes = [b - a for a, b in zip(*scores)]
+        better, worse = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+        order = sorted(range(len(changes)), key=lambda k: (-abs(changes[k]), first[k].example_id))
+        largest = tuple(self.line(first[k], second[k], changes[k]) for k in order[:NUM_LARGEST] if changes[k])
+        how = f"{found.test}, p = {found.p:.2g}"
+        if self.num_pairs > 1:
+            how += f", {self.p_holm:.2g} by Holm over {self.num_pairs} comparisons, interval at level {self.level:.3g}"
+        same = len(changes) - better - worse
+        how += f"; {self.second} scores higher in {better} cases, lower in {worse}, the same in {same}"
+        return Pair(
+            self.first, self.second, found.effect, found.interval, self.level, found.p, self.p_holm, found.test,
+            decision, self.claim(found, decision, len(changes)), how, better, worse, largest,
+        )  # fmt: skip
+
+    def claim(self, found: Effect, decision: str, num_cases: int) -> str:
+        metric = self.metric
+        start = {
+            BETTER: f"The tuned model of {self.second} is better than that of {self.first} on {metric.name}",
+            WORSE: f"The tuned model of {self.second} is worse than that of {self.first} on {metric.name}",
+            SAME: f"{self.first} and {self.second} do not differ by as much as {plain(self.matters, metric)} on "
+            f"{metric.name}",
+            UNKNOWN: f"These cases are too few to tell {self.first} from {self.second} on {metric.name}",
+        }[decision]
+        low, high = (signed(end, metric) for end in found.interval)
+        return (
+            f"{start}: {plain(found.base, metric)} → {plain(found.tuned, metric)}, a difference of "
+            f"{signed(found.effect, metric)} (interval {low} to {high}) on {num_cases} shared cases."
+        )
+
+    def line(self, first: Case, second: Case, change: float) -> str:
+        return (
+            f"{change:+.2f}  {shown(first.prompt, PROMPT_CHARS)}   {self.first}: {shown(first.tuned_output, 40)}   "
+            f"{self.second}: {shown(second.tuned_output, 40)}   ({first.example_id})"
+        )
+
+
+def notes_of(sides: Sequence[Side], runs: Sequence[Facts], common: Shared) -> tuple[str, ...]:
+    notes = []
+    num = len(common.references)
+    odd = [s for s in sides if s.num_cases > num]
+    if odd:
+        counts = ", ".join(f"{s.letter} {s.num_cases}" for s in sides)
+        notes.append(f"the test sets differ ({counts} cases): the {num} cases that all runs held out are compared.")
+    if len({facts.base_model(run).digest for run in runs}) > 1:
+        notes.append("the runs started from different base models.")
+    if len(sides) > 2:
+        notes.append(
+            "the differences are corrected for their number; the score of the run that looks best is still flattered "
+            "by having been chosen: ask it fresh cases before relying on the figure."
+        )
+    return tuple(notes)
+
+
+def differences(runs: Sequence[Facts]) -> dict[str, tuple[str, ...]]:
+    """Keys that the recipes say differently, and what the plans resolved differently."""
+    said = []
+    for run in runs:
+        recipe = dict(flat(yaml.safe_load(run.recipe or "") or {}))
+        resolved = {f"{row['key']} (resolved)": row["value"] for row in (run.plan or {}).get("resolved", ())}
+        said.append({**recipe, **{k: v for k, v in resolved.items() if k.removesuffix(" (resolved)") not in recipe}})
+    keys = dict.fromkeys(key for one in said for key in one)
+    rows = {key: tuple(shown(one[key]) if key in one else "(default)" for one in said) for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def case_rows(sides: Sequence[Side], common: Shared, metric: Metric) -> tuple[dict[str, Any], ...]:
+    """One row per shared case, for programs."""
+    outputs = [common.outputs(at) for at in range(len(sides))]
+    scores = [metric.cases(answers, common.references) for answers in outputs]
+    return tuple(
+        {
+            "example_id": case.example_id,
+            "prompt": case.prompt,
+            "reference": case.reference,
+            "outputs": {s.letter: outputs[at][k] for at, s in enumerate(sides)},
+            "scores": {s.letter: scores[at][k] for at, s in enumerate(sides)},
+        }
+        for k, case in enumerate(common.cases[0])
+    )

@@ -1,0 +1,166 @@
+"""The runs under a folder, each told from its own files: what it was, how far it came, what it found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from tunesmith.errors import DataError, InputError
+from tunesmith.folder import METRICS, PROCESS, this_process
+from tunesmith.report.facts import read_lines, read_mapping, read_verdict
+
+MARKS = ("lock.json", "plan.json", "verdict.json", "cost.json", "audit.json")  # one of them stands beside the recipe
+DEPTH = 3  # folders below the one that is looked through
+STAGES = ("prepare", "baseline", "train", "evaluate", "export")
+ORDERS = ("when", "effect", "cost", "name", "state")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One line of `tunesmith runs`; None: not known, or not yet."""
+
+    folder: str
+    when: str  # its last file was written, local time
+    model: str
+    data: str
+    task: str
+    state: str  # "finished" | "running" | "interrupted" | "failed" | "unreadable"
+    where: str  # how far it came, where it is not finished
+    decision: str | None
+    metric: str | None
+    effect: float | None  # in the metric's unit
+    interval: tuple[float, float] | None
+    num_cases: int | None
+    total_s: float | None
+    peak_gib: float | None
+    updates: tuple[int, int | None]  # made, planned
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find(folder: Path, order: str = "when") -> list[Run]:
+    """The runs in this folder or below it. `order`: one of ORDERS; the newest, largest or first name comes first."""
+    if order not in ORDERS:
+        raise InputError(f"--sort {order}: wanted one of {', '.join(ORDERS)}")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; runs are under runs/ unless `tunesmith run --out` said otherwise")
+    found = [read(path) for path in sorted(folders(folder))]
+    by: dict[str, Any] = {
+        "when": lambda r: r.when,
+        "effect": lambda r: -9e9 if r.effect is None else r.effect,
+        "cost": lambda r: r.total_s or 0.0,
+        "name": lambda r: r.folder,
+        "state": lambda r: r.state,
+    }
+    return sorted(found, key=by[order], reverse=order in ("when", "effect", "cost"))
+
+
+def folders(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """A run's own folder is not looked into."""
+    if (folder / "recipe.yaml").is_file() and any((folder / name).is_file() for name in MARKS):
+        yield folder
+    elif depth:
+        for inner in folder.iterdir():
+            if inner.is_dir() and not inner.name.startswith("."):
+                yield from folders(inner, depth - 1)
+
+
+def read(folder: Path) -> Run:
+    """What the folder's files say. One that cannot be read is a line too: state "unreadable", with why."""
+    try:
+        return told(folder)
+    except (DataError, yaml.YAMLError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        return Run(
+            str(folder), last_written(folder), "", "", "", "unreadable", why, None, None, None, None, None, None, None,
+            (0, None),
+        )  # fmt: skip
+
+
+def told(folder: Path) -> Run:
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")) or {}
+    plan, lock, cost = (read_mapping(folder / f"{name}.json") or {} for name in ("plan", "lock", "cost"))
+    verdict = read_verdict(folder / "verdict.json")
+    rows, _ = read_lines(folder / METRICS)
+    made = max((r["update"] for r in rows or () if "loss" in r), default=0)
+    updates = (made, plan.get("updates"))
+    state, where = state_of(folder, verdict is not None, cost.get("stages") or [], updates)
+    found = verdict or {}
+    low, high = found.get("interval") or (None, None)
+    return Run(
+        folder=str(folder),
+        when=last_written(folder),
+        model=str((lock.get("model") or {}).get("name") or recipe.get("model") or ""),
+        data=data_of(recipe, lock),
+        task=str(found.get("task") or plan.get("task") or (recipe.get("task") or {}).get("name") or ""),
+        state=state,
+        where=where,
+        decision=found.get("decision"),
+        metric=found.get("metric"),
+        effect=found.get("effect"),
+        interval=None if low is None or high is None else (low, high),
+        num_cases=found.get("num_cases"),
+        total_s=cost.get("total_s"),
+        peak_gib=cost.get("peak_gib"),
+        updates=updates,
+    )
+
+
+def data_of(recipe: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
+    """The names of the training files, without their folders."""
+    said = (recipe.get("data") or {}).get("train") or list(lock.get("data") or {})
+    return ", ".join(Path(name).name for name in ([said] if isinstance(said, str) else said))
+
+
+def state_of(
+    folder: Path, is_finished: bool, stages: list[Mapping[str, Any]], updates: tuple[int, int | None]
+) -> tuple[str, str]:
+    """(state, how far it came). A run has failed where its last stage ended with an error that no signal was."""
+    if is_finished:
+        return "finished", ""
+    stopped_by = str(stages[-1].get("stopped_by", "")) if stages else ""
+    process = folder / PROCESS
+    is_over = stopped_by and process.is_file() and newer(folder / "cost.json", process)  # else a resume is on
+    if not is_over and is_alive(read_mapping(process)):
+        return "running", progress(stages, updates, is_on=True)
+    if stopped_by and not re.match(r"(Interrupted|KeyboardInterrupt|SystemExit)\b", stopped_by):
+        return "failed", f"in {stages[-1]['name']}: {' '.join(stopped_by.split(': ', 1)[-1].split())}"
+    return "interrupted", progress(stages, updates, is_on=False)
+
+
+def progress(stages: list[Mapping[str, Any]], updates: tuple[int, int | None], *, is_on: bool) -> str:
+    """The stage it was in, and in training the update."""
+    done = {s["name"] for s in stages if "stopped_by" not in s}
+    stage = next((name for name in STAGES if name not in done), "report")
+    made, planned = updates
+    if stage == "train" and planned:
+        return f"at update {made} of {planned}"
+    return f"in {stage}" if is_on or stage == STAGES[0] else f"before the end of {stage}"
+
+
+def newer(one: Path, other: Path) -> bool:
+    return one.stat().st_mtime_ns >= other.stat().st_mtime_ns
+
+
+def is_alive(process: Mapping[str, Any] | None) -> bool:
+    """Whether the process that fills a folder is still there, on this machine."""
+    if not process or process.get("host") != this_process()["host"]:
+        return False
+    try:
+        return abs(psutil.Process(process["pid"]).create_time() - process["began_s"]) < 1
+    except psutil.Error:
+        return False
+
+
+def last_written(folder: Path) -> str:
+    """Of the run's own small files, not of what an export or a report adds later."""
+    times = [p.stat().st_mtime for name in (*MARKS, METRICS, "recipe.yaml") if (p := folder / name).is_file()]
+    return datetime.fromtimestamp(max(times)).strftime("%Y-%m-%d %H:%M")
