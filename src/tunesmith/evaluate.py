@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import torch
 
+from tunesmith.answered import Sitting
 from tunesmith.build import Material, is_labelled, prompt_text, references
 from tunesmith.data.pack import pack
 from tunesmith.data.split import key
 from tunesmith.engine.session import Session
-from tunesmith.engine.tenant import Who
+from tunesmith.engine.tenant import Snapshot, Who
 from tunesmith.errors import PlanError
 from tunesmith.evals.baselines import baselines
 from tunesmith.evals.compare import Cases, Rules, compare, secondary
 from tunesmith.evals.score import Answer, chosen, mean_nll, written
 from tunesmith.evals.tasks import Form, label_record
+from tunesmith.files import sha256_text, tensors_digest
+from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Message, Verdict
-
-Progress = Callable[[int, int], None]  # done, of
+from tunesmith.types import Completion, Example, Message, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,13 @@ class Asked:
 
 
 def ask(
-    session: Session, who: Who, recipe: Recipe, made: Material, form: Form, cases: Sequence[Example], progress: Progress
+    session: Session, who: Who, recipe: Recipe, made: Material, form: Form, cases: Sequence[Example], sitting: Sitting
 ) -> Asked:
-    """Answers in the order of the cases, within evals.budget_s."""
+    """Answers in the order of the cases, within evals.budget_s; what an earlier, stopped sitting kept is not asked
+    again."""
     prompts = [form.prompt(e, made.instruction) for e in cases]
     if made.kind.scoring == "likelihood":
-        return Asked(form.name, tuple(_by_likelihood(session, who, recipe, made, cases, prompts, progress)))
+        return Asked(form.name, tuple(_by_likelihood(session, who, recipe, made, cases, prompts, sitting)))
     tokens = [made.renderer.prompt(p) for p in prompts]
     longest = max(map(len, tokens), default=0) + made.max_new_tokens
     context = session.base.context_tokens
@@ -59,39 +63,59 @@ def ask(
         rows=recipe.evals.rows,
         deadline_s=recipe.evals.budget_s,
     )
-    done = session.sample(who, tokens, limits, decode=made.renderer.text, progress=lambda n: progress(n, len(cases)))
+    said = (tokens, limits.max_new_tokens, limits.stop_ids, limits.seed, limits.rows)
+    known = {row: Completion(tuple(c["tokens"]), tuple(c["logp"]), c["text"], c["stopped"])
+             for row, c in sitting.begin(asking_key(who, said)).items()}  # fmt: skip
+    sitting.progress(len(known), len(cases))
+    done = session.sample(
+        who, tokens, limits, decode=made.renderer.text, progress=lambda n: sitting.progress(n, len(cases)),
+        kept=Kept(known, lambda fresh: sitting.keep({row: asdict(c) for row, c in fresh.items()})),
+    )  # fmt: skip
     return Asked(form.name, tuple(written(done)))
+
+
+def asking_key(who: Who, said: tuple[object, ...]) -> str:
+    """Of what decides the answers, bit by bit: the weights that are asked, and what they are asked in which batches."""
+    asked = tensors_digest(who.values.items()) if isinstance(who, Snapshot) else str(who)
+    return sha256_text(json.dumps([asked, said], default=list))
 
 
 def _by_likelihood(
     session: Session, who: Who, recipe: Recipe, made: Material, cases: Sequence[Example],
-    prompts: Sequence[tuple[Message, ...]], progress: Progress,
+    prompts: Sequence[tuple[Message, ...]], sitting: Sitting,
 ) -> list[Answer]:  # fmt: skip
     records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(cases, prompts)]
     forests = pack(records, recipe.train.micro_tokens, session.base.rope)
+    said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
+    known = sitting.begin(asking_key(who, said))
     logps = []
-    seen = 0
-    for forest in forests:
-        logps += session.logprobs(who, [forest])
+    seen = sum(len(forests[i].example_ids) for i in known)
+    sitting.progress(seen, len(cases))
+    for index, forest in enumerate(forests):
+        if index in known:
+            logps.append(torch.tensor(known[index], dtype=torch.float32))
+            continue
+        [logp_L] = session.logprobs(who, [forest])
+        logps.append(logp_L.float())
         seen += len(forest.example_ids)
-        progress(seen, len(cases))
+        sitting.progress(seen, len(cases))
+        sitting.keep({index: logp_L.tolist()})
     return chosen(forests, logps, [e.id for e in cases], made.labels)
 
 
 def choose_form(
-    session: Session, recipe: Recipe, made: Material, progress: Progress
+    session: Session, recipe: Recipe, made: Material, sitting: Callable[[int], Sitting]
 ) -> tuple[Form, list[dict[str, Any]]]:
-    """The form in which the base does best on dev, and what each scored there. Test is not looked at."""
+    """The form in which the base does best on dev, and what each scored there. Test is not looked at. `sitting` gives
+    the one of each form, by its number."""
     cases = made.split.dev
     if not cases:
         first = made.forms[0]
         return first, [{"form": first.name, "dev_score": None, "num_cases": 0, "chosen": True}]
     wanted = references(cases)
     scores = []
-    total = len(cases) * len(made.forms)
     for index, form in enumerate(made.forms):
-        before = index * len(cases)
-        asked = ask(session, None, recipe, made, form, cases, lambda n, _, b=before: progress(b + n, total))  # type: ignore[misc]
+        asked = ask(session, None, recipe, made, form, cases, sitting(index))
         scores.append(made.metric.corpus(asked.texts(), wanted))
     best = max(range(len(scores)), key=lambda i: scores[i])
     rows = [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,23 @@ from typing import Any, Protocol
 
 import psutil
 
+from tunesmith.answered import Sitting
 from tunesmith.errors import InputError
-from tunesmith.files import write_json
+from tunesmith.files import sha256_text, write_json
+from tunesmith.stopping import Stop
+
+METRICS = "metrics.jsonl"
+PROCESS = "process.json"  # by it `tunesmith runs` tells a run that is on from one that was stopped
 
 
 class Teller(Protocol):
     """Where a run says what it does. The command line prints; a program may listen."""
 
     def stage(self, name: str, budget_s: float | None) -> None: ...
-    def step(self, done: int, total: int, text: str) -> None: ...
+    def step(self, done: int, total: int, text: str) -> None: ...  # of one long step; told where it begins, and again
+    def updated(self, update: int, num_updates: int, facts: Mapping[str, float]) -> None: ...  # a row of metrics.jsonl
     def say(self, text: str) -> None: ...
+    def understood(self, facts: Mapping[str, Any]) -> None: ...  # of data/understood.py, before anything runs
 
 
 class Silent:
@@ -34,8 +42,19 @@ class Silent:
     def step(self, done: int, total: int, text: str) -> None:
         return
 
+    def updated(self, update: int, num_updates: int, facts: Mapping[str, float]) -> None:
+        return
+
     def say(self, text: str) -> None:
         return
+
+    def understood(self, facts: Mapping[str, Any]) -> None:
+        return
+
+
+def this_process() -> dict[str, Any]:
+    """Who fills a folder: a process number alone is used again, with its start it is not."""
+    return {"host": sha256_text(platform.node())[:12], "pid": os.getpid(), "began_s": psutil.Process().create_time()}
 
 
 def peak_gib() -> float:
@@ -58,6 +77,7 @@ class RunFolder:
 
     path: Path
     tell: Teller
+    stop: Stop
     stages: list[dict[str, Any]] = field(default_factory=list)
     budgets: Mapping[str, float] = field(default_factory=dict)  # seconds a stage should take, where somebody says so
 
@@ -73,7 +93,8 @@ class RunFolder:
             way = "add --resume to go on with it, or" if has_run else "it holds other files;"
             raise InputError(f"{path} is not empty: {way} name another folder with --out")
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, tell)
+        folder = cls(path, tell, Stop(tell.say))
+        folder.write(PROCESS, this_process())
         if resume and (kept := folder.read("cost.json")):
             folder.stages = list(kept["stages"])
         return folder
@@ -84,10 +105,14 @@ class RunFolder:
         budget_s = self.budgets.get(name, budget_s)
         self.tell.stage(name, budget_s)
         began = time.monotonic()
+        row: dict[str, Any] = {"name": name, "seconds": 0.0, "budget_s": budget_s}
         try:
             yield
+        except BaseException as error:
+            row["stopped_by"] = f"{type(error).__name__}: {error}"  # what `tunesmith runs` says of it
+            raise
         finally:
-            self.stages.append({"name": name, "seconds": round(time.monotonic() - began, 2), "budget_s": budget_s})
+            self.stages.append({**row, "seconds": round(time.monotonic() - began, 2)})
             self.write("cost.json", self.cost())
 
     def cost(self) -> dict[str, Any]:
@@ -98,6 +123,17 @@ class RunFolder:
             seconds = sum(r["tokens"] / r["tokens_per_s"] for r in rows)
             facts |= {"train_tokens": tokens, "tokens_per_s": tokens / seconds}
         return facts | {"peak_gib": round(peak_gib(), 2)}
+
+    def sitting(self, name: str, text: str, first: int = 0, total: int | None = None) -> Sitting:
+        """One asking, kept under scores/ while it lasts. `first` and `total`: its place in a longer row."""
+
+        def progress(done: int, of: int) -> None:
+            self.tell.step(first + done, of if total is None else total, text)
+
+        def between() -> None:
+            self.stop.check(f"stopped between two batches of answers ({text}), which are kept")
+
+        return Sitting(progress, self.path / "scores" / f"partial_{name}.jsonl", between)
 
     def write(self, name: str, facts: Any) -> None:
         write_json(self.path / name, facts)
@@ -111,18 +147,22 @@ class RunFolder:
         (self.path / name).write_text(text, encoding="utf-8")
 
     def metrics(self) -> list[dict[str, Any]]:
-        path = self.path / "metrics.jsonl"
+        return self.lines(METRICS)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a file of JSON lines; half a line, of a write that was cut off, is left out."""
+        path = self.path / name
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def forget_metrics_after(self, update: int) -> None:
+    def forget_after(self, name: str, update: int) -> None:
         """Before a resume: rows of updates that will be made again are taken out."""
-        rows = [r for r in self.metrics() if r["update"] <= update]
-        if rows or (self.path / "metrics.jsonl").is_file():
-            self.write_text("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+        if (self.path / name).is_file():
+            rows = [r for r in self.lines(name) if r["update"] <= update]
+            self.write_text(name, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
-    def add_metrics(self, row: dict[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row) + "\n")
+    def add_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as out:
+            out.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             out.flush()
             os.fsync(out.fileno())

@@ -62,6 +62,9 @@ class Train:
     update_tokens: int = 4096  # tokens that are learned from at once, before shared prefixes are stored once
     micro_tokens: int = 2048  # tokens in memory at once; lower it when memory runs out, the result stays the same
     every_checkpoint: int = 50  # updates between two saved states, from which --resume goes on
+    watch: int = 3  # prompts of dev that are answered while training, to see it learn; 0: none
+    watch_prompts: tuple[str, ...] = ()  # prompts of your own to watch, beside those
+    every_watch: int | None = None  # updates between these answers; null: at the start, half way and at the end
     compile: bool = False  # decoder layers through torch.compile: worth its first minute on long runs
 
 
@@ -88,6 +91,8 @@ class Recipe:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: what this machine is good at
     seed: int = 0  # of split, order and start; another one is another run of the same recipe
     export: tuple[Literal["adapter", "merged"], ...] = ("adapter", "merged")  # what is left behind to use elsewhere
+    # where the curves go beside metrics.jsonl; each needs its extra: pip install 'tunesmith[wandb]'
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
 
 ADAPTER = TypeAdapter(Recipe)
@@ -183,6 +188,10 @@ def check(recipe: Recipe) -> None:
         "adapt.alpha": a.alpha, "train.max_updates": 1 if t.max_updates is None else t.max_updates,
         "evals.max_new_tokens": 1 if e.max_new_tokens is None else e.max_new_tokens,
     }  # fmt: skip
+    if t.every_watch is not None:
+        above_0["train.every_watch"] = t.every_watch
+    if t.watch < 0:
+        raise RecipeError(f"train.watch is {t.watch}; wanted how many prompts to watch, or 0 for none")
     for key, value in above_0.items():
         if not value > 0:
             raise RecipeError(f"{key} is {value}; wanted a number above 0")
@@ -196,7 +205,7 @@ def check(recipe: Recipe) -> None:
     if not 0 < e.alpha < 0.5:
         raise RecipeError(f"evals.alpha is {e.alpha}; wanted a level between 0 and 0.5 (0.05 is usual)")
     if not 0 < e.sure_accuracy <= 1:
-        raise RecipeError(f"evals.sure_accuracy is {e.sure_accuracy}; wanted a share above 0 and up to 1 (0.9 is usual)")
+        raise RecipeError(f"evals.sure_accuracy is {e.sure_accuracy}; wanted a share above 0 and up to 1 (0.9: usual)")
 
 
 def read(path: Path | None, overrides: dict[str, Any]) -> tuple[Recipe, str]:

@@ -4,8 +4,6 @@ Each stage leaves files behind it, and a resume goes on behind the last one."""
 
 from __future__ import annotations
 
-import signal
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
@@ -16,24 +14,27 @@ import pyarrow.parquet as pq
 import torch
 
 from tunesmith import evaluate, plan
+from tunesmith.answered import Sitting
 from tunesmith.build import TENANT, Compute, Material, compute, load_base, material, num_updates, start
+from tunesmith.calibrate import calibrate
 from tunesmith.data.audit import summary_lines
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.split import Ledger
-from tunesmith.engine import checkpoint
-from tunesmith.engine.loop import State, train
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import Interrupted, RunError
 from tunesmith.evals.score import Answer
 from tunesmith.export.verify import expect, verify
+from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged, write_tuned
-from tunesmith.folder import RunFolder, Teller, peak_gib
+from tunesmith.folder import RunFolder, Teller
 from tunesmith.generate.limits import Limits
 from tunesmith.models.load import Base, weights_digest
 from tunesmith.opened import Served
 from tunesmith.recipe import Recipe
 from tunesmith.report import card, html
+from tunesmith.teach import teach
+from tunesmith.trackers.tracked import Tracked
 
 NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
 
@@ -55,16 +56,30 @@ def run(
     folder = RunFolder.open(out, tell, resume=resume)
     folder.budgets = dict(budgets or {})
     folder.write_text("recipe.yaml", text)
+    with folder.stop, Tracked.of(recipe.trackers, out, tell.say) as tracked:
+        try:
+            return whole(recipe, folder, note, tracked)
+        except Interrupted:
+            write_reports(out)  # what there is to see so far
+            raise
+
+
+def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dict[str, Any]:
+    """Stage after stage; each leaves files behind that a resume finds."""
+    out = folder.path
     with folder.stage("prepare"):
         where, base, made, feed = prepare(recipe, folder)
+    tracked.start(out.name, {"recipe": asdict(recipe), "plan": folder.read("plan.json")["resolved"]})
     session = Session(base, compiled=recipe.train.compile)
     base_asked = baseline(recipe, folder, session, made)
+    report_base(folder, made, base_asked)
     state = start(recipe, session, num_updates(recipe, feed))
     with folder.stage("train"):
-        teach(recipe, folder, session, made, state, feed)
+        teach(recipe, folder, session, made, state, feed, tracked)
     snapshot = session.publish(TENANT)
-    with folder.stage("evaluate", recipe.evals.budget_s):
+    with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
+        calibrate(recipe, folder, session, made, snapshot, tuned)
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
     verdict = evaluate.verdict_of(
@@ -74,12 +89,27 @@ def run(
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     pq.write_table(evaluate.case_table(made, base_asked, tuned), out / "scores" / "cases.parquet")
     folder.write("verdict.json", verdict)
+    tracked.end({k: verdict[k] for k in ("decision", "metric", "base", "tuned", "effect", "p", "num_cases")})
     folder.write("cost.json", folder.cost())
-    html.write(out)
-    card.write_report(out)
+    write_reports(out)
     for name in folder.read("export.json"):
         card.write_model_card(out, out / name)
     return folder.read("verdict.json")
+
+
+def write_reports(out: Path) -> None:
+    html.write(out)
+    card.write_report(out)
+
+
+def report_base(folder: RunFolder, made: Material, asked: evaluate.Asked) -> None:
+    """The base's cases and a first report, so that a run that stops later has something to show."""
+    if folder.read("verdict.json") is not None:
+        return
+    table = evaluate.case_table(made, asked, asked)
+    of_tuned = [name for name in table.column_names if name.startswith("tuned_") or name == "changed"]
+    pq.write_table(table.drop_columns(of_tuned), folder.path / "scores" / "cases.parquet")
+    write_reports(folder.path)
 
 
 def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material, FileFeed]:
@@ -90,6 +120,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material,
     made = material(recipe, base, Ledger.load(ledger_path) if ledger_path.is_file() else None)
     made.split.ledger.save(ledger_path)
     folder.write("audit.json", made.audit)
+    folder.tell.understood(made.audit["understood"])
     for line in summary_lines(made.audit):
         folder.tell.say(line)
     planned, feed = plan.make(recipe, base, made, where)
@@ -114,12 +145,17 @@ def baseline(recipe: Recipe, folder: RunFolder, session: Session, made: Material
     """The base in its best prompt form, chosen on dev, on the held-out cases; before anything is trained."""
     budget = plan.stage_budgets(recipe, made)["baseline"]
     kept = folder.read("scores/forms.json")
-    with folder.stage("baseline", budget):
+    with folder.stage("baseline", budget), folder.stop.gently("this batch of answers"):
         if kept is None:
-            form, rows = evaluate.choose_form(
-                session, recipe, made, lambda n, total: folder.tell.step(n, total, "base on dev, form by form")
-            )
+            total = len(made.forms) * len(made.split.dev)
+
+            def sitting(index: int) -> Sitting:
+                return folder.sitting(f"dev_{index}", "base on dev, form by form", index * len(made.split.dev), total)
+
+            form, rows = evaluate.choose_form(session, recipe, made, sitting)
             folder.write("scores/forms.json", rows)
+            for index in range(len(made.forms)):
+                sitting(index).forget()
         else:
             best = next(r["form"] for r in kept if r["chosen"])
             form = next(f for f in made.forms if f.name == best)
@@ -134,72 +170,11 @@ def answers(
     if kept is not None:
         return evaluate.Asked(kept["form"], tuple(Answer(**a) for a in kept["answers"]))
     which = "base" if who is None else "tuned"
-    asked = evaluate.ask(
-        session, who, recipe, made, form, made.split.test,
-        lambda n, total: folder.tell.step(n, total, f"{which} on the held-out cases"),
-    )  # fmt: skip
+    sitting = folder.sitting(which, f"{which} on the held-out cases")
+    asked = evaluate.ask(session, who, recipe, made, form, made.split.test, sitting)
     folder.write(name, {"form": asked.form, "answers": [asdict(a) for a in asked.answers]})
+    sitting.forget()
     return asked
-
-
-class StopAtSignal:
-    """The first Ctrl-C or SIGTERM lets the update finish; the second stops at once."""
-
-    def __init__(self) -> None:
-        self.stopped = False
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopAtSignal:
-        self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def note(self, number: int, frame: Any) -> None:
-        if self.stopped:
-            raise KeyboardInterrupt
-        self.stopped = True
-
-
-def teach(recipe: Recipe, folder: RunFolder, session: Session, made: Material, state: State, feed: FileFeed) -> None:
-    """The updates that are still to be made, with metrics, checkpoints and the dev loss before and after."""
-    checkpoints = folder.path / "checkpoints"
-    path, skipped = checkpoint.newest(checkpoints)
-    for line in skipped:
-        folder.tell.say(f"skipped a checkpoint: {line}")
-    if path is not None:
-        checkpoint.load(path, session, state, feed)
-        folder.tell.say(f"going on from {path.name}")
-    folder.forget_metrics_after(state.update)
-    if state.update == 0:
-        note_dev_loss(recipe, folder, session, made, 0)
-    began, before = time.monotonic(), state.update
-
-    def after_update(update: int, facts: dict[str, float]) -> None:
-        elapsed = time.monotonic() - began
-        folder.add_metrics({"update": update, **facts, "elapsed_s": elapsed, "peak_gib": peak_gib()})
-        left = elapsed / (update - before) * (state.num_updates - update)
-        rate = facts["tokens_per_s"]
-        text = f"loss {facts['loss']:.3f}  {rate:.0f} tokens/s  {left:.0f} s left"
-        folder.tell.step(update, state.num_updates, text)
-        if update % recipe.train.every_checkpoint == 0 or update == state.num_updates or stop.stopped:
-            checkpoint.save(checkpoints, session, state, feed)
-            checkpoint.keep(checkpoints, 2)
-        if stop.stopped and update < state.num_updates:
-            raise Interrupted(f"stopped after update {update} of {state.num_updates}, which is saved: --resume goes on")
-
-    with StopAtSignal() as stop:
-        train(session, state, feed, state.num_updates, [after_update])
-    if before < state.num_updates:
-        note_dev_loss(recipe, folder, session, made, state.update)
-
-
-def note_dev_loss(recipe: Recipe, folder: RunFolder, session: Session, made: Material, update: int) -> None:
-    loss = evaluate.dev_loss(session, TENANT, recipe, made)
-    if loss is not None:
-        folder.add_metrics({"update": update, "dev_loss": loss})
 
 
 def export(
@@ -218,7 +193,7 @@ def export(
     else:
         tuned = write_tuned(session, snapshot, serving, folder.path / "adapter")
         opened = open_adapter(origin, tuned, where.dtype)
-        facts["adapter"] = {"path": "adapter", **verify("adapter", opened, expected)}
+        facts["adapter"] = {"path": "adapter", **verify("adapter", opened, expected), "vllm": vllm_facts(tuned)}
         if "merged" in recipe.export:
             if where.dtype != torch.float32:
                 opened = open_adapter(origin, tuned, torch.float32)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli import show
+from tunesmith.cli.going_on import going_on
 from tunesmith.cli.options import (
     DataFiles,
     Json,
@@ -34,11 +36,9 @@ def quickstart(
 
     Example: tunesmith quickstart
     """
-    finish(
-        *part("quickstart").quickstart(out, show.Screen(quiet=as_json), resume=resume),
-        as_json=as_json,
-        require_better=False,
-    )
+    with going_on("quickstart", out, ["--json"] if as_json else [], quiet=as_json) as tell:
+        done = part("quickstart").quickstart(out, tell, resume=resume)
+    finish(*done, as_json=as_json, require_better=False)
 
 
 def run(
@@ -71,7 +71,9 @@ def run(
         return
     job = part("run")
     folder = out or job.default_name(recipe)
-    verdict = job.run(recipe, text, folder, show.Screen(quiet=as_json), resume=resume)
+    flags = [name for name, is_said in (("--json", as_json), ("--require-better", require_better)) if is_said]
+    with going_on("run", folder, flags, quiet=as_json) as tell:
+        verdict = job.run(recipe, text, folder, tell, resume=resume)
     finish(verdict, folder, as_json=as_json, require_better=require_better)
 
 
@@ -88,6 +90,7 @@ def audit(
     if as_json:
         show.out(json.dumps(found, ensure_ascii=False))
     else:
+        show.Screen().understood(found["understood"])
         for line in part("data.audit").summary_lines(found):
             show.out(line)
 
@@ -118,17 +121,23 @@ def show_plan(recipe: Any, *, as_json: bool) -> None:
     if as_json:
         show.out(json.dumps(planned, ensure_ascii=False))
         return
+    show.Screen().understood(made.audit["understood"])
     for line in part("data.audit").summary_lines(made.audit):
         show.out(line)
     for row in planned["resolved"]:
         show.out(f"{row['key']}: {row['value']}  ({row['why']})")
 
 
-def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Write report.html and report.md of a run again, from its files.
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    show_it: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
+) -> None:
+    """Write report.html and report.md of a run again, from its files, and print the path of the page.
 
-    Example: tunesmith report runs/quickstart
+    Example: tunesmith report runs/quickstart --open
     """
     path = part("report.html").write(folder)
     part("report.card").write_report(folder)
     show.out(str(path))
+    if show_it and not webbrowser.open(path.resolve().as_uri()):
+        raise InputError(f"no browser was found to open {path}; open the file yourself, or leave --open out")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from tunesmith.cli import chat, export, importing, init, job, models, predict, runs, schema, serve, show
+from tunesmith.cli import chat, doctor, export, importing, init, job, models, predict, runs, schema, serve, show
 from tunesmith.errors import Interrupted, TunesmithError
 
 app = typer.Typer(
@@ -22,7 +22,8 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (init.init, job.run, chat.chat, predict.predict, job.report),
     "More": (
-        job.quickstart, serve.serve, export.export, job.audit, job.plan, runs.runs, runs.compare, importing.import_,
+        job.quickstart, serve.serve, export.export, job.audit, job.plan, runs.runs, runs.compare, doctor.doctor,
+        importing.import_,
         schema.schema, schema.completion,
     ),  # fmt: skip
 }

@@ -1,16 +1,17 @@
-"""What a person sees in the terminal: stages, progress with time left, the verdict."""
+"""What a command prints: its result on standard output, errors beside it."""
 
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-EVERY_S = 2.0  # between lines of progress where the output is not a terminal
+from tunesmith.cli.screen import Screen
+
+__all__ = ["Screen", "error", "out", "stopped", "verdict"]
 
 TONE = {
     "better": "bold green",
@@ -18,47 +19,6 @@ TONE = {
     "no relevant difference": "bold yellow",
     "too few cases": "bold yellow",
 }
-
-
-class Screen:
-    """Prints to standard error, so that --json leaves standard output to the program."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False, quiet=quiet)
-        self.began = time.monotonic()
-        self.last = 0.0
-        self.open_line = False
-
-    def stage(self, name: str, budget_s: float | None) -> None:
-        self._end_line()
-        budget = "" if budget_s is None else f" (budget {budget_s:.0f} s)"
-        self.console.print(
-            Text(f"{name}{budget}", style="bold"), Text(f"at {time.monotonic() - self.began:.0f} s", style="dim")
-        )
-        self.stage_began = time.monotonic()
-
-    def step(self, done: int, total: int, text: str) -> None:
-        now = time.monotonic()
-        if done < total and now - self.last < (0.2 if self.console.is_terminal else EVERY_S):
-            return
-        self.last = now
-        line = f"  {done}/{total}  {text}"
-        if self.console.is_terminal:
-            self.console.print(Text(line.ljust(78)[: self.console.width - 1]), end="\r")
-            self.open_line = True
-            if done >= total:
-                self._end_line()
-        else:
-            self.console.print(Text(line))
-
-    def say(self, text: str) -> None:
-        self._end_line()
-        self.console.print(Text(f"  {text}"))
-
-    def _end_line(self) -> None:
-        if self.open_line:
-            self.console.print()
-            self.open_line = False
 
 
 def verdict(found: dict[str, Any], report: str) -> None:
@@ -97,6 +57,11 @@ def verdict(found: dict[str, Any], report: str) -> None:
 
 def error(text: str) -> None:
     Console(stderr=True, highlight=False).print(Text(f"error: {text}", style="red"), soft_wrap=True)
+
+
+def stopped(text: str) -> None:
+    """What was stopped can go on: no error, and the command on a line of its own, whole."""
+    Console(stderr=True, highlight=False).print(Text(text, style="yellow"), soft_wrap=True)
 
 
 def out(text: str) -> None:

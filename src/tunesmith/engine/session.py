@@ -20,6 +20,7 @@ from tunesmith.engine.optim import global_norm
 from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who
 from tunesmith.errors import NotFinite, PlanError, RunError
 from tunesmith.generate.decode import Sampler
+from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
@@ -163,13 +164,14 @@ class Session:
         *,
         decode: Callable[[Sequence[int]], str],
         progress: Callable[[int], None] | None = None,
+        kept: Kept | None = None,
     ) -> list[Completion]:
         """Completions with the log-probability of every token sampled. `decode` turns reply tokens into text."""
         with self._lock, self._eager():
             self._put(self._holder(who))
             if self.base.layout == "forest":
-                return Sampler(self.base.model, self.base.head, decode)(prompts, limits, progress)
-            return generate_plain(self.base.model, prompts, limits, decode, progress)
+                return Sampler(self.base.model, self.base.head, decode)(prompts, limits, progress, kept)
+            return generate_plain(self.base.model, prompts, limits, decode, progress, kept)
 
     def stream(self, who: Who, prompt: Sequence[int], limits: Limits, ask: Ask, reader: Reader) -> Generator[Piece]:
         """One prompt's answers, piece by piece. The session is held until the iterator is used up or closed, which must

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
+from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
 from tunesmith.models.forward import attention
 from tunesmith.models.heads import Head
@@ -167,8 +168,9 @@ class Sampler:
 
     @torch.no_grad()
     def __call__(
-        self, prompts: Sequence[Sequence[int]], limits: Limits, progress: Callable[[int], None] | None = None
-    ) -> list[Completion]:
+        self, prompts: Sequence[Sequence[int]], limits: Limits, progress: Callable[[int], None] | None = None,
+        kept: Kept | None = None,
+    ) -> list[Completion]:  # fmt: skip
         """Completions in the order of the prompts. `progress` is told how many rows are done."""
         done: dict[int, Completion] = {}
         if not prompts:
@@ -181,10 +183,16 @@ class Sampler:
             prefix = self._prefix(prompts[0][:shared])
             for first in range(0, len(order), limits.rows):
                 rows = order[first : first + limits.rows]
+                if kept is not None and all(i in kept.known for i in rows):
+                    done.update((i, kept.known[i]) for i in rows)
+                    continue
                 tails = [list(prompts[i][shared:]) for i in rows]
-                done.update(zip(rows, self._batch(tails, rows, prefix, limits, until)))
+                fresh = dict(zip(rows, self._batch(tails, rows, prefix, limits, until)))
+                done.update(fresh)
                 if progress is not None:
                     progress(len(done))
+                if kept is not None:
+                    kept.keep(fresh)
         return [done[i] for i in range(len(prompts))]
 
     def _prefix(self, tokens: Sequence[int]) -> Buffers:

@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from tunesmith.errors import PlanError
+from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
 from tunesmith.types import Completion
 
@@ -21,6 +22,7 @@ def generate_plain(
     limits: Limits,
     decode: Callable[[Sequence[int]], str],
     progress: Callable[[int], None] | None = None,
+    kept: Kept | None = None,
 ) -> list[Completion]:
     """Greedy completions. Prompts of equal length go together, so that nothing is padded: some models read padding."""
     if limits.temperature:
@@ -31,6 +33,9 @@ def generate_plain(
         lengths.setdefault(len(prompt), []).append(index)
     done: dict[int, Completion] = {}
     for rows in (group[i : i + limits.rows] for group in lengths.values() for i in range(0, len(group), limits.rows)):
+        if kept is not None and all(i in kept.known for i in rows):
+            done.update((i, kept.known[i]) for i in rows)
+            continue
         if until is not None and time.monotonic() > until:
             raise too_late(limits)
         tokens = torch.tensor([list(prompts[i]) for i in rows], device=model.device)
@@ -49,8 +54,10 @@ def generate_plain(
         for row, written, logps in zip(rows, new.tolist(), logp.tolist()):
             end = next((k + 1 for k, token in enumerate(written) if token in limits.stop_ids), None)
             stopped = end is not None
-            kept = written[:end]
-            done[row] = Completion(tuple(kept), tuple(logps[:end]), decode(kept), stopped)
+            reply = written[:end]
+            done[row] = Completion(tuple(reply), tuple(logps[:end]), decode(reply), stopped)
         if progress is not None:
             progress(len(done))
+        if kept is not None:
+            kept.keep({row: done[row] for row in rows})
     return [done[i] for i in range(len(prompts))]
