@@ -155,6 +155,8 @@ def material(recipe: Recipe, base: Base, ledger: Ledger | None = None) -> Materi
             f"{train.dropped[0][1] if train.dropped else 'there is none'}"
         )
     found = audit(main, parts, train)
+    if recipe.task.name != "auto":
+        found["understood"] |= {"task": task, "task_why": "said in the recipe"}
     few = replace(
         parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, recipe.evals.max_cases)
     )
