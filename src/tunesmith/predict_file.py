@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -28,6 +27,7 @@ from tunesmith.files import sha256_text
 from tunesmith.folder import Teller
 from tunesmith.opened import TUNED, Served, open_run
 from tunesmith.predict import Prediction, Predictor, Unusable, calibration_of, is_labelled
+from tunesmith.stopping import Stop
 from tunesmith.types import Message
 
 WORDS = ("answer", "unsure", "cut", "problem")  # columns of text among those that are added
@@ -261,34 +261,27 @@ def asked_of(item: tuple[int, Row] | Rejected, columns: Columns) -> tuple[Messag
 def answer_all(
     source: Path, columns: Columns, predictor: Predictor, journal: Journal, num_rows: int, tell: Teller
 ) -> None:
-    """Batch by batch into the journal, from where it ends."""
-    size, before = predictor.batch_rows, journal.num_batches * predictor.batch_rows
+    """Batch by batch into the journal, from where it ends. The first Ctrl-C waits for the batch, a second does not."""
+    size, before = predictor.batch_rows, journal.num_batches
     if before:
-        tell.say(f"going on behind row {min(before, num_rows)}")
-    began, answered = time.monotonic(), 0
+        tell.say(f"going on behind row {min(before * size, num_rows)}")
+
+    def so_far() -> int:
+        return min(journal.num_batches * size, num_rows)
+
+    def stopped() -> str:
+        return f"stopped; {so_far()} of {num_rows} rows are answered and kept in {journal.path}"
+
+    tell.step(so_far(), num_rows, "rows answered")
     try:
-        for number, batch in enumerate(batches(source, size)):
-            if number < journal.num_batches:
-                continue
-            journal.add(predictor([asked_of(item, columns) for item in batch]))
-            answered += len(batch)
-            done = min(before, num_rows) + answered
-            left_s = (time.monotonic() - began) / answered * (num_rows - done)
-            tell.step(done, num_rows, f"rows answered, {clock(left_s)} left")
+        with Stop(tell.say) as stop, stop.gently("this batch of rows"):
+            for batch in islice(batches(source, size), before, None):
+                journal.add(predictor([asked_of(item, columns) for item in batch]))
+                tell.step(so_far(), num_rows, "rows answered")
+                if so_far() < num_rows:
+                    stop.check(stopped())
     except KeyboardInterrupt:
-        kept = min(journal.num_batches * size, num_rows)
-        raise Interrupted(
-            f"stopped; {kept} of {num_rows} rows are answered and kept in {journal.path}: the same command with "
-            "--resume goes on"
-        ) from None
-
-
-def clock(seconds: float) -> str:
-    """12 s, 3 min, 2 h 05 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+        raise Interrupted(f"{stopped()}: the same command with --resume goes on") from None
 
 
 def joined(source: Path, journal: Journal, added: dict[str, str], totals: dict[str, int]) -> Iterator[Row]:
