@@ -17,8 +17,8 @@ LABEL_CHARS = 60
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A label or a field. Its tag is on its cases; with "b" or "t" behind it, on those that base or tuned got right, with "x" on
-    those that tuned got wrong."""
+    """A label or a field. Its tag is on its cases; with "b" or "t" behind it, on those that base or tuned got right;
+    with "x", on those that tuned got wrong."""
 
     name: str
     tag: str

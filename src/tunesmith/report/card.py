@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tunesmith.errors import DataError
-from tunesmith.report import cases, words
+from tunesmith.report import cases, first_screen, words
 from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read
+from tunesmith.report.hub_metadata import front_matter
 
 MOST_LISTED = 20  # rejected rows and the like in Markdown; the page and audit.json have the rest
 
@@ -69,14 +68,15 @@ def sentences(found: Iterable[words.Sentence]) -> list[str]:
 def verdict_lines(facts: Facts, answers: words.Answers) -> list[str]:
     """The five questions and the table of scores."""
     lines = [f"**{answers.headline}** {plain_text(words.plain(answers.lead))}", ""]
+    lines += [f"- **{row.question}** {plain_text(words.plain(row.answer))}" for row in first_screen.rows(facts)] + [""]
     for title, found in (
-        ("By how much?", answers.how_much),
-        ("How sure is that?", answers.how_sure),
-        ("What did it lose?", answers.lost),
-        ("May I use it?", (answers.may_use, *answers.because)),
+        ("By how much", answers.how_much),
+        ("How sure", answers.how_sure),
+        ("What it lost", answers.lost),
+        ("Whether to use it", (answers.may_use, *answers.because)),
     ):
         lines += [f"### {title}", ""]
-        if title == "By how much?" and facts.verdict:
+        if title == "By how much" and facts.verdict:
             lines.append(f"- {effect_line(facts.verdict)}")
         lines += [*sentences(found), ""]
     if answers.notes:
@@ -211,21 +211,6 @@ def report(facts: Facts) -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-def front_matter(facts: Facts, base: StartingModel, *, is_adapter: bool) -> str:
-    """The hub's YAML (https://huggingface.co/docs/hub/model-cards), without what the run does not say."""
-    task = str((facts.plan or {}).get("task") or (facts.verdict or {}).get("task") or "")
-    meta: dict[str, Any] = {"base_model": base.base_model or base.name or None}
-    if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", base.licence):  # an identifier, not "see the model's page"
-        meta["license"] = base.licence
-    if language := (facts.plan or {}).get("language"):
-        meta["language"] = language
-    meta["library_name"] = "peft" if is_adapter else "transformers"
-    meta["base_model_relation"] = "adapter" if is_adapter else "finetune"
-    meta["pipeline_tag"] = "text-generation"  # every task is answered by a causal language model
-    meta["tags"] = ["tunesmith", "fine-tuned", *(["lora"] if is_adapter else []), *([task] if task else [])]
-    return yaml.safe_dump({k: v for k, v in meta.items() if v}, sort_keys=False, allow_unicode=True)
 
 
 def loading(base: StartingModel, *, is_adapter: bool) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from tests.unit.report.run_folders import BASELINE_ONLY, LOCK, PLAN, VERDICT, make
 from tests.unit.report.test_report_page import NASTY, nasty_run
 
@@ -60,6 +61,21 @@ def test_front_matter_of_an_adapter_and_of_a_whole_model(tmp_path: Path) -> None
         "base_model_relation": "adapter",
         "pipeline_tag": "text-generation",
         "tags": ["tunesmith", "fine-tuned", "lora", "classify"],
+        "model-index": [
+            {
+                "name": "tiny",
+                "results": [
+                    {
+                        "task": {"type": "text-classification", "name": "classify"},
+                        "dataset": {"type": "private", "name": "inbox.csv", "split": "test"},
+                        "metrics": [
+                            {"type": "accuracy", "name": "accuracy", "value": 0.7},
+                            {"type": "f1", "name": "macro-F1", "value": 0.655},
+                        ],
+                    }
+                ],
+            }
+        ],
     }
     meta = front(model_card(make(tmp_path / "b", plan={**PLAN, "language": "en"}), "config.json"))
     assert (meta["library_name"], meta["base_model_relation"], meta["language"]) == ("transformers", "finetune", "en")
@@ -121,3 +137,29 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"neither adapter_config.json nor config.json.*tunesmith export"):
         card.write_model_card(make(tmp_path), tmp_path / "empty")
+
+
+def test_the_hub_s_own_reader_takes_the_card(tmp_path: Path) -> None:
+    """Its rules: base_model, a known layout of model-index, data sets by their names on the hub."""
+    cached = "/home/me/.cache/hub/datasets--acme--mail-box/snapshots/0a1b/data/train.parquet"
+    note = "the data is made by a program: the inbox of a shop that does not exist. It says nothing about yours."
+    run = make(tmp_path, lock={**LOCK, "data": {cached: "ab" * 32}}, verdict={**VERDICT, "notes": [note]})
+    text = model_card(run)
+    card_of_hub = ModelCard(text)
+    data = card_of_hub.data.to_dict()
+    assert data["datasets"] == ["acme/mail-box"]
+    assert card_of_hub.data.model_name == "tiny"
+    (accuracy, f1) = card_of_hub.data.eval_results
+    assert (accuracy.metric_type, accuracy.metric_value, accuracy.dataset_type) == ("accuracy", 0.7, "acme/mail-box")
+    assert (f1.metric_type, f1.task_type) == ("f1", "text-classification")
+    assert f"- {note[:1].upper()}{note[1:]}" in text
+    assert note in text[text.index("## Limits") :]
+    ModelCard(model_card(nasty_run(tmp_path / "nasty")))
+    assert "model-index" not in front(model_card(make(tmp_path / "none", verdict=None)))
+
+
+def test_the_five_answers_stand_first(tmp_path: Path) -> None:
+    text = card.write_report(make(tmp_path)).read_text(encoding="utf-8")
+    asked = [text.index(f"- **{q}**") for q in ("Is it better?", "By how much?", "How sure is that?", "May I use it?")]
+    assert asked == sorted(asked)
+    assert asked[-1] < text.index("### By how much")
