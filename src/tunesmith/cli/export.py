@@ -60,7 +60,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     for who in ("peft", "transformers", "llama.cpp"):
         said = facts.get(who)
         if isinstance(said, dict):
-            same = said.get("num_same_text", said["num_same"])
+            same = said.get("num_same_answers", said["num_same"])
             apart = (
                 f"{said['logit_diff']:.1%} of their spread" if "logit_diff" in said else f"{said['max_logit_diff']:.2g}"
             )

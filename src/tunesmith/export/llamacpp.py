@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LONGEST_PIECE = 32  # bytes; `token_to_piece` of llama-cpp-python
+
 
 def is_here() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
@@ -54,6 +56,20 @@ class LlamaCpp:
     def is_stop(self, token: int) -> bool:
         vocab = self._own.llama_model_get_vocab(self._model.model)
         return bool(self._own.llama_vocab_is_eog(vocab, token))
+
+    def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+        """The tokens of a greedy answer; the stop token, when one comes, is the last."""
+        found: list[int] = []
+        for token in self._model.generate(list(prompt), temp=0.0, repeat_penalty=1.0):
+            found.append(int(token))
+            if self.is_stop(token) or len(found) == max_new_tokens:
+                break
+        return tuple(found)
+
+    def shows(self, tokens: Sequence[int]) -> bool:
+        """Whether the binding writes these tokens whole: it leaves out those of 32 bytes and more."""
+        vocab = self._own.llama_model_get_vocab(self._model.model)
+        return all(len(self._own.llama_vocab_get_text(vocab, t)) < LONGEST_PIECE for t in tokens)
 
     def chat(self, messages: list[dict[str, Any]], max_new_tokens: int) -> tuple[str, bool]:
         """(text, whether it stopped by itself) of a greedy answer, asked as a program would."""
