@@ -157,8 +157,6 @@ def _stamps(values: Sequence[Any]) -> list[float] | None:
 
 def _stamp(value: Any) -> float:
     """A number, a date, or ISO 8601. Times without a zone count as UTC: only their order matters."""
-    if isinstance(value, bool):
-        raise TypeError("a truth value is no time")
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, str):
@@ -168,4 +166,6 @@ def _stamp(value: Any) -> float:
         value = datetime.fromisoformat(text)
     if isinstance(value, (int, float)):
         return float(value)
+    if not isinstance(value, datetime):
+        raise TypeError(f"{value!r} is no time")
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,122 @@
+"""ShareGPT and OpenAI's three files for fine-tuning: chat, preference, reinforcement."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.data.ingest import Ingested, infer_task, read
+from tunesmith.types import Message, Pair, Reply, Task
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}
+
+
+def read_rows(folder: Path, *rows: Any) -> Ingested:
+    path = folder / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return read([path])
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+def test_openai_chat(tmp_path: Path) -> None:
+    row = {
+        "messages": [user("a"), assistant("b", weight=0), user("c"), {"role": "assistant", "tool_calls": [CALL]}],
+        "tools": [TOOL], "parallel_tool_calls": False,
+    }  # fmt: skip
+    found = read_rows(tmp_path, row)
+    example = found.examples[0]
+    assert [m.weight for m in example.prompt] == [1, 0, 1]
+    assert example.prompt[0].extra["tools"] == [TOOL]
+    assert isinstance(example.target, Reply)
+    assert example.target.message.extra["tool_calls"] == [CALL]
+    assert infer_task(found.columns, found) == "chat"
+
+
+def test_openai_chat_of_old_with_functions(tmp_path: Path) -> None:
+    row = {"messages": [user("a"), assistant("b")], "functions": [TOOL["function"]]}
+    assert read_rows(tmp_path, row).examples[0].prompt[0].extra["tools"] == [TOOL]
+
+
+def test_openai_preference(tmp_path: Path) -> None:
+    row = {
+        "input": {"messages": [user("a"), assistant("b"), user("c")], "tools": [TOOL], "parallel_tool_calls": True},
+        "preferred_output": [assistant("good")], "non_preferred_output": [assistant("bad")],
+    }  # fmt: skip
+    example = read_rows(tmp_path, row).examples[0]
+    assert [(m.role, m.content) for m in example.prompt] == [("user", "a"), ("assistant", "b"), ("user", "c")]
+    assert example.prompt[0].extra["tools"] == [TOOL]
+    assert example.target == Pair(Message("assistant", "good"), Message("assistant", "bad"))
+
+
+def test_openai_reinforcement(tmp_path: Path) -> None:
+    rows = [
+        {
+            "messages": [{"role": "developer", "content": "d"}, user("2+2?")],
+            "reference_answer": {"n": 4},
+            "hard": False,
+        },
+        {"messages": [user("3+3?")], "reference_answer": {"n": 6}},
+        {"messages": [user("1+1?")]},
+    ]
+    found = read_rows(tmp_path, *rows)
+    assert found.columns.facts == ("reference_answer", "hard")
+    assert found.examples[0].prompt[-1] == Message("user", "2+2?")
+    assert [e.target for e in found.examples] == [
+        Task({"reference_answer": {"n": 4}, "hard": False}), Task({"reference_answer": {"n": 6}}),
+    ]  # fmt: skip
+    assert "none of the facts" in found.rejected[0].reason
+    chats = read_rows(tmp_path, {"messages": [user("a"), assistant("b")], "source": "x"})
+    assert chats.columns.facts is None
+    assert chats.ignored == ("source",)
+
+
+def test_sharegpt(tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "Weather?"},
+        {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Ulm"}}'},
+        {"from": "observation", "value": "rain"},
+        {"from": "GPT", "value": "It rains."},
+    ]
+    row = {"conversations": turns, "system": "Be short.", "tools": json.dumps([TOOL["function"]])}
+    example = read_rows(tmp_path, row).examples[0]
+    assert [m.role for m in example.prompt] == ["system", "user", "assistant", "tool"]
+    assert example.prompt[0].extra["tools"] == [TOOL]
+    call = example.prompt[2].extra["tool_calls"][0]["function"]
+    assert call == {"name": "weather", "arguments": {"city": "Ulm"}}
+    assert example.target == Reply(Message("assistant", "It rains."))
+
+
+def test_sharegpt_that_begins_with_the_assistant(tmp_path: Path) -> None:
+    turns = [{"from": "gpt", "value": "Hi"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    assert [m.weight for m in read_rows(tmp_path, {"conversations": turns}).examples[0].prompt] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"from": "narrator", "value": "x"}, "message 2 is from 'narrator'"),
+        ({"from": "function_call", "value": "no json"}, "is not JSON"),
+        ({"from": "function_call", "value": "{}"}, "without the name of a function"),
+    ],
+)
+def test_sharegpt_that_is_rejected(tmp_path: Path, turn: dict[str, str], reason: str) -> None:
+    good = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    bad = {"conversations": [{"from": "human", "value": "q"}, turn, {"from": "gpt", "value": "a"}]}
+    assert reason in read_rows(tmp_path, good, bad).rejected[0].reason
+
+
+def test_one_conversation_as_a_json_object(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}))
+    assert len(read([path]).examples) == 1
