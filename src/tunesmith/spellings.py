@@ -40,6 +40,7 @@ THEIRS: dict[str, tuple[str, ...]] = {
     "evals.max_new_tokens": ("max_new_tokens", "generation_max_length"),
     "precision": ("bf16", "bfloat16", "fp16", "float16", "torch_dtype", "dtype", "mixed_precision"),
     "seed": ("random_state", "data_seed"),
+    "trackers": ("report_to",),
 }  # fmt: skip
 OURS: dict[str, str] = {their: ours for ours, names in THEIRS.items() for their in reversed(names)}
 # their key -> the option of the command line that does it here

@@ -44,7 +44,8 @@ def import_(
     if out is None:
         show.out(found.text)
     else:
-        Console(stderr=True, highlight=False).print(Text(f"recipe: {out}   next: {next_step(found, out)}", style="bold"))
+        told = Text(f"recipe: {out}   next: {next_step(found, out)}", style="bold")
+        Console(stderr=True, highlight=False).print(told)
 
 
 def next_step(found: Any, out: Path) -> str:

@@ -27,8 +27,7 @@ def method(reading: Reading, tool: Tool) -> None:
         meant = "LoRA on a base that is not quantised" if kind == "qlora" else ""
         reading.put("adapt.method", chosen, name, meant=meant)
     if not names:
-        if tool.shown == "LLaMA-Factory" or any(reading.names(k) for k in ("adapt.rank", "adapt.targets")):
-            chosen = "lora"
+        chosen = "lora" if tool.shown == "LLaMA-Factory" else "full"
         reading.settings["adapt.method"] = chosen
         reading.comments["adapt.method"] = f"not said in the file; what {tool.shown} does then"
     if chosen == "lora":

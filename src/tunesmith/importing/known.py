@@ -104,7 +104,7 @@ ABSENT: Table = (
         "gradient_checkpointing gradient_checkpointing_kwargs.* disable_gradient_checkpointing use_reentrant_gc",
     ),
     (
-        "this importer asks for no tracker; every update is in metrics.jsonl",
+        "not a tracker that is here, or a setting of one: those are named by their own environment variables",
         """wandb_* mlflow_* comet_* swanlab_* trackio_* otel_* report_to use_wandb use_mlflow* use_comet use_swanlab
         use_tensorboard use_trackio use_otel_metrics""",
     ),

@@ -13,6 +13,7 @@ from tunesmith.importing.tools import Tool
 from tunesmith.spellings import OPTIONS, OURS
 
 PRECISIONS = {"bfloat16": "bfloat16", "bf16": "bfloat16", "float32": "float32", "fp32": "float32", "auto": "auto"}
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 SUPERVISED = ("sft", "nll", "chunked_nll")
 QUANTISED = ("-unsloth-bnb-4bit", "-bnb-4bit", "-gptq", "-awq")
 
@@ -31,6 +32,7 @@ def translate(reading: Reading, tool: Tool) -> None:
     instruction(reading)
     seed(reading)
     template(reading)
+    trackers(reading)
     for key in reading.rest():
         the_rest(reading, key)
     for ours, value in tool.defaults.items():
@@ -150,6 +152,26 @@ def template(reading: Reading) -> None:
             )
 
 
+def trackers(reading: Reading) -> None:
+    """Those that are asked for by name, and Weights & Biases where a project is named."""
+    wanted: list[str] = []
+    asked: list[str] = []
+    for key in ("report_to", "use_tensorboard", "wandb_project", "mlflow_tracking_uri", "mlflow_experiment_name"):
+        value = reading.said.get(key)
+        if is_off(value):
+            continue
+        stem = key.removeprefix("use_").split("_")[0]
+        named = [str(v) for v in (value if isinstance(value, list) else [value])] if key == "report_to" else [stem]
+        known = [name for name in named if name in TRACKERS]
+        if known:
+            wanted += known
+            asked.append(key)
+    if asked:
+        extras = ",".join(dict.fromkeys(wanted))
+        meant = f"each needs its extra: pip install 'tunesmith[{extras}]'; projects are named as those tools say"
+        reading.put("trackers", list(dict.fromkeys(wanted)), *asked, meant=meant)
+
+
 def the_rest(reading: Reading, key: str) -> None:
     """Keys without a translation of their own: why, for each; never in silence."""
     value = reading.said[key]
@@ -158,10 +180,10 @@ def the_rest(reading: Reading, key: str) -> None:
         reading.leave("meant", f"say it on the command line: {OPTIONS[key]}", key, ours=OPTIONS[key])
     elif is_off(value):
         reading.leave("off", "empty or off in the file", key)
-    elif absent:
-        reading.leave("absent", absent, key)
     elif needless:
         reading.leave("needless", needless, key)
+    elif absent:
+        reading.leave("absent", absent, key)
     else:
         near = difflib.get_close_matches(key, list(OURS), 1, 0.8)
         why = f"did you mean {near[0]}? It may have done nothing there" if near else "nothing was made of it"

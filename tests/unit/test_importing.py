@@ -1,0 +1,288 @@
+"""Other tools' files: every key has a fate, the recipe that is written parses, numbers mean what they meant there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tunesmith.errors import RecipeError
+from tunesmith.importing import write
+from tunesmith.importing.reading import FATES
+from tunesmith.importing.tools import TOOLS
+from tunesmith.importing.updates import SCHEDULES
+from tunesmith.recipe import Recipe, known_keys, parse
+from tunesmith.spellings import OURS, THEIRS
+
+AXOLOTL = """
+base_model: acme/small-chat
+model_type: LlamaForCausalLM
+load_in_4bit: true
+strict: false
+adapter: qlora
+lora_r: 16
+lora_alpha: 8
+lora_dropout: 0.05
+lora_target_modules: [q_proj, v_proj, lm_head]
+chat_template: chatml
+datasets:
+  - path: inbox/train.jsonl
+    type: chat_template
+    field_messages: conversations
+    message_property_mappings: {role: from, content: value}
+  - path: acme/talks
+    type: chat_template
+    name: polite
+    split: train_sft
+val_set_size: 0.05
+sequence_len: 2048
+sample_packing: true
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+num_epochs: 3
+optimizer: paged_adamw_8bit
+lr_scheduler: cosine
+learning_rate: 2e-4
+warmup_steps: 10
+max_steps: 200
+bf16: auto
+tf32: false
+gradient_checkpointing: true
+flash_attention: true
+wandb_project: inbox
+wandb_entity:
+saves_per_epoch: 1
+weight_decay: 0.01
+special_tokens: {pad_token: "<pad>", eos_token: "</s>"}
+fsdp_config: {offload_params: true}
+lora_aplha: 16
+output_dir: ./out
+"""
+LLAMAFACTORY = """
+model_name_or_path: acme/small-chat
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: all
+use_rslora: true
+dataset: inbox,notes
+dataset_dir: sets
+template: llama3
+cutoff_len: 1024
+max_samples: 1000
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 2.5
+lr_scheduler_type: inverse_sqrt
+warmup_ratio: 0.1
+fp16: true
+val_size: 0
+report_to: none
+resume_from_checkpoint: null
+"""
+TRL = """
+model_name_or_path: acme/small-bnb-4bit
+model_revision: main
+torch_dtype: bfloat16
+bf16: true
+dataset_name: acme/talks
+dataset_config: all
+dataset_train_split: train
+dataset_num_proc: 12
+max_length: 4096
+max_steps: -1
+num_train_epochs: 1
+lr_scheduler_type: cosine_with_min_lr
+lr_scheduler_kwargs: {min_lr_rate: 0.1}
+report_to: [tensorboard, wandb]
+packing: true
+save_steps: 0.05
+"""
+FILES = {"axolotl": AXOLOTL, "llamafactory": LLAMAFACTORY, "trl": TRL}
+
+
+def imported(folder: Path, text: str, tool: str | None = None) -> write.Imported:
+    path = folder / "theirs.yml"
+    path.write_text(text, encoding="utf-8")
+    return write.read(path, tool)
+
+
+def fates(found: write.Imported) -> dict[str, str]:
+    return {k.key: k.fate for k in found.keys}
+
+
+@pytest.mark.parametrize("tool", list(FILES))
+def test_the_tool_is_told_and_what_is_written_is_a_recipe(tool: str, tmp_path: Path) -> None:
+    found = imported(tmp_path, FILES[tool])
+    assert found.tool == tool
+    assert yaml.safe_load(found.text) == found.settings
+    assert parse(found.settings) == parse(yaml.safe_load(found.text))
+    assert parse(found.settings) != Recipe()
+
+
+@pytest.mark.parametrize("tool", list(FILES))
+def test_no_key_vanishes(tool: str, tmp_path: Path) -> None:
+    """Also a key that nobody has heard of, an empty one, and one deep inside."""
+    odd = "\nno_such_key: 7\nempty_key:\ndeep: {inside: [{here: 1}]}\n"
+    found = imported(tmp_path, FILES[tool] + odd, tool)
+    said = yaml.safe_load(FILES[tool] + odd)
+
+    def leaves(value: Any) -> int:
+        if isinstance(value, dict):
+            return sum(map(leaves, value.values()))
+        if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+            return sum(map(leaves, value))
+        return 1
+
+    assert len(found.keys) == leaves(said)
+    assert {k.fate for k in found.keys} <= set(FATES)
+    assert all(k.why for k in found.keys if k.fate != "same")
+    told = fates(found)
+    assert (told["no_such_key"], told["empty_key"], told["deep.inside[0].here"]) == ("unknown", "off", "unknown")
+    for key in found.keys:
+        if key.fate in ("value", "absent", "unknown"):
+            assert f"#   {key.key}:" in found.text  # what is lost is said in the recipe itself
+
+
+def test_axolotl_by_hand(tmp_path: Path) -> None:
+    found = imported(tmp_path, AXOLOTL)
+    r, told = parse(found.settings), fates(found)
+    assert r.model == "acme/small-chat"
+    assert r.data.train == ("inbox/train.jsonl", "acme/talks:polite/train_sft")
+    assert (r.data.columns.messages, r.data.dev_frac, r.data.max_tokens) == ("conversations", 0.05, 2048)
+    assert (r.adapt.method, r.adapt.rank, r.adapt.alpha, r.adapt.dropout) == ("lora", 16, 8, 0.05)
+    assert r.adapt.targets == ("q_proj", "v_proj")  # the head stays as it is
+    assert r.train.update_tokens == 2 * 4 * 2048
+    assert r.train.micro_tokens == 2 * 2048
+    assert (r.train.lr, r.train.epochs, r.train.max_updates) == (2e-4, 3, 200)
+    assert r.train.schedule.warmup_frac == 10 / 200
+    assert r.train.optim.weight_decay == 0.01
+    assert (r.precision, r.trackers) == ("auto", ("wandb",))
+    assert {k for k, fate in told.items() if fate == "absent"} == {
+        "load_in_4bit", "chat_template", "gradient_checkpointing", "special_tokens.eos_token",
+        "fsdp_config.offload_params",
+    }  # fmt: skip
+    assert told["lora_aplha"] == "unknown"
+    assert "did you mean lora_alpha" in found.text
+    assert "--out" in next(k.ours for k in found.keys if k.key == "output_dir")
+
+
+def test_llamafactory_by_hand(tmp_path: Path) -> None:
+    found = imported(tmp_path, LLAMAFACTORY)
+    r, told = parse(found.settings), fates(found)
+    assert r.data.train == ()  # names of a dataset_info.json that is not there
+    assert told["dataset"] == "value"
+    assert (r.adapt.rank, r.adapt.targets) == (8, ())
+    assert r.adapt.alpha == pytest.approx(16 * 8**0.5, abs=1e-3)  # alpha / sqrt(rank) there, alpha / rank here
+    assert r.train.update_tokens == 8 * 1024
+    assert r.train.epochs == 3  # whole epochs only
+    assert r.train.schedule.kind == "cosine"  # ours, since inverse_sqrt is not here
+    assert told["lr_scheduler_type"] == "value"
+    assert r.precision == "auto"
+    assert told["fp16"] == "value"
+    assert (r.data.dev_frac, told["val_size"]) == (0.1, "meant")
+    assert r.data.too_long == "cut"
+
+
+def test_llamafactory_names_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sets").mkdir()
+    info = {
+        "inbox": {"file_name": "inbox.json", "columns": {"prompt": "ask", "query": "more", "response": "reply"}},
+        "notes": {"hf_hub_url": "acme/notes"},
+        "better": {"file_name": "better.json", "ranking": True},
+    }
+    (tmp_path / "sets" / "dataset_info.json").write_text(json.dumps(info))
+    r = parse(imported(tmp_path, LLAMAFACTORY).settings)
+    assert r.data.train == ("sets/inbox.json", "acme/notes")
+    assert (r.data.columns.prompt, r.data.columns.reply) == (("ask", "more"), "reply")
+    with pytest.raises(RecipeError, match="ranking"):
+        imported(tmp_path, LLAMAFACTORY.replace("inbox,notes", "better"))
+
+
+def test_trl_by_hand(tmp_path: Path) -> None:
+    found = imported(tmp_path, TRL)
+    r, told = parse(found.settings), fates(found)
+    assert r.model == "acme/small"  # not the quantised copy
+    assert r.adapt.method == "full"  # TRL's default
+    assert r.data.train == ("acme/talks",)
+    assert (r.train.lr, r.train.schedule.warmup_frac) == (2e-5, 0.0)  # its defaults
+    assert r.train.update_tokens == 8 * 4096
+    assert (r.train.schedule.kind, r.train.schedule.end_frac) == ("cosine", 0.1)
+    assert (r.train.max_updates, r.precision) == (None, "bfloat16")
+    assert r.trackers == ("tensorboard", "wandb")
+    assert (told["save_steps"], told["max_steps"], told["torch_dtype"]) == ("value", "off", "meant")
+
+
+def test_sets_of_a_mixture_go_to_train_and_dev(tmp_path: Path) -> None:
+    text = """
+model_name_or_path: acme/small
+dataset_mixture:
+  datasets:
+  - {id: acme/a, config: default, split: train_sft, weight: 1.0, columns: [messages]}
+  - {id: acme/a, config: default, split: test_sft, weight: 1.0, columns: [messages]}
+  - {id: acme/b, config: SFT, split: train, weight: 0.5, columns: [messages]}
+  test_split_size: 1000
+  seed: 0
+"""
+    found = imported(tmp_path, text, "trl")
+    r = parse(found.settings)
+    assert r.data.train == ("acme/a:train_sft", "acme/b:SFT/train")
+    assert r.data.dev == ("acme/a:test_sft",)
+    told = fates(found)
+    assert told["dataset_mixture.datasets[2].weight"] == "absent"
+    assert told["dataset_mixture.test_split_size"] == "value"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("base_model: a/b\nrl: dpo\nsequence_len: 8", "preference tuning"),
+        ("model_name_or_path: a/b\nstage: rm\ncutoff_len: 8", "stage is rm"),
+        ("model_name_or_path: a/b\nbeta: 0.1\nmax_length: 8\nuse_peft: true", "preference tuning"),
+        ("base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/c, type: completion}]", "plain text"),
+        ("base_model: a/b\nsequence_len: 8\npretraining_dataset: [{path: a/c}]", "pre-training"),
+        ("sequence_len: 8\nmicro_batch_size: 1", "names no model"),
+        ("a: 1", "--from"),
+        ("- 1", "wanted keys and values"),
+        ("", "wanted keys and values"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_what_is_no_supervised_training_file_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=said):
+        imported(tmp_path, text)
+
+
+def test_a_method_that_is_not_used_takes_its_shape_with_it(tmp_path: Path) -> None:
+    found = imported(tmp_path, AXOLOTL.replace("adapter: qlora", "adapter:"))
+    assert parse(found.settings).adapt.method == "full"  # as Axolotl does, whatever shape is said
+    assert fates(found)["lora_r"] == "off"
+    found = imported(tmp_path, LLAMAFACTORY.replace("finetuning_type: lora", "finetuning_type: full"))
+    assert parse(found.settings).adapt.method == "full"
+    assert "rank" not in found.settings["adapt"]
+    found = imported(tmp_path, LLAMAFACTORY.replace("type: lora", "type: freeze") + "freeze_trainable_layers: 3\n")
+    assert (parse(found.settings).adapt.method, parse(found.settings).adapt.last_k) == ("last_k", 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "frac", "fate"), [("0.1", 0.1, "same"), ("100", None, "value"), ("-1", None, "value")]
+)
+def test_warm_up_is_a_share(said: str, frac: float | None, fate: str, tmp_path: Path) -> None:
+    text = AXOLOTL.replace("warmup_steps: 10\nmax_steps: 200", f"warmup_steps: {said}")
+    found = imported(tmp_path, text)
+    assert found.settings["train"].get("schedule", {}).get("warmup_frac") == frac
+    assert fates(found)["warmup_steps"] == fate
+
+
+def test_the_tables_name_keys_that_exist() -> None:
+    keys = set(known_keys())
+    assert set(THEIRS) <= keys
+    assert set(OURS.values()) <= keys
+    assert {k for tool in TOOLS.values() for k in tool.defaults} <= keys
+    for kind in set(SCHEDULES.values()):
+        parse({"train": {"schedule": {"kind": kind}}})
