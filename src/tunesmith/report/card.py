@@ -68,12 +68,13 @@ def sentences(found: Iterable[words.Sentence]) -> list[str]:
 def verdict_lines(facts: Facts, answers: words.Answers) -> list[str]:
     """The five questions and the table of scores."""
     lines = [f"**{answers.headline}** {plain_text(words.plain(answers.lead))}", ""]
-    lines += [f"- **{row.question}** {plain_text(words.plain(row.answer))}" for row in first_screen.rows(facts)] + [""]
+    rows = first_screen.rows(facts)
+    lines += [*(f"- **{row.question}** {plain_text(words.plain(row.answer))}" for row in rows), ""]
     for title, found in (
         ("By how much", answers.how_much),
         ("How sure", answers.how_sure),
         ("What it lost", answers.lost),
-        ("Whether to use it", (answers.may_use, *answers.because)),
+        ("Whether to use it", (rows[-1].answer, *answers.because)),
     ):
         lines += [f"### {title}", ""]
         if title == "By how much" and facts.verdict:

@@ -17,7 +17,8 @@ from tunesmith.report import html
 
 NASTY = (
     "<script>alert(1)</script></script><!-- \"quotes\" 'single' & &lt; </textarea></style> "
-    "שלום \u202eevil\u202c 👩‍🔧 NUL:\x00 ESC:\x1b[31m {{ 7*7 }} {% raw %} ]]> <img src=x onerror=alert(1)>"
+    "שלום \u202eevil\u202c 👩‍🔧 NUL:\x00 ESC:\x1b[31m {{ 7*7 }} {% raw %} ]]> <img src=x onerror=alert(1)> "
+    "\u2028\u2029 javascript:alert(1)"
 )
 
 
@@ -151,6 +152,10 @@ def nasty_run(folder: Path) -> Path:
         export={NASTY: {"same_text": True}},
     )
     (folder / "recipe.yaml").write_text(f"model: |\n  {NASTY}\n", encoding="utf-8")
+    asked = {"update": 0, "example_id": NASTY, "prompt": NASTY, "reference": NASTY, "answer": NASTY}
+    (folder / "watched.jsonl").write_text(json.dumps(asked) + "\n", encoding="utf-8")
+    told = {"temperature": 1.5, "num_dev": 40, "target": 0.9, "threshold": None, "sure": NASTY, "labels": [NASTY]}
+    (folder / "calibration.json").write_text(json.dumps(told), encoding="utf-8")
     return folder
 
 
