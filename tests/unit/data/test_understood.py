@@ -15,12 +15,14 @@ from tunesmith.data.columns import Columns
 from tunesmith.data.ingest import read
 from tunesmith.data.render import Renderer
 from tunesmith.data.split import split
+from tunesmith.types import Example, Label, Message
 
 
 def audited(path: Path, columns: Columns | None = None) -> dict:
     ingested = read([path], columns)
-    parts = split(ingested.examples, 0.0, 0.0, "salt")
-    return audit(ingested, parts, Renderer(tokenizer("chatml"), 400).records(parts.train))
+    test = Example("t-1", (Message("user", "held out"),), Label("ask"))
+    parts = split(ingested.examples, 0.0, 0.0, "salt", given={"test": [test]})
+    return audit(ingested, parts, Renderer(tokenizer("chatml"), 8000).records(parts.train))
 
 
 def shown(facts: dict, *, is_terminal: bool = False) -> str:
@@ -34,7 +36,7 @@ def test_a_said_template_and_an_inferred_label(tmp_path: Path) -> None:
     path.write_bytes("subject;body;label;no\nCafé;Where is it?;ask;1\nHi;I will pay;buy;2\n".encode("cp1252"))
     found = audited(path, Columns(prompt=("About {subject}:\n{body}",)))
     facts = found["understood"]
-    assert facts == json.loads(json.dumps(facts))
+    assert json.loads(json.dumps(facts))["columns"]["prompt"] == ["About {subject}:\n{body}"]
     assert facts["found"] == {"format": "csv", "encoding": "cp1252", "delimiter": ";"}
     assert (facts["said"], facts["ignored"], facts["task"]) == (["prompt"], ["no"], "classify")
     assert facts["example"]["source"] == f"{path}:2"
@@ -61,9 +63,7 @@ def test_a_said_template_and_an_inferred_label(tmp_path: Path) -> None:
 def test_learned_text_is_coloured_and_long_context_is_shortened(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "begin " + "[red]x[/red] " * 100 + "end", "completion": "yes"}))
-    ingested = read([path])
-    rendered = Renderer(tokenizer("chatml"), 8000).records(ingested.examples)
-    text = shown(audit(ingested, split(ingested.examples, 0.0, 0.0, "s"), rendered)["understood"], is_terminal=True)
+    text = shown(audited(path)["understood"], is_terminal=True)
     assert "\x1b[1;32m⟦yes" in text
     assert "characters …]" in text
     assert "begin [red]x[/red]" in text, "markup in the data stays text"
