@@ -22,7 +22,10 @@ LAYERS = (
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 SINGLE_FILES = {*LAYERS[0], *LAYERS[5]}  # files, not folders: those of one line may know each other
 # Each of these has one file that wraps it, so that the rest of the package runs without it.
-HEAVY = ("vllm", "ray", "fastapi", "bitsandbytes", "llama_cpp", "liger_kernel", "torchao", "sacrebleu", "rouge_score")
+HEAVY = (
+    *("vllm", "ray", "fastapi", "bitsandbytes", "llama_cpp", "liger_kernel", "torchao", "sacrebleu", "rouge_score"),
+    *("tensorboard", "wandb", "mlflow", "trackio"),
+)
 
 
 def imported(source: Source, node: ast.AST) -> list[str]:
