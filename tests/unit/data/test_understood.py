@@ -27,7 +27,9 @@ def audited(path: Path, columns: Columns | None = None) -> dict:
 
 def shown(facts: dict, *, is_terminal: bool = False) -> str:
     out = io.StringIO()
-    view.show(facts, Console(file=out, force_terminal=is_terminal, width=80, highlight=False, color_system="standard"))
+    colours = "standard" if is_terminal else None
+    console = Console(file=out, force_terminal=is_terminal, width=80, highlight=False, color_system=colours)  # type: ignore[arg-type]
+    view.show(facts, console)
     return out.getvalue()
 
 
