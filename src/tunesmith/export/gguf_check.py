@@ -125,10 +125,10 @@ def check_llamacpp(path: Path, asked: Asked, quant: str) -> dict[str, Any]:
         if same < len(expected.prompts):
             raise failed(f"llama.cpp goes on otherwise in {len(expected.prompts) - same} answers, or does not stop")
         for messages, text, completion in zip(asked.conversations, asked.answers, expected.completions):
-            found = model.chat(messages, expected.max_new_tokens)
+            said, ended = model.chat(messages, expected.max_new_tokens)
             plain = BROKEN not in text and model.shows(completion.tokens)
-            if plain and (found[0].strip(), found[1]) != (text.strip(), completion.stopped):
-                raise failed(f"llama.cpp's chat answers {found[0]!r} where the session answered {text!r}")
+            if plain and (said.strip(), ended) != (text.strip(), completion.stopped):
+                raise failed(f"llama.cpp's chat answers {said!r} where the session answered {text!r}")
     model.close()
     return {**facts, "num_same_answers": same}
 
