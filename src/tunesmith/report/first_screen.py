@@ -139,9 +139,9 @@ def lost(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     tally = cases.counts(facts.cases or ())
     said: list[str | Link] = []
     if facts.cases:
-        tag, what = ("broken", "that the base had right are now wrong")
-        if not cases.is_right_or_wrong(facts.cases):
-            tag, what = ("worsened", "score lower than before")
+        tag, what = ("worsened", "scored lower than before")
+        if cases.is_right_or_wrong(facts.cases):
+            tag, what = ("broken", f"that the base had right {'is' if tally['broken'] == 1 else 'are'} now wrong")
         said += [linked(facts, f"{tally[tag]:,} of {len(facts.cases):,} cases", tag), f" {what}. "]
     guard = verdict.get("guard") or ()
     if not guard:

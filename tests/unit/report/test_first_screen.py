@@ -28,7 +28,7 @@ def test_a_gain_in_right_answers(tmp_path: Path) -> None:
         "Up 30 points of 100, from 40 to 70, counting answers that are right.",
         "Fairly sure: the true gain is likely 6 to 51 points (95% interval). Luck alone would show as much about "
         "3 times in 100 tries.",
-        "1 of 10 cases that the base had right are now wrong. Other abilities: not checked in this run.",
+        "1 of 10 cases that the base had right is now wrong. Other abilities: not checked in this run.",
         "Yes, instead of the base model, for inputs like those it was tested on. But check its answers: "
         "3 of 10 are wrong.",
     ]
