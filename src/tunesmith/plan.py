@@ -55,6 +55,8 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
             "a quarter more than 99 of 100 training replies"),
+        ("guards", recipe.evals.guards, f"at most {recipe.evals.guard_budget_s:.0f} s for each model; what the base "
+            "answers is kept for later runs"),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
     ]  # fmt: skip

@@ -77,6 +77,8 @@ class Evals:
     rows: int = 48  # answers written side by side; lower it when memory runs out
     budget_s: float = 1800.0  # seconds for one model's answers; past it the run stops, and can be resumed
     sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure
+    guards: Literal["full", "quick", "off"] = "full"  # probes of what the model could do before; quick: a fifth of them
+    guard_budget_s: float = 300.0  # seconds for one model's guard probes; those past it are "not known"
     alpha: float = 0.05  # how often a verdict may be wrong when there is no difference; 0.05 is usual
 
 
@@ -184,7 +186,7 @@ def check(recipe: Recipe) -> None:
         "train.epochs": t.epochs, "train.update_tokens": t.update_tokens, "train.micro_tokens": t.micro_tokens,
         "train.every_checkpoint": t.every_checkpoint, "data.max_tokens": d.max_tokens, "adapt.rank": a.rank,
         "adapt.last_k": a.last_k, "evals.max_cases": e.max_cases, "evals.max_dev_cases": e.max_dev_cases,
-        "evals.rows": e.rows, "evals.budget_s": e.budget_s, "train.lr": 1 if t.lr == "auto" else t.lr,
+        "evals.rows": e.rows, "evals.budget_s": e.budget_s, "evals.guard_budget_s": e.guard_budget_s, "train.lr": 1 if t.lr == "auto" else t.lr,
         "adapt.alpha": a.alpha, "train.max_updates": 1 if t.max_updates is None else t.max_updates,
         "evals.max_new_tokens": 1 if e.max_new_tokens is None else e.max_new_tokens,
     }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from tunesmith import evaluate, plan
+from tunesmith import evaluate, guards, plan
 from tunesmith.answered import Sitting
 from tunesmith.build import TENANT, Compute, Material, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
@@ -80,12 +80,13 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)
+    guard = guarded(recipe, folder, session, made, snapshot, (base_asked, tuned))
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
     verdict = evaluate.verdict_of(
         recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, base.located.note]
     )
-    verdict["run"] = out.name
+    verdict["run"], verdict["guard"] = out.name, guard
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     pq.write_table(evaluate.case_table(made, base_asked, tuned), out / "scores" / "cases.parquet")
     folder.write("verdict.json", verdict)
@@ -175,6 +176,36 @@ def answers(
     folder.write(name, {"form": asked.form, "answers": [asdict(a) for a in asked.answers]})
     sitting.forget()
     return asked
+
+
+def guarded(
+    recipe: Recipe, folder: RunFolder, session: Session, made: Material, snapshot: Snapshot,
+    said: tuple[evaluate.Asked, evaluate.Asked],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What the tuned model still can do beside its task, against the base; an empty list where nobody asked."""
+    level, budget = recipe.evals.guards, recipe.evals.guard_budget_s
+    if level == "off":
+        return []
+    asked = []
+    with folder.stage("guards", 2 * budget), folder.stop.gently("this guard probe"):
+        for which, who in (("base", None), ("tuned", snapshot)):
+            name = f"scores/guard_{which}.json"
+
+            def progress(done: int, of: int, probe: str, which: str = which) -> None:
+                folder.tell.step(done, of, f"{which}: {probe}")
+                folder.stop.check("stopped between guard probes, which are asked again")
+
+            if folder.read(name) is None:
+                found = (
+                    guards.ask_base(session, made, level, budget, progress)
+                    if who is None
+                    else guards.ask(session, who, made, level, budget, progress)
+                )
+                folder.write(name, found.facts())
+            asked.append(guards.Asked.of(folder.read(name)))
+        base, tuned = asked
+        results = guards.results(base, tuned, made, (said[0].texts(), said[1].texts()))
+        return [asdict(g) for g in results]
 
 
 def export(

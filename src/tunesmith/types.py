@@ -229,6 +229,8 @@ class GuardResult:
     interval: tuple[float, float]
     margin: float
     passed: bool | None  # None: not known
+    num_items: int = 0
+    note: str = ""  # why it failed or is not known, in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ LAYERS = (
     ("engine", "rollouts", "evals"),
     ("report", "export", "trackers"),
     (
-        *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "teach", "watch", "opened", "run", "deliver", "quickstart", "init", "fit", "schema", "spellings"),
+        *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch", "opened", "run", "deliver", "quickstart", "init", "fit", "schema", "spellings"),
         *("importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
     ),
     ("launch", "serve", "web", "cli"),
