@@ -22,10 +22,18 @@ app = typer.Typer(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (init.init, job.run, chat.chat, predict.predict, job.report),
     "More": (
-        job.quickstart, serve.serve, export.export, job.audit, job.plan, runs.runs, runs.compare, doctor.doctor,
+        job.quickstart,
+        serve.serve,
+        export.export,
+        job.audit,
+        job.plan,
+        runs.runs,
+        runs.compare,
+        doctor.doctor,
         importing.import_,
-        schema.schema, schema.completion,
-    ),  # fmt: skip
+        schema.schema,
+        schema.completion,
+    ),
 }
 for panel, commands in PANELS.items():
     for command in commands:

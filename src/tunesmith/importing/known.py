@@ -70,11 +70,11 @@ NEEDLESS: Table = (
         "loss_watchdog_*",
     ),
     (
-        "a training run uploads nothing; what it leaves behind can be uploaded",
+        "a training run uploads nothing: afterwards, tunesmith export RUN --to merged --push owner/name",
         "hub_* push_to_hub hf_use_auth_token push_dataset_to_hub use_auth_token hf_hub_token tags",
     ),
     (
-        "a run leaves adapter/ and merged/ behind (export)",
+        "a run leaves adapter/ and merged/ behind; tunesmith export writes other formats",
         "export_* peft_config.export_* peft_config.infer_dtype merge_lora save_merged*",
     ),
     (

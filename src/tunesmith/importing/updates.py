@@ -36,7 +36,11 @@ def batches(reading: Reading, tool: Tool) -> None:
     rows = rows or tool.rows
     is_packed = any(reading.said.get(name) is True for name in PACKINGS)
     said = f"{rows} rows x {times} x {length} tokens"
-    full = "" if is_packed else "; rows were not packed there, so an update held fewer: compare with `tunesmith plan`"
+    full = ""
+    if not is_packed:
+        full = (
+            f"; not packed there: for as many rows in an update, {rows * times} x the median length in `tunesmith plan`"
+        )
     both = [*micro, *accumulation]
     if both:
         meant = f"updates are counted in tokens here: {said} of one GPU{full}"
