@@ -144,3 +144,13 @@ def results(base: Asked, tuned: Asked, made: Material, said: tuple[Sequence[str]
         sources = ["\n".join(m.content for m in e.prompt) for e in made.split.test]
         found.append(support(sources, *said))
     return found
+
+
+def losses(results: Sequence[GuardResult]) -> list[str]:
+    """What was lost, and what would mend it: a sentence for each probe that failed."""
+    return [
+        f"lost: {g.name}, {g.base:.3g} → {g.tuned:.3g} (interval of the difference {g.interval[0]:+.2g} to "
+        f"{g.interval[1]:+.2g}, {g.num_items} items). The tuned model {g.note}."
+        for g in results
+        if g.passed is False
+    ]

@@ -35,6 +35,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.report import card, html
 from tunesmith.teach import teach
 from tunesmith.trackers.tracked import Tracked
+from tunesmith.types import GuardResult
 
 NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
 
@@ -86,7 +87,8 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     verdict = evaluate.verdict_of(
         recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, base.located.note]
     )
-    verdict["run"], verdict["guard"] = out.name, guard
+    verdict["run"], verdict["guard"] = out.name, [asdict(g) for g in guard]
+    verdict["notes"] = [*verdict["notes"], *guards.losses(guard)]
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     pq.write_table(evaluate.case_table(made, base_asked, tuned), out / "scores" / "cases.parquet")
     folder.write("verdict.json", verdict)
@@ -181,7 +183,7 @@ def answers(
 def guarded(
     recipe: Recipe, folder: RunFolder, session: Session, made: Material, snapshot: Snapshot,
     said: tuple[evaluate.Asked, evaluate.Asked],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[GuardResult]:  # fmt: skip
     """What the tuned model still can do beside its task, against the base; an empty list where nobody asked."""
     level, budget = recipe.evals.guards, recipe.evals.guard_budget_s
     if level == "off":
@@ -204,8 +206,7 @@ def guarded(
                 folder.write(name, found.facts())
             asked.append(guards.Asked.of(folder.read(name)))
         base, tuned = asked
-        results = guards.results(base, tuned, made, (said[0].texts(), said[1].texts()))
-        return [asdict(g) for g in results]
+        return guards.results(base, tuned, made, (said[0].texts(), said[1].texts()))
 
 
 def export(
