@@ -141,7 +141,8 @@ def within(where: Machine, model: Here, data: Sizes, limit_s: float) -> Rows:
         affordable = int(0.4 * limit_s / one)
         most_dev = min(most_dev, max(12, affordable // 12))
         most = min(most, max(FEWEST_CASES, (affordable - FORMS * most_dev) // 2))
-        rows.append(("evals.max_dev_cases", most_dev, why))
+        if most_dev < DEFAULTS.evals.max_dev_cases:
+            rows.append(("evals.max_dev_cases", most_dev, why))
     rows.append(("evals.max_cases", most, why if most < DEFAULTS.evals.max_cases else ""))
     budget_s = 3 * answers_s(where, model, data, most)
     if budget_s > DEFAULTS.evals.budget_s:

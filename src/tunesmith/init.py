@@ -113,7 +113,7 @@ def propose(wish: Wish, ask: Callable[[Question, int], str] | None = None) -> Pr
         raise InputError("which file? `tunesmith init FILE`: CSV, Excel, JSON, JSONL or Parquet, or a folder of them")
     files = find_splits(name)
     table = look(files["train"])
-    columns = choose_columns(wish, table, talk)
+    columns = choose_columns(wish, name, table, talk)
     read = ingest.read(files["train"], columns)
     columns = choose_group(wish, table, talk, read.columns, made)
     made.chosen["data.train"] = ([name], splits_why(files))
@@ -143,10 +143,19 @@ def splits_why(files: Mapping[str, list[Path]]) -> str:
     return f"its {' and '.join(given)} files are used as such" if given else ""
 
 
-def choose_columns(wish: Wish, table: Table, talk: Interview) -> Columns:
+def choose_columns(wish: Wish, name: str, table: Table, talk: Interview) -> Columns:
     """What the model is given and what it has to give back."""
     if not table.columns:
-        raise DataError("there are no rows with columns. Wanted: a header line, then one example per row.")
+        raise DataError(
+            f"{name}: there are no rows. Wanted: a line with the names of columns, then one example per row."
+        )
+    if len(table.columns) == 1:
+        only = next(iter(table.columns))
+        if known_columns(table) is None:
+            raise DataError(
+                f"{name}: has the one column {only!r}. Wanted: one more, since a model learns from what it is given "
+                "and what it should give back."
+            )
     known = known_columns(table)
     if wish.target is None and known is not None:
         if known.facts is not None or known.chosen is not None:
@@ -320,6 +329,13 @@ def choose_model(wish: Wish, talk: Interview, made: Proposal, data: Sizes) -> No
             made.notes.append(f"{name} wants about {need:.1f} GiB of memory, {where.free_gib:.1f} GiB are free")
     for key, value, why in sizes(data, model):
         made.chosen[key] = (value, why)
+    most = made.chosen["data.max_tokens"][0]
+    too_long = sum(tokens > most for tokens in data.tokens)
+    if too_long:
+        made.notes.append(
+            f"{too_long} of {data.num} examples may have more than {most} tokens: they are left out, unless "
+            "data.too_long is cut"
+        )
     if model is not None:
         choose_time(wish, talk, made, where, model, data)
 

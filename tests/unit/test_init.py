@@ -156,6 +156,8 @@ def test_notes_in_plain_words(tmp_path: Path) -> None:
     assert "1 texts stand there with different labels" in note_of(tmp_path, same)
     scored = [{"text": f"a sentence of words {i}", "score": i / 7} for i in range(200)]
     assert "'score' holds numbers" in note_of(tmp_path, scored, target="score")
+    long = [{"question": f"what is {i}?", "answer": "words " * (4000 if i % 2 else 4)} for i in range(80)]
+    assert "40 of 80 examples may have more than 4096 tokens" in note_of(tmp_path, long)
     gaps = [{"subject": "" if i % 2 else f"a subject line {i}", "body": f"some words here {i}", "label": "ab"[i % 2]}
             for i in range(80)]  # fmt: skip
     assert "'subject' is empty in 40 of 80 rows" in note_of(tmp_path, gaps)
@@ -231,6 +233,19 @@ def test_time_by_hand() -> None:
     assert uncut == {"evals.max_cases": 400}
     cut = {key: value for key, value, _ in within(where, model, data, 120)}
     assert cut["train.max_updates"] == 20  # the fewest; all would be 24
+
+
+def test_files_that_hold_nothing_to_learn(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(InputError, match=r"empty\.csv: there are no rows"):
+        propose(Wish(str(tmp_path / "empty.csv")))
+    with pytest.raises(InputError, match="has the one column 'text'"):
+        propose(Wish(table(tmp_path / "one.csv", [{"text": "some words"}] * 40)))
+
+
+def test_an_input_that_may_be_empty_is_no_news(tmp_path: Path) -> None:
+    rows = [{"instruction": f"say the number {i}", "input": "", "output": f"it is {i}"} for i in range(400)]
+    assert note_of(tmp_path, rows) == ""
 
 
 def test_words_of_a_column() -> None:

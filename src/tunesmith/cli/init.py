@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tunesmith.cli import show
-from tunesmith.cli.options import part
+from tunesmith.cli.options import Json, part
 from tunesmith.errors import InputError
 
 SHOWN_CHARS = 600
@@ -30,10 +31,11 @@ def init(
     minutes: Annotated[float | None, typer.Option(help="How long a run may take, by a rough guess.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, take what is proposed.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Look at a file of examples, ask at most six questions, write a recipe.
 
-    Nothing is asked with --yes, or where no person sits at a terminal.
+    Nothing is asked with --yes or --json, or where no person sits at a terminal.
 
     Example: tunesmith init tickets.csv --yes
     """
@@ -43,9 +45,14 @@ def init(
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
     job = part("init")
     wish = job.Wish(data, target, tuple(prompt) if prompt else None, task, group, model, minutes)
-    made = job.propose(wish, None if yes or not sys.stdin.isatty() else ask)
+    made = job.propose(wish, None if yes or as_json or not sys.stdin.isatty() else ask)
     out.write_text(job.recipe_text(made, str(out)), encoding="utf-8")
-    tell(made, out)
+    if as_json:
+        reasons = {key: why for key, (_, why) in made.chosen.items() if why}
+        facts = {"recipe": str(out), "understood": made.understood, "settings": job.settings(made)}
+        show.out(json.dumps({**facts, "reasons": reasons, "notes": made.notes}, ensure_ascii=False))
+    else:
+        tell(made, out)
 
 
 def ask(question: Any, number: int) -> str:
@@ -76,11 +83,11 @@ def tell(made: Any, out: Path) -> None:
     console.print()
     console.print(Text("Understood", style="bold"), Text(made.understood))
     for message in made.example.prompt:
-        console.print(Text(f"  {message.role}: "), Text(shortened(message.content), style="dim"))
-    console.print(Text("  learned: "), Text(shortened(made.answer), style="bold green"))
+        console.print(Text(f"  {message.role}:"), Text(indented(message.content), style="dim"))
+    console.print(Text("  learned:"), Text(indented(made.answer), style="bold green"))
     for key, (value, why) in made.chosen.items():
         if why:
-            console.print(Text(f"{key}: {shortened(str(value))}"), Text(f"({why})", style="dim"))
+            console.print(Text(f"{key}: {value}"), Text(f"({why})", style="dim"))
     for note in made.notes:
         console.print(Text("note:", style="yellow"), Text(note))
     console.print()
@@ -91,6 +98,7 @@ def tell(made: Any, out: Path) -> None:
     show.out(f"  tunesmith run {out}")
 
 
-def shortened(text: str) -> str:
-    plain = " ".join(text.split())
-    return plain if len(plain) <= SHOWN_CHARS else plain[:SHOWN_CHARS] + " …"
+def indented(text: str) -> str:
+    """Its beginning, with its lines as they are."""
+    shown = text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + " …"
+    return shown.strip().replace("\n", "\n    ")

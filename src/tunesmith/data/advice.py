@@ -74,12 +74,13 @@ def column_notes(columns: Columns, table: Table) -> list[str]:
         )
     elif columns.label and goal and goal.distinct > goal.filled / 3:
         notes.append(f"{goal.name!r} has {goal.distinct} values in {goal.filled} rows: these are hardly labels")
+    optional = [part for part in (columns.prompt or ())[1:] if not is_template(part)]  # left out where they are empty
     for name in [n for part in columns.prompt or () for n in names_in(part)]:
         if table[name].is_id:
             notes.append(
                 f"{name!r} is different in nearly every row, like a number of a file: nothing can be learned of it"
             )
         empty = table.num_rows - table[name].filled
-        if empty > table.num_rows / 10:
+        if empty > table.num_rows / 10 and name not in optional:
             notes.append(f"{name!r} is empty in {empty} of {table.num_rows} rows")
     return notes

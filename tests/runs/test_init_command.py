@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.house.test_command_help import cases, examples, words_of
 from tests.runs import tiny_runs
 
 COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
@@ -58,6 +59,21 @@ def test_init_then_dry_run_then_run(tmp_path: Path) -> None:
     run = tunesmith("run", "recipe.yaml", *small, "--out", "out", "--json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["num_cases"] == 4
+
+
+def test_the_examples_of_help_run(tmp_path: Path) -> None:
+    """Those that need no model: what a person copies from --help does what it says."""
+    spreadsheet(tmp_path / "tickets.csv")
+    cheap = {"init", "schema", "completion", "models list"}
+    for name, command in cases():
+        for example in examples(command.help or "") if name in cheap else ():
+            done = tunesmith(*words_of(example), cwd=tmp_path)
+            assert done.returncode == 0, (example, done.stderr)
+            assert done.stdout, example
+    assert json.loads(tunesmith("schema", cwd=tmp_path).stdout)["title"] == "A tunesmith recipe"
+    facts = json.loads(tunesmith("init", "tickets.csv", "--out", "again.yaml", "--json", cwd=tmp_path).stdout)
+    assert facts["settings"]["data"]["columns"]["group"] == "Customer"
+    assert (tmp_path / facts["recipe"]).is_file()
 
 
 def test_mistakes_are_one_message(tmp_path: Path) -> None:
