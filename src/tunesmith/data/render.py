@@ -268,7 +268,13 @@ class Renderer:
         shielded, cut = self._controls.shield(messages[: at + 1], edges=edges)
         if cut:  # the reply may have needed the cut character, or another one
             prompt = self._chat.render(shielded[:at], is_prompt=True)
-        return _Turn(prompt, self._frame.reply(shielded[:at], prompt, shielded[at]), cut, weight)
+        reply = self._frame.reply(shielded[:at], prompt, shielded[at])
+        if messages[at].extra.get("tool_calls") and not reply.removesuffix(self._frame.end_text).strip():
+            raise DataError(  # else silence would be learned
+                "the model's chat template writes nothing of the tool call that is to be learned. Use a model whose "
+                "template knows tools, or give that turn weight 0."
+            )
+        return _Turn(prompt, reply, cut, weight)
 
     def _prompt_text(self, messages: Sequence[Message]) -> tuple[str, str, bool]:
         """The served text, its cut character, and whether texts were cut at their edges."""

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.data.chat import tokenizer
 
 from tunesmith.data.ingest import Ingested, infer_task, read
+from tunesmith.data.render import Renderer
 from tunesmith.types import Message, Pair, Reply, Task
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -95,6 +97,16 @@ def test_sharegpt(tmp_path: Path) -> None:
     call = example.prompt[2].extra["tool_calls"][0]["function"]
     assert call == {"name": "weather", "arguments": {"city": "Ulm"}}
     assert example.target == Reply(Message("assistant", "It rains."))
+
+
+def test_a_tool_call_that_the_template_leaves_out_is_not_learned_as_silence(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [user("a"), {"role": "assistant", "tool_calls": [CALL]}]},
+        {"messages": [user("a"), {"role": "assistant", "tool_calls": [CALL], "weight": 0}, assistant("b")]},
+    ]
+    rendered = Renderer(tokenizer("chatml"), 400).records(read_rows(tmp_path, *rows).examples)
+    assert [len(rendered.records), len(rendered.dropped)] == [1, 1]
+    assert "writes nothing of the tool call" in rendered.dropped[0][1]
 
 
 def test_sharegpt_that_begins_with_the_assistant(tmp_path: Path) -> None:
