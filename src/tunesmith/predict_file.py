@@ -272,8 +272,8 @@ def answer_all(
     def stopped() -> str:
         return f"stopped; {so_far()} of {num_rows} rows are answered and kept in {journal.path}"
 
-    tell.step(so_far(), num_rows, "rows answered")
     try:
+        tell.step(so_far(), num_rows, "rows answered")
         with Stop(tell.say) as stop, stop.gently("this batch of rows"):
             for batch in islice(batches(source, size), before, None):
                 journal.add(predictor([asked_of(item, columns) for item in batch]))
