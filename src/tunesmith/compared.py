@@ -265,11 +265,11 @@ def differences(runs: Sequence[Facts]) -> dict[str, tuple[str, ...]]:
     """Keys that the recipes say differently, and what the plans resolved differently."""
     said = []
     for run in runs:
-        recipe = dict(flat(yaml.safe_load(run.recipe or "") or {}))
-        resolved = {f"{row['key']} (resolved)": row["value"] for row in (run.plan or {}).get("resolved", ())}
-        said.append({**recipe, **{k: v for k, v in resolved.items() if k.removesuffix(" (resolved)") not in recipe}})
+        recipe = {key: shown(value) for key, value in flat(yaml.safe_load(run.recipe or "") or {})}
+        resolved = {row["key"]: f"{shown(row['value'])} (resolved)" for row in (run.plan or {}).get("resolved", ())}
+        said.append({**resolved, **recipe})
     keys = dict.fromkeys(key for one in said for key in one)
-    rows = {key: tuple(shown(one[key]) if key in one else "(default)" for one in said) for key in keys}
+    rows = {key: tuple(one.get(key, "(default)") for one in said) for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 

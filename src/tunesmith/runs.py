@@ -18,7 +18,7 @@ from tunesmith.report.facts import read_lines, read_mapping, read_verdict
 
 MARKS = ("lock.json", "plan.json", "verdict.json", "cost.json", "audit.json")  # one of them stands beside the recipe
 DEPTH = 3  # folders below the one that is looked through
-STAGES = ("prepare", "baseline", "train", "evaluate", "export")
+STAGES = ("prepare", "baseline", "train", "evaluate", "guards", "export", "the verdict")
 ORDERS = ("when", "effect", "cost", "name", "state")
 
 
@@ -138,8 +138,8 @@ def state_of(
 
 def progress(stages: list[Mapping[str, Any]], updates: tuple[int, int | None], *, is_on: bool) -> str:
     """The stage it was in, and in training the update."""
-    done = {s["name"] for s in stages if "stopped_by" not in s}
-    stage = next((name for name in STAGES if name not in done), "report")
+    done = [STAGES.index(s["name"]) for s in stages if "stopped_by" not in s and s["name"] in STAGES[:-1]]
+    stage = STAGES[max(done, default=-1) + 1]
     made, planned = updates
     if stage == "train" and planned:
         return f"at update {made} of {planned}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,8 @@ def test_all_runs_below_a_folder_and_nothing_else(tmp_path: Path) -> None:
         runs.find(tmp_path, "size")
     with pytest.raises(InputError, match="no folder"):
         runs.find(tmp_path / "none")
+
+
+def test_the_stages_are_those_of_a_run() -> None:
+    text = (Path(runs.__file__).parent / "run.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'folder\.stage\("(\w+)"', text)) == set(runs.STAGES[:-1])
