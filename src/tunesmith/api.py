@@ -44,6 +44,9 @@ class Lines(Silent):
             self.last = now
             self.say(f"  {done}/{total} {text}")
 
+    def updated(self, update: int, num_updates: int, facts: Mapping[str, float]) -> None:
+        self.step(update, num_updates, f"updates, loss {facts['loss']:.3f}")
+
     def say(self, text: str) -> None:
         sys.stderr.write(text + "\n")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,13 @@ def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, 
     return main, parts, digests
 
 
-def material(recipe: Recipe, base: Base, ledger: Ledger | None = None) -> Material:
+def untold(done: int, total: int, text: str) -> None:
+    return
+
+
+def material(
+    recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Callable[[int, int, str], None] = untold
+) -> Material:
     """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update."""
     main, parts, digests = read_split(recipe, ledger)
     task = ingest.infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
@@ -148,7 +154,11 @@ def material(recipe: Recipe, base: Base, ledger: Ledger | None = None) -> Materi
         else recipe.task.instruction
     )
     renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
-    train = renderer.records([instructed(e, instruction) for e in parts.train])
+    num = len(parts.train)
+    train = renderer.records(
+        [instructed(e, instruction) for e in parts.train], lambda done: step(done, num, "training examples rendered")
+    )
+    step(num, num, "training examples rendered")
     if not train.records:
         raise DataError(
             f"none of the {len(parts.train)} training examples can be learned from; the first: "

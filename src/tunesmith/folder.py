@@ -124,6 +124,13 @@ class RunFolder:
             facts |= {"train_tokens": tokens, "tokens_per_s": tokens / seconds}
         return facts | {"peak_gib": round(peak_gib(), 2)}
 
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        """One long thing of which nothing is known but that it takes a while."""
+        self.tell.step(0, 1, text)
+        yield
+        self.tell.step(1, 1, text)
+
     def sitting(self, name: str, text: str, first: int = 0, total: int | None = None) -> Sitting:
         """One asking, kept under scores/ while it lasts. `first` and `total`: its place in a longer row."""
 

@@ -48,7 +48,9 @@ def settings(data: Path) -> dict[str, Any]:
 def quickstart(out: Path, tell: Teller, *, resume: bool) -> tuple[dict[str, Any], Path]:
     """(verdict, run folder). The data is made, and says so."""
     tell.say(MADE)
+    tell.step(0, 1, f"{MODEL} fetched, where it is not here yet")
     fetch(MODEL)
+    tell.step(1, 1, f"{MODEL} fetched, where it is not here yet")
     data = out.parent / DATA
     shop.write(data)
     chosen = settings(data)

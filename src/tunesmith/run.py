@@ -94,6 +94,7 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     folder.write("verdict.json", verdict)
     tracked.end({k: verdict[k] for k in ("decision", "metric", "base", "tuned", "effect", "p", "num_cases")})
     folder.write("cost.json", folder.cost())
+    folder.tell.stage("report", None)
     write_reports(out)
     for name in folder.read("export.json"):
         card.write_model_card(out, out / name)
@@ -118,9 +119,10 @@ def report_base(folder: RunFolder, made: Material, asked: evaluate.Asked) -> Non
 def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material, FileFeed]:
     """Model and data, checked; audit, ledger, plan and lock are written. On a resume the lock must be the same."""
     where = compute(recipe)
-    base = load_base(recipe, where)
+    with folder.doing("model loaded and probed"):
+        base = load_base(recipe, where)
     ledger_path = folder.path / "ledger.json"
-    made = material(recipe, base, Ledger.load(ledger_path) if ledger_path.is_file() else None)
+    made = material(recipe, base, Ledger.load(ledger_path) if ledger_path.is_file() else None, folder.tell.step)
     made.split.ledger.save(ledger_path)
     folder.write("audit.json", made.audit)
     folder.tell.understood(made.audit["understood"])
@@ -216,20 +218,26 @@ def export(
     stops = made.renderer.stop_ids
     serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
     prompts = [made.renderer.prompt(made.forms[0].prompt(e, made.instruction)) for e in made.split.test[:NUM_CHECKED]]
-    expected = expect(session, snapshot, prompts, Limits(min(NUM_CHECKED_TOKENS, made.max_new_tokens), stops))
+    with folder.doing("answers that each export must give"):
+        expected = expect(session, snapshot, prompts, Limits(min(NUM_CHECKED_TOKENS, made.max_new_tokens), stops))
     origin = session.base.located.folder
     facts: dict[str, Any] = {}
     if recipe.adapt.method != "lora":
         tuned = write_tuned(session, snapshot, serving, folder.path / "model")
-        facts["model"] = {"path": "model", **verify("model", open_model(tuned, where.dtype), expected)}
+        with folder.doing("model opened by transformers and compared"):
+            facts["model"] = {"path": "model", **verify("model", open_model(tuned, where.dtype), expected)}
     else:
         tuned = write_tuned(session, snapshot, serving, folder.path / "adapter")
-        opened = open_adapter(origin, tuned, where.dtype)
-        facts["adapter"] = {"path": "adapter", **verify("adapter", opened, expected), "vllm": vllm_facts(tuned)}
+        with folder.doing("adapter opened by peft and compared"):
+            opened = open_adapter(origin, tuned, where.dtype)
+            facts["adapter"] = {"path": "adapter", **verify("adapter", opened, expected), "vllm": vllm_facts(tuned)}
         if "merged" in recipe.export:
             if where.dtype != torch.float32:
                 opened = open_adapter(origin, tuned, torch.float32)
-            merged = write_merged(opened, serving, folder.path / "merged")
-            facts["merged"] = {"path": "merged", **verify("merged model", open_model(merged, where.dtype), expected)}
+            with folder.doing("adapter merged"):
+                merged = write_merged(opened, serving, folder.path / "merged")
+            with folder.doing("merged model opened by transformers and compared"):
+                opened_merged = open_model(merged, where.dtype)
+                facts["merged"] = {"path": "merged", **verify("merged model", opened_merged, expected)}
     folder.write("export.json", facts)
     return {"tuned": weights_digest(tuned)}

@@ -32,7 +32,8 @@ def export(
     hub = part("export.hub") if push else None
     if push and hub is not None:
         hub.may_push(push)
-    facts = part("deliver").deliver(folder, to, out, quant, show.Screen(quiet=as_json))
+    with show.Screen(quiet=as_json) as tell:
+        facts = part("deliver").deliver(folder, to, out, quant, tell)
     if push and hub is not None:
         facts["pushed"] = _push(hub, hub.parcel(Path(facts["folder"]), push), yes=yes)
     if as_json:

@@ -31,7 +31,8 @@ def predict(
     """
     job = part("predict_file")
     asked = job.Asked(model, tuple(prompt or ()), each_label, resume)
-    done = job.predict_file(folder, source, out, asked, show.Screen(quiet=as_json))
+    with show.Screen(quiet=as_json) as tell:
+        done = job.predict_file(folder, source, out, asked, tell)
     if as_json:
         show.out(json.dumps(dataclasses.asdict(done), ensure_ascii=False))
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -172,12 +172,15 @@ class Renderer:
         turns = self._turns(example)
         return self._joined(example, turns, self._paths(turns))
 
-    def records(self, examples: Sequence[Example]) -> Rendered:
-        """All examples, in order. What the template refuses and what is too long is dropped with the reason."""
+    def records(self, examples: Sequence[Example], progress: Callable[[int], None] | None = None) -> Rendered:
+        """All examples, in order. What the template refuses and what is too long is dropped with the reason.
+        `progress` is told how many are done."""
         records: list[Record] = []
         dropped: list[tuple[str, str]] = []
         cut: list[str] = []
-        for example, record, reason in self._each(examples):
+        for done, (example, record, reason) in enumerate(self._each(examples)):
+            if progress is not None and done % CHUNK == 0:
+                progress(done)
             if record is None:
                 dropped.append((example.id, reason))
                 continue
