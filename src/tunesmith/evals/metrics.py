@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
-from tunesmith.evals import counted, json_scores
+from tunesmith.evals import counted, json_scores, numeric
 from tunesmith.evals.text import as_text, folded
 
 Outputs = Sequence[object]
@@ -115,6 +115,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         case_mean("accuracy", exact_match, kind="binary", unit=RIGHT),
         case_mean("exact_match", exact_match, kind="binary", unit=RIGHT),
+        case_mean("numeric", numeric.right, kind="binary", unit="share of answers that come to the right number"),
         case_mean("json_exact", json_scores.exact, kind="binary", unit=RIGHT),
         case_mean("json_valid", json_scores.valid, kind="binary", unit="share of replies that are a JSON object"),
         case_mean("json_fields", json_scores.fields, unit="share of a reply's fields that are right, mean over cases"),
