@@ -7,16 +7,18 @@ import ast
 import pytest
 from tests.house.source import PACKAGE, Source, at, functions, package
 
+SERVICES = (
+    *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch", "opened"),
+    *("run", "deliver", "quickstart", "init", "fit", "schema", "spellings", "importing", "runs", "doctor", "compared"),
+    *("calibrate", "predict", "predict_file", "api"),
+)
 LAYERS = (
     ("types", "roles", "errors", "files"),
     ("data", "models", "store"),
     ("objectives", "regularisers", "generate"),
     ("engine", "rollouts", "evals"),
     ("report", "export", "trackers"),
-    (
-        *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch", "opened", "run", "deliver", "quickstart", "init", "fit", "schema", "spellings"),
-        *("importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
-    ),
+    SERVICES,
     ("launch", "serve", "web", "cli"),
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

@@ -35,7 +35,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("run"))
 
 
-def test_every_kind_from_the_command_line(done: Path, tmp_path: Path) -> None:
+def test_every_kind(done: Path, tmp_path: Path) -> None:
     assert not (done / "merged").exists()
     for kind, files in (
         ("adapter", {"adapter_model.safetensors", "adapter_config.json", "README.md"}),
@@ -43,9 +43,7 @@ def test_every_kind_from_the_command_line(done: Path, tmp_path: Path) -> None:
         ("gguf", {"out-f16.gguf", "README.md"}),
         ("ollama", {"out-f16.gguf", "Modelfile", "README.md"}),
     ):
-        told = tunesmith("export", str(done), "--to", kind, "--out", kind, "--json", cwd=tmp_path)
-        assert told.returncode == 0, told.stderr
-        facts = json.loads(told.stdout)
+        facts = deliver(done, kind, tmp_path / kind, "f16", Silent())  # type: ignore[arg-type]
         here = {p.name for p in (tmp_path / kind).iterdir()}
         assert files | {"checked.json", "manifest.json"} <= here, kind
         assert broken_files(tmp_path / kind) == []
@@ -58,18 +56,19 @@ def test_every_kind_from_the_command_line(done: Path, tmp_path: Path) -> None:
 
 
 def test_without_out_it_stands_in_the_run(done: Path, tmp_path: Path) -> None:
+    """From the command line, for people and for programs."""
     before = (done / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     told = tunesmith("export", str(done), "--to", "adapter", cwd=tmp_path)
     assert "peft: 4 of 4 greedy answers the same" in told.stdout, told.stderr
     assert "vLLM (its rules, not run): keeps its rules" in told.stdout
     assert (done / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
-    facts = deliver(done, "gguf", None, "q8_0", Silent())
+    told = tunesmith("export", str(done), "--to", "gguf", "--quant", "q8_0", "--json", cwd=tmp_path)
+    facts = json.loads(told.stdout)
     assert facts["folder"] == str(done / "gguf")
     assert (done / "gguf" / "out-q8_0.gguf").is_file()
 
 
 MISTAKES = {
-    "kind": (["--to", "onnx"], "wanted one of adapter, merged, gguf, ollama"),
     "quant": (["--to", "gguf", "--quant", "q3"], "wanted f32, f16 or q8_0"),
     "push name": (["--to", "merged", "--push", "model"], "wanted owner/name"),
 }
@@ -85,6 +84,8 @@ def test_mistakes(mistake: str, done: Path, tmp_path: Path) -> None:
 
 
 def test_folders_that_are_no_runs_or_taken(done: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="wanted one of adapter, merged, gguf, ollama"):
+        deliver(done, "onnx", None, "f16", Silent())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="holds no run"):
         deliver(tmp_path, "gguf", None, "f16", Silent())
     (tmp_path / "mine").mkdir()

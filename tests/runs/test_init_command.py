@@ -52,8 +52,6 @@ def test_init_then_dry_run_then_run(tmp_path: Path) -> None:
     assert "120 read = 120 accepted + 0 rejected" in dry.stdout
     assert "task: classify" in dry.stdout
     assert not (tmp_path / "runs").exists()
-    planned = json.loads(tunesmith("run", "recipe.yaml", "--dry-run", "--json", cwd=tmp_path).stdout)
-    assert planned == json.loads(tunesmith("plan", "recipe.yaml", "--json", cwd=tmp_path).stdout)
 
     small = ["--set", "train.max_updates=1", "--set", "evals.max_cases=4"]
     run = tunesmith("run", "recipe.yaml", *small, "--out", "out", "--json", cwd=tmp_path)
@@ -71,9 +69,6 @@ def test_the_examples_of_help_run(tmp_path: Path) -> None:
             assert done.returncode == 0, (example, done.stderr)
             assert done.stdout, example
     assert json.loads(tunesmith("schema", cwd=tmp_path).stdout)["title"] == "A tunesmith recipe"
-    facts = json.loads(tunesmith("init", "tickets.csv", "--out", "again.yaml", "--json", cwd=tmp_path).stdout)
-    assert facts["settings"]["data"]["columns"]["group"] == "Customer"
-    assert (tmp_path / facts["recipe"]).is_file()
 
 
 def test_mistakes_are_one_message(tmp_path: Path) -> None:
@@ -82,8 +77,6 @@ def test_mistakes_are_one_message(tmp_path: Path) -> None:
     for words, message in (
         (["tickets.csv"], "recipe.yaml is there already"),
         (["tickets.csv", "--out", "none/r.yaml"], "there is no folder none"),
-        (["--out", "r.yaml"], "which file?"),
-        (["nothing.csv", "--out", "r.yaml"], "nothing.csv"),
         (["tickets.csv", "--out", "r.yaml", "--target", "Queue"], "no column 'Queue'; the file has: Nr, Customer"),
     ):
         done = tunesmith("init", *words, cwd=tmp_path)
@@ -91,7 +84,9 @@ def test_mistakes_are_one_message(tmp_path: Path) -> None:
         assert message in " ".join(done.stderr.split())
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "r.yaml").exists()
-    assert tunesmith("init", "tickets.csv", "--force", cwd=tmp_path).returncode == 0
+    facts = json.loads(tunesmith("init", "tickets.csv", "--force", "--json", cwd=tmp_path).stdout)
+    assert facts["settings"]["data"]["columns"]["group"] == "Customer"
+    assert "group: Customer" in (tmp_path / facts["recipe"]).read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")

@@ -18,6 +18,7 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
     "json_exact": "answers right in every field",
     "json_valid": "answers that are JSON at all",
     "json_fields": "fields that are right in an average answer",
+    "numeric": "answers that come to the right number",
     "token_f1": "words shared with the right answer",
     "rouge_1": "words shared with the right answer",
     "rouge_l": "words shared, in order, with the right answer",

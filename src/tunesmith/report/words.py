@@ -19,6 +19,7 @@ METRICS = {  # name in recipes and files: (name as people read it, what it is)
     "exact_match": ("exact match", "share of answers that equal the reference exactly"),
     "json_exact": ("JSON exact match", "share of answers that equal the reference as JSON"),
     "json_valid": ("valid JSON", "share of answers that are a JSON object"),
+    "numeric": ("right number", "share of answers that come to the right number"),
     "mcc": ("MCC", "correlation of answers and references, from -1 to 1"),
     "json_fields": (
         "JSON field agreement",
