@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -97,6 +98,17 @@ class Recipe:
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
 
+class Loader(yaml.SafeLoader):
+    """Only true and false are booleans, as in YAML 1.2: `off` is a choice of a recipe, and `no` may be a label."""
+
+
+BOOLEAN = "tag:yaml.org,2002:bool"
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != BOOLEAN]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
 ADAPTER = TypeAdapter(Recipe)
 TEXTS = ("data.columns.prompt", "data.columns.reply")  # templates: taken as written where --set says them
 
@@ -134,14 +146,17 @@ def refuse_unknown(settings: Any, kind: type = Recipe, prefix: str = "") -> None
 
 def meant(name: str, known: list[str], prefix: str) -> str:
     """The hint for a key that no recipe has here: the same name elsewhere, another tool's spelling, the nearest."""
-    everywhere = [k for k in known_keys() if k.rsplit(".", 1)[-1] == name]
-    if everywhere:
-        return f"did you mean {everywhere[0]}?"
-    elsewhere = spelled_elsewhere(name)
-    if elsewhere:
-        return elsewhere
+    hint = elsewhere(name)
+    if hint:
+        return hint
     near = difflib.get_close_matches(name, known, 1, 0.5)
     return f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
+
+
+def elsewhere(name: str) -> str | None:
+    """The same name in another place of the recipe, or what another tool's name is here."""
+    everywhere = [k for k in known_keys() if k.rsplit(".", 1)[-1] == name]
+    return f"did you mean {everywhere[0]}?" if everywhere else spelled_elsewhere(name)
 
 
 def parse(settings: dict[str, Any]) -> Recipe:
@@ -218,7 +233,7 @@ def read(path: Path | None, overrides: dict[str, Any]) -> tuple[Recipe, str]:
         if not path.is_file():
             raise RecipeError(f"recipe {path} is not there; `tunesmith run --data FILE` works without one")
         try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            settings = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {path} is not YAML: {str(error).splitlines()[0]}") from error
     for key, value in overrides.items():
@@ -244,6 +259,6 @@ def override(text: str) -> tuple[str, Any]:
     if key in TEXTS and not value.lstrip().startswith(("[", '"', "'")) and value != "null":
         return key, value.replace("\\n", "\n")  # a template has braces and colons, which YAML would take for its own
     try:
-        return key, yaml.safe_load(value)
+        return key, yaml.load(value, Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {text}: {value!r} is not a YAML value") from error

@@ -77,3 +77,13 @@ def test_yaml_cannot_run_code(tmp_path: Path) -> None:
 
 def test_keys_are_dotted() -> None:
     assert {"model", "data.columns.prompt", "train.optim.clip_norm"} <= set(known_keys())
+
+
+@pytest.mark.parametrize("word", ["off", "no", "yes", "on"])
+def test_words_that_older_yaml_takes_for_booleans_are_words(word: str, tmp_path: Path) -> None:
+    assert override(f"evals.guards={word}") == ("evals.guards", word)
+    (tmp_path / "r.yaml").write_text("evals: {guards: off}\ntrain: {compile: true}\ndata: {columns: {label: no}}\n")
+    recipe, text = read(tmp_path / "r.yaml", {"train.compile": "yes"})
+    assert (recipe.evals.guards, recipe.train.compile, recipe.data.columns.label) == ("off", True, "no")
+    (tmp_path / "kept.yaml").write_text(text)
+    assert read(tmp_path / "kept.yaml", {})[0] == recipe
