@@ -81,9 +81,28 @@ class Shared:
     cases: tuple[tuple[Case, ...], ...]
     references: tuple[str, ...]
     groups: tuple[str | None, ...] | None
+    metric: Metric
 
-    def outputs(self, run: int) -> list[str]:
-        return [c.tuned_output or "" for c in self.cases[run]]
+    def outputs(self, run: int, who: str = "tuned") -> list[object]:
+        return outputs(self.cases[run], self.metric, who)
+
+
+def outputs(cases: Sequence[Case], metric: Metric, who: str = "tuned") -> list[object]:
+    """What the metric reads of each answer: its text, or what was measured when the run asked for it."""
+    if metric.needs == "answer":
+        return [(c.base_output if who == "base" else c.tuned_output) or "" for c in cases]
+    found = [c.base_measured if who == "base" else c.tuned_measured for c in cases]
+    if metric.needs == "judge" or any(m is None for m in found):
+        raise InputError(
+            f"the metric {metric.name} cannot be worked out from the texts of a run"
+            + (
+                ": a judge compared each tuned model with its own base, not with another run's."
+                if metric.needs == "judge"
+                else ", and not all of these runs measured it as their primary metric."
+            )
+            + " Name one that reads the answers, such as --metric rouge_l."
+        )
+    return list(found)
 
 
 def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Compared:
@@ -93,7 +112,7 @@ def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Com
     runs = [finished(Path(folder)) for folder in folders]
     verdicts = [r.verdict or {} for r in runs]
     metric = metric_of(verdicts, metric_name)
-    common = shared_cases(folders, runs)
+    common = shared_cases(folders, runs, metric)
     alpha = min(float(v.get("alpha", 0.05)) for v in verdicts)
     said = [v["smallest_that_matters"] for v in verdicts if v["metric"] == metric.name and "smallest_that_matters" in v]
     matters = min(said, default=metric.matters)
@@ -128,7 +147,7 @@ def metric_of(verdicts: Sequence[Any], name: str | None) -> Metric:
     return METRICS[chosen]
 
 
-def shared_cases(folders: Sequence[Path], runs: Sequence[Facts]) -> Shared:
+def shared_cases(folders: Sequence[Path], runs: Sequence[Facts], metric: Metric) -> Shared:
     """By example id, which is the hash of prompt and answer. What all runs held out, none of them learned from."""
     by_id = [{c.example_id: c for c in run.cases or ()} for run in runs]
     ids = sorted(set.intersection(*(set(found) for found in by_id)))
@@ -143,12 +162,15 @@ def shared_cases(folders: Sequence[Path], runs: Sequence[Facts]) -> Shared:
         raise DataError("a run holds cases that its tuned model did not answer: run it to its end first")
     first = cases[0]
     groups = tuple(c.group or None for c in first)
-    return Shared(cases, tuple(c.reference for c in first), groups if any(groups) else None)
+    return Shared(cases, tuple(c.reference for c in first), groups if any(groups) else None, metric)
 
 
 def side(at: int, folder: str, run: Facts, common: Shared, metric: Metric, alpha: float) -> Side:
-    base = [c.base_output or "" for c in common.cases[at]]
-    found = measure(Cases(common.references, base, common.outputs(at), common.groups), metric, Rules(alpha=alpha))
+    found = measure(
+        Cases(common.references, common.outputs(at, "base"), common.outputs(at), common.groups),
+        metric,
+        Rules(alpha=alpha),
+    )
     verdict = run.verdict or {}
     return Side(
         ascii_uppercase[at % 26], folder, facts.base_model(run).name, found.base, found.tuned, found.tuned_interval,
@@ -205,10 +227,9 @@ class Words:
 
     def pair(self, found: Effect, first: Sequence[Case], second: Sequence[Case]) -> Pair:
         decision = decide(found.interval, self.matters)
-        scores = [
-            self.metric.cases([c.tuned_output for c in row], [c.reference for c in row]) for row in (first, second)
-        ]
-        changes = [b - a for a, b in zip(*scores)]
+        scores = [self.metric.cases(outputs(row, self.metric), [c.reference for c in row]) for row in (first, second)]
+        sign = -1 if self.metric.less_is_better else 1
+        changes = [sign * (b - a) for a, b in zip(*scores)]
         better, worse = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
         order = sorted(range(len(changes)), key=lambda k: (-abs(changes[k]), first[k].example_id))
         largest = tuple(self.line(first[k], second[k], changes[k]) for k in order[:NUM_LARGEST] if changes[k])

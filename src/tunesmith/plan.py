@@ -12,6 +12,7 @@ from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updat
 from tunesmith.data.feed import FileFeed
 from tunesmith.errors import PlanError
 from tunesmith.evals.stats import detectable_binary, detectable_mean
+from tunesmith.models.adapters import check_adapt
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
 
@@ -33,6 +34,7 @@ PACKAGES = (
 
 def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[dict[str, Any], FileFeed]:
     """plan.json, and the feed it was made with. Raises PlanError for what cannot work."""
+    check_adapt(recipe.adapt, base.model)
     feed = feed_of(recipe, base, made)
     updates = num_updates(recipe, feed)
     lr, lr_why = learning_rate(recipe, base, updates)
@@ -96,11 +98,9 @@ def detectable_effect(recipe: Recipe, made: Material) -> tuple[float, str]:
     if made.metric.kind == "binary":
         effect = detectable_binary(num, ASSUMED_DISCORDANCE, recipe.evals.alpha)
         return effect, f"in the metric's unit, with 80% power, if {ASSUMED_DISCORDANCE:.0%} of {num} cases change sides"
-    effect = detectable_mean(ASSUMED_SPREAD * made.metric.span / num**0.5, recipe.evals.alpha)
-    return (
-        effect,
-        f"in the metric's unit, with 80% power, if changes of {num} units spread by {ASSUMED_SPREAD:g} of its range",
-    )
+    spread = ASSUMED_SPREAD * made.metric.span if made.metric.spread is None else made.metric.spread
+    effect = detectable_mean(spread / num**0.5, recipe.evals.alpha)
+    return effect, f"in the metric's unit, with 80% power, if changes of {num} units spread by {spread:g}"
 
 
 def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str, Any]:

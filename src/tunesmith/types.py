@@ -235,7 +235,8 @@ class GuardResult:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer of a run. `effect` is tuned minus base in the metric's own unit, larger is better."""
+    """The answer of a run. `effect` is the gain in the metric's own unit: tuned minus base, or base minus tuned where
+    less is better; above 0 is better, whatever the metric."""
 
     claim: str
     task: str
@@ -256,5 +257,6 @@ class Verdict:
     base_interval: tuple[float, float] | None = None
     tuned_interval: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()  # what a reader must know, in sentences
+    less_is_better: bool = False
     run: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)  # of the test cases, base and tuned model

@@ -42,7 +42,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Tuned minus base in the metric's unit, larger is better."""
+    """`effect` and `interval` are the gain in the metric's unit: tuned minus base, or base minus tuned where less is
+    better. Above 0 is better, whatever the metric."""
 
     base: float
     tuned: float
@@ -134,7 +135,7 @@ def swapped(
     base: np.ndarray, tuned: np.ndarray, metric: Metric, unit_n: np.ndarray | None, rules: Rules
 ) -> dict[str, Any]:
     """Permutation test of per-case statistics [n, K]."""
-    flips = permutation.flip(base, tuned, metric.value, metric.span, unit_n, rules.num_flips, rules.seed)
+    flips = permutation.flip(base, tuned, metric.gain, metric.span, unit_n, rules.num_flips, rules.seed)
     span, num_units = metric.span, flips.contribution_G.shape[-1]
 
     def p_at(shift: float) -> float:
@@ -190,8 +191,10 @@ def claim_of(found: Effect, metric: Metric, decision: str, matters: float, num_c
         UNKNOWN: f"These cases are too few to tell the tuned model from the base on {metric.name}",
     }[decision]
     low, high = (signed(end, metric) for end in found.interval)
+    difference = "a gain of" if metric.less_is_better else "a difference of"
+    direction = ", less is better" if metric.less_is_better else ""
     return (
-        f"{start}: {plain(found.base, metric)} → {plain(found.tuned, metric)}, a difference of "
+        f"{start}: {plain(found.base, metric)} → {plain(found.tuned, metric)}{direction}, {difference} "
         f"{signed(found.effect, metric)} (interval {low} to {high}) on {num_cases} held-out cases."
     )
 
@@ -217,22 +220,26 @@ def notes_of(found: Effect, metric: Metric, rules: Rules, decision: str, matters
     return notes
 
 
-def baseline_note(
-    name: str, outputs: Sequence[object], cases: Cases, metric: Metric, rules: Rules
-) -> tuple[float, str]:
-    """The baseline's score, and a sentence when it does as well as the tuned model ("" when tuned is shown to beat
-    it).
-    """
-    against = measure(Cases(cases.references, outputs, cases.tuned, cases.groups), metric, rules)
-    shown = f"{name} scores {plain(against.base, metric)} against {plain(against.tuned, metric)} of the tuned model"
-    if against.interval[0] > 0:
-        return against.base, ""
-    if against.effect > 0:
-        return against.base, f"{shown}: it may do as well, these cases do not show that the tuned model beats it."
-    return (
-        against.base,
-        f"{shown}: this simple baseline does as well or better, without any tuning of a language model.",
-    )
+def against_baselines(
+    outputs: Mapping[str, Sequence[object]], cases: Cases, metric: Metric, rules: Rules
+) -> tuple[dict[str, float], list[str]]:
+    """Each baseline's score, and a sentence for each that the tuned model is not shown to beat: "it beats all of these"
+    is as many claims as there are baselines, so Holm decides."""
+    found = {
+        name: measure(Cases(cases.references, given, cases.tuned, cases.groups), metric, rules)
+        for name, given in outputs.items()
+    }
+    adjusted = stats.holm([against.p for against in found.values()])
+    notes = []
+    for (name, against), p in zip(found.items(), adjusted):
+        shown = f"{name} scores {plain(against.base, metric)} against {plain(against.tuned, metric)} of the tuned model"
+        if against.effect <= 0:
+            notes.append(
+                f"{shown}: this simple baseline does as well or better, without any tuning of a language model."
+            )
+        elif p >= rules.alpha:
+            notes.append(f"{shown}: it may do as well, these cases do not show that the tuned model beats it.")
+    return {name: against.base for name, against in found.items()}, notes
 
 
 def compare(
@@ -254,10 +261,8 @@ def compare(
     decision = decide(found.interval, matters)
     num_cases = len(cases.references)
     said = [*notes, *notes_of(found, metric, rules, decision, matters, num_cases)]
-    scores = {}
-    for name, outputs in (baselines or {}).items():
-        scores[name], note = baseline_note(name, outputs, cases, metric, rules)
-        said += [note] if note else []
+    scores, doubts = against_baselines(baselines or {}, cases, metric, rules)
+    said += doubts
     announced = rules.smallest_detectable
     return Verdict(
         claim=claim_of(found, metric, decision, matters, num_cases),
@@ -278,6 +283,7 @@ def compare(
         base_interval=found.base_interval,
         tuned_interval=found.tuned_interval,
         notes=tuple(said),
+        less_is_better=metric.less_is_better,
     )
 
 
@@ -304,6 +310,7 @@ def secondary(cases: Cases, metrics: Sequence[Metric], rules: Rules | None = Non
             "p": found.p,
             "test": found.test,
             "unit": metric.unit,
+            "less_is_better": metric.less_is_better,
             "role": "secondary",
         }
     return rows

@@ -5,9 +5,10 @@ around it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, InputError
 from tunesmith.evals.text import as_text
 
 
@@ -68,3 +69,69 @@ def fields(output: object, reference: object) -> float:
     if not right:
         return float(not got)
     return sum(key in got and same(got[key], value) for key, value in right.items()) / len(right)
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Path -> value of all fields, those of nested objects by themselves; a list is one value, and so is an empty
+    object."""
+    if not isinstance(value, dict) or (path and not value):
+        return {path: value}
+    return {at: leaf for key, inner in value.items() for at, leaf in leaves(inner, (*path, key)).items()}
+
+
+def field_f1(output: object, reference: object) -> float:
+    """F1 of the fields, those of nested objects one by one: a field that is missing, wrong or invented costs. Two
+    objects without fields: 1; an output that is no JSON object: 0."""
+    right, got = leaves(wanted(reference)), parsed(output)
+    if got is None:
+        return 0.0
+    given = leaves(got)
+    if not right and not given:
+        return 1.0
+    return 2 * sum(at in given and same(given[at], v) for at, v in right.items()) / (len(right) + len(given))
+
+
+def any_json(text: str) -> tuple[Any, bool]:
+    """(value, whether the text is JSON at all)."""
+    try:
+        return json.loads(text, parse_constant=refuse), True
+    except (ValueError, RecursionError):
+        return None, False
+
+
+class Schema:
+    """A JSON schema, checked itself first. What it refers to must stand in it: nothing is fetched."""
+
+    def __init__(self, schema: Mapping[str, Any] | bool, name: str) -> None:
+        try:
+            from jsonschema.exceptions import SchemaError
+            from jsonschema.validators import validator_for
+            from jsonschema_specifications import REGISTRY
+        except ImportError as error:
+            raise InputError(
+                "the metric json_schema needs the jsonschema package: pip install 'tunesmith[jsonschema]'"
+            ) from error
+        kind = validator_for(schema)
+        try:
+            kind.check_schema(schema)
+        except SchemaError as error:
+            where = "/".join(map(str, error.absolute_path)) or "its top"
+            raise InputError(f"the JSON schema {name} is not one, at {where}: {error.message}") from error
+        self.name, self.validator = name, kind(schema, registry=REGISTRY)
+
+    def valid(self, output: object) -> float:
+        """1 where the output is JSON, of whatever kind, that the schema takes."""
+        value, is_json = any_json(as_text(output))
+        if not is_json:
+            return 0.0
+        try:
+            return float(self.validator.is_valid(value))
+        except RecursionError:
+            return 0.0
+        except Exception as error:  # a reference is looked up when it is met first
+            if type(error).__module__.split(".")[0] not in ("referencing", "jsonschema"):
+                raise
+            raise InputError(
+                f"the JSON schema {self.name} refers to what is not in it ({error}); nothing is fetched from "
+                "elsewhere: put it under $defs."
+            ) from error

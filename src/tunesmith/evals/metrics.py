@@ -1,4 +1,7 @@
-"""The metrics behind one record. Larger is better for all of them; case scores are always kept.
+"""The metrics behind one record. Each says whether more or less is better; case scores are always kept.
+
+Most read the text of an answer. The others say what they need instead (`needs`): their outputs are tuples of numbers
+that were measured while the model was asked (`tunesmith/measured.py`), and their records here turn these into scores.
 
 Whatever a model gave is read as text first: None and a missing value (NaN of a table) are the empty text, anything
 else that is no string is str() of it. Scores of empty texts are stated at each metric.
@@ -11,14 +14,19 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
-from tunesmith.evals import counted, json_scores, numeric
-from tunesmith.evals.text import as_text, folded
+from tunesmith.evals import counted, json_scores, numeric, passing, per_byte, preference, sets
+from tunesmith.evals.text import as_text, folded, numbers
+from tunesmith.evals.words_of import Words, words_of
 
 Outputs = Sequence[object]
+# What a metric reads: the answer's text; or numbers measured with a JSON schema, by likelihood, by unit tests on
+# samples, on pairs of replies, by a judge, by a function of the user's own.
+Needs = Literal["answer", "schema", "likelihood", "samples", "pairs", "judge", "function"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +42,22 @@ class Metric:
     low: float = 0.0
     high: float = 1.0
     matters: float = 0.02  # default of smallest_that_matters, in the unit: two points of a hundred
+    needs: Needs = "answer"
+    less_is_better: bool = False
+    spread: float | None = None  # sd of a case's change that a plan assumes, in the unit; None: a quarter of the range
 
     @property
     def span(self) -> float:
         return self.high - self.low
+
+    @property
+    def scale(self) -> str:
+        """Of the case scores: "more" or "less" is better, or "relative": which of the two answers is preferred."""
+        return "relative" if self.needs == "judge" else "less" if self.less_is_better else "more"
+
+    def gain(self, sums: np.ndarray) -> np.ndarray:
+        """The value, turned where less is better, so that more of it is always better."""
+        return -self.value(sums) if self.less_is_better else self.value(sums)
 
     def cases(self, outputs: Outputs, references: Outputs) -> list[float]:
         """One score per case."""
@@ -53,14 +73,22 @@ def mean_of(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
 
 
-def case_mean(name: str, case: Callable[[object, object], float], *, kind: str = "mean", unit: str) -> Metric:
+def case_mean(
+    name: str, case: Callable[[object, object], float], *, kind: str = "mean", unit: str, needs: Needs = "answer"
+) -> Metric:
     """A metric that is the mean of its case scores, each in [0, 1]."""
 
     def stats(outputs: Outputs, references: Outputs) -> np.ndarray:
         scores = [case(output, reference) for output, reference in zip(outputs, references, strict=True)]
         return np.stack([np.asarray(scores, dtype=float), np.ones(len(scores))], axis=-1)
 
-    return Metric(name, kind, unit, case, stats, mean_of)
+    return Metric(name, kind, unit, case, stats, mean_of, needs=needs)
+
+
+def measured_score(measured: object, reference: object) -> float:
+    """The score of a case that was made where the answer was read; the reference was used there."""
+    [score] = numbers(measured)
+    return score
 
 
 def exact_match(output: object, reference: object) -> float:
@@ -87,29 +115,31 @@ def token_f1(output: object, reference: object) -> float:
 
 
 def rouge(kind: str) -> Callable[[object, object], float]:
-    """F1 of rouge-score with its stemmer. Its words are runs of a-z and 0-9: a text in another script has none.
+    """F1 of rouge-score over words of any script (`words_of.py`), English ones stemmed.
 
-    Two empty texts: 1. One text without words: 0.
+    Two texts without words: 1 where they are equal, else 0. One without: 0.
     """
-    scorer = RougeScorer([kind], use_stemmer=True)
+    scorer = RougeScorer([kind], tokenizer=Words())
 
     def case(output: object, reference: object) -> float:
         got, wanted = folded(output), folded(reference)
-        if not got and not wanted:
-            return 1.0
+        if not words_of(got) or not words_of(wanted):
+            return float(got == wanted)
         return float(scorer.score(wanted, got)[kind].fmeasure)
 
     return case
 
 
 def counted_metric(
-    name: str, unit: str, case: Callable[[object, object], float], parts: counted.Parts, **bounds: float
-) -> Metric:
-    return Metric(name, "corpus", unit, case, parts.stats, parts.value, **bounds)
+    name: str, unit: str, case: Callable[[object, object], float], parts: counted.Parts,
+    *, low: float = 0.0, high: float = 1.0, matters: float = 0.02,
+) -> Metric:  # fmt: skip
+    return Metric(name, "corpus", unit, case, parts.stats, parts.value, low, high, matters)
 
 
 RIGHT = "share of cases right"
 SCORE = "mean over cases, 0 to 1"
+F1 = "F1 over all cases, 0 to 1"
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -119,12 +149,35 @@ METRICS: dict[str, Metric] = {
         case_mean("json_exact", json_scores.exact, kind="binary", unit=RIGHT),
         case_mean("json_valid", json_scores.valid, kind="binary", unit="share of replies that are a JSON object"),
         case_mean("json_fields", json_scores.fields, unit="share of a reply's fields that are right, mean over cases"),
+        case_mean("json_f1", json_scores.field_f1, unit="F1 of a reply's fields, mean over cases"),
+        case_mean(
+            "json_schema", measured_score, kind="binary", unit="share of replies that the schema takes", needs="schema"
+        ),
         case_mean("token_f1", token_f1, unit=SCORE),
         case_mean("rouge_1", rouge("rouge1"), unit=SCORE),
         case_mean("rouge_l", rouge("rougeL"), unit=SCORE),
         counted_metric("macro_f1", "mean of the labels' F1, 0 to 1", exact_match, counted.MACRO_F1),
+        counted_metric("micro_f1", F1, exact_match, sets.MICRO_F1),
+        counted_metric("label_set_f1", F1, sets.set_case, sets.SET_F1),
         counted_metric("mcc", "correlation, -1 to 1", exact_match, counted.MCC, low=-1.0),
         counted_metric("chrf", "points, 0 to 100", counted.chrf_case, counted.CHRF, high=100.0, matters=1.0),
         counted_metric("bleu", "points, 0 to 100", counted.bleu_case, counted.BLEU_PARTS, high=100.0, matters=1.0),
+        case_mean("pass_at_k", passing.case, unit="chance that one of k answers passes its tests", needs="samples"),
+        case_mean("preference_accuracy", preference.case, unit="share of pairs, a tie counts half", needs="pairs"),
+        case_mean(
+            "judge", measured_score, unit="share of cases that the judge prefers, a tie counts half", needs="judge"
+        ),
+        Metric(
+            "bits_per_byte",
+            "corpus",
+            "bits per byte of the reference",
+            per_byte.case,
+            per_byte.BITS_PER_BYTE.stats,
+            per_byte.BITS_PER_BYTE.value,
+            high=per_byte.MOST,
+            needs="likelihood",
+            less_is_better=True,
+            spread=0.25,
+        ),
     )
 }

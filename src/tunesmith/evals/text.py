@@ -15,3 +15,9 @@ def as_text(given: object) -> str:
 def folded(given: object) -> str:
     """Stripped, with each run of white space as one space."""
     return " ".join(as_text(given).split())
+
+
+def numbers(measured: object) -> tuple[float, ...]:
+    """What was measured of an answer, where a metric does not read its text."""
+    assert isinstance(measured, (tuple, list)), f"this metric needs numbers, and got {measured!r:.60}"
+    return tuple(map(float, measured))

@@ -86,9 +86,10 @@ def verdict_lines(facts: Facts, answers: words.Answers) -> list[str]:
 
 
 def effect_line(verdict: Mapping[str, Any]) -> str:
+    what = "gain" if verdict.get("less_is_better") else "difference"
     return (
         f"{plain_text(words.metric(verdict['metric']))}: {words.number(verdict['base'])} → "
-        f"{words.number(verdict['tuned'])}, a difference of {words.signed(verdict['effect'])} "
+        f"{words.number(verdict['tuned'])}, a {what} of {words.signed(verdict['effect'])} "
         f"({words.confidence(verdict)} interval {words.interval(verdict['interval'], with_sign=True)})."
     )
 

@@ -66,6 +66,11 @@ class Case:
     tuned_score: float | None
     base_stopped: bool | None  # False: ran into the length limit
     tuned_stopped: bool | None
+    scale: str = (
+        "more"  # of the scores, "more" | "less" is better, or "relative": which of the two answers is preferred
+    )
+    base_measured: tuple[float, ...] | None = None
+    tuned_measured: tuple[float, ...] | None = None  # where the metric does not read the text
 
 
 def read_case(row: Mapping[str, Any]) -> Case:
@@ -79,6 +84,9 @@ def read_case(row: Mapping[str, Any]) -> Case:
         value = row.get(name)
         return None if value is None or value != value else float(value)
 
+    def numbers(name: str) -> tuple[float, ...] | None:
+        return None if row.get(name) is None else tuple(map(float, row[name]))
+
     return Case(
         example_id=text("example_id") or "",
         source=text("source") or "",
@@ -91,13 +99,16 @@ def read_case(row: Mapping[str, Any]) -> Case:
         tuned_score=score("tuned_score"),
         base_stopped=row.get("base_stopped"),
         tuned_stopped=row.get("tuned_stopped"),
+        scale=text("scale") or "more",
+        base_measured=numbers("base_measured"),
+        tuned_measured=numbers("tuned_measured"),
     )
 
 
 def is_right_or_wrong(cases: Sequence[Case]) -> bool:
     """Every score there is, is 0 or 1, so that a case is right or wrong and nothing between."""
     scores = [s for c in cases for s in (c.base_score, c.tuned_score) if s is not None]
-    return bool(scores) and all(s in (0.0, 1.0) for s in scores)
+    return bool(scores) and all(s in (0.0, 1.0) for s in scores) and all(c.scale == "more" for c in cases)
 
 
 def kind(case: Case, *, binary: bool) -> str:
@@ -110,7 +121,7 @@ def kind(case: Case, *, binary: bool) -> str:
     if binary:
         return {(1, 0): "broken", (0, 1): "fixed", (1, 1): "both-right", (0, 0): "both-wrong"}[int(base), int(tuned)]
     if base != tuned:
-        return "improved" if tuned > base else "worsened"
+        return "improved" if (tuned > base) != (case.scale == "less") else "worsened"
     return "reworded" if case.base_output != case.tuned_output else "same"
 
 
@@ -123,7 +134,8 @@ def tags(case: Case, of_kind: str, *, binary: bool) -> tuple[str, ...]:
         found.append("base-right" if case.base_score else "base-wrong")
     if binary and case.tuned_score is not None:
         found.append("tuned-right" if case.tuned_score else "tuned-wrong")
-    if not binary and case.tuned_score is not None and case.tuned_score < 1 and json_fields(case.reference):
+    is_part = not binary and case.tuned_score is not None and case.tuned_score < 1 and case.scale == "more"
+    if is_part and json_fields(case.reference):
         found.append("tuned-wrong")  # a field of it; of a free text no score below 1 means wrong
     if of_kind in WORSE:
         found.append("worse")

@@ -16,6 +16,10 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
     "macro_f1": "right answers, with each label weighing the same",
     "exact_match": "answers that equal the right one exactly",
     "json_exact": "answers right in every field",
+    "micro_f1": "labels that are right",
+    "label_set_f1": "labels that are right, missing and invented ones against it",
+    "json_f1": "fields that are right, missing and invented ones against it",
+    "json_schema": "answers that are JSON as the schema wants it",
     "json_valid": "answers that are JSON at all",
     "json_fields": "fields that are right in an average answer",
     "numeric": "answers that come to the right number",
@@ -24,6 +28,9 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
     "rouge_l": "words shared, in order, with the right answer",
     "chrf": "pieces of words shared with the right answer",
     "bleu": "runs of words shared with the right answer",
+    "pass_at_k": "cases solved by one of k tries",
+    "preference_accuracy": "pairs of which the model finds the better reply likelier",
+    "judge": "cases in which the judge prefers it",
 }
 OF_100_ALREADY = ("chrf", "bleu")
 NOT_YET: Sentence = ("Not known yet: base and tuned model were not compared.",)
@@ -103,8 +110,10 @@ def how_much(facts: Facts, verdict: Mapping[str, Any], scale: Points) -> Sentenc
     base, tuned = (
         linked(facts, scale.of(verdict[side]), f"{side}-right" if is_share else "all") for side in ("base", "tuned")
     )
-    what = f", counting {COUNTED[name]}." if name in COUNTED else f" in {words.metric(name)}; larger is better."
-    moved = "Up" if effect > 0 else "Down"
+    what = (
+        f", counting {COUNTED[name]}." if name in COUNTED else f" in {words.metric(name)}; {words.direction(verdict)}."
+    )
+    moved = "Up" if (effect > 0) != bool(verdict.get("less_is_better")) else "Down"
     by = scale.of(abs(effect))
     unit = f" {scale.unit}" if scale.unit else ""
     if float(by.replace(",", "")) == 0 if by != words.NOT_KNOWN else False:
@@ -165,7 +174,7 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
         return may
     simpler = words.as_good(verdict)
     if simpler:
-        name, value = max(simpler, key=lambda pair: pair[1])
+        name, value = (min if verdict.get("less_is_better") else max)(simpler, key=lambda pair: pair[1])
         scale = points(verdict)
         return (f"Yes, but something simpler does about as well: {name} gets {scale.of(value)}, this model ",
                 f"{scale.of(verdict['tuned'])}.")  # fmt: skip

@@ -69,7 +69,11 @@ def make_environment() -> Environment:
         number=words.number, signed=words.signed, interval=words.interval, things=words.things, flat=flat
     )
     environment.globals.update(
-        metric=words.metric, kinds=cases.KINDS, short_kinds=cases.SHORT_KINDS, tag_names=cases.TAG_NAMES
+        metric=words.metric,
+        direction=words.direction,
+        kinds=cases.KINDS,
+        short_kinds=cases.SHORT_KINDS,
+        tag_names=cases.TAG_NAMES,
     )
     return environment
 

@@ -67,10 +67,14 @@ def test_a_small_effect_is_not_rounded_away(tmp_path: Path) -> None:
 def test_every_metric_is_said_on_its_own_scale(tmp_path: Path, name: str) -> None:
     scale = 100.0 if OURS[name].high == 100.0 else 1.0
     verdict = {"metric": name, "base": 0.2 * scale, "tuned": 0.5 * scale, "effect": 0.3 * scale}
+    if name == "bits_per_byte":  # less is better: the effect is the gain
+        verdict |= {"base": 0.5, "tuned": 0.2, "less_is_better": True}
     found = said(tmp_path, {**verdict, "interval": [0.1 * scale, 0.4 * scale]})
-    assert found[1].startswith(
-        "Up 0.300, from 0.200 to 0.500" if name == "mcc" else "Up 30 points of 100, from 20 to 50"
-    )
+    own = {
+        "mcc": "Up 0.300, from 0.200 to 0.500",
+        "bits_per_byte": "Down 0.300, from 0.500 to 0.200 in bits per byte; less is better",
+    }
+    assert found[1].startswith(own.get(name, "Up 30 points of 100, from 20 to 50"))
     assert "JSON" not in found[1] or name.startswith("json")
 
 
