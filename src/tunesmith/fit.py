@@ -14,6 +14,7 @@ import torch
 from tunesmith.data.advice import label_counts
 from tunesmith.data.ingest import Ingested
 from tunesmith.engine.precision import choose_device, choose_dtype
+from tunesmith.evals.calibration import MIN_CASES
 from tunesmith.models.here import Here, memory_gib, speed
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example, Label, Reply
@@ -72,6 +73,10 @@ class Sizes:
         return cls(num, tuple(given), tuple(tokens), reply, reply if labels else 0, epochs, share)
 
     @property
+    def labels(self) -> bool:
+        return self.instruction_tokens > 0
+
+    @property
     def num_learned(self) -> int:
         held_out = (0 if "test" in self.given else self.test_frac) + (0 if "dev" in self.given else 0.1)
         return int(self.num * (1 - held_out))
@@ -107,7 +112,7 @@ def sizes(data: Sizes, model: Here | None) -> Rows:
 
 def answers_s(where: Machine, model: Here, data: Sizes, cases: float) -> float:
     """Seconds for one model's answers to so many cases."""
-    tokens = data.mean_tokens + SLOWER * data.reply_tokens
+    tokens = data.mean_tokens + (1 if data.labels else SLOWER) * data.reply_tokens  # labels are read, not written
     return ANSWER_OPERATIONS * model.num_weights * tokens * cases / where.rate
 
 
@@ -139,7 +144,8 @@ def within(where: Machine, model: Here, data: Sizes, limit_s: float) -> Rows:
     if cut and evaluation_s(where, model, data, most, most_dev) > 0.4 * limit_s:
         one = answers_s(where, model, data, 1)
         affordable = int(0.4 * limit_s / one)
-        most_dev = min(most_dev, max(12, affordable // 12))
+        fewest_dev = MIN_CASES if data.labels else 12
+        most_dev = min(most_dev, max(fewest_dev, affordable // 12))
         most = min(most, max(FEWEST_CASES, (affordable - FORMS * most_dev) // 2))
         if most_dev < DEFAULTS.evals.max_dev_cases:
             rows.append(("evals.max_dev_cases", most_dev, why))
