@@ -65,7 +65,7 @@ test: lint types model
 	$(ALONE) tests/real
 
 docs: $(INSTALLED)
-	$(ALONE) tests/house/test_docs.py
+	$(ALONE) tests/house/test_docs.py tests/runs/test_docs_shell.py
 
 bench: model
 	@test -n "$(SCRIPTS)" || { echo "bench/ holds no script yet"; exit 1; }
