@@ -20,6 +20,7 @@ from packaging.version import Version
 from tunesmith.engine.precision import choose_dtype
 from tunesmith.files import broken_files, cache_dir
 from tunesmith.models.catalogue import EMBEDDED, Embedded, converted_folder
+from tunesmith.offline import forbidden_by
 
 PYTHON = (Version("3.11"), Version("3.14"))  # from, and below
 # what the tests ran on, as in constraints.txt; more than this may work and was not tried
@@ -197,7 +198,8 @@ def models() -> Iterator[Finding]:
 def embedded(name: str, entry: Embedded) -> Finding:
     folder = converted_folder(entry)
     if not folder.is_dir():
-        return Finding(name, "ok", "not here yet (93 MB down, 540 MB on disk)", f"tunesmith models fetch {name}")
+        size = f"{entry.download_mb} MB down, {4 * entry.num_weights / 1e6:.0f} MB on disk"
+        return Finding(name, "ok", f"not here yet ({size})", f"tunesmith models fetch {name}")
     wrong = broken_files(folder)
     if wrong:
         found = f"{folder}: {', '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} missing or not as it was made"
@@ -233,15 +235,9 @@ def is_writable(folder: Path) -> bool:
 
 def switches() -> Iterator[Finding]:
     """What keeps the hub away, or opens it. A token is never shown."""
-    offline = [
-        n
-        for n in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-        if os.environ.get(n, "").upper() in ("1", "TRUE", "ON", "YES")
-    ]
+    offline = forbidden_by()
     if offline:
-        yield Finding(
-            "network", "ok", f"{', '.join(offline)} set: the hub is never asked", f"unset {offline[0]}, to fetch"
-        )
+        yield Finding("network", "ok", f"{offline} set: the hub is never asked", f"unset {offline}, to fetch")
     else:
         yield Finding("network", "ok", "the hub is asked for hub names only; export HF_HUB_OFFLINE=1 keeps it away")
     token = "set" if os.environ.get("HF_TOKEN") else "not set: gated models cannot be fetched"

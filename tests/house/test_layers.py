@@ -10,10 +10,10 @@ from tests.house.source import PACKAGE, Source, at, functions, package
 SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch", "opened"),
     *("run", "deliver", "quickstart", "init", "fit", "schema", "spellings", "importing", "runs", "doctor", "compared"),
-    *("calibrate", "predict", "predict_file", "api"),
+    *("calibrate", "predict", "predict_file", "api", "gates", "candidates", "ranked"),
 )
 LAYERS = (
-    ("types", "roles", "errors", "files"),
+    ("types", "roles", "errors", "files", "offline"),
     ("data", "models", "store"),
     ("objectives", "regularisers", "generate"),
     ("engine", "rollouts", "evals"),

@@ -20,6 +20,7 @@ from tunesmith.errors import RunError
 from tunesmith.export import llamacpp
 from tunesmith.export.verify import Expected
 from tunesmith.export.vocabulary import Vocabulary
+from tunesmith.models.bars import no_bars
 
 # Of the logits' own spread (their standard deviation over the vocabulary): root mean square difference behind a prompt.
 CLOSE = {"f32": 2e-3, "f16": 2e-2, "q8_0": 0.15}
@@ -45,6 +46,7 @@ class Reader(Protocol):
 class Transformers:
     """A GGUF file as transformers reads it: dequantised to float32."""
 
+    @no_bars()
     def __init__(self, path: Path) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
 

