@@ -22,7 +22,7 @@ from tunesmith.data.columns import Columns
 from tunesmith.data.rows import Reading
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, did_you_mean
 from tunesmith.models.adapters import Adapt
 from tunesmith.spellings import hint as spelled_elsewhere
 
@@ -84,6 +84,18 @@ class Evals:
 
 
 @dataclass(frozen=True, slots=True)
+class Gates:
+    """What a run must show before it may ship; a demand that is not met ends the command with exit code 3."""
+
+    decision: Literal["better", "not worse"] | None = None  # the verdict; not worse lets "no relevant difference" pass
+    effect: float | None = None  # least that the lower end of the effect's interval may be, in the metric's unit
+    guards: Literal["all kept", "none lost"] | None = None  # none lost lets probes pass whose answer is not known
+    calibration: float | None = None  # labels: highest expected calibration error on the held-out cases, 0 to 1
+    stopped: float | None = None  # texts: least share of the answers that end by themselves, 0 to 1
+    latency_s: float | None = None  # most seconds, in the median, for an answer asked alone on this machine
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     model: str = "smollm2-135m-instruct"  # the base: a name of `tunesmith models list`, a folder, or a hub name
     data: Data = field(default_factory=Data)  # what is learned from, and what is held out
@@ -91,6 +103,7 @@ class Recipe:
     adapt: Adapt = field(default_factory=Adapt)  # which weights train
     train: Train = field(default_factory=Train)  # how they train
     evals: Evals = field(default_factory=Evals)  # how base and tuned are compared
+    gates: Gates = field(default_factory=Gates)  # what must hold before it may ship, else exit code 3
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: what this machine is good at
     seed: int = 0  # of split, order and start; another one is another run of the same recipe
     export: tuple[Literal["adapter", "merged"], ...] = ("adapter", "merged")  # what is left behind to use elsewhere
@@ -110,6 +123,12 @@ Loader.yaml_implicit_resolvers = {
 Loader.add_implicit_resolver(BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 ADAPTER = TypeAdapter(Recipe)
+PLAIN = {  # of pydantic's types of errors -> what was wanted
+    "int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number",
+    "float_parsing": "a number", "float_type": "a number", "string_type": "a text", "tuple_type": "a list",
+    "bool_parsing": "true or false", "bool_type": "true or false",
+}  # fmt: skip
+DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".gz")  # no recipe is called so
 TEXTS = ("data.columns.prompt", "data.columns.reply")  # templates: taken as written where --set says them
 
 
@@ -134,7 +153,8 @@ def known_keys(kind: type = Recipe, prefix: str = "") -> list[str]:
 def refuse_unknown(settings: Any, kind: type = Recipe, prefix: str = "") -> None:
     """Raise RecipeError at the first key that no recipe has, naming the nearest that one has."""
     if not isinstance(settings, dict):
-        raise RecipeError(f"{prefix.rstrip('.') or 'the recipe'} is {settings!r}; wanted keys and values")
+        shown = repr(settings) if len(repr(settings)) < 80 else f"{repr(settings)[:80]} …"
+        raise RecipeError(f"{prefix.rstrip('.') or 'the recipe'} is {shown}; wanted keys and values")
     hints = parts_of(kind)
     for name, value in settings.items():
         if name not in hints:
@@ -169,7 +189,11 @@ def parse(settings: dict[str, Any]) -> Recipe:
         where = ".".join(
             str(p) for p in first["loc"] if not isinstance(p, int) and p not in ("float", "literal['auto']")
         )
-        raise RecipeError(f"{where} is {first['input']!r}: {first['msg']}") from error
+        said = PLAIN.get(first["type"]) or first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        if where == "export":
+            said += "; `tunesmith export RUN --to …` makes others of a finished run"
+        near = did_you_mean(str(first["input"]), re.findall(r"'([^']+)'", first["msg"]))
+        raise RecipeError(f"{where} is {first['input']!r}; wanted {said}.{near}") from error
     check(recipe)
     return recipe
 
@@ -230,15 +254,28 @@ def read(path: Path | None, overrides: dict[str, Any]) -> tuple[Recipe, str]:
     """(recipe, its text as it will be kept) from a YAML file, or from nothing, with dotted overrides on top."""
     settings: Any = {}
     if path is not None:
+        if path.is_dir():
+            raise RecipeError(
+                f"recipe {path} is a folder; wanted a YAML file. To go on with a run: --resume --out {path}"
+            )
         if not path.is_file():
             raise RecipeError(f"recipe {path} is not there; `tunesmith run --data FILE` works without one")
+        if path.suffix.lower() in DATA_FILES:
+            raise RecipeError(f"{path} looks like data, and a recipe stands here; data is said so: --data {path}")
         try:
             settings = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe {path} is not YAML: {str(error).splitlines()[0]}") from error
+            raise RecipeError(f"recipe {path} is not YAML: {where_of(error)}") from error
     for key, value in overrides.items():
         place(settings, key, value)
     return parse(settings), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def where_of(error: Exception) -> str:
+    """What is wrong with a text of YAML, and in which line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return str(error).splitlines()[0]
 
 
 def place(settings: Any, dotted: str, value: Any) -> None:

@@ -13,30 +13,32 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from tunesmith import evaluate, guards, plan
+from tunesmith import evaluate, gates, guards, plan
 from tunesmith.answered import Sitting
-from tunesmith.build import TENANT, Compute, Material, compute, load_base, material, num_updates, start
+from tunesmith.build import TENANT, Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
 from tunesmith.data.audit import summary_lines
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.split import Ledger
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
-from tunesmith.errors import Interrupted, RunError
+from tunesmith.errors import InputError, Interrupted, RunError
 from tunesmith.evals.score import Answer
 from tunesmith.export.verify import expect, verify
 from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged, write_tuned
 from tunesmith.folder import RunFolder, Teller
 from tunesmith.generate.limits import Limits
+from tunesmith.importing.reading import flat
 from tunesmith.models.load import Base, weights_digest
 from tunesmith.opened import Served
-from tunesmith.recipe import Recipe
+from tunesmith.recipe import Recipe, read
 from tunesmith.report import card, html
 from tunesmith.teach import teach
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.types import GuardResult
 
+MAY_CHANGE = ("export", "trackers", "gates")  # keys of a recipe that no number depends on
 NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
 
 
@@ -54,15 +56,37 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Does everything; returns verdict.json. `text`: the recipe as it is kept; `note`: what the report must say;
     `budgets`: seconds that stages should take."""
+    check_files(recipe)
     folder = RunFolder.open(out, tell, resume=resume)
     folder.budgets = dict(budgets or {})
-    folder.write_text("recipe.yaml", text)
-    with folder.stop, Tracked.of(recipe.trackers, out, tell.say) as tracked:
-        try:
-            return whole(recipe, folder, note, tracked)
-        except Interrupted:
-            write_reports(out)  # what there is to see so far
-            raise
+    try:
+        if resume:
+            refuse_other_recipe(recipe, out)
+        folder.write_text("recipe.yaml", text)
+        with folder.stop, Tracked.of(recipe.trackers, out, tell.say) as tracked:
+            try:
+                return whole(recipe, folder, note, tracked)
+            except Interrupted:
+                write_reports(out)  # what there is to see so far
+                raise
+    except InputError:
+        if not resume:
+            folder.take_back()
+        raise
+
+
+def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
+    """What is kept in the folder was made by the recipe that is kept there, and half of each would be neither."""
+    before, _ = read(out / "recipe.yaml", {})
+    then, now = (dict(flat(asdict(r))) for r in (before, recipe))
+    different = [k for k in {**then, **now} if then.get(k) != now.get(k) and k.split(".")[0] not in MAY_CHANGE]
+    if different:
+        key = different[0]
+        raise InputError(
+            f"this is not the run that was started: {', '.join(different)} differ from {out / 'recipe.yaml'} (for one, "
+            f"{key} was {then.get(key)!r} and is {now.get(key)!r} now). To go on with it: tunesmith run --resume --out "
+            f"{out}; for the new recipe, name another --out"
+        )
 
 
 def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dict[str, Any]:
@@ -82,6 +106,9 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)
     guard = guarded(recipe, folder, session, made, snapshot, (base_asked, tuned))
+    if recipe.gates.latency_s is not None and folder.read(gates.LATENCY) is None:
+        with folder.doing("answers timed one by one"):
+            folder.write(gates.LATENCY, gates.time_answers(session, snapshot, made))
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
     verdict = evaluate.verdict_of(
@@ -92,6 +119,7 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     pq.write_table(evaluate.case_table(made, base_asked, tuned), out / "scores" / "cases.parquet")
     folder.write("verdict.json", verdict)
+    gates.write(gates.check(recipe.gates, out), out)
     tracked.end({k: verdict[k] for k in ("decision", "metric", "base", "tuned", "effect", "p", "num_cases")})
     folder.write("cost.json", folder.cost())
     folder.tell.stage("report", None)
@@ -201,14 +229,18 @@ def guarded(
 
             if folder.read(name) is None:
                 found = (
-                    guards.ask_base(session, made, level, budget, progress)
+                    guards.ask_base(session, made.renderer, level, budget, progress)
                     if who is None
-                    else guards.ask(session, who, made, level, budget, progress)
+                    else guards.ask(session, who, made.renderer, level, budget, progress)
                 )
                 folder.write(name, found.facts())
             asked.append(guards.Asked.of(folder.read(name)))
         base, tuned = asked
-        return guards.results(base, tuned, made, (said[0].texts(), said[1].texts()))
+        sources = ["\n".join(m.content for m in e.prompt) for e in made.split.test]
+        return [
+            *guards.results(base, tuned),
+            *guards.held_out(made.task, sources, said[0].texts(), said[1].texts()),
+        ]
 
 
 def export(

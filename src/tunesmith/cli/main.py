@@ -10,11 +10,16 @@ from collections.abc import Callable
 
 import typer
 
-from tunesmith.cli import chat, doctor, export, importing, init, job, models, predict, runs, schema, serve, show
-from tunesmith.errors import Interrupted, TunesmithError
+from tunesmith.cli import chat, doctor, export, gate, importing, init, job, models, predict, runs, schema, serve, show
+from tunesmith.cli.faults import told
+from tunesmith.cli.words import Words
+from tunesmith.errors import Interrupted
 
 app = typer.Typer(
+    cls=Words,
     help="Fine-tunes a pre-trained language model on your examples and proves whether the result is better.",
+    epilog="Exit codes: 0 done, 1 a run failed, 2 what was given is wrong, 3 a gate was not met, 75 stopped "
+    "with nothing lost. docs/troubleshooting.md explains messages; TUNESMITH_DEBUG=1 shows where they come from.",
     no_args_is_help=True,
     add_completion=schema.VARIABLE in os.environ,  # else its two options would stand in every --help
     pretty_exceptions_enable=False,
@@ -29,6 +34,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         job.plan,
         runs.runs,
         runs.compare,
+        gate.gate,
         doctor.doctor,
         importing.import_,
         schema.schema,
@@ -51,13 +57,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="transformers|peft|torch")
     try:
         app(prog_name="tunesmith")
-    except TunesmithError as error:
-        tell = show.stopped if isinstance(error, Interrupted) else show.error
-        tell(str(error))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        show.error("stopped; what was saved before is whole: the same command with --resume and --out goes on")
-        sys.exit(75)
+    except Exception as error:
+        message, code = told(error)
+        (show.stopped if isinstance(error, Interrupted) else show.error)(message)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

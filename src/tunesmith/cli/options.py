@@ -43,9 +43,13 @@ def recipe_of(
 
 
 def finish(verdict: dict[str, Any], folder: Path, *, as_json: bool, require_better: bool) -> None:
+    """The last words of a run. Exit code 3 where a gate of its recipe, or --require-better, is not met."""
+    gates = part("gates")
+    found = gates.kept(folder / gates.NAME) or []
     if as_json:
-        show.out(json.dumps({**verdict, "folder": str(folder)}, ensure_ascii=False))
+        show.out(json.dumps({**verdict, "folder": str(folder), "gates": found}, ensure_ascii=False))
     else:
         show.verdict(verdict, str(folder / "report.html"))
-    if require_better and verdict["decision"] != "better":
+        show.gates(found)
+    if (require_better and verdict["decision"] != "better") or not all(g["passed"] for g in found):
         raise typer.Exit(3)

@@ -55,6 +55,14 @@ def verdict(found: dict[str, Any], report: str) -> None:
     console.print(Text(f"report: {report}", style="bold"))
 
 
+def gates(found: list[dict[str, Any]]) -> None:
+    """What was demanded of the run, and what of it holds."""
+    console = Console(highlight=False)
+    for gate in found:
+        mark = Text("met    ", style=TONE["better"]) if gate["passed"] else Text("not met", style=TONE["worse"])
+        console.print(mark, Text(f"{gate['name']}: wanted {gate['wanted']}; found {gate['found']}"))
+
+
 def error(text: str) -> None:
     Console(stderr=True, highlight=False).print(Text(f"error: {text}", style="red"), soft_wrap=True)
 
