@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from tunesmith.data.columns import Columns, prompt_of
 from tunesmith.data.fill import is_template, names_in
 from tunesmith.data.turns import messages_of
 from tunesmith.errors import InputError
+from tunesmith.files import read_json
 from tunesmith.folder import Silent, Teller
 from tunesmith.opened import TUNED, Opened, Served, open_run
 from tunesmith.predict import Prediction, Predictor, Unusable, calibration_of
@@ -68,7 +68,7 @@ class Run:
         path = self.folder / "verdict.json"
         if not path.is_file():
             raise InputError(f"{self.folder} has no verdict yet: go on with it (resume=True, or --resume)")
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
         return found
 
     @property

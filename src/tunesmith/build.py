@@ -14,7 +14,7 @@ from tunesmith.data import ingest
 from tunesmith.data.audit import audit
 from tunesmith.data.columns import Columns
 from tunesmith.data.feed import FileFeed
-from tunesmith.data.located import files_named, find_splits
+from tunesmith.data.located import check_there, files_named, find_splits
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import Ledger, Split, split
 from tunesmith.engine.loop import State
@@ -22,7 +22,7 @@ from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.engine.schedule import auto_lr
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
-from tunesmith.errors import DataError, PlanError, RecipeError
+from tunesmith.errors import DataError, PlanError, RecipeError, did_you_mean
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, labels_of
 from tunesmith.models.load import Base, load
@@ -101,6 +101,13 @@ def files_of(recipe: Recipe) -> dict[str, list[Path]]:
     return found
 
 
+def check_files(recipe: Recipe) -> None:
+    """Before anything takes time: each file that the recipe names is there."""
+    for paths in files_of(recipe).values():
+        for path in paths:
+            check_there(path)
+
+
 def drawn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
     """At most `most` of them, chosen by the hash of the id: no order of a file, and no clock, decides."""
     if len(examples) <= most:
@@ -146,7 +153,11 @@ def material(
     labels = labels_of((*parts.train, *parts.dev, *parts.test))
     by_likelihood = kind.scoring == "likelihood"
     if by_likelihood and len(labels) < 2:
-        raise DataError(f"task classify needs at least two labels; the data has {len(labels)}. Name a label column.")
+        there = f"{len(labels)} ({labels[0]})" if labels else "none"
+        raise DataError(
+            f"task classify needs at least two labels; the data has {there}. Add rows with others, or name another "
+            "label column: --set data.columns.label=NAME"
+        )
     metric, secondary = metrics_of(recipe, kind)
     instruction = (
         kind.instruction.format(labels=", ".join(labels))
@@ -188,7 +199,8 @@ def longest_reply(rendered: Rendered) -> int:
 def metrics_of(recipe: Recipe, kind: Kind) -> tuple[Metric, tuple[Metric, ...]]:
     name = recipe.task.metric or kind.metric
     if name not in METRICS:
-        raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}")
+        near = did_you_mean(name, METRICS)
+        raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}.{near}")
     others = [n for n in (kind.metric, *kind.secondary) if n != name]
     return METRICS[name], tuple(METRICS[n] for n in others)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
 import torch
 
 from tunesmith.data.template import ChatTemplate
@@ -26,6 +25,7 @@ from tunesmith.files import broken_files, publish_folder, write_json
 from tunesmith.folder import Teller
 from tunesmith.opened import TUNED, Opened, open_run
 from tunesmith.report import card
+from tunesmith.report.facts import read_cases
 from tunesmith.types import Message
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
@@ -64,7 +64,7 @@ def asked_of(opened: Opened, folder: Path) -> Asked:
     path = folder / "scores" / "cases.parquet"
     if not path.is_file():
         raise InputError(f"{folder} is not finished (no scores/cases.parquet): run it to its end first")
-    texts = pq.read_table(path, columns=["prompt"]).column("prompt").to_pylist()[:NUM_ASKED]
+    texts = [case.prompt for case in (read_cases(path) or ())[:NUM_ASKED]]
     conversations = [opened.messages([Message("user", text)]) for text in texts]
     limits = opened.limits(max_new_tokens=min(NUM_ASKED_TOKENS, opened.served.max_new_tokens))
     tuned = opened.who(TUNED)

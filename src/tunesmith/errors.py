@@ -3,6 +3,23 @@
 Broken invariants are `assert`; what stands here is shown without a traceback, with exit code 2 (1 for `RunError`).
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean …?" where one of the known is near to what was found, else nothing."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out: Python's own error, or one of torch's, which has no type of its own."""
+    words = ("allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
+    return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)
+
 
 class TunesmithError(Exception):
     """Root of the tree. `exit_code` is what the command line returns."""

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.errors import DataError
+
 
 def cache_dir() -> Path:
     """Where downloaded and converted models live: $TUNESMITH_CACHE, or tunesmith under the user's cache folder."""
@@ -86,12 +88,32 @@ def broken_files(folder: Path) -> list[str]:
     return [n for n, d in wanted.items() if not (folder / n).is_file() or sha256_file(folder / n) != d]
 
 
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. Raises DataError where the file was cut or edited."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise DataError(
+            f"{path} is not the JSON that tunesmith wrote ({error}): it was cut or edited. Restore it from a copy, or "
+            "start a new run in another folder"
+        ) from error
+
+
 def write_json(path: Path, facts: Any) -> None:
     """Write JSON that appears whole under `path` or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text that appears whole under `path` or not at all."""
     partial = path.with_name(f".partial_{path.name}_{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as handle:
-        json.dump(facts, handle, indent=1, ensure_ascii=False, allow_nan=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import psutil
 
 from tunesmith.answered import Sitting
 from tunesmith.errors import InputError
-from tunesmith.files import sha256_text, write_json
+from tunesmith.files import read_json, sha256_text, write_json, write_text
 from tunesmith.stopping import Stop
 
 METRICS = "metrics.jsonl"
@@ -80,6 +81,7 @@ class RunFolder:
     stop: Stop
     stages: list[dict[str, Any]] = field(default_factory=list)
     budgets: Mapping[str, float] = field(default_factory=dict)  # seconds a stage should take, where somebody says so
+    was_there: bool = True  # before this run
 
     @classmethod
     def open(cls, path: Path, tell: Teller, *, resume: bool) -> RunFolder:
@@ -92,12 +94,23 @@ class RunFolder:
         if not resume and path.exists() and any(path.iterdir()):
             way = "add --resume to go on with it, or" if has_run else "it holds other files;"
             raise InputError(f"{path} is not empty: {way} name another folder with --out")
+        was_there = path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, tell, Stop(tell.say))
+        folder = cls(path, tell, Stop(tell.say), was_there=was_there)
         folder.write(PROCESS, this_process())
         if resume and (kept := folder.read("cost.json")):
             folder.stages = list(kept["stages"])
         return folder
+
+    def take_back(self) -> None:
+        """Undo the opening of a new folder, so that the command can be typed again with the mistake mended. Where
+        something was done in it already (the lock is there), it stays."""
+        if (self.path / "lock.json").is_file():
+            return
+        for inner in self.path.iterdir():
+            shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
+        if not self.was_there:
+            self.path.rmdir()
 
     @contextmanager
     def stage(self, name: str, budget_s: float | None = None) -> Iterator[None]:
@@ -148,10 +161,10 @@ class RunFolder:
     def read(self, name: str) -> Any:
         """The facts kept under this name; None where there are none."""
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def write_text(self, name: str, text: str) -> None:
-        (self.path / name).write_text(text, encoding="utf-8")
+        write_text(self.path / name, text)
 
     def metrics(self) -> list[dict[str, Any]]:
         return self.lines(METRICS)

@@ -19,7 +19,7 @@ from tunesmith.data.fill import is_template, names_in
 from tunesmith.data.infer import infer
 from tunesmith.data.located import find_splits
 from tunesmith.data.profile import Column, Table, look
-from tunesmith.errors import DataError, InputError, ModelError
+from tunesmith.errors import DataError, InputError, ModelError, did_you_mean
 from tunesmith.evals.tasks import KINDS, answer_text
 from tunesmith.fit import Machine, Sizes, machine, minutes, sizes, whole_s, within
 from tunesmith.models.catalogue import EMBEDDED
@@ -187,7 +187,7 @@ def choose_columns(wish: Wish, name: str, table: Table, talk: Interview) -> Colu
 
 def wrong_column(table: Table) -> Callable[[str], str | None]:
     def wrong(name: str) -> str | None:
-        return None if name in table.columns else f"no column {name!r}; the file has: {', '.join(table.columns)}"
+        return None if name in table.columns else table.lacks(name)
 
     return wrong
 
@@ -196,7 +196,7 @@ def wrong_prompt(table: Table) -> Callable[[str], str | None]:
     def wrong(answer: str) -> str | None:
         parts = [answer] if is_template(answer) else [p.strip() for p in answer.split(",")]
         missing = [name for part in parts for name in names_in(part) if name not in table.columns]
-        return f"no column {missing[0]!r}; the file has: {', '.join(table.columns)}" if missing else None
+        return table.lacks(missing[0]) if missing else None
 
     return wrong
 
@@ -354,7 +354,7 @@ def wrong_model(name: str) -> str | None:
     return (
         None
         if found or is_hub or name in EMBEDDED
-        else f"no model {name!r}: wanted a known name, a folder or owner/name"
+        else f"no model {name!r}: wanted a known name, a folder or owner/name.{did_you_mean(name, EMBEDDED)}"
     )
 
 

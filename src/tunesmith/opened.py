@@ -5,7 +5,6 @@ What chat, predict, serve and export have in common: prompts are rendered as in 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,9 +18,10 @@ from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Spec
-from tunesmith.errors import InputError, RunError
+from tunesmith.errors import InputError, RunError, did_you_mean
 from tunesmith.evals.score import label_logps
 from tunesmith.evals.tasks import label_record
+from tunesmith.files import read_json
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.stream import Ask, Piece
 from tunesmith.models.artifact import read_weights
@@ -48,9 +48,13 @@ class Served:
     @classmethod
     def read(cls, folder: Path) -> Served:
         path = folder / "serving.json"
+        kept_recipe(folder)
         if not path.is_file():
-            raise InputError(f"{folder} holds no run that can answer (no serving.json): run it to its end first")
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            raise InputError(
+                f"{folder} holds no run that can answer (no serving.json): it was not run to its end, or by an older "
+                f"tunesmith. `tunesmith run --resume --out {folder}` goes on with it"
+            )
+        kept: dict[str, Any] = read_json(path)
         columns: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["columns"].items()}
         return cls(**{**kept, "labels": tuple(kept["labels"]), "columns": Columns(**columns)})
 
@@ -128,8 +132,6 @@ class Opened:
 
 def open_run(folder: Path, *, insist: bool = False) -> Opened:
     """A finished run. Another base than it was tuned on is refused unless the user insists."""
-    if not (folder / "recipe.yaml").is_file():
-        raise InputError(f"{folder} holds no run (no recipe.yaml); name the folder that `tunesmith run` wrote")
     served = Served.read(folder)
     recipe, _ = read(folder / "recipe.yaml", {})
     weights = folder / ("adapter" if recipe.adapt.method == "lora" else "model")
@@ -157,6 +159,31 @@ def open_model(name: str) -> Opened:
 
 def open_any(name: str, *, insist: bool = False) -> Opened:
     """A run folder, else a model by name or folder."""
-    if (Path(name) / "recipe.yaml").is_file():
-        return open_run(Path(name), insist=insist)
+    path = Path(name)
+    if (path / "recipe.yaml").is_file():
+        return open_run(path, insist=insist)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(
+            f"{name} holds neither a run (no recipe.yaml) nor a model (no config.json); `tunesmith runs` lists the runs"
+        )
+    if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # else a slip goes to the hub as owner/name
+        raise no_run(path)
     return open_model(name)
+
+
+def kept_recipe(folder: Path) -> Path:
+    """The recipe of the run in this folder. Raises InputError where there is none."""
+    if not (folder / "recipe.yaml").is_file():
+        raise no_run(folder)
+    return folder / "recipe.yaml"
+
+
+def no_run(folder: Path) -> InputError:
+    """What was named holds no run; what is near it, where something is."""
+    if folder.exists():
+        return InputError(f"{folder} holds no run (no recipe.yaml); name the folder that `tunesmith run` wrote")
+    beside = [str(p) for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    return InputError(
+        f"there is no folder {folder}; wanted the folder of a run. `tunesmith runs` lists those under runs/."
+        f"{did_you_mean(str(folder), beside)}"
+    )

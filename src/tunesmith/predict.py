@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tunesmith.calibrate import NAME as CALIBRATION_FILE
 from tunesmith.errors import DataError, InputError
 from tunesmith.evals.calibration import DIGITS, Calibration, probabilities
 from tunesmith.evals.tasks import KINDS
+from tunesmith.files import read_json
 from tunesmith.opened import TUNED, Opened, Served
 from tunesmith.types import Completion, Message
 
@@ -48,7 +48,7 @@ def calibration_of(folder: Path) -> Calibration | None:
     path = folder / CALIBRATION_FILE
     if not path.is_file():
         return None
-    found = Calibration.of(json.loads(path.read_text(encoding="utf-8")))
+    found = Calibration.of(read_json(path))
     return found if found.is_usable else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from tunesmith.data import shop
+from tunesmith.errors import InputError
 from tunesmith.folder import Teller
 from tunesmith.models.catalogue import fetch
 from tunesmith.recipe import parse
@@ -47,6 +48,8 @@ def settings(data: Path) -> dict[str, Any]:
 
 def quickstart(out: Path, tell: Teller, *, resume: bool) -> tuple[dict[str, Any], Path]:
     """(verdict, run folder). The data is made, and says so."""
+    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there already: add --resume to go on with it, or name a new folder with --out")
     tell.say(MADE)
     tell.step(0, 1, f"{MODEL} fetched, where it is not here yet")
     fetch(MODEL)

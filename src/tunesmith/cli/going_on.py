@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tunesmith.cli.faults import InFolder
 from tunesmith.cli.screen import Screen
-from tunesmith.errors import Interrupted
+from tunesmith.errors import Interrupted, TunesmithError
 
 
 @contextmanager
@@ -23,3 +24,7 @@ def going_on(command: str, folder: Path, flags: Sequence[str] = (), *, quiet: bo
         said = str(error) or "stopped at once; what was kept before is whole; --resume goes on with it"
         words = ["tunesmith", command, "--out", str(folder), "--resume", *flags]
         raise Interrupted(f"{said}:\n  {shlex.join(words)}") from None
+    except TunesmithError:
+        raise
+    except Exception as error:
+        raise InFolder(folder) from error

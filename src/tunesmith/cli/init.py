@@ -41,6 +41,8 @@ def init(
     """
     if out.exists() and not force:
         raise InputError(f"{out} is there already: name another one with --out, or write over it with --force")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; wanted the name of a file, such as --out {out / 'recipe.yaml'}")
     if not out.parent.is_dir():
         raise InputError(f"{out} cannot be written: there is no folder {out.parent}")
     job = part("init")

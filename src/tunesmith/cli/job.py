@@ -62,7 +62,7 @@ def run(
     Example: tunesmith run --model smollm2-135m-instruct --data tickets.csv
     """
     if resume and out is not None and file is None and not data:
-        file = out / "recipe.yaml"
+        file = part("opened").kept_recipe(out)
     recipe, text = recipe_of(file, model, data, test, sets)
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run that is to go on")
@@ -86,6 +86,7 @@ def audit(
     """
     recipe, _ = recipe_of(file, model, data, None, sets)
     build = part("build")
+    build.check_files(recipe)
     found = build.material(recipe, build.load_base(recipe, build.compute(recipe))).audit
     if as_json:
         show.out(json.dumps(found, ensure_ascii=False))
@@ -114,6 +115,7 @@ def plan(
 def show_plan(recipe: Any, *, as_json: bool) -> None:
     """All that comes before training, shown: audit and plan. The model is loaded and probed; nothing is written."""
     build = part("build")
+    build.check_files(recipe)
     where = build.compute(recipe)
     base = build.load_base(recipe, where)
     made = build.material(recipe, base)
@@ -131,13 +133,15 @@ def show_plan(recipe: Any, *, as_json: bool) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
     show_it: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write report.html and report.md of a run again, from its files, and print the path of the page.
 
     Example: tunesmith report runs/quickstart --open
     """
     path = part("report.html").write(folder)
-    part("report.card").write_report(folder)
-    show.out(str(path))
+    card = part("report.card").write_report(folder)
+    paths = {"html": str(path), "markdown": str(card)}
+    show.out(json.dumps(paths, ensure_ascii=False) if as_json else str(path))
     if show_it and not webbrowser.open(path.resolve().as_uri()):
         raise InputError(f"no browser was found to open {path}; open the file yourself, or leave --open out")

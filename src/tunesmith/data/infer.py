@@ -9,7 +9,7 @@ from typing import Any
 from tunesmith.data.columns import Columns
 from tunesmith.data.names import CONTENT, CONVERSATION, LABELLED, MESSAGES, PAIRS, REPLIES, ROLE, TIME
 from tunesmith.data.rows import Row, parse_json
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, did_you_mean
 
 TARGETS = ("messages", "reply", "label", "chosen", "conversation")
 
@@ -53,7 +53,8 @@ def _check_said(found: tuple[str, ...], said: Columns) -> None:
     if missing:
         raise DataError(
             f"there is no column {', '.join(map(repr, missing))}; the file has: {', '.join(found) or 'none'}. Name "
-            "one of these." + (" Braces that are text are doubled: {{ and }}." if _in_template(missing, said) else "")
+            f"one of these.{did_you_mean(missing[0], found)}"
+            + (" Braces that are text are doubled: {{ and }}." if _in_template(missing, said) else "")
         )
     if bool(said.chosen) != bool(said.rejected):
         raise DataError("only one of the columns chosen and rejected was named. A pair needs both.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunesmith.data.hub import Hub, fetch, is_hub_name
 from tunesmith.data.rows import FORMATS, format_of
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, did_you_mean
 
 SPLIT_NAMES = {
     "train": "train",
@@ -30,7 +30,8 @@ def find_splits(name: str | Path, hub: Hub | None = None) -> dict[str, list[Path
     if path.is_dir():
         return _in_folder(path)
     if not is_hub_name(str(name)):
-        raise DataError(f"{path}: there is no such file or folder. Check the name.")
+        check_there(path)
+        raise DataError(f"{path}: is neither a file nor a folder (a pipe, a device?). Name a data file.")
     splits = fetch(str(name), hub)
     if len(splits) == 1:  # one split was named, or there is only one: it is what to learn from
         return {"train": next(iter(splits.values()))}
@@ -41,6 +42,12 @@ def find_splits(name: str | Path, hub: Hub | None = None) -> dict[str, list[Path
     if "train" not in found:
         raise DataError(f"{name}: has the splits {', '.join(splits)} and no train. Name one: {name}:CONFIG/SPLIT.")
     return found
+
+
+def check_there(path: Path) -> None:
+    if not path.exists():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"{path}: there is no such file or folder. Check the name.{did_you_mean(path.name, beside)}")
 
 
 def files_named(name: str | Path, hub: Hub | None = None) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.rows import Reading, Rejected, Row, rows
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, did_you_mean
 
 MOST_ROWS = 20_000  # looked at; a profile needs no more
 KEPT_CHARS = 200  # of a value, by which values are told apart
@@ -89,8 +89,12 @@ class Table:
 
     def __getitem__(self, name: str) -> Column:
         if name not in self.columns:
-            raise DataError(f"there is no column {name!r}; the file has: {', '.join(self.columns)}. Name one of these.")
+            raise DataError(self.lacks(name))
         return self.columns[name]
+
+    def lacks(self, name: str) -> str:
+        near = did_you_mean(name, self.columns)
+        return f"there is no column {name!r}; the file has: {', '.join(self.columns)}. Name one of these.{near}"
 
 
 def look(paths: Sequence[Path], reading: Reading | None = None) -> Table:

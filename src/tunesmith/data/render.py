@@ -195,7 +195,8 @@ class Renderer:
             records.append(record)
         if examples and not records:
             raise DataError(
-                f"none of the {len(examples)} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}"
+                f"none of the {len(examples)} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}. "
+                "Where they are too long, raise data.max_tokens or say data.too_long: cut"
             )
         return Rendered(tuple(records), tuple(dropped), tuple(cut), self.pieces(records[0]) if records else ())
 

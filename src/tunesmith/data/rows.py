@@ -35,7 +35,7 @@ from tunesmith.data.lines import (
     survey,
 )
 from tunesmith.data.sheet import sheet_rows
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, did_you_mean
 
 __all__ = ["About", "Reading", "Rejected", "Row", "check_text", "format_of", "parse_json", "rows"]
 
@@ -126,8 +126,10 @@ def _stat(path: Path) -> Any:
     try:
         found = path.stat()
     except OSError as error:
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(
             f"{path}: there is no such file that can be read ({error.strerror}). Check the name."
+            f"{did_you_mean(path.name, beside)}"
         ) from error
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{path}: is not a regular file (a folder, pipe or device). Name a data file.")
@@ -184,7 +186,7 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise BadRow("is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise BadRow(f"is not JSON: {error.msg} at column {error.colno}") from None
+        raise BadRow(f"is not JSON: {error.msg.removesuffix(' at')} at column {error.colno}") from None
 
 
 def _jsonl(stream: IO[bytes], path: Path, encoding: str) -> Iterator[tuple[int, Row] | Rejected]:

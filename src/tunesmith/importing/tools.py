@@ -62,6 +62,8 @@ def detect(said: dict[str, Any], path: str) -> str:
     votes = {name: len(tool.marks & set(said)) for name, tool in TOOLS.items()}
     best = max(votes.values())
     winners = [name for name, count in votes.items() if count == best]
+    if {"model", "data.train"} <= set(said):
+        raise RecipeError(f"{path} is a recipe of tunesmith already: `tunesmith run {path}`")
     if best == 0 or len(winners) > 1:
         found = ", ".join(list(said)[:5]) or "nothing"
         fit = "none" if best == 0 else " and ".join(winners)

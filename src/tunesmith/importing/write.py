@@ -12,7 +12,7 @@ from tunesmith.errors import RecipeError
 from tunesmith.importing.reading import DONE, FATES, Key, Reading, flat, shown
 from tunesmith.importing.tools import TOOLS, detect
 from tunesmith.importing.translate import translate
-from tunesmith.recipe import known_keys, parse, place
+from tunesmith.recipe import known_keys, parse, place, where_of
 
 LISTED = ("value", "absent", "unknown")  # what the recipe's own comments end with
 COMMENT_CHARS = 150  # of one comment, past which it is cut
@@ -62,9 +62,11 @@ def load(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML or JSON: {str(error).splitlines()[0]}") from error
+        raise RecipeError(f"{path} is not YAML or JSON: {where_of(error)}") from error
     if not isinstance(found, dict):
-        raise RecipeError(f"{path} holds {shown(found) or 'nothing'}; wanted keys and values of a training file")
+        raise RecipeError(
+            f"{path} holds {'nothing' if found is None else shown(found)}; wanted keys and values of a training file"
+        )
     return {str(k): v for k, v in found.items()}
 
 

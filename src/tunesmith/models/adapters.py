@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunesmith.errors import PlanError
+from tunesmith.errors import PlanError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,34 @@ def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
         r=adapt.rank,
         lora_alpha=adapt.alpha,  # type: ignore[arg-type]
         lora_dropout=adapt.dropout,
-        target_modules=list(adapt.targets) or linear_suffixes(model),
+        target_modules=targets_of(adapt, model),
         task_type="CAUSAL_LM",
         init_lora_weights=True,
         base_model_name_or_path=str(model.config.name_or_path),
     )
+
+
+def check_adapt(adapt: Adapt, model: PreTrainedModel) -> None:
+    """PlanError where this model cannot be tuned so; nothing is changed."""
+    if adapt.method == "lora":
+        targets_of(adapt, model)
+    else:
+        trained_weights(model, adapt)
+
+
+def targets_of(adapt: Adapt, model: PreTrainedModel) -> list[str]:
+    """The layers that an adapter is put on, each of which the model has."""
+    if not adapt.targets:
+        return linear_suffixes(model)
+    names = [name for name, _ in model.named_modules()]
+    for target in adapt.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = linear_suffixes(model)
+            raise PlanError(
+                f"adapt.targets names {target!r}, and this model has no such layer; it has: {', '.join(known)}."
+                f"{did_you_mean(target, known)} An empty list means all of them."
+            )
+    return list(adapt.targets)
 
 
 def linear_suffixes(model: PreTrainedModel) -> list[str]:

@@ -14,7 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError
+from tunesmith.files import read_json
 from tunesmith.models.adapters import Adapt, Slot, lora_config
+from tunesmith.models.bars import no_bars
 
 PEFT_PREFIX = "base_model.model."
 FACTS = "tunesmith.json"
@@ -35,7 +37,8 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
         config.inference_mode = True
         config.save_pretrained(str(folder))
     else:
-        model.save_pretrained(folder)
+        with no_bars():
+            model.save_pretrained(folder)
     facts = {"base_digest": base_digest, "method": slot.adapt.method, "heads": sorted({n.split(".")[0] for n in heads})}
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
 
@@ -55,13 +58,14 @@ def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tup
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
     refuse_other_base(folder, made_on, base_digest, insist=insist)
+    read_json(folder / "adapter_config.json")  # peft says nothing of which file was cut
     config = LoraConfig.from_pretrained(str(folder))
     return adapt_of(config, folder), {n: t.to(torch.float32) for n, t in tensors.items()}
 
 
 def read_weights(folder: Path, names: Sequence[str], base_digest: str, *, insist: bool = False) -> dict[str, Tensor]:
     """float32 values of these tensors of a tuned model's folder. Refused on another base unless the user insists."""
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    facts = read_json(folder / FACTS)
     refuse_other_base(folder, facts["base_digest"], base_digest, insist=insist)
     values: dict[str, Tensor] = {}
     for path in sorted(folder.glob("model*.safetensors")):
@@ -77,7 +81,8 @@ def refuse_other_base(folder: Path, made_on: str, base_digest: str, *, insist: b
     if made_on != base_digest and not insist:
         raise ModelError(
             f"{folder} was made on a base with digest {made_on[:12]}, this base has {base_digest[:12]}. "
-            "Its answers would be others than those that were measured. Load the base it was made on, or insist."
+            "Its answers would be others than those that were measured. Put back the base it was made on, or run again "
+            "on this one."
         )
 
 

@@ -158,6 +158,12 @@ def download(name: str) -> Path:
                 f"model {name} is not whole on this machine, and {switch} is set, so the hub is not asked: unset it to "
                 "fetch the model, or name one of `tunesmith models`"
             ) from error
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if status in (401, 403):
+            raise ModelError(
+                f"model {name}: the hub answered {status}: set HF_TOKEN to a token that may read it, and agree to the "
+                "model's terms on its page if it has some"
+            ) from error
         raise ModelError(
             f"model {name} could not be had from the hub ({type(error).__name__}). Check the network and the name, "
             "or give a local folder or `smollm2-135m-instruct`."

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, is_memory
 from tunesmith.files import sha256_text, tensors_digest
+from tunesmith.models.bars import no_bars
 from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.heads import Head, find_head
 from tunesmith.models.probe import Probe, probe
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
 @dataclass(slots=True)
@@ -61,19 +67,55 @@ def weights_digest(folder: Path) -> str:
     return sha256_text("\n".join(f"{name} {digest}" for name, digest in tensors()))
 
 
+@contextmanager
+def opening(name: str, folder: Path, what: str) -> Iterator[None]:
+    """ModelError where transformers cannot read a part of a model's folder."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
+        if is_memory(error):
+            raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":.")
+        raise ModelError(
+            f"model {name}: the {what} in {folder} cannot be loaded by transformers: {first}. A file may be missing, "
+            "cut off, or not belong together with the others; copy the folder again from where the model is from"
+        ) from error
+
+
+def refuse_half(name: str, folder: Path, found: Mapping[str, Any]) -> None:
+    """transformers fills what the files lack with random numbers, and says so in a log only."""
+    missing, other = sorted(found["missing_keys"]), sorted(str(k[0]) for k in found["mismatched_keys"])
+    if missing or other:
+        lacks = f"{len(missing)} tensors are missing, {missing[0]} first" if missing else ""
+        differs = f"{len(other)} have another shape than config.json says, {other[0]} first" if other else ""
+        raise ModelError(
+            f"model {name}: the weights in {folder} are not those of its config.json: "
+            f"{'; '.join(filter(None, (lacks, differs)))}. Copy the folder again from where the model is from"
+        )
+
+
+@no_bars()
 def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
     """Load and probe a causal language model. Code of the model's repository is never run."""
     located = locate(name)
     folder = located.folder
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    plain: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    with opening(name, folder, "configuration"):
+        config = AutoConfig.from_pretrained(folder, **plain)
+    if not any((folder / file).is_file() for file in TOKENIZERS):
+        raise ModelError(
+            f"model {name}: there is no tokenizer in {folder} (looked for {', '.join(TOKENIZERS)}). Copy it from where "
+            "the model is from"
         )
-    except (ValueError, OSError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model {name} ({folder}) cannot be loaded by transformers: {first}") from error
+    with opening(name, folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **plain)
+    with opening(name, folder, "weights"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
+            output_loading_info=True, **plain,
+        )  # fmt: skip
+    model, found = loaded
+    refuse_half(name, folder, found)
     torch.nn.Module.to(model, torch.device(device)).eval()
     model.requires_grad_(False)
     return Base(located, model, tokenizer, weights_digest(folder), probe(model), find_head(model), rope_limit(config))

@@ -35,7 +35,7 @@ def bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         door.close()
         raise InputError(
-            f"cannot listen on {host} port {port}: {error}. Take another --port (0 finds a free one)"
+            f"cannot listen on {host} port {port}: {str(error).rstrip('.')}. Take another --port (0 finds a free one)"
         ) from error
     return door
 
