@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from tunesmith import evaluate, gates, guards, plan
+from tunesmith import evaluate, gates, guards, openings, plan
 from tunesmith.answered import Sitting
 from tunesmith.build import TENANT, Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
@@ -57,6 +57,7 @@ def run(
     """Does everything; returns verdict.json. `text`: the recipe as it is kept; `note`: what the report must say;
     `budgets`: seconds that stages should take."""
     check_files(recipe)
+    openings.rows()  # a record that cannot be read is said now, not hours in
     folder = RunFolder.open(out, tell, resume=resume)
     folder.budgets = dict(budgets or {})
     try:
@@ -105,6 +106,7 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)
+    earlier = opened_before(folder, made)
     guard = guarded(recipe, folder, session, made, snapshot, (base_asked, tuned))
     if recipe.gates.latency_s is not None and folder.read(gates.LATENCY) is None:
         with folder.doing("answers timed one by one"):
@@ -115,7 +117,9 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
         recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, base.located.note]
     )
     verdict["run"], verdict["guard"] = out.name, [asdict(g) for g in guard]
-    verdict["notes"] = [*verdict["notes"], *guards.losses(guard)]
+    verdict["openings"] = [asdict(o) for o in earlier]
+    looked = openings.note(earlier, len(made.split.test))
+    verdict["notes"] = [*([looked] if looked else []), *verdict["notes"], *guards.losses(guard)]
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     pq.write_table(evaluate.case_table(made, base_asked, tuned), out / "scores" / "cases.parquet")
     folder.write("verdict.json", verdict)
@@ -127,6 +131,15 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     for name in folder.read("export.json"):
         card.write_model_card(out, out / name)
     return folder.read("verdict.json")
+
+
+def opened_before(folder: RunFolder, made: Material) -> list[openings.Opening]:
+    """Earlier looks of other runs at these held-out cases; counted once a run, however often it is resumed."""
+    kept = folder.read("openings.json")
+    if kept is None:
+        kept = [asdict(o) for o in openings.open_cases([e.id for e in made.split.test], folder.path)]
+        folder.write("openings.json", kept)
+    return [openings.Opening(**o) for o in kept]
 
 
 def write_reports(out: Path) -> None:

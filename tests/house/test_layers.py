@@ -10,7 +10,7 @@ from tests.house.source import PACKAGE, Source, at, functions, package
 SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch", "opened"),
     *("run", "deliver", "quickstart", "init", "fit", "schema", "spellings", "importing", "runs", "doctor", "compared"),
-    *("calibrate", "predict", "predict_file", "api", "gates", "candidates", "ranked"),
+    *("calibrate", "predict", "predict_file", "api", "gates", "openings", "candidates", "ranked"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline"),

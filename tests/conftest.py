@@ -1,0 +1,30 @@
+"""Tests leave nothing in the user's cache: theirs holds the models of the true one, and records of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tunesmith.files import cache_dir
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests() -> Iterator[None]:
+    models = cache_dir() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix="tunesmith_tests_"))
+    (own / "models").symlink_to(models.resolve())
+    before = os.environ.get("TUNESMITH_CACHE")
+    os.environ["TUNESMITH_CACHE"] = str(own)  # processes that tests start inherit it
+    yield
+    if before is None:
+        del os.environ["TUNESMITH_CACHE"]
+    else:
+        os.environ["TUNESMITH_CACHE"] = before
+    (own / "models").unlink()
+    shutil.rmtree(own)
