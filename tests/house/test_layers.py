@@ -20,6 +20,7 @@ LAYERS = (
     ("report", "export", "trackers"),
     SERVICES,
     ("launch", "serve", "web", "cli"),
+    ("__main__",),
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 SINGLE_FILES = {*LAYERS[0], *LAYERS[5]}  # files, not folders: those of one line may know each other
