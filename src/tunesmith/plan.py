@@ -94,13 +94,15 @@ def stage_budgets(recipe: Recipe, made: Material) -> dict[str, float | None]:
 
 def detectable_effect(recipe: Recipe, made: Material) -> tuple[float, str]:
     """The effect that 4 of 5 such comparisons would find, under an assumption that is said."""
-    num = len({e.group for e in made.split.test}) if all(e.group for e in made.split.test) else len(made.split.test)
+    is_grouped = all(e.group for e in made.split.test)
+    num = len({e.group for e in made.split.test}) if is_grouped else len(made.split.test)
+    unit = "groups" if is_grouped else "cases"
     if made.metric.kind == "binary":
         effect = detectable_binary(num, ASSUMED_DISCORDANCE, recipe.evals.alpha)
-        return effect, f"in the metric's unit, with 80% power, if {ASSUMED_DISCORDANCE:.0%} of {num} cases change sides"
+        return effect, f"in the metric's unit, with 80% power, if {ASSUMED_DISCORDANCE:.0%} of {num} {unit} change"
     spread = ASSUMED_SPREAD * made.metric.span if made.metric.spread is None else made.metric.spread
     effect = detectable_mean(spread / num**0.5, recipe.evals.alpha)
-    return effect, f"in the metric's unit, with 80% power, if changes of {num} units spread by {spread:g}"
+    return effect, f"in the metric's unit, with 80% power, if changes of {num} {unit} spread by {spread:g}"
 
 
 def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str, Any]:
