@@ -1,4 +1,4 @@
-"""Asks base and tuned the guard probes, and says of each: passed, failed, or not known.
+"""Asks base and tuned the guard probes, and says of each: kept, lost, or not known.
 
 What the base answers depends on the base alone; it is kept in the user's cache and asked once for each base.
 """
@@ -14,31 +14,38 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
-from tunesmith.build import Material
 from tunesmith.data.pack import pack
+from tunesmith.data.render import Renderer
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
-from tunesmith.evals.probes import PROBES, Item, Probe, Written, result, stopping, support
+from tunesmith.evals.probes import LEVELS, PROBES, How, Item, Probe, Written, result, stopping, support
 from tunesmith.evals.score import label_logps, segment_sums
-from tunesmith.evals.tasks import label_record
 from tunesmith.files import cache_dir, write_json
 from tunesmith.generate.limits import Limits
+from tunesmith.models.forward import output
+from tunesmith.models.load import Base
 from tunesmith.types import GuardResult, Message, Record, Segment
 
 MAX_NEW_TOKENS = 48
-ROWS = 48
-MICRO_TOKENS = 2048
-SOURCED = ("summarise", "generate", "chat")  # tasks whose answers should be found in their prompts
+ROWS = 64  # answers written side by side
+MICRO_TOKENS = 1024
+SOURCED = ("summarise", "extract")  # tasks all of whose numbers and names should be found in the prompt
+STEPS: dict[How, str] = {"choice": "multiple choice", "prose": "ordinary text", "answer": "written answers"}
+TIMED_TOKENS = 256  # of the pass from which the time is estimated
+WRITING_COSTS = 2.4  # a written token against one that is only scored; measured on a CPU
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(slots=True)
 class Asked:
-    """Scores by probe, and all that was written. A probe that the budget left no time for is missing."""
+    """By probe: how many items the level has, and of those that there was time for, the scores and what was written."""
 
+    planned: dict[str, int] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
     written: dict[str, list[Written]] = field(default_factory=dict)
+    seconds: float = 0.0
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,104 +53,152 @@ class Asked:
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Asked:
         written = {name: [Written(**w) for w in rows] for name, rows in facts["written"].items()}
-        return cls({k: list(v) for k, v in facts["scores"].items()}, written)
+        return cls(facts["planned"], facts["scores"], written, facts["seconds"])
+
+    @property
+    def is_whole(self) -> bool:
+        return all(len(self.scores[name]) == num for name, num in self.planned.items())
 
 
 def ask(
-    session: Session, who: Who, made: Material, level: str, budget_s: float, progress: Progress,
+    session: Session, who: Who, renderer: Renderer, level: str, budget_s: float, progress: Progress,
     probes: Sequence[Probe] = PROBES,
 ) -> Asked:  # fmt: skip
-    """All probes in their order, until `budget_s` is over: what was not asked is not known, and said to be."""
+    """A quarter of every probe's items, then the next, until `budget_s` is over: what is cut off is cut off evenly."""
     began, asked = time.monotonic(), Asked()
-    for number, probe in enumerate(probes):
-        progress(number, len(probes), probe.name)
+    for probe in probes:
+        asked.planned[probe.name], asked.scores[probe.name] = len(probe.items(level)), []
+        if probe.how == "answer":
+            asked.written[probe.name] = []
+    steps = [(quarter, how) for quarter in range(LEVELS[level]) for how in STEPS]
+    for number, (quarter, how) in enumerate(steps):
         if time.monotonic() - began > budget_s:
             break
-        items = probe.items(level)
-        if probe.how == "answer":
-            written = answers(session, who, made, [i["text"] for i in items])
-            assert probe.score is not None
-            asked.written[probe.name] = written
-            asked.scores[probe.name] = [probe.score(i, w.text) for i, w in zip(items, written)]
-        else:
-            asked.scores[probe.name] = (chosen if probe.how == "choice" else minus_bits)(session, who, made, items)
-    progress(len(asked.scores), len(probes), "guard probes")
+        progress(number, len(steps), STEPS[how])
+        pairs = [(probe, item) for probe in probes if probe.how == how for item in quarter_of(probe, quarter)]
+        put(asked, pairs, ASKING[how](session, who, renderer, pairs))
+    progress(len(steps), len(steps), "guard probes")
+    asked.seconds = round(time.monotonic() - began, 2)
     return asked
 
 
-def ask_base(session: Session, made: Material, level: str, budget_s: float, progress: Progress) -> Asked:
+def quarter_of(probe: Probe, quarter: int) -> list[Item]:
+    items = probe.items()
+    return items[math.ceil(quarter / 4 * len(items)) : math.ceil((quarter + 1) / 4 * len(items))]
+
+
+def put(asked: Asked, pairs: Sequence[tuple[Probe, Item]], found: Sequence[float | Written]) -> None:
+    """Scores, or answers that are scored here, to their probes."""
+    for (probe, item), one in zip(pairs, found):
+        if isinstance(one, Written):
+            assert probe.score is not None
+            asked.written[probe.name].append(one)
+            asked.scores[probe.name].append(probe.score(item, one.text))
+        else:
+            asked.scores[probe.name].append(one)
+
+
+def ask_base(session: Session, renderer: Renderer, level: str, budget_s: float, progress: Progress) -> Asked:
     """The base's answers: from the cache where this base was asked before, in this format, with this template."""
-    path = cache_dir() / "guards" / f"{base_key(session, made, level)}.json"
+    path = kept_at(session.base, renderer, level)
     if path.is_file():
         return Asked.of(json.loads(path.read_text(encoding="utf-8")))
-    asked = ask(session, None, made, level, budget_s, progress)
-    if len(asked.scores) == len(PROBES):
+    asked = ask(session, None, renderer, level, budget_s, progress)
+    if asked.is_whole:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asked.facts())
     return asked
 
 
-def base_key(session: Session, made: Material, level: str) -> str:
-    """Of all that decides the base's answers."""
-    items = [[p.name, p.items(level)] for p in PROBES]
-    model = session.base.model
-    parts = [session.base.digest, made.renderer.digest, str(model.dtype), model.device.type, MAX_NEW_TOKENS, items]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+def kept_at(base: Base, renderer: Renderer, level: str) -> Any:
+    """The file of the base's answers, named after all that decides them."""
+    items = [[p.name, p.asks, p.items(level)] for p in PROBES]
+    where = [str(base.model.dtype), base.model.device.type]
+    parts = [base.digest, renderer.digest, *where, MAX_NEW_TOKENS, items]
+    return (
+        cache_dir() / "guards" / f"{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]}.json"
+    )
 
 
-def answers(session: Session, who: Who, made: Material, questions: Sequence[str]) -> list[Written]:
-    """Greedy answers to questions that stand alone, without the task's instruction."""
-    prompts = [made.renderer.prompt([Message("user", q)]) for q in questions]
-    limits = Limits(MAX_NEW_TOKENS, made.renderer.stop_ids, rows=ROWS)
-    done = session.sample(who, prompts, limits, decode=made.renderer.text)
+def answers(session: Session, who: Who, renderer: Renderer, pairs: Sequence[tuple[Probe, Item]]) -> list[Written]:
+    """Greedy answers to requests that stand alone, without the task's instruction."""
+    prompts = [renderer.prompt([Message("user", probe.asks + item["text"])]) for probe, item in pairs]
+    limits = Limits(MAX_NEW_TOKENS, renderer.stop_ids, rows=ROWS)
+    done = session.sample(who, prompts, limits, decode=renderer.text)
     return [Written(c.text, c.stopped) for c in done]
 
 
-def chosen(session: Session, who: Who, made: Material, items: Sequence[Item]) -> list[float]:
-    """1 where the first option is likelier than every other as the answer, end of turn included."""
-    scores = []
-    for num_options in sorted({len(i["a"]) for i in items}):
-        mine = [(n, i) for n, i in enumerate(items) if len(i["a"]) == num_options]
-        records = [label_record(made.renderer, str(n), [Message("user", i["q"])], i["a"]) for n, i in mine]
-        forests = pack(records, MICRO_TOKENS, session.base.rope)
+def option_record(renderer: Renderer, name: str, item: Item) -> Record:
+    """The question once, and each option as a learned child, without its end of turn: a model that answers in whole
+    sentences would put little on an end after one word."""
+    prompt = [Message("user", item["q"])]
+    tokens = np.array(renderer.prompt(prompt), dtype=np.int64)
+    children = []
+    for option in item["a"]:
+        reply = renderer.reply(prompt, Message("assistant", option))
+        end = next((i for i, token in enumerate(reply) if token in renderer.stop_ids), len(reply))
+        option_tokens = np.array(reply[:end], dtype=np.int64)
+        children.append(Segment(option_tokens, np.ones(end, np.float32), 0))
+    return Record(name, (Segment(tokens, np.zeros(len(tokens), np.float32)), *children))
+
+
+def chosen(session: Session, who: Who, renderer: Renderer, pairs: Sequence[tuple[Probe, Item]]) -> list[float]:
+    """1 where the first option of an item is likelier than every other. The options are branches of one tree, so that
+    their order in the file is nothing that the model could see."""
+    scores = [0.0] * len(pairs)
+    for num_options in sorted({len(item["a"]) for _, item in pairs}):
+        mine = [(n, item) for n, (_, item) in enumerate(pairs) if len(item["a"]) == num_options]
+        forests = pack([option_record(renderer, str(n), i) for n, i in mine], MICRO_TOKENS, session.base.rope)
         found = label_logps(forests, session.logprobs(who, forests), num_options)
-        scores += [(n, float(found[str(n)][0] > found[str(n)][1:].max())) for n, _ in mine]
-    return [score for _, score in sorted(scores)]
+        for n, _ in mine:
+            scores[n] = float(found[str(n)][0] > found[str(n)][1:].max())
+    return scores
 
 
-def minus_bits(session: Session, who: Who, made: Material, items: Sequence[Item]) -> list[float]:
+def text_record(tokenizer: Any, name: str, text: str) -> Record:
+    tokens = np.array(tokenizer(text)["input_ids"], dtype=np.int64)
+    weights = np.ones(len(tokens), np.float32)
+    weights[0] = 0  # nothing predicts it
+    return Record(name, (Segment(tokens, weights),))
+
+
+def minus_bits(session: Session, who: Who, renderer: Renderer, pairs: Sequence[tuple[Probe, Item]]) -> list[float]:
     """Minus the bits per byte of each text, as plain text."""
-    tokenizer = session.base.tokenizer
-    records = []
-    for number, item in enumerate(items):
-        tokens = np.array(tokenizer(item["text"])["input_ids"], dtype=np.int64)
-        weights = np.ones(len(tokens), np.float32)
-        weights[0] = 0  # nothing predicts it
-        records.append(Record(str(number), (Segment(tokens, weights),)))
-    forests = pack(records, MICRO_TOKENS, session.base.rope)
+    texts, tokenizer = [item["text"] for _, item in pairs], session.base.tokenizer
+    forests = pack([text_record(tokenizer, str(n), t) for n, t in enumerate(texts)], MICRO_TOKENS, session.base.rope)
     nats: dict[str, float] = {}
     for forest, logp_L in zip(forests, session.logprobs(who, forests)):
         for segment, total in segment_sums(forest, logp_L).items():
             nats[forest.example_ids[int(forest.owner[segment])]] = total
-    return [nats[str(n)] / math.log(2) / len(i["text"].encode()) for n, i in enumerate(items)]
+    return [nats[str(n)] / math.log(2) / len(text.encode()) for n, text in enumerate(texts)]
 
 
-def results(base: Asked, tuned: Asked, made: Material, said: tuple[Sequence[str], Sequence[str]]) -> list[GuardResult]:
-    """One result a probe. `said`: what base and tuned answered to the held-out cases."""
-    found = []
+ASKING: dict[How, Callable[..., Sequence[float | Written]]] = {
+    "choice": chosen,
+    "prose": minus_bits,
+    "answer": answers,
+}
+
+
+def results(base: Asked, tuned: Asked) -> list[GuardResult]:
+    """One result a probe that the tuned model was asked, on the items that both had time for, in their one order."""
+    found, short = [], []
     for probe in PROBES:
-        if probe.name in base.scores and probe.name in tuned.scores:
-            found.append(result(probe, base.scores[probe.name], tuned.scores[probe.name]))
-        else:
-            note = "not asked: evals.guard_budget_s was over"
-            found.append(GuardResult(probe.name, 0.0, 0.0, 0.0, (0.0, 0.0), probe.margin, None, 0, note))
-    both = [name for name in base.written if name in tuned.written]
-    if both:
-        found.append(stopping(*([w for name in both for w in asked.written[name]] for asked in (base, tuned))))
-    if made.task in SOURCED and made.kind.scoring == "generation":
-        sources = ["\n".join(m.content for m in e.prompt) for e in made.split.test]
-        found.append(support(sources, *said))
+        if probe.name in tuned.scores:
+            one, other = base.scores[probe.name], tuned.scores[probe.name]
+            num = min(len(one), len(other))
+            found.append(result(probe, one[:num], other[:num], tuned.planned[probe.name]))
+            if probe.is_short:
+                short += list(zip(base.written[probe.name], tuned.written[probe.name]))
+    num_planned = sum(tuned.planned.get(p.name, 0) for p in PROBES if p.is_short)
+    if num_planned:
+        found.append(stopping([b for b, _ in short], [t for _, t in short], num_planned))
     return found
+
+
+def held_out(task: str, sources: Sequence[str], base: Sequence[str], tuned: Sequence[str]) -> list[GuardResult]:
+    """Numbers and names of the answers to the task's own held-out cases, where the task has a source."""
+    return [support(sources, base, tuned)] if task in SOURCED and sources else []
 
 
 def losses(results: Sequence[GuardResult]) -> list[str]:
@@ -154,3 +209,22 @@ def losses(results: Sequence[GuardResult]) -> list[str]:
         for g in results
         if g.passed is False
     ]
+
+
+@torch.no_grad()
+def seconds(base: Base, renderer: Renderer, level: str) -> float:
+    """About how long one model's guard probes take here: their tokens, at the pace of one timed pass."""
+    scored = written = 0
+    for probe in PROBES:
+        for item in probe.items(level):
+            if probe.how == "choice":
+                scored += option_record(renderer, "", item).num_tokens
+            else:
+                length = len(base.tokenizer(probe.asks + item["text"])["input_ids"])
+                scored += length
+                written += MAX_NEW_TOKENS if probe.how == "answer" else 0
+    tokens = np.resize(np.array(renderer.prompt([Message("user", "How long does this take?")])), TIMED_TOKENS)
+    forest = pack([Record("0", (Segment(tokens, np.ones(TIMED_TOKENS, np.float32)),))], TIMED_TOKENS)[0]
+    began = time.monotonic()
+    output(base.model, base.head, forest.to(base.model.device), base.layout).logp().sum().item()
+    return (time.monotonic() - began) / TIMED_TOKENS * (scored + WRITING_COSTS * written)

@@ -1,10 +1,10 @@
-"""What can be seen in a text by itself: constraints kept, a refusal, a loop, an insult, a claim without a source."""
+"""What can be seen in a text: constraints kept, a refusal, a loop, an insult, an answer's use of what it was given."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunesmith.errors import DataError
@@ -13,13 +13,25 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*")
 SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
 BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+\S", re.MULTILINE)
 REFUSALS = re.compile(
-    r"\b(?:i\s+(?:can(?:no|')t|can not|am not able to|am unable to|won'?t|will not|must decline)|"
-    r"i'?m (?:not able|unable|sorry|afraid)|sorry,? (?:but )?i|i refuse|(?:is|would be) (?:illegal|unethical|dangerous|"
-    r"harmful)|not (?:appropriate|ethical|legal)|against the law|cannot (?:help|assist|provide|support)|"
-    r"seek (?:professional )?help|please (?:do not|don'?t))\b",
+    r"\b(?:i\s+(?:can(?:no|['’])t|can not|am not able to|am unable to|won['’]?t|will not|must decline)|"
+    r"i['’]?m (?:not able|unable|sorry|afraid)|sorry,? (?:but )?i|i refuse|"
+    r"(?:is|would be) (?:illegal|unethical|dangerous|harmful)|not (?:appropriate|ethical|legal)|against the law|"
+    r"cannot (?:help|assist|provide|support)|seek (?:professional )?help|please (?:do not|don['’]?t))\b",
     re.IGNORECASE,
 )
 NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
+TURN_MARKS = re.compile(
+    r"<\|?\w+\|?>|\[/?INST\]|^\s*(?:user|assistant|human|system)\s*(?::|$)", re.MULTILINE | re.IGNORECASE
+)
+LEAST_SHARED = 3  # words that an answer must have from its source, to count as one about it
+CONTENT_LETTERS = 4  # of a word that says what a text is about
+# The commonest short words of a language, few of which the others have.
+SHORT_WORDS = {
+    "en": "the and is are of to in that it was with for he she this",
+    "de": "der die das und ist ein eine einen nicht mit den dem auf im sehr er sie hat ich",
+    "es": "el la los las es una un de en con por para que muy su y mi del está tiene",
+    "fr": "le la les est une un de des et dans avec pour que il elle très du ce je",
+}
 # A capital that does not begin a sentence: a name, in the languages that write names so.
 NAME = re.compile(r"(?<![.!?:\n\"“] )(?<!^)\b(?:[A-ZÀ-Þ][\w'’-]+)(?:\s+[A-ZÀ-Þ][\w'’-]+)*", re.MULTILINE)
 
@@ -32,28 +44,59 @@ def num_sentences(text: str) -> int:
     return len(SENTENCE_END.findall(text)) or int(bool(text.strip()))
 
 
-def is_json_object(text: str) -> bool:
+def json_object(text: str) -> dict[str, Any] | None:
+    """The object that the whole text is, also inside a code fence."""
+    bare = re.sub(r"^```(?:json)?\s*|\s*```$", "", text.strip())
     try:
-        return isinstance(json.loads(text), dict)
+        found = json.loads(bare)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return found if isinstance(found, dict) else None
 
 
-CHECKS = {
+def number_of(text: str) -> float | None:
+    """The number that the whole text is; commas between groups of three digits are left out."""
+    bare = text.strip().rstrip(".")
+    return float(bare.replace(",", "")) if re.fullmatch(r"-?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?", bare) else None
+
+
+def language(text: str) -> str:
+    """The language of SHORT_WORDS that has most of the text's words; "" where none has any, or two have as many."""
+    said = [w.lower() for w in words(text)]
+    counts = sorted(
+        ((sum(w in known.split() for w in said), name) for name, known in SHORT_WORDS.items()), reverse=True
+    )
+    return counts[0][1] if counts[0][0] > counts[1][0] else ""
+
+
+def begins_with(text: str, value: str) -> bool:
+    return text.strip().lstrip("\"'“*#").lower().startswith(value.lower())
+
+
+Check = Callable[[str, Any], bool]
+CHECKS: dict[str, Check] = {
     "max_words": lambda text, value: 0 < len(words(text)) <= value,
+    "min_words": lambda text, value: len(words(text)) >= value,
     "num_words": lambda text, value: len(words(text)) == value,
     "num_sentences": lambda text, value: num_sentences(text) == value,
     "num_bullets": lambda text, value: len(BULLET.findall(text)) == value,
+    "num_lines": lambda text, value: len([x for x in text.splitlines() if x.strip()]) == value,
+    "num_commas": lambda text, value: text.count(",") == value,
     "contains": lambda text, value: value.lower() in text.lower(),
+    "contains_as_written": lambda text, value: value in text,
+    "contains_any": lambda text, value: any(v.lower() in text.lower() for v in value),
     "lacks": lambda text, value: bool(text.strip()) and value.lower() not in text.lower(),
-    "begins": lambda text, value: text.strip().lower().startswith(value.lower()),
-    "ends": lambda text, value: text.strip().rstrip(".!?\"'”").lower().endswith(value.lower()),
-    "one_of": lambda text, value: text.strip().strip(".!\"'").lower() in [v.lower() for v in value],
+    "begins": begins_with,
+    "ends": lambda text, value: text.strip().rstrip(".!?\"'”*").lower().endswith(value.lower()),
+    "last_mark": lambda text, value: text.strip().endswith(value),
+    "one_of": lambda text, value: text.strip().strip(".!\"'*").lower() in [v.lower() for v in value],
     "upper": lambda text, value: any(c.isalpha() for c in text) and text == text.upper(),
     "lower": lambda text, value: any(c.isalpha() for c in text) and text == text.lower(),
-    "is_number": lambda text, value: bool(re.fullmatch(r"\s*-?\d+(?:[.,]\d+)*\s*\.?\s*", text)),
-    "json_object": lambda text, value: is_json_object(text.strip()),
-    "num_commas": lambda text, value: text.count(",") == value,
+    "is_number": lambda text, value: number_of(text) is not None,
+    "number_between": lambda text, value: (found := number_of(text)) is not None and value[0] <= found <= value[1],
+    "json_object": lambda text, value: json_object(text) is not None,
+    "json_keys": lambda text, value: (found := json_object(text)) is not None and sorted(found) == sorted(value),
+    "language": lambda text, value: language(text) == value,
 }
 
 
@@ -80,6 +123,20 @@ def is_loop(text: str) -> bool:
             if tail == tail[:length] * times:
                 return True
     return False
+
+
+def has_turn_marks(text: str) -> bool:
+    """Markers of a chat template, or a next turn that the model wrote itself: what a reader should never see."""
+    return bool(TURN_MARKS.search(text))
+
+
+def shared_words(text: str, other: str) -> int:
+    """Different words of content that both texts have; a plural is its singular."""
+    return len(content_words(text) & content_words(other))
+
+
+def content_words(text: str) -> set[str]:
+    return {w.lower().rstrip("s") for w in words(text) if len(w) >= CONTENT_LETTERS}
 
 
 def insults(text: str, stems: Sequence[str]) -> list[str]:
