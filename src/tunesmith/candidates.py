@@ -171,7 +171,8 @@ def rank(recipe: Recipe, models: Sequence[Here], asked: Asked, tell: Teller) -> 
             share_s = max(0.0, until - began) / (len(models) - index)
             ask(job, one, share_s, progress)
         one.seconds = time.monotonic() - began
-        progress(len(job.cases))
+        if len(one.nats) < len(job.cases):
+            progress(len(job.cases))
         found.append(one)
     return ranking(job, found, asked, room)
 
@@ -277,10 +278,13 @@ def ranking(job: Job, found: Sequence[Found], asked: Asked, room: Room) -> Ranki
     choice, why = choose(board, [f for f in able if room.holds(f.here)])
     order = sorted(able, key=lambda f: (f is not choice, -board.gain(f), board.bits(f)))
     rows = [row_of(f, board, room) for f in [*order, *(f for f in found if f.problem)]]
-    notes = notes_of(board, able, job.usual if job.labels else None)
+    usual = None
+    if job.labels and num:
+        usual = (job.usual, float(job.metric.corpus([job.usual] * num, board.wanted)))
+    notes = notes_of(board, able, usual)
     if job.metric.name != (job.recipe.task.metric or job.metric.name):
         notes.append(f"{job.recipe.task.metric} is not taken here; the score is {job.metric.name}")
     return Ranking(
         job.task, job.metric.name, job.metric.unit, job.bits_of, num, job.num_dev, len(job.form.shots), asked.budget_s,
-        room.free_gib, tuple(rows), choice.here.name if choice else None, why, tuple(notes),
+        room.free_gib, tuple(rows), usual, choice.here.name if choice else None, why, tuple(notes),
     )  # fmt: skip

@@ -70,6 +70,7 @@ class Ranking:
     budget_s: float
     free_gib: float
     rows: tuple[Row, ...]  # the best first, those that could not be ranked last
+    usual: tuple[str, float] | None  # the commonest label and what always saying it would score; None for texts
     choice: str | None
     why: str
     notes: tuple[str, ...]
@@ -133,23 +134,21 @@ def reason(board: Board, choice: Found, steps: tuple[Sequence[Found], Sequence[F
             said.append(f"{board.metric.name} {gain:+.3f} better than {name} (95% interval {low:+.3f} to {high:+.3f})")
         elif other not in close:
             low, high = board.more_bits(other, choice)
-            text = f"no clear difference in {board.metric.name} to {name}, which takes {low:.3f} to {high:.3f} bits"
-            said.append(f"{text} per byte more")
+            text = f"no clear difference in {board.metric.name} to {name}, which foretells these texts worse"
+            said.append(f"{text} (95% interval {low:.3f} to {high:.3f} bits per byte more)")
         else:
-            said.append(f"no clear difference to {name}, and it is smaller")
+            said.append(f"no clear difference to {name}, and smaller than that")
     return f"{'; '.join(said)}; {len(board.wanted)} cases"
 
 
-def notes_of(board: Board, able: Sequence[Found], usual: str | None) -> list[str]:
-    """What a reader must know, in sentences. `usual`: the commonest label; None where there are no labels."""
+def notes_of(board: Board, able: Sequence[Found], usual: tuple[str, float] | None) -> list[str]:
+    """What a reader must know, in sentences."""
     notes = []
-    if able and usual is not None:
-        always = float(board.metric.corpus([usual] * len(board.wanted), board.wanted))
-        if max(map(board.gain, able)) <= always:
-            notes.append(
-                f"always saying {usual!r} would score {always:.3f} on these cases, and no candidate does better "
-                "untuned: look at the bits per byte rather than at the score"
-            )
+    if able and usual is not None and max(map(board.score, able)) <= usual[1]:
+        notes.append(
+            f"no candidate does better, untuned, than always saying {usual[0]!r}: look at the bits per byte rather "
+            "than at the score"
+        )
     if 0 < len(board.wanted) < FEW_CASES:
         notes.append(f"{len(board.wanted)} cases tell only large differences apart")
     if any(f.here.is_base for f in able):

@@ -16,7 +16,7 @@ from tunesmith.cli.options import Json, part
 from tunesmith.errors import InputError
 
 app = typer.Typer(help="Models: what is here, what fits, which suits your data; bringing one here.")
-ABOUT = "fits into {0:.1f} GiB of free memory, by a rough guess: full, LoRA or answers only, in {1}"
+ABOUT = "GiB of memory, by a rough guess, to tune all weights or an adapter, or only to answer; {0:.1f} are free ({1})"
 
 
 @app.callback(invoke_without_command=True)
@@ -80,7 +80,7 @@ def inventory(folders: list[Path], *, as_json: bool) -> None:
     table = columned(("model", "licence", "weights", "on disk", "full", "LoRA", "answers"))
     for model in facts["here"]:
         fits = [fit(model["needs_gib"][way], model["fits"][way]) for way in ("full", "lora", "answers")]
-        name = Text(model["name"]).append("  base model" if model["is_base"] else "", style="dim")
+        name = Text(model["name"]).append("\n(a base model)" if model["is_base"] else "", style="dim")
         sizes = (f"{model['num_weights'] / 1e6:,.0f}M", f"{model['disk_gib']:.1f} GiB")
         table.add_row(name, model["licence"] or "not said here", *sizes, *fits)
     if facts["here"]:
@@ -95,36 +95,41 @@ def inventory(folders: list[Path], *, as_json: bool) -> None:
 def columned(names: tuple[str, ...]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for index, name in enumerate(names):
-        table.add_column(name, justify="right" if index > 1 else "left", overflow="fold")
+        table.add_column(name, justify="right" if index > 1 else "left", overflow="fold", no_wrap=index != 1)
     return table
 
 
 def fit(need_gib: float, is_enough: bool) -> Text:
-    return Text(f"{'yes' if is_enough else 'no'} {need_gib:.1f}", style="green" if is_enough else "yellow")
+    return Text(f"{need_gib:.1f}{'' if is_enough else ' too much'}", style="green" if is_enough else "yellow")
 
 
 def tell_ranking(found: Any) -> None:
     console = Console(highlight=False)
-    of = "the texts" if found.bits_of == "text" else "the answers"
+    of = "your texts" if found.bits_of == "text" else "your answers"
     console.print()
     console.print(
         Text(f"{found.task}: {found.num_cases} of {found.num_dev} dev cases, each model untuned", style="bold")
     )
-    table = columned(("model", "licence", found.metric, "bits per byte", "tokens per word", "LoRA takes"))
+    table = columned(("model", "licence", found.metric, "bits/byte", "tokens/word", "GiB"))
     for row in found.rows:
         if row.problem:
             continue
         name = Text(row.name, style="bold green" if row.name == found.choice else "")
-        memory = Text(f"{row.need_gib:.1f} GiB", style="green" if row.fits else "yellow")
+        memory = Text(f"{row.need_gib:.1f}{'' if row.fits else ' too much'}", style="" if row.fits else "yellow")
         table.add_row(
             name, row.licence or "not said here", with_interval(row.score, row.score_interval),
             with_interval(row.bits_per_byte, row.bits_interval), f"{row.tokens_per_word:.2f}", memory,
         )  # fmt: skip
+    if found.usual:
+        label, score = found.usual
+        table.add_row(Text(f"always {label!r}", style="dim"), "", Text(f"{score:.3f}", style="dim"))
     console.print(table)
-    explained = (
-        f"{found.metric}: {found.unit}, with {found.shots} solved examples in the prompt. Bits per byte of {of}: "
-    )
-    console.print(Text(f"{explained}less is better. Below each figure its 95% interval.", style="dim"))
+    for line in (
+        f"{found.metric}: {found.unit}, with {found.shots} solved examples in the prompt",
+        f"bits/byte: how well a model foretells {of}; less is better. Below each figure: its 95% interval",
+        f"GiB: memory to tune an adapter, by a rough guess; {found.free_gib:.1f} are free",
+    ):
+        console.print(Text(line, style="dim"))
     for row in found.rows:
         if row.problem:
             console.print(Text(f"not ranked: {row.name}: {row.problem}", style="yellow"))
