@@ -1,0 +1,132 @@
+"""A chat model behind an OpenAI-compatible address: one question, one answer, with patience and without surprises."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from tunesmith.errors import InputError, RunError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TIMEOUT_S, LONGEST_WAIT_S, NUM_TRIES = 120.0, 60.0, 6
+MOST_BYTES = 2**20  # of an answer
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # what another try may mend
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would take the texts and the key to an address that nobody named."""
+
+    def redirect_request(self, *given: Any, **named: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`address`: up to and with /v1. The key is read from the environment at each question and kept nowhere."""
+
+    address: str
+    model: str
+    api_key_env: str | None = None
+    max_tokens: int = 400
+
+    def __post_init__(self) -> None:
+        where = urlsplit(self.address)
+        if where.scheme not in ("http", "https") or not where.hostname or where.username or where.query:
+            raise InputError(
+                f"the endpoint {self.host} is no address of an API: wanted http(s)://host/v1, with the key in an "
+                "environment variable and not in the address"
+            )
+        if not self.model:
+            raise InputError(f"the endpoint {self.host} needs the name of a model")
+        if self.api_key_env is not None:
+            if where.scheme == "http" and where.hostname not in LOOPBACK:
+                raise InputError(f"the key for {self.host} would be sent unencrypted: use https")
+            if not os.environ.get(self.api_key_env):
+                raise InputError(
+                    f"the key for {self.host} is to stand in ${self.api_key_env}, which is empty: "
+                    f"export {self.api_key_env}=…"
+                )
+
+    @property
+    def host(self) -> str:
+        where = urlsplit(self.address)
+        return where.netloc.rpartition("@")[2] or self.address[:60]
+
+    def ask(self, system: str, user: str, until: float, sleep: Callable[[float], None] = time.sleep) -> str:
+        """The answer's text, at temperature 0. `until`: of time.monotonic(); RunError past it.
+
+        What another try may mend is tried again, later each time or as the server says.
+        """
+        body = {
+            "model": self.model, "temperature": 0, "max_tokens": self.max_tokens,
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+        }  # fmt: skip
+        for attempt in range(NUM_TRIES):
+            left = until - time.monotonic()
+            if left <= 0:
+                raise RunError(f"{self.host} did not answer in the time that was given; what it said so far is kept")
+            try:
+                return self.answer(self.post(body, min(TIMEOUT_S, left)))
+            except urllib.error.HTTPError as error:
+                trouble = f"{error.code}: {said_by(error)}"
+                if error.code not in PASSING:
+                    raise InputError(f"{self.host} refused the question ({self.hidden(trouble)})") from None
+                wait = asked_to_wait(error.headers.get("Retry-After"))
+            except (OSError, HTTPException, ValueError) as error:  # URLError and time-outs are OSErrors
+                trouble, wait = str(getattr(error, "reason", error)), None
+            if attempt < NUM_TRIES - 1:
+                pause = min(2.0**attempt, LONGEST_WAIT_S) if wait is None else min(wait, LONGEST_WAIT_S)
+                sleep(max(0.0, min(pause, until - time.monotonic())))
+        raise RunError(f"{self.host} gave no answer in {NUM_TRIES} tries, the last time: {self.hidden(trouble)}")
+
+    def post(self, body: dict[str, Any], timeout_s: float) -> bytes:
+        headers = {"Content-Type": "application/json", "User-Agent": "tunesmith"}
+        if self.api_key_env is not None:
+            headers["Authorization"] = f"Bearer {os.environ.get(self.api_key_env, '')}"
+        request = urllib.request.Request(
+            f"{self.address.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
+        )
+        with urllib.request.build_opener(NoRedirect).open(request, timeout=timeout_s) as reply:
+            found: bytes = reply.read(MOST_BYTES + 1)
+        if len(found) > MOST_BYTES:
+            raise ValueError(f"an answer of more than {MOST_BYTES} bytes")
+        return found
+
+    def answer(self, raw: bytes) -> str:
+        try:
+            text = json.loads(raw)["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise ValueError("what came back is no chat completion") from None
+        return text if isinstance(text, str) else ""
+
+    def hidden(self, text: str) -> str:
+        """Without the key, which a careless server may repeat."""
+        key = os.environ.get(self.api_key_env, "") if self.api_key_env else ""
+        return text.replace(key, "…") if key else text
+
+
+def said_by(error: urllib.error.HTTPError) -> str:
+    """The server's own words, cut."""
+    text = error.read(2000).decode("utf-8", "replace")
+    try:
+        found = json.loads(text)["error"]
+        text = str(found.get("message", found)) if isinstance(found, dict) else str(found)
+    except (KeyError, TypeError, ValueError):
+        pass
+    return " ".join(text.split())[:300] or str(error.reason)
+
+
+def asked_to_wait(said: str | None) -> float | None:
+    """Seconds of a Retry-After header; None where it says none."""
+    try:
+        return max(0.0, float(said or ""))
+    except ValueError:
+        return None
