@@ -106,11 +106,15 @@ class StopAfter(Silent):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(model: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tiny_runs.reply_file(tmp_path / "rows.jsonl")
     settings = tiny_runs.settings(model, data)
     settings["adapt"]["dropout"] = 0.2
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "machine"))
     do(settings, tmp_path / "whole")
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "another machine"))  # where nobody has seen the test set
     with pytest.raises(Interrupted, match="--resume"):
         do(settings, tmp_path / "cut", StopAfter(3))
     done = len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines())
@@ -123,6 +127,10 @@ def test_an_interrupted_run_resumes_to_the_same_weights(model: Path, tmp_path: P
     assert all(torch.equal(one[n], other[n]) for n in one)
     verdicts = [json.loads((tmp_path / n / "verdict.json").read_text()) for n in ("whole", "cut")]
     assert {**verdicts[0], "run": ""} == {**verdicts[1], "run": ""}
+    assert verdicts[1]["openings"] == []
+    again = do(settings, tmp_path / "again")  # this one comes after a look; the resume before it was none
+    assert [o["run"] for o in again["openings"]] == [str(tmp_path / "cut")]
+    assert "opened once before on this machine" in again["notes"][0]
 
 
 def test_a_resume_with_other_data_is_refused(model: Path, tmp_path: Path) -> None:
