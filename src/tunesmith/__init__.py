@@ -12,6 +12,7 @@ Names are loaded when they are first used, so that `import tunesmith` costs noth
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from tunesmith.errors import InputError, Interrupted, RunError, TunesmithError
     from tunesmith.folder import Silent
     from tunesmith.predict import Prediction
+
+# Read by the packages below when they are imported: none of them is to report that it was used.
+NO_TELEMETRY = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+for _name, _value in NO_TELEMETRY.items():
+    os.environ.setdefault(_name, _value)
 
 __all__ = ["InputError", "Interrupted", "Prediction", "Run", "RunError", "Silent", "TunesmithError", "load", "run"]
 

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from tests.runs import tiny_runs
 from tests.runs.closed import Watch, closed
 from tests.runs.mistakes import Said, typed
 
+from tunesmith import NO_TELEMETRY
 from tunesmith.files import publish_folder
 from tunesmith.models.catalogue import EMBEDDED, converted_folder
 
@@ -138,6 +141,14 @@ def test_what_goes_wrong_leaves_standard_output_empty(session: Session) -> None:
 def test_no_command_reaches_for_the_network(session: Session) -> None:
     assert session.watch.reached == []
     assert [p for p in session.watch.programs if Path(p).name in ("pip", "curl", "wget", "git", "ssh")] == []
+
+
+def test_no_package_reports_that_it_was_used() -> None:
+    """huggingface_hub reads the switch once, when it is imported: a process of its own."""
+    code = "import tunesmith.models.load, huggingface_hub.constants as c; print(c.HF_HUB_DISABLE_TELEMETRY)"
+    without = {k: v for k, v in os.environ.items() if k not in NO_TELEMETRY}
+    done = subprocess.run([sys.executable, "-c", code], env=without, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 def test_mutant_the_guard_sees_who_reaches_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
