@@ -23,8 +23,10 @@ from tunesmith.engine.schedule import auto_lr
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
 from tunesmith.errors import DataError, PlanError, RecipeError, did_you_mean
+from tunesmith.evals import own
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, labels_of
+from tunesmith.measured import Means, means_of
 from tunesmith.models.load import Base, load
 from tunesmith.objectives.sft import SFT
 from tunesmith.recipe import Recipe
@@ -44,6 +46,7 @@ class Material:
     instruction: str
     metric: Metric
     secondary: tuple[Metric, ...]
+    means: Means
     labels: tuple[str, ...]
     renderer: Renderer
     split: Split  # test and dev as asked: at most evals.max_cases and max_dev_cases
@@ -130,7 +133,8 @@ def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, 
             given[part] = read.examples
     dev_frac = 0.0 if "dev" in given else recipe.data.dev_frac
     test_frac = 0.0 if "test" in given else recipe.data.test_frac
-    parts = split(main.examples, dev_frac, test_frac, str(recipe.seed), ledger=ledger, given=given)
+    seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
+    parts = split(main.examples, dev_frac, test_frac, str(seed), ledger=ledger, given=given)
     return main, parts, digests
 
 
@@ -158,7 +162,8 @@ def material(
             f"task classify needs at least two labels; the data has {there}. Add rows with others, or name another "
             "label column: --set data.columns.label=NAME"
         )
-    metric, secondary = metrics_of(recipe, kind)
+    means = means_of(recipe.evals, recipe.task.metric or kind.metric)
+    metric, secondary = metrics_of(recipe, kind, means)
     instruction = (
         kind.instruction.format(labels=", ".join(labels))
         if recipe.task.instruction is None
@@ -178,15 +183,14 @@ def material(
     found = audit(main, parts, train)
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
-    few = replace(
-        parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, recipe.evals.max_cases)
-    )
+    most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if metric.needs == "judge" else 10**9)
+    few = replace(parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, most))
     dev = renderer.records([instructed(e, instruction) for e in few.dev])
     tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
     longest = longest_reply(train) if recipe.evals.max_new_tokens is None else recipe.evals.max_new_tokens
     return Material(
-        task, kind, instruction, metric, secondary, labels, renderer, few, len(parts.test), train, dev, tried, longest,
-        main.columns, digests, found, drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (),
+        task, kind, instruction, metric, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
+        longest, main.columns, digests, found, drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (),
     )  # fmt: skip
 
 
@@ -196,13 +200,18 @@ def longest_reply(rendered: Rendered) -> int:
     return min(512, int(1.25 * lengths[int(0.99 * (len(lengths) - 1))]) + 8)
 
 
-def metrics_of(recipe: Recipe, kind: Kind) -> tuple[Metric, tuple[Metric, ...]]:
+def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[Metric, tuple[Metric, ...]]:
+    """The primary metric and the others."""
     name = recipe.task.metric or kind.metric
-    if name not in METRICS:
+    more = {m.name: m for m in (Means() if means is None else means).metrics}
+    if own.is_own(name) and name not in more:
+        more[name] = own.load(name).metric
+    known = METRICS | more
+    if name not in known:
         near = did_you_mean(name, METRICS)
         raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}.{near}")
-    others = [n for n in (kind.metric, *kind.secondary) if n != name]
-    return METRICS[name], tuple(METRICS[n] for n in others)
+    others = [n for n in dict.fromkeys((kind.metric, *kind.secondary, *more)) if n != name]
+    return known[name], tuple(known[n] for n in others)
 
 
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:

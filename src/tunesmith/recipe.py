@@ -23,6 +23,7 @@ from tunesmith.data.rows import Reading
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError, did_you_mean
+from tunesmith.evals.knobs import Code, JudgeBy
 from tunesmith.models.adapters import Adapt
 from tunesmith.spellings import hint as spelled_elsewhere
 
@@ -37,6 +38,7 @@ class Data:
     reading: Reading = field(default_factory=Reading)  # how files are read, where they do not tell it themselves
     dev_frac: float = 0.1  # share of the rows to make choices on, where no dev file is given
     test_frac: float = 0.1  # share of the rows held out for the verdict; more cases find smaller differences
+    split_seed: int | None = None  # which rows are held out; null: the recipe's seed
     max_tokens: int = 1024  # longest example, prompt and reply together; more takes more memory
     too_long: Literal["drop", "cut"] = "drop"  # what happens to longer examples: left out, or the prompt is shortened
 
@@ -47,7 +49,8 @@ class Task:
     name: Literal["auto", "classify", "summarise", "translate", "extract", "generate", "chat"] = "auto"
     # what the model is told before every prompt (its system message); null: the task's own, "" for none
     instruction: str | None = None
-    metric: str | None = None  # what the verdict is about, locked before training; null: the task's own
+    # what the verdict is about, locked before training: a name, or "my_metrics.py:score"; null: the task's own
+    metric: str | None = None
     # the smallest difference that you would care about, in the metric's unit; null: the metric's own
     smallest_that_matters: float | None = None
 
@@ -80,6 +83,13 @@ class Evals:
     sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure
     guards: Literal["full", "quick", "off"] = "full"  # probes of what the model could do before; quick: a fifth of them
     guard_budget_s: float = 300.0  # seconds for one model's guard probes; those past it are "not known"
+    schema: str | dict[str, Any] | None = None  # a JSON schema, as a file or written here, that answers have to fit
+    code: Code = field(default_factory=Code)  # how programs are tried, for the metric pass_at_k
+    judge: JudgeBy = field(default_factory=JudgeBy)  # another model that compares the answers; off unless it is named
+    preferences: tuple[
+        str, ...
+    ] = ()  # files of chosen and rejected replies: does the model find the chosen one likelier?
+    preference_by: Literal["sum", "mean"] = "sum"  # of the tokens' log-probability; sum favours short replies
     alpha: float = 0.05  # how often a verdict may be wrong when there is no difference; 0.05 is usual
 
 
@@ -228,6 +238,8 @@ def check(recipe: Recipe) -> None:
         "evals.rows": e.rows, "evals.budget_s": e.budget_s, "evals.guard_budget_s": e.guard_budget_s,
         "train.lr": 1 if t.lr == "auto" else t.lr,
         "adapt.alpha": a.alpha, "train.max_updates": 1 if t.max_updates is None else t.max_updates,
+        "evals.code.k": e.code.k, "evals.code.timeout_s": e.code.timeout_s, "evals.code.memory_mib": e.code.memory_mib,
+        "evals.judge.max_cases": e.judge.max_cases, "evals.judge.budget_s": e.judge.budget_s,
         "evals.max_new_tokens": 1 if e.max_new_tokens is None else e.max_new_tokens,
     }  # fmt: skip
     if t.every_watch is not None:
@@ -246,6 +258,12 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{key} is {value}; wanted a fraction from 0 up to (not including) 1")
     if not 0 < e.alpha < 0.5:
         raise RecipeError(f"evals.alpha is {e.alpha}; wanted a level between 0 and 0.5 (0.05 is usual)")
+    if e.code.samples < e.code.k:
+        raise RecipeError(f"evals.code.samples is {e.code.samples}; pass@{e.code.k} needs {e.code.k} or more")
+    if e.code.temperature < 0:
+        raise RecipeError(f"evals.code.temperature is {e.code.temperature}; wanted 0 or more")
+    if (e.judge.model == "") != (e.judge.endpoint is None):
+        raise RecipeError("evals.judge wants both endpoint (an address up to and with /v1) and model, or neither")
     if not 0 < e.sure_accuracy <= 1:
         raise RecipeError(f"evals.sure_accuracy is {e.sure_accuracy}; wanted a share above 0 and up to 1 (0.9: usual)")
 

@@ -9,8 +9,9 @@ from tests.house.source import PACKAGE, Source, at, functions, package
 
 SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch", "opened"),
+    *("measured", "judged", "preferences"),
     *("run", "deliver", "quickstart", "init", "fit", "schema", "spellings", "importing", "runs", "doctor", "compared"),
-    *("calibrate", "predict", "predict_file", "api", "gates", "openings", "candidates", "ranked"),
+    *("calibrate", "predict", "predict_file", "api", "gates", "openings", "seeds", "candidates", "ranked", "room"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline"),

@@ -19,7 +19,7 @@ def going_on(command: str, folder: Path, flags: Sequence[str] = (), *, quiet: bo
         with Screen(quiet=quiet) as tell:
             yield tell
     except (Interrupted, KeyboardInterrupt) as error:
-        if not (folder / "recipe.yaml").is_file():
+        if not any(folder.glob("recipe.yaml")) and not any(folder.glob("seed_*/recipe.yaml")):
             raise Interrupted("stopped before anything was done: the same command starts again") from None
         said = str(error) or "stopped at once; what was kept before is whole; --resume goes on with it"
         words = ["tunesmith", command, "--out", str(folder), "--resume", *flags]

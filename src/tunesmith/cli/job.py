@@ -56,13 +56,16 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Stop before anything is trained or written: show the plan.")
     ] = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="Run with so many seeds, and say what holds for the method.")
+    ] = None,
 ) -> None:
     """Audit, plan, baseline, train, evaluate, verdict, export and report.
 
     Example: tunesmith run --model smollm2-135m-instruct --data tickets.csv
     """
     if resume and out is not None and file is None and not data:
-        file = part("opened").kept_recipe(out)
+        file = part("opened").kept_recipe(part("seeds").first(out) if seeds else out)
     recipe, text = recipe_of(file, model, data, test, sets)
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run that is to go on")
@@ -72,6 +75,13 @@ def run(
     job = part("run")
     folder = out or job.default_name(recipe)
     flags = [name for name, is_said in (("--json", as_json), ("--require-better", require_better)) if is_said]
+    if seeds is not None:
+        with going_on("run", folder, [*flags, f"--seeds={seeds}"], quiet=as_json) as tell:
+            found = part("seeds").run_seeds(recipe, text, folder, tell, seeds, resume=resume)
+        show.out(json.dumps(found, ensure_ascii=False) if as_json else part("seeds").in_words(found))
+        if require_better and found["decision"] != "better":
+            raise typer.Exit(3)
+        return
     with going_on("run", folder, flags, quiet=as_json) as tell:
         verdict = job.run(recipe, text, folder, tell, resume=resume)
     finish(verdict, folder, as_json=as_json, require_better=require_better)

@@ -1,0 +1,136 @@
+"""`tunesmith run --seeds N`: the same recipe with N seeds on the same split, and what they say together."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+from math import isfinite, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from tunesmith.errors import InputError, RunError
+from tunesmith.evals.seeds import FEWEST, over_seeds, variances
+from tunesmith.files import read_json, write_json, write_text
+from tunesmith.folder import Teller
+from tunesmith.recipe import Recipe, place
+from tunesmith.run import run
+
+NAME = "seeds.json"
+BASE_SAID = ("forms.json", "base.json")  # what the base answered: the same for every seed, so it is asked once
+
+
+def run_seeds(recipe: Recipe, text: str, out: Path, tell: Teller, num: int, *, resume: bool = False) -> dict[str, Any]:
+    """Runs into out/seed_0, out/seed_1 …; returns seeds.json. Finished ones are kept on a resume."""
+    if num < 2:
+        raise InputError(f"--seeds is {num}; wanted at least 2 (at least {FEWEST} for a claim about the method)")
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise InputError(f"{out} is not empty: add --resume to go on with it, or name another folder with --out")
+    split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
+    folders: list[Path] = []
+    for seed in range(recipe.seed, recipe.seed + num):
+        folder = out / f"seed_{seed}"
+        tell.say(f"seed {seed}: {folder} ({len(folders) + 1} of {num})")
+        one = replace(recipe, seed=seed, data=replace(recipe.data, split_seed=split_seed))
+        settings = yaml.safe_load(text)
+        place(settings, "seed", seed)
+        place(settings, "data.split_seed", split_seed)
+        if not (folder / "verdict.json").is_file():
+            begun = begin(folder, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), folders)
+            run(one, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), folder, tell, resume=begun)
+        folders.append(folder)
+    found = together(folders, recipe.evals.alpha)
+    write_json(out / NAME, found)
+    write_text(out / "seeds.md", in_words(found))
+    return found
+
+
+def first(out: Path) -> Path:
+    """The folder of the lowest seed, whose recipe says the rest; `out` itself where there is none."""
+    folders = [f for f in out.glob("seed_*") if f.name.removeprefix("seed_").isdigit()]
+    return min(folders, key=lambda f: int(f.name.removeprefix("seed_")), default=out)
+
+
+def begin(folder: Path, text: str, earlier: list[Path]) -> bool:
+    """Whether there is something to go on with: a stopped run, or the base's answers, taken from the first seed."""
+    if not (folder / "recipe.yaml").is_file() and earlier:
+        (folder / "scores").mkdir(parents=True, exist_ok=True)
+        for name in BASE_SAID:
+            shutil.copyfile(earlier[0] / "scores" / name, folder / "scores" / name)
+        write_text(folder / "recipe.yaml", text)
+    return (folder / "recipe.yaml").is_file()
+
+
+def together(folders: list[Path], alpha: float) -> dict[str, Any]:
+    """What the seeds say about the method, and what the spread is made of."""
+    verdicts = [read_json(f / "verdict.json") for f in folders]
+    first = verdicts[0]
+    for folder, verdict in zip(folders, verdicts):
+        for key in ("test_cases", "base"):
+            if verdict["digests"][key] != first["digests"][key]:
+                raise RunError(
+                    f"{folder} has another digest of {key} than {folders[0]}: data or model changed between the seeds. "
+                    "Start again in another folder"
+                )
+    effects = [v["effect"] for v in verdicts]
+    said = over_seeds(effects, alpha)
+    low, high = said.interval
+    matters = first["smallest_that_matters"]
+    if len(effects) < FEWEST:
+        decision = "too few seeds"
+    elif low > 0:
+        decision = "better"
+    elif high < 0:
+        decision = "worse"
+    else:
+        decision = "no relevant difference" if -matters <= low and high <= matters else "too few seeds"
+    return {
+        "decision": decision, "metric": first["metric"], "alpha": alpha, "effects": effects, "mean": said.mean,
+        "interval": [x if isfinite(x) else None for x in said.interval], "p": said.p,
+        "sd_of_seeds": float(np.std(effects, ddof=1)), "num_seeds": len(effects), "num_cases": first["num_cases"],
+        "worst": min(effects), "best": max(effects), "spread": spread(folders, effects),
+        "runs": [str(f) for f in folders],
+    }  # fmt: skip
+
+
+def spread(folders: list[Path], effects: list[float]) -> dict[str, Any] | None:
+    """Variance of a case's gain by seed, by case and the rest, and their shares in the standard error of the mean.
+    None where the metric is no mean over cases."""
+    tables = [pq.read_table(f / "scores" / "cases.parquet").sort_by("example_id") for f in folders]
+    gain_SN = np.array([np.subtract(t["tuned_score"].to_numpy(), t["base_score"].to_numpy()) for t in tables])
+    same = np.allclose(np.abs(gain_SN.mean(1)), np.abs(effects), atol=1e-9)
+    if not same or gain_SN.shape[1] < 2:
+        return None
+    parts = variances(gain_SN)
+    of_mean = parts.of_mean(*gain_SN.shape)
+    return {
+        **asdict(parts),
+        "standard_error": sqrt(sum(of_mean)),
+        "of_mean": dict(zip(("seeds", "cases", "rest"), of_mean)),
+    }
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """seeds.md."""
+    low, high = ("unbounded" if x is None else f"{x:+.4g}" for x in found["interval"])
+    lines = [
+        f"# {found['num_seeds']} seeds: {found['decision']}", "",
+        f"{found['metric']}: mean effect {found['mean']:+.4g}, interval {low} to {high} with the seeds as units "
+        f"(sign flips, p = {found['p']:.2g}); worst {found['worst']:+.4g}, best {found['best']:+.4g}, standard "
+        f"deviation between seeds {found['sd_of_seeds']:.2g}; {found['num_cases']} held-out cases, the same for all.",
+    ]  # fmt: skip
+    if found["num_seeds"] < FEWEST:
+        lines += ["", f"A claim about the method needs at least {FEWEST} seeds: fewer cannot reach a level of 0.05."]
+    if found["spread"]:
+        total = sum(found["spread"]["of_mean"].values()) or 1.0
+        shares = ", ".join(f"{name} {part / total:.0%}" for name, part in found["spread"]["of_mean"].items())
+        lines += [
+            "", f"What the uncertainty of the mean ({found['spread']['standard_error']:.2g}) is made of: {shares}. "
+            "More seeds shrink the first part, more test cases the second.",
+        ]  # fmt: skip
+    lines += ["", "| run | effect |", "| --- | --- |"]
+    lines += [f"| {Path(name).name} | {effect:+.4g} |" for name, effect in zip(found["runs"], found["effects"])]
+    return "\n".join([*lines, ""])
