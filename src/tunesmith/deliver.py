@@ -26,10 +26,12 @@ from tunesmith.folder import Teller
 from tunesmith.opened import TUNED, Opened, open_run
 from tunesmith.report import card
 from tunesmith.report.facts import read_cases
+from tunesmith.room import check_disk
 from tunesmith.types import Message
 
 Kind = Literal["adapter", "merged", "gguf", "ollama"]
 Quant = Literal["f32", "f16", "q8_0"]
+QUANT_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 1.07}  # of a weight in GGUF
 NUM_ASKED, NUM_ASKED_TOKENS = 4, 48  # held-out cases, and tokens of each answer, on which an export is compared
 CHECKED = "checked.json"
 
@@ -91,6 +93,7 @@ def deliver(folder: Path, kind: Kind, out: Path | None, quant: Quant, tell: Tell
     if kind in ("gguf", "ollama"):
         refuse_family(config_of(opened.session.base.located.folder))
     delivery = Delivery(folder, opened, asked_of(opened, folder))
+    check_room(opened, final, kind, quant, has_merged=whole(folder / "merged"))
     tell.stage(f"writing and comparing: {kind}", None)
     facts: dict[str, Any] = {"to": kind, "prompts": len(delivery.asked.answers)}
     if out is None and kind in IN_PLACE and whole(there := delivery.weights(kind)):
@@ -102,6 +105,17 @@ def deliver(folder: Path, kind: Kind, out: Path | None, quant: Quant, tell: Tell
 
     publish_folder(fill, final)
     return {**facts, "folder": str(final)}
+
+
+def check_room(opened: Opened, final: Path, kind: Kind, quant: Quant, *, has_merged: bool) -> None:
+    """PlanError where the disk has no room for the export, or the one for what is made only on the way."""
+    size = opened.session.base.model.num_parameters() / 2**30
+    if kind == "adapter":
+        return
+    check_disk(final, size * (4 if kind == "merged" else QUANT_BYTES[quant]), "name another folder with --out")
+    if not has_merged and opened.recipe.adapt.method == "lora":
+        scratch = Path(tempfile.gettempdir())
+        check_disk(scratch, size * 4, "set TMPDIR to a folder with more")
 
 
 def whole(folder: Path) -> bool:

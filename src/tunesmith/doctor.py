@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -20,6 +19,7 @@ from packaging.version import Version
 from tunesmith.engine.precision import choose_dtype
 from tunesmith.files import broken_files, cache_dir
 from tunesmith.models.catalogue import EMBEDDED, Embedded, converted_folder
+from tunesmith.models.here import free_memory_gib
 from tunesmith.offline import forbidden_by
 
 PYTHON = (Version("3.11"), Version("3.14"))  # from, and below
@@ -151,16 +151,6 @@ def memory() -> Iterator[Finding]:
         yield Finding("memory", "slow", f"{found}; the embedded model takes 4.5 GiB", "close other programs")
     else:
         yield Finding("memory", "ok", found)
-
-
-def free_memory_gib() -> tuple[float, float]:
-    system = psutil.virtual_memory()
-    free, total = system.available, system.total
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-        free = min(free, total - int(used.read_text()))
-    return free / 2**30, total / 2**30
 
 
 def graphics() -> Iterator[Finding]:

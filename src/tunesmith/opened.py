@@ -18,7 +18,7 @@ from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Spec
-from tunesmith.errors import InputError, RunError, did_you_mean
+from tunesmith.errors import InputError, did_you_mean
 from tunesmith.evals.score import label_logps
 from tunesmith.evals.tasks import label_record
 from tunesmith.files import read_json
@@ -136,7 +136,7 @@ def open_run(folder: Path, *, insist: bool = False) -> Opened:
     recipe, _ = read(folder / "recipe.yaml", {})
     weights = folder / ("adapter" if recipe.adapt.method == "lora" else "model")
     if not (weights / "tunesmith.json").is_file():
-        raise RunError(f"{folder} has no tuned model yet: `tunesmith run --out {folder} --resume` goes on with it")
+        raise InputError(f"{folder} has no tuned model yet: `tunesmith run --resume --out {folder}` goes on with it")
     base = load_base(recipe, compute(recipe))
     session = Session(base)
     if recipe.adapt.method == "lora":

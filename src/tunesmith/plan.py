@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tunesmith import guards
 from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.errors import PlanError
@@ -15,6 +16,7 @@ from tunesmith.evals.stats import detectable_binary, detectable_mean
 from tunesmith.models.adapters import check_adapt
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
+from tunesmith.room import Need, check_memory, need
 
 ASSUMED_DISCORDANCE = 0.3  # of right/wrong cases that change; said beside the figure
 ASSUMED_SPREAD = 0.25  # standard deviation of a case's change, of the metric's range
@@ -36,6 +38,7 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
     """plan.json, and the feed it was made with. Raises PlanError for what cannot work."""
     check_adapt(recipe.adapt, base.model)
     feed = feed_of(recipe, base, made)
+    room, room_why = room_of(recipe, base, feed, where)
     updates = num_updates(recipe, feed)
     lr, lr_why = learning_rate(recipe, base, updates)
     if not made.split.test:
@@ -48,7 +51,10 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("precision", str(where.dtype).removeprefix("torch."), where.dtype_why),
         ("task", made.task, "said in the recipe" if recipe.task.name != "auto" else "from the columns and replies"),
         ("metric", made.metric.name, "primary; locked before training"),
+        *made.means.words,
         ("scoring", made.kind.scoring, "labels by likelihood, texts by generation"),
+        ("memory", f"{room.memory_gib:.2g} GiB", room_why),
+        ("disk", f"{room.disk_gib:.2g} GiB", "of the run folder: exports, checkpoints, report"),
         ("instruction", made.instruction or "(none)", "system message of every prompt, in training and in evaluation"),
         ("adapt", recipe.adapt.method, adapt_why(recipe)),
         ("train.lr", f"{lr:.2g}", lr_why),
@@ -57,8 +63,7 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
             "a quarter more than 99 of 100 training replies"),
-        ("guards", recipe.evals.guards, f"at most {recipe.evals.guard_budget_s:.0f} s for each model; what the base "
-            "answers is kept for later runs"),
+        ("guards", recipe.evals.guards, guards_why(recipe, base, made)),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
     ]  # fmt: skip
@@ -74,9 +79,17 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         "train_tokens": round(shape["tokens"] * updates / shape["updates_per_epoch"]),
         "smallest_detectable": detectable,
         "lr": lr,
+        "disk_gib": room.disk_gib,
         "feed": shape,
         "stages": [{"name": n, "budget_s": b} for n, b in stage_budgets(recipe, made).items()],
     }, feed  # fmt: skip
+
+
+def room_of(recipe: Recipe, base: Base, feed: FileFeed, where: Compute) -> tuple[Need, str]:
+    """What the run takes of this machine, and why that fits. PlanError where it does not."""
+    shape, micro = feed.shape(), recipe.train.micro_tokens
+    wanted = need(base.model, recipe.adapt, recipe.export, min(micro, shape["update_tokens_max"]))
+    return wanted, check_memory(wanted, where.device, micro, shape["longest_tokens"])
 
 
 def adapt_why(recipe: Recipe) -> str:
@@ -84,6 +97,18 @@ def adapt_why(recipe: Recipe) -> str:
     if a.method == "lora":
         return f"rank {a.rank}, alpha {a.alpha:g}, on {', '.join(a.targets) or 'all linear layers but the head'}"
     return "all weights" if a.method == "full" else f"the last {a.last_k} layers and the final norm"
+
+
+def guards_why(recipe: Recipe, base: Base, made: Material) -> str:
+    """How long the guard probes take here, from one timed pass of the model."""
+    level, budget = recipe.evals.guards, recipe.evals.guard_budget_s
+    if level == "off":
+        return "what the model forgets beside its task is not checked"
+    is_kept = guards.kept_at(base, made.renderer, level).is_file()
+    about = guards.seconds(base, made.renderer, level)
+    cut = f", of which evals.guard_budget_s allows {budget:.0f}" if about > budget else ""
+    whom = "the tuned model; the base's answers are kept from before" if is_kept else "each of base and tuned"
+    return f"about {about:.0f} s{cut}, for {whom}"
 
 
 def stage_budgets(recipe: Recipe, made: Material) -> dict[str, float | None]:
@@ -113,6 +138,7 @@ def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str
         "template": made.renderer.digest,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
+        "metric": {"name": made.metric.name, **dict(made.means.digests)},
         "seed": recipe.seed,
         "device": where.device,
         "precision": str(where.dtype).removeprefix("torch."),

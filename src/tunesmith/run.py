@@ -22,7 +22,7 @@ from tunesmith.data.feed import FileFeed
 from tunesmith.data.split import Ledger
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
-from tunesmith.errors import InputError, Interrupted, RunError
+from tunesmith.errors import InputError, Interrupted
 from tunesmith.evals.score import Answer
 from tunesmith.export.verify import expect, verify
 from tunesmith.export.vllm_rules import vllm_facts
@@ -30,10 +30,13 @@ from tunesmith.export.write import Serving, open_adapter, open_model, write_merg
 from tunesmith.folder import RunFolder, Teller
 from tunesmith.generate.limits import Limits
 from tunesmith.importing.reading import flat
+from tunesmith.judged import judged
 from tunesmith.models.load import Base, weights_digest
 from tunesmith.opened import Served
+from tunesmith.preferences import preferences
 from tunesmith.recipe import Recipe, read
 from tunesmith.report import card, html
+from tunesmith.room import check_disk
 from tunesmith.teach import teach
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.types import GuardResult
@@ -84,7 +87,7 @@ def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
     if different:
         key = different[0]
         raise InputError(
-            f"this is not the run that was started: {', '.join(different)} differ from {out / 'recipe.yaml'} (for one, "
+            f"this is not the run that was started: {', '.join(different)} changed since then (for one, "
             f"{key} was {then.get(key)!r} and is {now.get(key)!r} now). To go on with it: tunesmith run --resume --out "
             f"{out}; for the new recipe, name another --out"
         )
@@ -106,6 +109,8 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)
+    base_asked, tuned, said = judged(recipe, folder, made, base_asked, tuned)
+    preferred = preferences(recipe, folder, session, made, snapshot)
     earlier = opened_before(folder, made)
     guard = guarded(recipe, folder, session, made, snapshot, (base_asked, tuned))
     if recipe.gates.latency_s is not None and folder.read(gates.LATENCY) is None:
@@ -114,8 +119,9 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
     verdict = evaluate.verdict_of(
-        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, base.located.note]
+        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, base.located.note, *said]
     )
+    verdict["secondary"] |= preferred
     verdict["run"], verdict["guard"] = out.name, [asdict(g) for g in guard]
     verdict["openings"] = [asdict(o) for o in earlier]
     looked = openings.note(earlier, len(made.split.test))
@@ -170,21 +176,30 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material,
     for line in summary_lines(made.audit):
         folder.tell.say(line)
     planned, feed = plan.make(recipe, base, made, where)
+    if not (folder.path / "lock.json").is_file():
+        check_disk(folder.path, planned["disk_gib"], "name another --out, or say --set export=[adapter]")
     folder.write("plan.json", planned)
     locked = plan.lock(recipe, base, made, where)
     before = folder.read("lock.json")
     if before is not None and before != locked:
-        different = sorted(k for k in {*before, *locked} if before.get(k) != locked.get(k))
-        raise RunError(
-            f"this is not the run that was started: {', '.join(different)} differ from lock.json "
-            f"(for one, {different[0]}: {before.get(different[0])} then, {locked.get(different[0])} now). "
-            "Restore it, or start a new run with another --out."
+        then, now = dict(flat(before)), dict(flat(locked))
+        different = [k for k in {**then, **now} if then.get(k) != now.get(k)]
+        raise InputError(
+            f"this is not the run that was started: {', '.join(different[:5])} changed since then (for one, "
+            f"{different[0]} was {short(then.get(different[0]))} and is {short(now.get(different[0]))} now). Restore "
+            "what changed, or start a new run with another --out"
         )
     folder.write("lock.json", locked)
     folder.write("serving.json", Served.of(made).facts())
     for row in planned["resolved"]:
         folder.tell.say(f"{row['key']}: {row['value']}  ({row['why']})")
     return where, base, made, feed
+
+
+def short(value: Any) -> str:
+    """A digest by its beginning."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) < 40 else f"{text[:12]} …"
 
 
 def baseline(recipe: Recipe, folder: RunFolder, session: Session, made: Material) -> evaluate.Asked:

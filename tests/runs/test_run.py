@@ -139,7 +139,7 @@ def test_a_resume_with_other_data_is_refused(model: Path, tmp_path: Path) -> Non
     with pytest.raises(Interrupted):
         do(settings, tmp_path / "out", StopAfter(2))
     tiny_runs.reply_file(data, num=95)
-    with pytest.raises(RunError, match="data"):
+    with pytest.raises(InputError, match="data"):
         do(settings, tmp_path / "out", resume=True)
 
 

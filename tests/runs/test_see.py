@@ -165,6 +165,7 @@ def test_answers_of_another_asking_are_not_taken(model: Path, tmp_path: Path) ->
     with pytest.raises(Interrupted):
         do(settings, tmp_path / "other", StopAt("base on the held-out cases", 4))
     settings["evals"]["rows"] = 3
+    (tmp_path / "other" / "recipe.yaml").write_text(yaml.safe_dump(settings))  # else the resume itself is refused
     do(settings, tmp_path / "other", other := StopAt("", 0), resume=True)
     assert next(n for t, n in other.seen if t == "base on the held-out cases") == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from safetensors import safe_open
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, PlanError
 from tunesmith.models.catalogue import EMBEDDED, converted_folder, licence_in
+
+MEMORY = "TUNESMITH_MEMORY_GIB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,27 @@ def weights_in(file: Path) -> int:
 
 
 def memory_gib(device: str) -> float:
-    """Memory that is free now, of the GPU or of the machine."""
+    """Memory that is free now, of the GPU or of the machine, or what the user says of it."""
+    said = os.environ.get(MEMORY)
+    if said:
+        try:
+            return float(said)
+        except ValueError:
+            raise PlanError(f"{MEMORY} is {said!r}; wanted a number of GiB, such as 12") from None
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] / 2**30
-    return psutil.virtual_memory().available / 2**30
+    return free_memory_gib()[0]
+
+
+def free_memory_gib() -> tuple[float, float]:
+    """(free, in all) of the machine, or of the container where that has less."""
+    system = psutil.virtual_memory()
+    free, total = system.available, system.total
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+        free = min(free, total - int(used.read_text()))
+    return free / 2**30, total / 2**30
 
 
 def speed(device: str, dtype: torch.dtype) -> float:

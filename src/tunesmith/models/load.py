@@ -12,11 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.errors import ModelError, is_memory
+from tunesmith.errors import ModelError, PlanError, is_memory
 from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.models.bars import no_bars
 from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.heads import Head, find_head
+from tunesmith.models.here import MEMORY, memory_gib, weights_in
 from tunesmith.models.probe import Probe, probe
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
@@ -94,6 +95,19 @@ def refuse_half(name: str, folder: Path, found: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str) -> None:
+    """Before a process is killed for the memory it asks for, which nobody could explain."""
+    num = sum(weights_in(file) for file in folder.glob("*.safetensors"))
+    wanted, free = num * dtype.itemsize / 2**30, memory_gib(device)
+    if wanted > free:
+        raise PlanError(
+            f"too little memory: the {num / 1e6:.4g} million weights of {name} take {wanted:.2g} GiB as "
+            f"{str(dtype).removeprefix('torch.')}, and {free:.2g} GiB are free on {device}. Close other programs, say "
+            f"--set precision=bfloat16, or take a smaller model (`tunesmith models` shows which fit). If more is free "
+            f"than it seems: {MEMORY}=GIB says how much"
+        )
+
+
 @no_bars()
 def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
     """Load and probe a causal language model. Code of the model's repository is never run."""
@@ -110,6 +124,7 @@ def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> 
     with opening(name, folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **plain)
     with opening(name, folder, "weights"):
+        refuse_too_large(name, folder, dtype, device)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, **plain,

@@ -1,0 +1,90 @@
+"""Whether a run fits this machine, said before any work is lost: the least memory and disk that it will take."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from tunesmith.errors import PlanError
+from tunesmith.models.adapters import Adapt, targets_of, trained_weights
+from tunesmith.models.here import MEMORY, memory_gib
+
+# Numbers that a layer keeps for its backward pass, per token and hidden unit. 17 in half precision with fused
+# attention (Korthikanti et al. 2022, eq. 2); 24 to 45 were measured here on a CPU. The least is meant, so that what
+# would have fitted is not refused.
+KEPT_EACH = 20
+STATE_BYTES = 16  # of a trained weight, in float32: its master, its gradient, Adam's two moments
+SAVED_BYTES, NUM_SAVED = 12, 3  # of a trained weight in a checkpoint; two are kept while a third is written
+REPORT_GIB = 0.05  # answers, tables, report
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The least that a run takes beside the loaded model, in GiB."""
+
+    layers_gib: float  # what the layers keep of a micro-batch while training
+    state_gib: float
+    export_gib: float  # memory of opening the exports, when the layers keep nothing any more
+    disk_gib: float
+
+    @property
+    def memory_gib(self) -> float:
+        return self.state_gib + max(self.layers_gib, self.export_gib)
+
+
+def need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...], tokens: int) -> Need:
+    """`tokens`: of the largest micro-batch."""
+    config, each = model.config.get_text_config(), model.dtype.itemsize
+    trained, whole = num_trained(model, adapt), model.num_parameters()
+    out = trained * 4 + (whole * 4 if "merged" in exports else 0) if adapt.method == "lora" else whole * each
+    return Need(
+        KEPT_EACH * config.hidden_size * config.num_hidden_layers * each * tokens / GIB,
+        trained * STATE_BYTES / GIB,
+        whole * each / GIB,
+        (out + trained * SAVED_BYTES * NUM_SAVED) / GIB + REPORT_GIB,
+    )
+
+
+def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
+    """Weights that train: of LoRA, rank times both sides of each adapted layer."""
+    if adapt.method != "lora":
+        return sum(p.numel() for _, p in trained_weights(model, adapt))
+    targets = targets_of(adapt, model)
+    found = [m for name, m in model.named_modules() if name.rsplit(".", 1)[-1] in targets or name in targets]
+    weights = [m.weight for m in found if isinstance(getattr(m, "weight", None), nn.Parameter)]
+    return sum(adapt.rank * sum(w.shape) for w in weights if w.ndim == 2)
+
+
+def check_memory(wanted: Need, device: str, micro_tokens: int, longest: int) -> str:
+    """What the plan says of memory. PlanError where the least does not fit, with what would."""
+    free = memory_gib(device)
+    if wanted.memory_gib <= free:
+        return f"at least, beside the loaded model; {free:.1f} GiB are free"
+    fitting = int((free - wanted.state_gib) / wanted.layers_gib * micro_tokens)
+    rest = "adapt.method: lora, precision: bfloat16, or a smaller model (`tunesmith models` shows which fit)"
+    if fitting >= longest and wanted.state_gib + wanted.export_gib <= free:
+        rest = f"--set train.micro_tokens={fitting} would fit (it changes memory, never the result); or {rest}"
+    raise PlanError(
+        f"too little memory: beside the loaded model the run takes at least {size(wanted.memory_gib)}, and "
+        f"{size(free)} are free on {device}. {rest}. If more is free than it seems: {MEMORY}=GIB says how much"
+    )
+
+
+def check_disk(folder: Path, wanted_gib: float, way: str) -> None:
+    """PlanError where the disk that this folder is or will be on has no room for this much."""
+    there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    free = shutil.disk_usage(there).free / GIB
+    if wanted_gib > free:
+        raise PlanError(
+            f"too little disk: {folder} will take about {size(wanted_gib)}, and {size(free)} are free there. Make "
+            f"room, or {way}"
+        )
+
+
+def size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{gib * 1024:.1f} MiB"
