@@ -14,7 +14,7 @@ import gzip
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Spec
-from tunesmith.evals import checks, probes
+from tunesmith.evals import checks, mcnemar, probes
 from tunesmith.models.adapters import Adapt
 from tunesmith.objectives.sft import SFT
 from tunesmith.opened import open_model
@@ -122,24 +122,33 @@ def shaken(session: Session, name: str, size: float) -> Snapshot:
     return session.publish(name)
 
 
-def smallest_noticed(probe: probes.Probe, base: float, num: int, tries: int = 1000) -> float | None:
+def smallest_noticed(probe: probes.Probe, base: float, num: int) -> float | None:
     """The smallest loss, of those tried, that is called lost in 8 of 10 simulated comparisons of this many items, where
-    a tenth of the items change besides. None where even a loss of all that the base has is not."""
-    rng = np.random.default_rng(0)
-    for loss in np.arange(0.01, base + 0.005, 0.01):
-        lost_rate = (max(probes.ASSUMED_DISCORDANCE, loss) + loss) / 2
-        won_rate = lost_rate - loss
-        counts = rng.multinomial(num, [won_rate, lost_rate, 1 - won_rate - lost_rate], size=tries)
-        pairs, times = np.unique(counts[:, :2], axis=0, return_counts=True)
-        caught = sum(t for (won, lost), t in zip(pairs, times) if is_lost(probe, int(won), int(lost), num))
-        if caught / tries >= 0.8:
-            return round(float(loss), 2)
-    return None
+    a tenth of the items move. None where even a loss of all that the base has is not."""
+    losses = np.arange(0.01, base + 0.005, 0.01)
+    return next((round(float(d), 2) for d in losses if power(probe, num, float(d)) >= 0.8), None)
 
 
-def is_lost(probe: probes.Probe, won: int, lost: int, num: int) -> bool:
-    scores = [[1.0] * lost + [0.0] * won + [1.0] * (num - won - lost), [0.0] * lost + [1.0] * (num - lost)]
-    return probes.result(probe, *scores).passed is False
+def power(probe: probes.Probe, num: int, loss: float, moved: float = probes.ASSUMED_DISCORDANCE) -> float:
+    """Share of simulated comparisons that are called lost; `moved`: share of items that only one model has right."""
+    won, lost = drawn(num, loss, moved)
+    return float(is_lost(probe, won, lost, num).mean())
+
+
+def drawn(num: int, loss: float, moved: float, tries: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """[tries] items won and lost."""
+    lost_rate = (max(moved, loss) + loss) / 2
+    rates = [lost_rate - loss, lost_rate, 1 - 2 * lost_rate + loss]
+    counts = np.random.default_rng(0).multinomial(num, rates, size=tries)
+    return counts[:, 0], counts[:, 1]
+
+
+def is_lost(probe: probes.Probe, won: np.ndarray, lost: np.ndarray, num: int) -> np.ndarray:
+    """The rule of `probes.result` on many comparisons at once, by the test that its interval is made from."""
+    margin = probe.margin_of(num)
+    is_shown = (lost > won) & (mcnemar.p_at(won, lost, num, 0.0) < probes.ALPHA)
+    is_kept = ((won - lost) / num > -margin) & (mcnemar.p_at(won, lost, num, -margin) < probes.ALPHA)
+    return is_shown & ~is_kept
 
 
 def factual(path: Path) -> dict[str, Any]:

@@ -21,7 +21,8 @@ REFUSALS = re.compile(
 )
 NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
 TURN_MARKS = re.compile(
-    r"<\|?\w+\|?>|\[/?INST\]|^\s*(?:user|assistant|human|system)\s*(?::|$)", re.MULTILINE | re.IGNORECASE
+    r"<\|\w+\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|^\s*(?:user|assistant|human|system)\s*(?::|$)",
+    re.MULTILINE | re.IGNORECASE,
 )
 LEAST_SHARED = 3  # words that an answer must have from its source, to count as one about it
 CONTENT_LETTERS = 4  # of a word that says what a text is about

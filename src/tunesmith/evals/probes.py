@@ -187,6 +187,8 @@ def result(probe: Probe, base: Sequence[float], tuned: Sequence[float], num_plan
         return GuardResult(probe.name, 0.0, 0.0, 0.0, (0.0, 0.0), margin, None, 0, note)
     found = measure(Cases([""] * num, list(base), list(tuned)), probe.metric(), Rules(alpha=ALPHA))
     low, high = found.interval
+    if not probe.is_binary and list(base) == list(tuned):
+        low = high = 0.0  # to the last bit the same model on every text: there is no spread to build an interval from
     passed: bool | None = None
     if low >= -margin:
         passed, note = True, ""
@@ -200,7 +202,7 @@ def result(probe: Probe, base: Sequence[float], tuned: Sequence[float], num_plan
     if num < num_planned:
         cut = f"{num} of {num_planned} items were asked: evals.guard_budget_s was over"
         note = f"{note}; {cut}" if note else cut
-    return GuardResult(probe.name, found.base, found.tuned, found.effect, found.interval, margin, passed, num, note)
+    return GuardResult(probe.name, found.base, found.tuned, found.effect, (low, high), margin, passed, num, note)
 
 
 def stopping(base: Sequence[Written], tuned: Sequence[Written], num_planned: int = 0) -> GuardResult:
