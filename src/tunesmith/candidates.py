@@ -186,14 +186,17 @@ def ask(job: Job, one: Found, share_s: float, progress: Callable[[int], None]) -
         base = load_base(recipe, compute(recipe))
         session, renderer = Session(base), Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
         one.tokens_per_word = words_cost(base.tokenizer, [prompt_text(e) + "\n" + answer_text(e) for e in job.cases])
+        last_s = 0.0
         for begin in range(0, len(job.cases), CHUNK):
-            if time.monotonic() > until:
+            began = time.monotonic()
+            if began + last_s > until:  # as long as the last few took, and these would end too late
                 break
             chunk = job.cases[begin : begin + CHUNK]
             nats = foretold(job, session, renderer, chunk)
             one.answers += answered(job, session, renderer, chunk)
             one.nats += nats
             progress(begin + len(chunk))
+            last_s = time.monotonic() - began
     except TunesmithError as error:
         one.problem = str(error)
         return

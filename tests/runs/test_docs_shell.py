@@ -21,6 +21,11 @@ PAGES = sorted(["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p
 # and so does a row here that no page needs.
 NOT_RUN = (
     ("git clone", "needs a network and the address of this repository"),
+    ("cd tunesmith", "into the clone, which is not there"),
+    ("python3 -m venv", "makes an environment; the tests run in one"),
+    ("source", "enters an environment; the tests run in one"),
+    ("pip install", "installs; the tests run on what is installed"),
+    ("powershell:", "PowerShell is not on the machines of the tests"),
     ("make", "installs and runs the whole project; CI is made of the same targets"),
     ("ollama", "a program of its own, not on the machines of the tests"),
     ("llama-cli", "a program of its own; its library opens every export in tests/runs/test_export.py"),
@@ -29,10 +34,15 @@ NOT_RUN = (
     ("from openai import OpenAI", "asks a server; tests/runs/test_serve.py asks the same with the same client"),
     ("tunesmith serve", "runs until Ctrl-C; tests/runs/test_serve.py starts it and asks it"),
     ("tunesmith export runs/quickstart --to merged --push", "would send a model to the hub"),
+    ("export HF_HUB_OFFLINE", "would stay for the other pages; it is set for all of them here"),
     ("eval", "changes the shell that one sits at; tests/unit/test_schema.py runs the scripts in bash"),
 )
 
 Given = Callable[[Path, Path], object]  # (folder of the page, a finished run on labels and one on replies)
+
+
+def both(*given: Given) -> Given:
+    return lambda folder, runs: [each(folder, runs) for each in given]
 
 
 def run_at(place: str, kind: str) -> Given:
@@ -42,6 +52,9 @@ def run_at(place: str, kind: str) -> Given:
 
 GIVEN: dict[str, Given] = {
     "docs/export.md": run_at("runs/quickstart", "replies"),
+    "docs/gates.md": run_at("runs/quickstart", "labels"),
+    "docs/guides/laptop.md": run_at("runs/quickstart", "replies"),
+    "docs/guides/review.md": both(run_at("runs/first", "labels"), run_at("runs/second", "labels")),
     "docs/predict.md": run_at("runs/tickets", "labels"),
 }
 
@@ -86,6 +99,11 @@ def test_a_page_does_what_it_shows(path: str, tmp_path: Path, runs: Path, monkey
     read(path, tmp_path, runs)
 
 
+def powershell(path: str) -> list[str]:
+    found = pages.blocks((ROOT / path).read_text(encoding="utf-8"))
+    return [line for block in found if block.language == "powershell" for line in block.body.splitlines()]
+
+
 def test_nothing_is_listed_that_no_page_shows() -> None:
     shown = [
         line.strip()
@@ -93,6 +111,7 @@ def test_nothing_is_listed_that_no_page_shows() -> None:
         for block in pages.blocks((ROOT / path).read_text(encoding="utf-8"))
         for line in block.body.splitlines()
     ]
+    shown += [f"powershell: {text}" for path in PAGES for text in powershell(path)]
     assert [start for start, _ in NOT_RUN if not any(line.startswith(start) for line in shown)] == []
     assert set(GIVEN) <= set(PAGES)
 
@@ -136,11 +155,9 @@ def test_mutant_page_is_found(mutant: str, tmp_path: Path, monkeypatch: pytest.M
 
 def test_pipes_redirections_and_comments() -> None:
     body = "# first\necho 'a | b' | tunesmith chat x > out.txt  # exit code 2: why\ntunesmith run \\\n  r.yaml\n"
-    first, second = pages.steps(body)
-    assert (first.words, first.piped, first.into, first.code) == (
-        ("tunesmith", "chat", "x"),
-        "echo 'a | b'",
-        "out.txt",
-        2,
-    )
+    first, second = map(pages.step_of, pages.lines(body))
+    assert (first.words, first.piped, first.into) == (("tunesmith", "chat", "x"), "echo 'a | b'", "out.txt")
+    assert (first.code, second.code) == (2, 0)
     assert second.words == ("tunesmith", "run", "r.yaml")
+    with pytest.raises(pages.Broken, match="one command a line"):
+        pages.step_of("tunesmith doctor && tunesmith runs")

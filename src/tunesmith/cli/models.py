@@ -95,7 +95,7 @@ def inventory(folders: list[Path], *, as_json: bool) -> None:
 def columned(names: tuple[str, ...]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for index, name in enumerate(names):
-        table.add_column(name, justify="right" if index > 1 else "left", overflow="fold", no_wrap=index != 1)
+        table.add_column(name, justify="right" if index > 1 else "left", overflow="fold", no_wrap=index < 2)
     return table
 
 
@@ -143,7 +143,7 @@ def tell_ranking(found: Any) -> None:
 
 def with_interval(value: float, interval: tuple[float, float]) -> str:
     digits = 1 if max(abs(value), *map(abs, interval)) > 10 else 3
-    return f"{value:.{digits}f}\n{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+    return f"{value:.{digits}f}\n{interval[0]:.{digits}f}–{interval[1]:.{digits}f}"
 
 
 @app.command("list")
