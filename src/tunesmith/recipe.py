@@ -34,6 +34,7 @@ class Data:
     train: tuple[str, ...] = ()
     dev: tuple[str, ...] = ()  # files to make choices on; without one, dev_frac of the training rows
     test: tuple[str, ...] = ()  # files of held-out cases for the verdict; without one, test_frac of the training rows
+    ood: tuple[str, ...] = ()  # files of cases from elsewhere (other months, another shop): a row beside the verdict
     columns: Columns = field(default_factory=Columns)  # which column means what; what is left out is told by its name
     reading: Reading = field(default_factory=Reading)  # how files are read, where they do not tell it themselves
     dev_frac: float = 0.1  # share of the rows to make choices on, where no dev file is given
@@ -83,6 +84,8 @@ class Evals:
     sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure
     guards: Literal["full", "quick", "off"] = "full"  # probes of what the model could do before; quick: a fifth of them
     guard_budget_s: float = 300.0  # seconds for one model's guard probes; those past it are "not known"
+    # slips, other wordings, inputs that fit no label, recited rows; quick: 40 cases in 5 ways, full: 200 in up to 9
+    robustness: Literal["off", "quick", "full"] = "off"
     schema: str | dict[str, Any] | None = None  # a JSON schema, as a file or written here, that answers have to fit
     code: Code = field(default_factory=Code)  # how programs are tried, for the metric pass_at_k
     judge: JudgeBy = field(default_factory=JudgeBy)  # another model that compares the answers; off unless it is named
@@ -119,6 +122,8 @@ class Recipe:
     export: tuple[Literal["adapter", "merged"], ...] = ("adapter", "merged")  # what is left behind to use elsewhere
     # where the curves go beside metrics.jsonl; each needs its extra: pip install 'tunesmith[wandb]'
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    # country of the electricity (three letters: DEU, USA …), to count energy and CO2e; pip install 'tunesmith[energy]'
+    energy: str | None = None
 
 
 class Loader(yaml.SafeLoader):
@@ -286,7 +291,21 @@ def read(path: Path | None, overrides: dict[str, Any]) -> tuple[Recipe, str]:
             raise RecipeError(f"recipe {path} is not YAML: {where_of(error)}") from error
     for key, value in overrides.items():
         place(settings, key, value)
+    if path is not None:
+        beside(settings, path.parent)
     return parse(settings), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def beside(settings: Any, folder: Path) -> None:
+    """A metric of one's own and a schema lie next to the recipe, unless they are found from here."""
+    for group, key in (("task", "metric"), ("evals", "schema")):
+        part = settings.get(group) if isinstance(settings, dict) else None
+        said = part.get(key) if isinstance(part, dict) else None
+        if not isinstance(said, str):
+            continue
+        file, colon, name = said.rpartition(":") if ".py:" in said else (said, "", "")
+        if not Path(file).exists() and (folder / file).is_file():
+            place(settings, f"{group}.{key}", f"{folder / file}{colon}{name}")
 
 
 def where_of(error: Exception) -> str:

@@ -38,10 +38,11 @@ from tunesmith.recipe import Recipe, read
 from tunesmith.report import card, html
 from tunesmith.room import check_disk
 from tunesmith.teach import teach
+from tunesmith.trackers import energy
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.types import GuardResult
 
-MAY_CHANGE = ("export", "trackers", "gates")  # keys of a recipe that no number depends on
+MAY_CHANGE = ("export", "trackers", "gates", "energy")  # keys of a recipe that no number depends on
 NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
 
 
@@ -67,9 +68,13 @@ def run(
         if resume:
             refuse_other_recipe(recipe, out)
         folder.write_text("recipe.yaml", text)
-        with folder.stop, Tracked.of(recipe.trackers, out, tell.say) as tracked:
+        with (
+            folder.stop,
+            energy.Meter(recipe.energy, out) as meter,
+            Tracked.of(recipe.trackers, out, tell.say) as tracked,
+        ):
             try:
-                return whole(recipe, folder, note, tracked)
+                return whole(recipe, folder, note, tracked, meter)
             except Interrupted:
                 write_reports(out)  # what there is to see so far
                 raise
@@ -93,7 +98,9 @@ def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
         )
 
 
-def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dict[str, Any]:
+def whole(
+    recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked, meter: energy.Meter
+) -> dict[str, Any]:  # fmt: skip
     """Stage after stage; each leaves files behind that a resume finds."""
     out = folder.path
     with folder.stage("prepare"):
@@ -131,7 +138,8 @@ def whole(recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked) -> dic
     folder.write("verdict.json", verdict)
     gates.write(gates.check(recipe.gates, out), out)
     tracked.end({k: verdict[k] for k in ("decision", "metric", "base", "tuned", "effect", "p", "num_cases")})
-    folder.write("cost.json", folder.cost())
+    meter.stop()
+    folder.write("cost.json", cost_of(folder, verdict, made.metric.span))
     folder.tell.stage("report", None)
     write_reports(out)
     for name in folder.read("export.json"):
@@ -146,6 +154,18 @@ def opened_before(folder: RunFolder, made: Material) -> list[openings.Opening]:
         kept = [asdict(o) for o in openings.open_cases([e.id for e in made.split.test], folder.path)]
         folder.write("openings.json", kept)
     return [openings.Opening(**o) for o in kept]
+
+
+def cost_of(folder: RunFolder, verdict: Mapping[str, Any], span: float) -> dict[str, Any]:
+    """Time, memory, energy; and where something was gained, what each hundredth of the metric's range has cost."""
+    cost = folder.cost() | energy.summed(folder.path)
+    points = 100 * verdict["effect"] / span
+    if verdict["decision"] == "better" and points > 0:
+        counted = cost.get("energy", {})
+        cost["per_point"] = {"seconds": cost["total_s"] / points} | {
+            key: counted[key] / points for key in ("kwh", "co2e_kg") if key in counted
+        }
+    return cost
 
 
 def write_reports(out: Path) -> None:

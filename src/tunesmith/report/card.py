@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DataError
-from tunesmith.report import cases, first_screen, words
+from tunesmith.report import cases, costs, first_screen, words
 from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read
 from tunesmith.report.hub_metadata import front_matter
@@ -151,7 +151,8 @@ def cost_lines(cost: Mapping[str, Any]) -> list[str]:
         f"{words.count(speed) if known[1] else words.NOT_KNOWN} tokens/s; peak memory "
         + (f"{peak:.2f} GiB." if known[0] else f"{words.NOT_KNOWN}.")
     )
-    return [*table(["Stage", "Time", "Budget"], rows), total, ""]
+    more = [f"{name}: {said}." for name, said in costs.beside_time(cost)]
+    return [*table(["Stage", "Time", "Budget"], rows), total, *more, ""]
 
 
 def hash_lines(lock: Mapping[str, Any]) -> list[str]:

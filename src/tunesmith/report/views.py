@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunesmith.report import charts, first_screen, words
+from tunesmith.report import charts, costs, first_screen, words
 from tunesmith.report.data_view import flat
 
 
@@ -181,7 +181,7 @@ def cost_facts(cost: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     peak = cost.get("peak_gib")
     said.append(("Peak memory", f"{peak:.2f} GiB" if is_number(peak) else words.NOT_KNOWN))
-    return said
+    return [*said, *costs.beside_time(cost)]
 
 
 def locked(lock: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
