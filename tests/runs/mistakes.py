@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
 from tests.runs import tiny_runs
 
 from tunesmith.cli.main import main
@@ -92,8 +96,12 @@ def raw(name: str, content: bytes) -> Setup:
     return lambda folder: (folder / name).write_bytes(content)
 
 
-def gone(name: str) -> Setup:
-    return lambda folder: (folder / name).unlink()
+def gone(*names: str) -> Setup:
+    def remove(folder: Path) -> None:
+        for name in names:
+            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+
+    return remove
 
 
 def cut(name: str, share: float = 0.5) -> Setup:
@@ -104,6 +112,50 @@ def cut(name: str, share: float = 0.5) -> Setup:
         (folder / name).write_bytes(whole[: int(share * len(whole))])
 
     return half
+
+
+def rows_of(name: str, *rows: dict[str, object]) -> Setup:
+    return text(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def half_workbook(folder: Path) -> None:
+    book = openpyxl.Workbook()
+    for i in range(50):
+        book.active.append([f"prompt {i}", f"completion {i}"])
+    book.save(folder / "r.xlsx")
+    cut("r.xlsx")(folder)
+
+
+def half_table(folder: Path) -> None:
+    pq.write_table(pa.table({"text": ["a fox", "a dog"] * 20, "label": ["fox", "dog"] * 20}), folder / "r.parquet")
+    cut("r.parquet")(folder)
+
+
+def unfinished(folder: Path) -> None:
+    """The run as it is left before its exports."""
+    for name in ("verdict.json", "export.json"):
+        (folder / "run" / name).unlink()
+    for name in ("adapter", "merged"):
+        shutil.rmtree(folder / "run" / name)
+
+
+def other_base(folder: Path) -> None:
+    """The model's folder with other weights in it."""
+    path = folder / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"] = weights["model.norm.weight"] + 0.5
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def replaced(name: str, old: str, new: str) -> Setup:
+    def replace(folder: Path) -> None:
+        (folder / name).write_text((folder / name).read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+
+    return replace
+
+
+def folder(name: str) -> Setup:
+    return lambda here: (here / name).mkdir()
 
 
 def changed(name: str, **keys: object) -> Setup:

@@ -47,7 +47,8 @@ class Words(TyperGroup):
             raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] in VERBS and args[0] not in self.commands:
+        ours = VERBS.get(args[0] if args else "", "").partition(" ")[0]
+        if ours in self.commands and args[0] not in self.commands:
             raise RecipeError(
                 f"there is no command {args[0]!r}; what other tools call so is tunesmith {VERBS[args[0]]}"
             )
