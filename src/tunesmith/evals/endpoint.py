@@ -1,4 +1,7 @@
-"""A chat model behind an OpenAI-compatible address: one question, one answer, with patience and without surprises."""
+"""A chat model behind an OpenAI-compatible address: one question, one answer, with patience and without surprises.
+
+What judges answers (`judge.py`) and what is evaluated itself (`tunesmith/answerers.py`) ask through it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 from tunesmith.errors import InputError, RunError
+from tunesmith.types import Message
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TIMEOUT_S, LONGEST_WAIT_S, NUM_TRIES = 120.0, 60.0, 6
@@ -26,6 +30,14 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *given: Any, **named: Any) -> None:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What an endpoint answered."""
+
+    text: str
+    stopped: bool  # False: it ran into the limit of tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +68,27 @@ class Endpoint:
                 )
 
     @property
+    def is_here(self) -> bool:
+        """Whether what is sent stays on this machine."""
+        return urlsplit(self.address).hostname in LOOPBACK
+
+    @property
     def host(self) -> str:
         where = urlsplit(self.address)
         return where.netloc.rpartition("@")[2] or self.address[:60]
 
     def ask(self, system: str, user: str, until: float, sleep: Callable[[float], None] = time.sleep) -> str:
-        """The answer's text, at temperature 0. `until`: of time.monotonic(); RunError past it.
+        """The text of the answer to one question under one instruction."""
+        return self.complete((Message("system", system), Message("user", user)), until, sleep).text
+
+    def complete(self, turns: Sequence[Message], until: float, sleep: Callable[[float], None] = time.sleep) -> Spoken:
+        """What follows these turns, at temperature 0. `until`: of time.monotonic(); RunError past it.
 
         What another try may mend is tried again, later each time or as the server says.
         """
         body = {
             "model": self.model, "temperature": 0, "max_tokens": self.max_tokens,
-            "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+            "messages": [turn.as_dict() for turn in turns],
         }  # fmt: skip
         for attempt in range(NUM_TRIES):
             left = until - time.monotonic()
@@ -100,12 +121,13 @@ class Endpoint:
             raise ValueError(f"an answer of more than {MOST_BYTES} bytes")
         return found
 
-    def answer(self, raw: bytes) -> str:
+    def answer(self, raw: bytes) -> Spoken:
         try:
-            text = json.loads(raw)["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError, ValueError):
+            choice = json.loads(raw)["choices"][0]
+            text, why = choice["message"]["content"], choice.get("finish_reason")
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise ValueError("what came back is no chat completion") from None
-        return text if isinstance(text, str) else ""
+        return Spoken(text if isinstance(text, str) else "", why != "length")
 
     def hidden(self, text: str) -> str:
         """Without the key, which a careless server may repeat."""
