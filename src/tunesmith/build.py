@@ -16,7 +16,7 @@ from tunesmith.data.columns import Columns
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.located import check_there, files_named, find_splits
 from tunesmith.data.render import Rendered, Renderer
-from tunesmith.data.split import Ledger, Split, split
+from tunesmith.data.split import Ledger, Split, key, split
 from tunesmith.engine.loop import State
 from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.engine.schedule import auto_lr
@@ -59,6 +59,7 @@ class Material:
     files: dict[str, str]  # path -> SHA-256
     audit: dict[str, Any]
     calibration: tuple[Example, ...]  # of dev, for labels: at most evals.max_cases
+    ood: tuple[Example, ...] = ()  # cases from elsewhere, at most evals.max_cases; none of them stands in training
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,13 @@ def files_of(recipe: Recipe) -> dict[str, list[Path]]:
 
 def check_files(recipe: Recipe) -> None:
     """Before anything takes time: each file that the recipe names is there."""
-    for paths in files_of(recipe).values():
+    for paths in (*files_of(recipe).values(), ood_files(recipe)):
         for path in paths:
             check_there(path)
+
+
+def ood_files(recipe: Recipe) -> list[Path]:
+    return [file for name in recipe.data.ood for file in files_named(name)]
 
 
 def drawn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
@@ -138,6 +143,20 @@ def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, 
     return main, parts, digests
 
 
+def read_ood(recipe: Recipe, columns: Columns, parts: Split) -> tuple[tuple[Example, ...], dict[str, str]]:
+    """Cases from elsewhere whose prompt or group stands in no split of the run, and the digests of their files."""
+    if not recipe.data.ood:
+        return (), {}
+    read = ingest.read(ood_files(recipe), columns, recipe.data.reading)
+    known = {key(e) for e in (*parts.train, *parts.dev, *parts.test)}
+    fresh = [e for e in read.examples if key(e) not in known]
+    if not fresh:
+        raise DataError(
+            f"all {len(read.examples)} rows of data.ood also stand in train, dev or test; wanted cases from elsewhere"
+        )
+    return drawn(fresh, recipe.evals.max_cases), read.files
+
+
 def untold(done: int, total: int, text: str) -> None:
     return
 
@@ -146,10 +165,12 @@ def material(
     recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Callable[[int, int, str], None] = untold
 ) -> Material:
     """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update."""
+    means = means_of(recipe.evals, recipe.task.metric)
     main, parts, digests = read_split(recipe, ledger)
+    ood, ood_digests = read_ood(recipe, main.columns, parts)
     task = ingest.infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
     kind = KINDS[task]
-    odd = next((e for e in main.examples if isinstance(e.target, (Pair, Task))), None)
+    odd = next((e for e in (*main.examples, *ood) if isinstance(e.target, (Pair, Task))), None)
     if odd is not None:
         raise PlanError(
             f"{odd.source} is a {type(odd.target).__name__.lower()}; only replies and labels can be learned from yet"
@@ -162,7 +183,6 @@ def material(
             f"task classify needs at least two labels; the data has {there}. Add rows with others, or name another "
             "label column: --set data.columns.label=NAME"
         )
-    means = means_of(recipe.evals, recipe.task.metric or kind.metric)
     metric, secondary = metrics_of(recipe, kind, means)
     instruction = (
         kind.instruction.format(labels=", ".join(labels))
@@ -190,7 +210,8 @@ def material(
     longest = longest_reply(train) if recipe.evals.max_new_tokens is None else recipe.evals.max_new_tokens
     return Material(
         task, kind, instruction, metric, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
-        longest, main.columns, digests, found, drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (),
+        longest, main.columns, digests | ood_digests, found,
+        drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood,
     )  # fmt: skip
 
 

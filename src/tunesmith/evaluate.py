@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,17 +15,17 @@ from tunesmith.build import Material, is_labelled, prompt_text, references
 from tunesmith.data.pack import pack
 from tunesmith.data.split import key
 from tunesmith.engine.session import Session
-from tunesmith.engine.tenant import Snapshot, Who
+from tunesmith.engine.tenant import Who
 from tunesmith.errors import PlanError
 from tunesmith.evals.baselines import baselines
 from tunesmith.evals.compare import Cases, Rules, compare, secondary
+from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.score import Answer, chosen, mean_nll, written
 from tunesmith.evals.tasks import Form, label_record
-from tunesmith.files import sha256_text, tensors_digest
-from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
+from tunesmith.measured import Asking, asking_key, of_texts, outputs, sampled, with_numbers
 from tunesmith.recipe import Recipe
-from tunesmith.types import Completion, Example, Message, Verdict
+from tunesmith.types import Example, Message, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,17 @@ def ask(
     """Answers in the order of the cases, within evals.budget_s; what an earlier, stopped sitting kept is not asked
     again."""
     prompts = [form.prompt(e, made.instruction) for e in cases]
+    limits = Limits(
+        made.max_new_tokens,
+        made.renderer.stop_ids,
+        seed=recipe.seed,
+        rows=recipe.evals.rows,
+        deadline_s=recipe.evals.budget_s,
+    )
+    asking = Asking(session, who, made.renderer, cases, prompts, limits, recipe.train.micro_tokens, sitting)
     if made.kind.scoring == "likelihood":
-        return Asked(form.name, tuple(_by_likelihood(session, who, recipe, made, cases, prompts, sitting)))
+        answers = _by_likelihood(session, who, recipe, made, cases, prompts, sitting)
+        return Asked(form.name, tuple(with_numbers(asking, answers, made.means)))
     tokens = [made.renderer.prompt(p) for p in prompts]
     longest = max(map(len, tokens), default=0) + made.max_new_tokens
     context = session.base.context_tokens
@@ -56,28 +64,8 @@ def ask(
             f"a held-out prompt in the form {form.name!r} needs {longest} tokens with its answer, the model's context "
             f"is {context}: lower evals.few_shot or evals.max_new_tokens, or drop long rows"
         )
-    limits = Limits(
-        made.max_new_tokens,
-        made.renderer.stop_ids,
-        seed=recipe.seed,
-        rows=recipe.evals.rows,
-        deadline_s=recipe.evals.budget_s,
-    )
-    said = (tokens, limits.max_new_tokens, limits.stop_ids, limits.seed, limits.rows)
-    known = {row: Completion(tuple(c["tokens"]), tuple(c["logp"]), c["text"], c["stopped"])
-             for row, c in sitting.begin(asking_key(who, said)).items()}  # fmt: skip
-    sitting.progress(len(known), len(cases))
-    done = session.sample(
-        who, tokens, limits, decode=made.renderer.text, progress=lambda n: sitting.progress(n, len(cases)),
-        kept=Kept(known, lambda fresh: sitting.keep({row: asdict(c) for row, c in fresh.items()})),
-    )  # fmt: skip
-    return Asked(form.name, tuple(written(done)))
-
-
-def asking_key(who: Who, said: tuple[object, ...]) -> str:
-    """Of what decides the answers, bit by bit: the weights that are asked, and what they are asked in which batches."""
-    asked = tensors_digest(who.values.items()) if isinstance(who, Snapshot) else str(who)
-    return sha256_text(json.dumps([asked, said], default=list))
+    done = sampled(asking, tokens, limits, sitting)
+    return Asked(form.name, tuple(with_numbers(asking, written(done), made.means)))
 
 
 def _by_likelihood(
@@ -113,11 +101,13 @@ def choose_form(
         first = made.forms[0]
         return first, [{"form": first.name, "dev_score": None, "num_cases": 0, "chosen": True}]
     wanted = references(cases)
+    # a judge compares two models, and there is one yet
+    metric = METRICS[made.kind.metric] if made.metric.needs == "judge" else made.metric
     scores = []
     for index, form in enumerate(made.forms):
         asked = ask(session, None, recipe, made, form, cases, sitting(index))
-        scores.append(made.metric.corpus(asked.texts(), wanted))
-    best = max(range(len(scores)), key=lambda i: scores[i])
+        scores.append(metric.corpus(outputs(metric, asked.answers), wanted))
+    best = max(range(len(scores)), key=lambda i: -scores[i] if metric.less_is_better else scores[i])
     rows = [
         {"form": f.name, "dev_score": s, "num_cases": len(cases), "chosen": i == best}
         for i, (f, s) in enumerate(zip(made.forms, scores))
@@ -138,12 +128,8 @@ def verdict_of(
 ) -> dict[str, Any]:
     """verdict.json but for the run's name and the digests of the models."""
     cases = made.split.test
-    groups = [e.group for e in cases] if any(e.group for e in cases) else None
-    compared = Cases(references(cases), base.texts(), tuned.texts(), groups)
-    simple = baselines(
-        [prompt_text(e) for e in made.split.train], references(made.split.train), [prompt_text(e) for e in cases],
-        is_labels=is_labelled(cases),
-    )  # fmt: skip
+    compared = cases_of(made, made.metric, base, tuned)
+    simple = simple_outputs(made)
     notes = [n for n in notes if n]
     best = max((f["dev_score"] for f in forms if f["dev_score"] is not None), default=None)
     if best is not None:
@@ -162,10 +148,35 @@ def verdict_of(
     rules = Rules(alpha=recipe.evals.alpha, smallest_that_matters=recipe.task.smallest_that_matters, seed=recipe.seed)
     verdict = compare(compared, made.metric, rules, baselines=simple, task=made.task, notes=notes)
     facts = as_facts(verdict)
-    facts["secondary"] = secondary(compared, made.secondary, rules)
+    facts["secondary"] = {}
+    for metric in made.secondary:
+        facts["secondary"] |= secondary(cases_of(made, metric, base, tuned), [metric], rules)
     facts["base_form"] = base.form
     facts["digests"] = {"test_cases": cases_digest(cases)}
     return facts
+
+
+def cases_of(made: Material, metric: Metric, base: Asked, tuned: Asked) -> Cases:
+    """What the metric compares: all held-out cases, but for a judge that was asked about some."""
+    cases, sides = made.split.test, [outputs(metric, asked.answers) for asked in (base, tuned)]
+    there = [k for k, pair in enumerate(zip(*sides)) if None not in pair]
+    wanted = references(cases)
+    groups = [cases[k].group for k in there] if any(e.group for e in cases) else None
+    of_base, of_tuned = ([side[k] for k in there] for side in sides)
+    return Cases([wanted[k] for k in there], of_base, of_tuned, groups)
+
+
+def simple_outputs(made: Material) -> dict[str, Any]:
+    """What needs no tuning, as the primary metric reads it; nothing where it reads more than a text."""
+    train, cases = made.split.train, made.split.test
+    found = baselines(
+        [prompt_text(e) for e in train], references(train), [prompt_text(e) for e in cases],
+        is_labels=is_labelled(cases),
+    )  # fmt: skip
+    if made.metric.needs == "answer":
+        return dict(found)
+    read = {name: of_texts(made.metric, texts, cases, made.means) for name, texts in found.items()}
+    return {name: rows for name, rows in read.items() if rows is not None}
 
 
 def as_facts(verdict: Verdict) -> dict[str, Any]:
@@ -190,12 +201,29 @@ def case_table(made: Material, base: Asked, tuned: Asked) -> pa.Table:
         "reference": wanted,
         "base_output": base.texts(),
         "tuned_output": tuned.texts(),
-        "base_score": [float(s) for s in made.metric.cases(base.texts(), wanted)],
-        "tuned_score": [float(s) for s in made.metric.cases(tuned.texts(), wanted)],
+        "base_score": scores_of(made.metric, base, wanted),
+        "tuned_score": scores_of(made.metric, tuned, wanted),
         "base_stopped": [a.stopped for a in base.answers],
         "tuned_stopped": [a.stopped for a in tuned.answers],
         "base_probability": [a.probability for a in base.answers],
         "tuned_probability": [a.probability for a in tuned.answers],
+        **measured_columns(made.metric, base, tuned),
         "changed": [b != t for b, t in zip(base.texts(), tuned.texts())],
     }
     return pa.table(rows)
+
+
+def scores_of(metric: Metric, asked: Asked, wanted: Sequence[str]) -> list[float | None]:
+    """Of each case; None where it was not measured."""
+    given = outputs(metric, asked.answers)
+    return [None if o is None else float(metric.case(o, w)) for o, w in zip(given, wanted, strict=True)]
+
+
+def measured_columns(metric: Metric, base: Asked, tuned: Asked) -> dict[str, Any]:
+    """What the primary metric read where that is not the text, so that runs can be compared by it later."""
+    found: dict[str, Any] = {"scale": [metric.scale] * len(base.answers)}
+    if metric.needs != "answer":
+        for name, asked in (("base", base), ("tuned", tuned)):
+            rows = [None if o is None else list(map(float, o)) for o in outputs(metric, asked.answers)]
+            found[f"{name}_measured"] = pa.array(rows, pa.list_(pa.float64()))
+    return found

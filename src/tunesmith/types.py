@@ -86,6 +86,8 @@ class Example:
     group: str | None = None
     weight: float = 1.0
     source: str = ""  # file:line
+    tests: str = ""  # Python that a program given as the answer must pass, for pass@k
+    slices: Mapping[str, str] = field(default_factory=dict)  # column -> value, by which results are shown apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,16 @@ class Columns:
     tools: str | None = None  # the functions that the model may call, as JSON
     group: str | None = None  # rows with one value stay together: a customer is in training or in the test
     weight: str | None = None  # how much a row counts; 0 is not learned
+    slices: tuple[str, ...] = ()  # columns by which results are shown apart (language, region, gender); not learned from
+    tests: str | None = None  # Python tests that the answer must pass, where it is a program: for the metric pass_at_k
 
     def used(self) -> tuple[str, ...]:
         """All columns that are read."""
         templates = (*(self.prompt or ()), *([] if self.reply is None else [self.reply]))
         single = (
             self.messages, self.label, self.chosen, self.rejected, *(self.facts or ()), self.conversation, self.role,
-            self.content, self.time, self.system, self.tools, self.group, self.weight,
+            self.content, self.time, self.system, self.tools, self.group, self.weight, self.tests,
+            *self.slices,
         )  # fmt: skip
         found = [name for text in templates for name in names_in(text)] + [name for name in single if name is not None]
         return tuple(dict.fromkeys(found))
@@ -116,6 +119,20 @@ def group_of(row: Row, columns: Columns) -> str | None:
     if value is None or value == "":
         return None
     return check(str(value), "the group")
+
+
+def slices_of(row: Row, columns: Columns) -> dict[str, str]:
+    """Column -> what it says of the row; empty cells are left out."""
+    said = {name: row[name] for name in columns.slices if row.get(name) is not None}
+    texts = {name: check(str(value).strip(), f"the column '{name}'") for name, value in said.items()}
+    return {name: text for name, text in texts.items() if text}
+
+
+def tests_of(row: Row, columns: Columns) -> str:
+    """The row's unit tests; a list of them is joined by line ends."""
+    value = row.get(columns.tests) if columns.tests is not None else None
+    lines = value if isinstance(value, list) else [value]
+    return check("\n".join(str(line) for line in lines if line is not None), "the tests")
 
 
 def _value(row: Row, name: str) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
-from tunesmith.data.columns import Columns, content_of, group_of, weight_of
+from tunesmith.data.columns import Columns, content_of, group_of, slices_of, tests_of, weight_of
 from tunesmith.data.infer import infer
 from tunesmith.data.rows import About, Reading, Rejected, Row, digest, rows
 from tunesmith.data.threads import as_chats, gather
@@ -139,8 +139,9 @@ def _example(row: Row, columns: Columns, seen: Counter[str], source: str) -> Exa
     content = example_id(prompt, target)
     seen[content] += 1
     return Example(
-        f"{content}-{seen[content]}", prompt, target, group_of(row, columns), weight_of(row, columns), source
-    )
+        f"{content}-{seen[content]}", prompt, target, group_of(row, columns), weight_of(row, columns), source,
+        tests_of(row, columns), slices_of(row, columns),
+    )  # fmt: skip
 
 
 def example_id(prompt: tuple[Message, ...], target: Target) -> str:

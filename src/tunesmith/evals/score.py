@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ class Answer:
     num_tokens: int
     probability: float | None = None  # of the label, among the labels
     label_logps: tuple[float, ...] = ()  # nats of each label, in their order
+    measured: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what metrics read beside the text
 
 
 def written(completions: Sequence[Completion]) -> list[Answer]:

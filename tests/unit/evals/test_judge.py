@@ -17,7 +17,8 @@ from sklearn.metrics import cohen_kappa_score
 from tunesmith.errors import InputError, RunError
 from tunesmith.evals import judge as judges
 from tunesmith.evals.endpoint import Endpoint
-from tunesmith.evals.judge import Contest, JudgeBy, Kept, Vote, preferred, read_votes, trust
+from tunesmith.evals.judge import Contest, Kept, Vote, preferred, read_votes, trust
+from tunesmith.evals.knobs import JudgeBy
 
 Reply = tuple[int, dict[str, str], str]  # status, headers, body
 

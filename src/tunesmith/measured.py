@@ -1,0 +1,278 @@
+"""What a metric needs beside the text of an answer, measured while the model is asked, and kept with the answer."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tunesmith import offline
+from tunesmith.answered import Sitting
+from tunesmith.data.pack import pack
+from tunesmith.data.render import Renderer
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Snapshot, Who
+from tunesmith.errors import DataError, InputError, PlanError, RecipeError
+from tunesmith.evals import own, sandbox
+from tunesmith.evals.endpoint import LOOPBACK, Endpoint
+from tunesmith.evals.json_scores import Schema
+from tunesmith.evals.knobs import Code
+from tunesmith.evals.metrics import METRICS, Metric
+from tunesmith.evals.passing import program
+from tunesmith.evals.score import Answer, segment_sums
+from tunesmith.evals.tasks import answer_text
+from tunesmith.files import sha256_text, tensors_digest
+from tunesmith.generate.kept import Kept
+from tunesmith.generate.limits import Limits
+from tunesmith.recipe import Evals
+from tunesmith.types import Completion, Example, Message, Record, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """With what the answers are measured; what no metric of the run needs is None."""
+
+    metrics: tuple[Metric, ...] = ()  # those that read more than the text
+    schema: Schema | None = None
+    own: own.Own | None = None
+    code: Code | None = None
+    isolate: bool = True  # False: programs run without a sandbox, because the user insists
+    words: tuple[tuple[str, str, str], ...] = ()  # rows of the plan: key, value, why
+    digests: tuple[tuple[str, str], ...] = ()  # of what has to stay the same: for the lock
+
+    def named(self, name: str) -> Metric | None:
+        return next((m for m in self.metrics if m.name == name), None)
+
+
+def means_of(evals: Evals, metric_name: str | None) -> Means:
+    """Everything that the recipe asks for, opened and tried before any data is read. `metric_name`: as the recipe says
+    it; the metrics that tasks bring along read the answer's text."""
+    found: dict[str, Any] = {}
+    metrics: list[Metric] = []
+    words: list[tuple[str, str, str]] = []
+    digests: dict[str, str] = {}
+    if metric_name is not None and own.is_own(metric_name):
+        mine = own.load(metric_name)
+        metrics.append(mine.metric)
+        found["own"] = mine
+        digests["own metric"] = mine.digest
+        words.append(("own metric", str(mine.path), "trusted code: it runs here with all your rights"))
+    if evals.schema is not None:
+        schema, name = schema_of(evals.schema)
+        found["schema"] = Schema(schema, name)
+        metrics.append(METRICS["json_schema"])
+        digests["schema"] = json.dumps(schema, sort_keys=True)
+    if metric_name == "pass_at_k":
+        isolate, said = sandbox.isolation(insist=evals.code.trust_local_code)
+        found |= {"code": evals.code, "isolate": isolate}
+        metrics.append(METRICS["pass_at_k"])
+        tries = f"pass@{evals.code.k} from {evals.code.samples} programs a case"
+        words.append(("sandbox", tries, said))
+    if metric_name == "bits_per_byte":
+        metrics.append(METRICS["bits_per_byte"])
+    if evals.judge.endpoint is not None:
+        endpoint_of(evals)
+        metrics.append(METRICS["judge"])
+        words.append(judge_words(evals))
+    needed = METRICS[metric_name].needs if metric_name in METRICS else "answer"
+    if needed != "answer" and metric_name not in {m.name for m in metrics}:
+        raise RecipeError(
+            {
+                "schema": "task.metric json_schema needs evals.schema: a file, or the schema itself",
+                "judge": "task.metric judge needs evals.judge.endpoint and evals.judge.model",
+                "pairs": "preference_accuracy is about pairs, not about answers: name a file of them as "
+                "evals.preferences, and it stands beside the verdict",
+            }[needed]
+        )
+    return Means(tuple(metrics), **found, words=tuple(words), digests=tuple(digests.items()))
+
+
+def schema_of(said: str | dict[str, Any]) -> tuple[Any, str]:
+    """(schema, what it is called in errors): a file of JSON or YAML, or the schema as it stands in the recipe."""
+    if not isinstance(said, str):
+        return said, "in evals.schema"
+    path = Path(said)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")), str(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"evals.schema names {path}, which cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def endpoint_of(evals: Evals) -> Endpoint:
+    """The judge's endpoint, which the user named; refused where the network is forbidden."""
+    by = evals.judge
+    assert by.endpoint is not None
+    found = Endpoint(by.endpoint, by.model, by.api_key_env)
+    switch = offline.forbidden_by()
+    if switch and found.host.rpartition(":")[0].strip("[]") not in LOOPBACK and found.host not in LOOPBACK:
+        raise RecipeError(f"evals.judge.endpoint is {found.host}, and ${switch} forbids the network: unset one of them")
+    if by.votes is not None and not Path(by.votes).is_file():
+        raise RecipeError(f"evals.judge.votes is {by.votes}, which is not there")
+    return found
+
+
+def judge_words(evals: Evals) -> tuple[str, str, str]:
+    by = evals.judge
+    return (
+        "judge", f"{by.model} at {endpoint_of(evals).host}",
+        f"prompts and both answers of at most {by.max_cases} held-out cases are SENT there, twice each, within "
+        f"{by.budget_s:.0f} s" + ("" if by.votes else "; no votes of people to check it against"),
+    )  # fmt: skip
+
+
+def outputs(metric: Metric, answers: Sequence[Answer]) -> list[Any]:
+    """What the metric reads of each answer; None where it was not measured."""
+    if metric.needs == "answer":
+        return [a.text for a in answers]
+    return [a.measured.get(metric.name) for a in answers]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One model and the cases it was asked."""
+
+    session: Session
+    who: Who
+    renderer: Renderer
+    cases: Sequence[Example]
+    prompts: Sequence[Sequence[Message]]
+    limits: Limits
+    micro_tokens: int
+    sitting: Sitting
+
+
+def sampled(asking: Asking, tokens: Sequence[Sequence[int]], limits: Limits, sitting: Sitting) -> list[Completion]:
+    """What is written after each prompt; what an earlier, stopped sitting kept is not asked again."""
+    said: tuple[object, ...] = (tokens, limits.max_new_tokens, limits.stop_ids, limits.seed, limits.rows)
+    if limits.temperature:
+        said = (*said, limits.temperature)
+    known = {row: Completion(tuple(c["tokens"]), tuple(c["logp"]), c["text"], c["stopped"])
+             for row, c in sitting.begin(asking_key(asking.who, said)).items()}  # fmt: skip
+    sitting.progress(len(known), len(tokens))
+    return asking.session.sample(
+        asking.who, tokens, limits, decode=asking.renderer.text,
+        progress=lambda n: sitting.progress(n, len(tokens)),
+        kept=Kept(known, lambda fresh: sitting.keep({row: asdict(c) for row, c in fresh.items()})),
+    )  # fmt: skip
+
+
+def asking_key(who: Who, said: tuple[object, ...]) -> str:
+    """Of what decides the answers, bit by bit: the weights that are asked, and what they are asked in which batches."""
+    asked = tensors_digest(who.values.items()) if isinstance(who, Snapshot) else str(who)
+    return sha256_text(json.dumps([asked, said], default=list))
+
+
+def with_numbers(asking: Asking, answers: Sequence[Answer], means: Means) -> list[Answer]:
+    """The answers with what the run's metrics read beside their text. The judge comes when both models answered."""
+    columns: dict[str, list[tuple[float, ...]]] = {}
+    for metric in means.metrics:
+        if metric.needs == "likelihood":
+            columns[metric.name] = [(nats,) for nats in reference_nats(asking)]
+        elif metric.needs == "samples":
+            columns[metric.name] = passed(asking, means)
+        elif metric.needs in ("schema", "function"):
+            columns[metric.name] = of_texts(metric, [a.text for a in answers], asking.cases, means) or []
+    return [replace(a, measured={name: rows[k] for name, rows in columns.items()}) for k, a in enumerate(answers)]
+
+
+def of_texts(
+    metric: Metric, texts: Sequence[str], cases: Sequence[Example], means: Means
+) -> list[tuple[float, ...]] | None:
+    """What the metric reads, of answers that no model gave; None where a text alone cannot be measured."""
+    if metric.needs == "schema":
+        assert means.schema is not None
+        return [(means.schema.valid(text),) for text in texts]
+    if metric.needs == "function":
+        assert means.own is not None
+        return [
+            (means.own.score(text, answer_text(e), last_turn(e), e.source or e.id),) for text, e in zip(texts, cases)
+        ]
+    if metric.needs == "samples":
+        return [(1, float(outcome.passed), 1) for outcome in checked(list(zip(texts, cases)), means, untold)]
+    return None
+
+
+def untold(done: int) -> None:
+    return
+
+
+def last_turn(example: Example) -> str:
+    return next((m.content for m in reversed(example.prompt) if m.role != "system"), "")
+
+
+def reference_nats(asking: Asking) -> list[float]:
+    """Negative log-probability of each reference behind its prompt, in nats, without its end of turn."""
+    records = []
+    for example, prompt in zip(asking.cases, asking.prompts):
+        root = np.array(asking.renderer.prompt(prompt), dtype=np.int64)
+        message = Message("assistant", answer_text(example))
+        reply = np.array(asking.renderer.reply(prompt, message), dtype=np.int64)
+        weights = np.ones(len(reply), np.float32)
+        ends = np.flatnonzero(np.isin(reply, asking.limits.stop_ids))
+        weights[ends[-1] if len(ends) else len(reply) :] = 0
+        records.append(Record(example.id, (Segment(root, 0 * root.astype(np.float32)), Segment(reply, weights, 0))))
+    context = asking.session.base.context_tokens
+    longest = max(records, key=lambda r: r.num_tokens)
+    if context is not None and longest.num_tokens > context:
+        raise PlanError(
+            f"the held-out case {longest.example_id} has {longest.num_tokens} tokens with its reference, the model's "
+            f"context is {context}: drop long rows"
+        )
+    forests = pack(records, asking.micro_tokens, asking.session.base.rope)
+    found = dict.fromkeys((r.example_id for r in records), 0.0)
+    done = 0
+    for forest in forests:
+        [logp_L] = asking.session.logprobs(asking.who, [forest])
+        for segment, total in segment_sums(forest, logp_L).items():
+            found[forest.example_ids[int(forest.owner[segment])]] -= total
+        done += len(forest.example_ids)
+        asking.sitting.progress(done, len(records))
+    return [found[e.id] for e in asking.cases]
+
+
+def passed(asking: Asking, means: Means) -> list[tuple[float, ...]]:
+    """(programs, those that pass, k) of each case: programs are sampled, each from a generator of its own."""
+    code = means.code
+    assert code is not None
+    missing = next((e for e in asking.cases if not e.tests.strip()), None)
+    if missing is not None:
+        raise DataError(
+            f"{missing.source} has no tests, which pass_at_k runs: name the column that holds them, "
+            "--set data.columns.tests=NAME"
+        )
+    tokens = [asking.renderer.prompt(p) for p in asking.prompts for _ in range(code.samples)]
+    limits = replace(asking.limits, temperature=code.temperature)
+    path = asking.sitting.path
+    kept = Sitting(
+        asking.sitting.progress, path and path.with_name(f"{path.stem}_programs.jsonl"), asking.sitting.between
+    )
+    texts = [c.text for c in sampled(asking, tokens, limits, kept)]
+    pairs = [(text, asking.cases[k // code.samples]) for k, text in enumerate(texts)]
+    outcomes = checked(pairs, means, lambda n: kept.progress(n, len(tokens)))
+    kept.forget()
+    counts = [sum(o.passed for o in outcomes[k : k + code.samples]) for k in range(0, len(outcomes), code.samples)]
+    return [(float(code.samples), float(c), float(code.k)) for c in counts]
+
+
+def checked(
+    pairs: Sequence[tuple[str, Example]], means: Means, progress: Callable[[int], None]
+) -> list[sandbox.Outcome]:
+    assert means.code is not None
+    for example in {e.id: e for _, e in pairs}.values():
+        try:
+            ast.parse(example.tests)
+        except (SyntaxError, ValueError, RecursionError) as error:
+            raise DataError(f"the tests of {example.source} are no Python: {error}") from None
+    limits = sandbox.Limits(
+        wall_s=means.code.timeout_s, cpu_s=max(1, round(means.code.timeout_s)),
+        memory_bytes=means.code.memory_mib * 2**20,
+    )  # fmt: skip
+    return sandbox.check_all(
+        [(program(text), e.tests) for text, e in pairs], limits, isolate=means.isolate, progress=progress
+    )
