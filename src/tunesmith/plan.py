@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tunesmith import guards
+from tunesmith import guards, robustness
 from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.errors import PlanError
@@ -64,6 +64,7 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
             "a quarter more than 99 of 100 training replies"),
         ("guards", recipe.evals.guards, guards_why(recipe, base, made)),
+        ("robustness", recipe.evals.robustness, robustness.why(recipe, made)),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
     ]  # fmt: skip

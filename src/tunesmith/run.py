@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from tunesmith import evaluate, gates, guards, openings, plan
+from tunesmith import evaluate, gates, guards, openings, plan, robustness, understanding
 from tunesmith.answered import Sitting
 from tunesmith.build import TENANT, Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
@@ -120,6 +120,7 @@ def whole(
     preferred = preferences(recipe, folder, session, made, snapshot)
     earlier = opened_before(folder, made)
     guard = guarded(recipe, folder, session, made, snapshot, (base_asked, tuned))
+    robust = robustness.measure(robustness.Trial(recipe, folder, session, made, snapshot, base_asked, tuned))
     if recipe.gates.latency_s is not None and folder.read(gates.LATENCY) is None:
         with folder.doing("answers timed one by one"):
             folder.write(gates.LATENCY, gates.time_answers(session, snapshot, made))
@@ -133,8 +134,12 @@ def whole(
     verdict["openings"] = [asdict(o) for o in earlier]
     looked = openings.note(earlier, len(made.split.test))
     verdict["notes"] = [*([looked] if looked else []), *verdict["notes"], *guards.losses(guard)]
+    robustness.into(verdict, robust)
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
-    pq.write_table(evaluate.case_table(made, base_asked, tuned), out / "scores" / "cases.parquet")
+    table = evaluate.case_table(made, base_asked, tuned)
+    pq.write_table(table, out / "scores" / "cases.parquet")
+    scores = table.column("tuned_score").to_pylist()
+    folder.write(understanding.NAME, understanding.understand(session, snapshot, made, scores, recipe.evals.alpha))
     folder.write("verdict.json", verdict)
     gates.write(gates.check(recipe.gates, out), out)
     tracked.end({k: verdict[k] for k in ("decision", "metric", "base", "tuned", "effect", "p", "num_cases")})

@@ -11,7 +11,8 @@ SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch", "opened"),
     *("measured", "judged", "preferences"),
     *("run", "deliver", "quickstart", "init", "fit", "schema", "spellings", "importing", "runs", "doctor", "compared"),
-    *("calibrate", "predict", "predict_file", "api", "gates", "openings", "seeds", "candidates", "ranked", "room"),
+    *("calibrate", "predict", "predict_file", "api", "gates", "openings", "seeds", "explain", "understanding", "candidates", "ranked", "room", "robustness"),
+    *("questions", "answerers", "evaluated", "blind"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline"),

@@ -131,11 +131,15 @@ def _classes(split: Split) -> dict[str, dict[str, int]]:
 
 def _twins(split: Split) -> dict[str, Any]:
     """Test prompts that stand in train once digits are masked: no leak by the key, but hardly a test either."""
-    train = {masked(_prompt(e)): e.source for e in split.train}
-    twins = [
-        {"id": e.id, "source": e.source, "like": train[p]} for e in split.test if (p := masked(_prompt(e))) in train
-    ]
+    like = like_training(split)
+    twins = [{"id": e.id, "source": e.source, "like": like[e.id]} for e in split.test if e.id in like]
     return {"count": len(twins), "examples": twins[:MAX_LISTED]}
+
+
+def like_training(split: Split) -> dict[str, str]:
+    """Test example -> file:line of a training prompt that is the same once digits are masked."""
+    train = {masked(_prompt(e)): e.source for e in split.train}
+    return {e.id: train[p] for e in split.test if (p := masked(_prompt(e))) in train}
 
 
 def _warnings(found: dict[str, Any]) -> list[str]:

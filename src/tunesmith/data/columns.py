@@ -43,7 +43,7 @@ class Columns:
     tools: str | None = None  # the functions that the model may call, as JSON
     group: str | None = None  # rows with one value stay together: a customer is in training or in the test
     weight: str | None = None  # how much a row counts; 0 is not learned
-    slices: tuple[str, ...] = ()  # columns by which results are shown apart (language, region, gender); not learned from
+    slices: tuple[str, ...] = ()  # results are shown apart by them (language, region, gender); nothing is learned of it
     tests: str | None = None  # Python tests that the answer must pass, where it is a program: for the metric pass_at_k
 
     def used(self) -> tuple[str, ...]:
