@@ -284,7 +284,7 @@ def ranking(job: Job, found: Sequence[Found], asked: Asked, room: Room) -> Ranki
     usual = None
     if job.labels and num:
         usual = (job.usual, float(job.metric.corpus([job.usual] * num, board.wanted)))
-    notes = notes_of(board, able, usual)
+    notes = notes_of(board, able, usual, choice)
     if job.metric.name != (job.recipe.task.metric or job.metric.name):
         notes.append(f"{job.recipe.task.metric} is not taken here; the score is {job.metric.name}")
     return Ranking(

@@ -141,9 +141,17 @@ def reason(board: Board, choice: Found, steps: tuple[Sequence[Found], Sequence[F
     return f"{'; '.join(said)}; {len(board.wanted)} cases"
 
 
-def notes_of(board: Board, able: Sequence[Found], usual: tuple[str, float] | None) -> list[str]:
+def notes_of(
+    board: Board, able: Sequence[Found], usual: tuple[str, float] | None, choice: Found | None = None
+) -> list[str]:
     """What a reader must know, in sentences."""
     notes = []
+    first = max(able, key=board.gain, default=None)
+    if choice is not None and first is not None and board.gain(first) > board.gain(choice):
+        notes.append(
+            f"{first.here.name} has the higher {board.metric.name}, though not clearly so: more --cases may settle it, "
+            "and a run of each would"
+        )
     if able and usual is not None and max(map(board.score, able)) <= usual[1]:
         notes.append(
             f"no candidate does better, untuned, than always saying {usual[0]!r}: look at the bits per byte rather "

@@ -176,6 +176,15 @@ def test_guessing_one_label_is_named(world: Path) -> None:
     assert ranked.notes_of(BOARD, [made_up("a", 30, 1.0)], ("yes", 0.5)) == []
 
 
+def test_figures_that_disagree_are_named() -> None:
+    high, low = made_up("a", 20, 9.0), made_up("b", 18, 2.0)
+    choice, _ = ranked.choose(BOARD, [high, low])
+    assert choice is low
+    [note] = ranked.notes_of(BOARD, [high, low], None, choice)
+    assert note.startswith("a has the higher accuracy, though not clearly so")
+    assert ranked.notes_of(BOARD, [high, low], None, high) == []
+
+
 # What is here
 
 
