@@ -139,12 +139,31 @@ def quality(logp: np.ndarray, gold: np.ndarray, temperature: float) -> dict[str,
     return {"ece": float(gap), "brier": brier, "nll": nll(logp, gold, temperature), "bins": diagram}
 
 
+def abstention(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
+    """What is right of the answers given, when the least sure are not given: a point for every tenth of the cases.
+
+    El-Yaniv and Wiener 2010 call it the risk-coverage curve. Answers that are as sure as one another go together, so a
+    point may stand for more than its tenth, and two tenths for one point.
+    """
+    order = np.sort(confidence)[::-1]
+    least = {float(order[int(np.ceil(tenth * len(order) / 10)) - 1]) for tenth in range(1, 11)}
+    return [
+        {
+            "least_probability": p,
+            "answered_frac": float((confidence >= p).mean()),
+            "accuracy": float(right[confidence >= p].mean()),
+        }
+        for p in sorted(least, reverse=True)
+    ]
+
+
 def held_out(logp: np.ndarray, gold: np.ndarray, found: Calibration) -> dict[str, Any]:
     """What the calibration is worth on cases that it has not seen: before, after, and the answers that were sure."""
     facts: dict[str, Any] = {
         "num_cases": len(gold),
         "before": quality(logp, gold, 1.0),
         "after": quality(logp, gold, found.temperature),
+        "abstention": abstention(top(logp, found.temperature), logp.argmax(axis=1) == gold),
     }
     unsure = [found.is_unsure(p) for p in top(logp, found.temperature)]
     if None not in unsure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ class CalibrationView:
     figure: Markup | None
     bins: tuple[tuple[str, str, str], ...]  # (said probability, cases, share that was right)
     numbers: tuple[tuple[str, str, str], ...]  # (what, before, after)
+    curve: Markup | None  # of what is right when the least sure answers are not given
+    tenths: tuple[tuple[str, str, str], ...]  # (share answered, least probability, share of these right)
 
 
 def share(value: Any) -> str:
@@ -37,13 +39,25 @@ def calibration(found: Mapping[str, Any]) -> CalibrationView:
         )
         if key in before or key in after
     ]
+    tenths = [row for row in held.get("abstention") or () if isinstance(row, Mapping)]
+    answered = [(float(row["answered_frac"]), float(row["accuracy"])) for row in tenths]
     label = "Reliability: " + "; ".join(f"said {share(c)}, right {share(a)} of {n}" for c, a, n in points)
     return CalibrationView(
         said=sentences(found, held),
         figure=charts.reliability(points, label) if points else None,
         bins=tuple((share(c), f"{n:,}", share(a)) for c, a, n in points),
         numbers=tuple(rows),
+        curve=charts.abstention(answered, abstained(answered)) if answered else None,
+        tenths=tuple(
+            (share(a), words.number(row.get("least_probability")), share(r)) for row, (a, r) in zip(tenths, answered)
+        ),
     )
+
+
+def abstained(points: Sequence[tuple[float, float]]) -> str:
+    """The curve in words."""
+    said = [f"of {share(answered)} answered {share(right)} right" for answered, right in points]
+    return f"When the least sure are left out: {'; '.join(said)}"
 
 
 def sentences(found: Mapping[str, Any], held: Mapping[str, Any]) -> tuple[str, ...]:

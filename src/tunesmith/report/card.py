@@ -13,6 +13,7 @@ from tunesmith.report import cases, costs, first_screen, words
 from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read
 from tunesmith.report.hub_metadata import front_matter
+from tunesmith.report.robustness_view import robustness
 
 MOST_LISTED = 20  # rejected rows and the like in Markdown; the page and audit.json have the rest
 
@@ -139,6 +140,15 @@ def data_lines(audit: Mapping[str, Any]) -> list[str]:
     return [*lines, *(f"- {plain_text(w)}" for w in audit.get("warnings") or ()), ""]
 
 
+def robustness_lines(found: Mapping[str, Any]) -> list[str]:
+    view = robustness(found)
+    lines = [*(f"- {plain_text(said)}" for said in view.said), ""]
+    for sheet in view.sheets:
+        lines += [f"### {sheet.title}", "", plain_text(sheet.caption), ""]
+        lines += table(sheet.head, ([plain_text(cell) for cell in row] for row in sheet.rows))
+    return lines
+
+
 def cost_lines(cost: Mapping[str, Any]) -> list[str]:
     rows = [
         [plain_text(s.get("name")), words.duration(s.get("seconds")), words.duration(s.get("budget_s"))]
@@ -198,6 +208,7 @@ def report(facts: Facts) -> str:
         ]
         lines += ["The texts are in report.html and scores/cases.parquet.", ""]
     for title, found, make in (
+        ("How far it holds", facts.robustness, robustness_lines),
         ("Data", facts.audit, data_lines),
         ("Cost", facts.cost, cost_lines),
         ("Hashes", facts.lock, hash_lines),

@@ -178,21 +178,34 @@ def budget_bar(spent: float, budget: float | None, most: float, label: str) -> M
     )
 
 
-def reliability(points: Sequence[tuple[float, float, int]], label: str) -> Markup:
-    """Said probability (across) against the share that was right (up); a point is (said, right, cases)."""
-    left, base, side = 48, 190, 180
-    most = max(num for _, _, num in points)
+LEFT, BASE, SIDE = 48, 190, 180  # of a square of two shares
+
+
+def square(said: Sequence[str]) -> list[str]:
+    """Axes from 0 to 100% both ways, and beside them, from the bottom up, what they are."""
     parts = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = left + tick * side, base - tick * side
-        parts += [line(left, y, left + side, y, "grid"), text(left - 6, y + 4, f"{100 * tick:.0f}%", "tick", "end")]
-        parts.append(text(x, base + 18, f"{100 * tick:.0f}%", "tick"))
-    parts.append(line(left, base, left + side, base - side, "zero"))
+        x, y = LEFT + tick * SIDE, BASE - tick * SIDE
+        parts += [line(LEFT, y, LEFT + SIDE, y, "grid"), text(LEFT - 6, y + 4, f"{100 * tick:.0f}%", "tick", "end")]
+        parts.append(text(x, BASE + 18, f"{100 * tick:.0f}%", "tick"))
+    return parts + [text(LEFT + SIDE + 14, BASE - 16 * k, words, "side", "start") for k, words in enumerate(said)]
+
+
+def reliability(points: Sequence[tuple[float, float, int]], label: str) -> Markup:
+    """Said probability (across) against the share that was right (up); a point is (said, right, cases)."""
+    most = max(num for _, _, num in points)
+    parts = square(["across: probability said", "up: share that was right", "larger dot: more cases"])
+    parts.append(line(LEFT, BASE, LEFT + SIDE, BASE - SIDE, "zero"))
     for said, right, num in points:
         radius = 3 + 5 * (num / most) ** 0.5  # the area follows the number of cases
-        x, y = left + said * side, base - right * side
+        x, y = LEFT + said * SIDE, BASE - right * SIDE
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" class="dot main"/>')
-    parts.append(text(left + side + 14, base, "across: probability said", "side", "start"))
-    parts.append(text(left + side + 14, base - 16, "up: share that was right", "side", "start"))
-    parts.append(text(left + side + 14, base - 32, "larger dot: more cases", "side", "start"))
-    return svg(base + 24, parts, label, "curve")
+    return svg(BASE + 24, parts, label, "curve")
+
+
+def abstention(points: Points, label: str) -> Markup:
+    """Share of cases that are answered (across) against the share of these that is right (up)."""
+    drawn = [(LEFT + answered * SIDE, BASE - right * SIDE) for answered, right in sorted(points)]
+    parts = [*square(["across: share answered", "up: share of these right"]), path(drawn, "line")]
+    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="dot main"/>' for x, y in drawn]
+    return svg(BASE + 24, parts, label, "curve")

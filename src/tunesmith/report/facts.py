@@ -53,6 +53,7 @@ class Facts:
     metrics: tuple[Mapping[str, Any], ...] | None
     watched: tuple[Mapping[str, Any], ...] | None  # answers to a few fixed prompts while training went on
     calibration: Mapping[str, Any] | None  # where answers are labels
+    robustness: Mapping[str, Any] | None  # how far the verdict holds
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
 
@@ -103,6 +104,7 @@ def read(folder: Path) -> Facts:
         metrics=metrics,
         watched=watched,
         calibration=read_mapping(folder / "calibration.json"),
+        robustness=read_mapping(folder / "robustness.json"),
         cases=read_cases(folder / "scores" / "cases.parquet"),
         missing=tuple(missing),
     )

@@ -15,6 +15,7 @@ from tunesmith.report.calibration_view import calibration
 from tunesmith.report.case_views import CasePage, page
 from tunesmith.report.data_view import data, flat
 from tunesmith.report.facts import Facts, base_model, read
+from tunesmith.report.robustness_view import robustness
 from tunesmith.report.watch_view import watched
 
 FOLDER = Path(__file__).parent
@@ -105,6 +106,7 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "curves": curves,
         "watched": watched(facts.watched or ()),
         "calibration": calibration(facts.calibration) if facts.calibration is not None else None,
+        "robust": robustness(facts.robustness) if facts.robustness is not None else None,
         "exports": views.exports(facts.export or {}),
         "curve_points": [{"first": c.first, "last": c.last, "points": c.points} for c in curves],
         "cost_rows": views.cost_rows(facts.cost or {}),
