@@ -43,6 +43,11 @@ def undocumented(command: Any, texts: list[Source]) -> list[str]:
     return [name for name in names if not re.search(rf"{name}(?![\w-])", text)]
 
 
+def commands_table(page: Source) -> set[str]:
+    """The commands that have a row in the table of commands."""
+    return set(re.findall(r"^\| `(tunesmith [a-z ]+?)`", page.text, re.M))
+
+
 def shown(page: Source) -> list[str]:
     """Lines of shell blocks, and inline code, that call tunesmith."""
     blocks = [body for language, body in FENCE.findall(page.text) if language in SHELLS]
@@ -83,6 +88,12 @@ def test_every_command_is_documented() -> None:
     assert undocumented(tree, pages()) == []
 
 
+def test_the_table_of_commands_in_the_readme_is_complete() -> None:
+    [readme] = [page for page in pages() if page.path == "README.md"]
+    names = {" ".join(("tunesmith", *words)) for words, _ in leaves(command_tree())}
+    assert sorted(names - commands_table(readme)) == []
+
+
 def test_shown_commands_exist() -> None:
     tree = command_tree()
     assert [f"{p.path}: {line}: {wrong}" for p in pages() for line in shown(p) if (wrong := unknown(tree, line))] == []
@@ -113,6 +124,11 @@ def small_app() -> Any:
 def test_mutant_undocumented_command_is_found() -> None:
     page = Source("README.md", "`tunesmith models fetch x`, tunesmith models\nlist-all, and tunesmith quickstart.")
     assert undocumented(small_app(), [page]) == ["tunesmith models list"]
+
+
+def test_mutant_command_without_a_row_is_found() -> None:
+    page = Source("README.md", "| `tunesmith quickstart` | all |\n\nIn a line: `tunesmith models fetch`.")
+    assert commands_table(page) == {"tunesmith quickstart"}
 
 
 def test_mutant_shown_command_that_does_not_exist_is_found() -> None:
