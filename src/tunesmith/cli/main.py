@@ -10,7 +10,23 @@ from collections.abc import Callable
 
 import typer
 
-from tunesmith.cli import chat, doctor, export, gate, importing, init, job, models, predict, runs, schema, serve, show
+from tunesmith.cli import (
+    chat,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    gate,
+    importing,
+    init,
+    job,
+    models,
+    predict,
+    runs,
+    schema,
+    serve,
+    show,
+)
 from tunesmith.cli.faults import told
 from tunesmith.cli.words import Words
 from tunesmith.errors import Interrupted
@@ -34,6 +50,8 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         job.plan,
         runs.runs,
         runs.compare,
+        evaluate.evaluate,
+        explain.explain,
         gate.gate,
         doctor.doctor,
         importing.import_,

@@ -1,0 +1,224 @@
+"""Why the tuned model answers a held-out case as it does: the words of the prompt, and the training examples.
+
+Words: how much less probable the answer is without them (occlusion: Li et al. 2016, https://arxiv.org/abs/1612.08220),
+checked by taking out the strongest together against as many taken out at random (comprehensiveness: DeYoung et al.
+2020, https://arxiv.org/abs/1911.03429). Examples: the cosine of the gradient of the answer's loss with that of each
+example's, in the tuned parameters (Pruthi et al. 2020, https://arxiv.org/abs/2002.08484; Xia et al. 2024,
+https://arxiv.org/abs/2402.04333): an example that pulled the same way is near 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor
+
+from tunesmith.build import Material, material, prompt_text
+from tunesmith.data.pack import forest, pack
+from tunesmith.data.split import Ledger
+from tunesmith.errors import InputError, did_you_mean
+from tunesmith.evals.score import label_logps
+from tunesmith.objectives.sft import SFT
+from tunesmith.opened import TUNED, Opened
+from tunesmith.types import Example, Message, Record, Segment
+
+MOST_SPANS = 48  # of a prompt; a longer one is taken in runs of words
+TOP_FRAC = 0.2  # of the spans, taken out together by the check
+NUM_RANDOM = 24
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the prompt; `drop`: nats by which the answer is less probable without it."""
+
+    text: str
+    drop: float
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What the strongest spans, and as many random ones, are worth together."""
+
+    num_spans: int
+    top_drop: float
+    random_drop: float
+    random_as_strong: int  # random choices that moved the answer as much
+    num_random: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """A training example, and the cosine of its gradient with the answer's."""
+
+    source: str
+    prompt: str
+    reply: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    example_id: str
+    source: str
+    prompt: str
+    reference: str
+    base_output: str
+    tuned_output: str
+    spans: tuple[Span, ...]
+    check: Check | None  # None: the prompt is too short to take words out of it
+    pulls: tuple[Pull, ...]  # the strongest first, then the strongest the other way
+    num_compared: int
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_case(folder: Path, wanted: str) -> dict[str, Any]:
+    """The held-out case with this id (or its beginning), place in a file, or number in the report."""
+    path = folder / "scores" / "cases.parquet"
+    if not path.is_file():
+        raise InputError(f"{folder} has no answered cases yet (no scores/cases.parquet): let the run end first")
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    found = [r for r in rows if wanted in (r["source"], Path(r["source"]).name) or r["example_id"].startswith(wanted)]
+    if len(found) == 1:
+        if found[0].get("tuned_output") is None:
+            raise InputError(f"{folder} has no answers of the tuned model yet: let the run end first")
+        return found[0]
+    if found:
+        raise InputError(f"{len(found)} cases begin with {wanted!r}: write more of the id")
+    names = [Path(r["source"]).name for r in rows]
+    raise InputError(
+        f"{folder} has no held-out case {wanted!r}; wanted an id or a place such as {names[0]}, as the report shows "
+        f"them.{did_you_mean(wanted, names)}"
+    )
+
+
+def explain(opened: Opened, folder: Path, case: dict[str, Any], num_examples: int, progress: Progress) -> Explained:
+    """Everything about one case. The data that the run was made from must still be there."""
+    made = material(opened.recipe, opened.session.base, Ledger.load(folder / "ledger.json"))
+    example = next((e for e in made.split.test if e.id == case["example_id"]), None)
+    if example is None:
+        raise InputError(f"{case['source']} is no held-out case any more: the data changed since the run")
+    prompt = made.forms[0].prompt(example, made.instruction)
+    spans, check = words(opened, prompt, case["tuned_output"], opened.recipe.seed, progress)
+    answered = answer_record(opened, case["example_id"], prompt, case["tuned_output"])
+    chosen = candidates(made, example, num_examples, opened.recipe.seed)
+    cosines = similarities(opened, answered, [made.train.records[i] for i in chosen], progress)
+    by_id = {e.id: e for e in made.split.train}
+    pulls = [
+        Pull(e.source, prompt_text(e), reply_of(e), cosine)
+        for cosine, i in sorted(zip(cosines, chosen), reverse=True)
+        if (e := by_id.get(made.train.records[i].example_id)) is not None
+    ]
+    texts = {k: case[k] or "" for k in ("example_id", "source", "prompt", "reference", "base_output", "tuned_output")}
+    return Explained(**texts, spans=tuple(spans), check=check, pulls=tuple(pulls), num_compared=len(pulls))
+
+
+def reply_of(example: Example) -> str:
+    return getattr(example.target, "text", "") or getattr(example.target, "name", "")
+
+
+def answer_record(opened: Opened, name: str, prompt: Sequence[Message], answer: str) -> Record:
+    """The prompt, and the answer with its end as what is scored."""
+    root = np.array(opened.renderer.prompt(prompt), dtype=np.int64)
+    reply = np.array(opened.renderer.reply(prompt, Message("assistant", answer)), dtype=np.int64)
+    parts = (Segment(root, np.zeros(len(root), np.float32)), Segment(reply, np.ones(len(reply), np.float32), 0))
+    return Record(name, parts)
+
+
+def split_spans(text: str) -> list[str]:
+    """The text cut before words, so that the pieces together are the text again; at most MOST_SPANS of them."""
+    pieces = re.findall(r"\s*\S+", text)
+    if pieces:
+        pieces[-1] += text[sum(map(len, pieces)) :]
+    size = -(-len(pieces) // MOST_SPANS)
+    return ["".join(pieces[i : i + size]) for i in range(0, len(pieces), size)] if pieces else []
+
+
+def words(
+    opened: Opened, prompt: Sequence[Message], answer: str, seed: int, progress: Progress
+) -> tuple[list[Span], Check | None]:
+    """Each span of the last user turn with what the answer loses without it, and the check of the strongest."""
+    at = max(i for i, m in enumerate(prompt) if m.role == "user")
+    pieces = split_spans(prompt[at].content)
+    everything = np.ones(len(pieces), dtype=bool)
+
+    def logps(kept_RS: np.ndarray, text: str) -> np.ndarray:
+        """[R] nats of the answer with these spans kept."""
+        records = []
+        for index, kept_S in enumerate(kept_RS):
+            content = "".join(p for p, k in zip(pieces, kept_S) if k).strip()
+            changed = (*prompt[:at], Message("user", content), *prompt[at + 1 :])
+            records.append(answer_record(opened, str(index), changed, answer))
+        forests = pack(records, opened.recipe.train.micro_tokens, opened.session.base.rope)
+        scored = []
+        for done, batch in enumerate(forests):
+            progress(done, len(forests), text)
+            scored += opened.session.logprobs(opened.who(TUNED), [batch])
+        found = label_logps(forests, scored, 1)
+        return np.array([found[str(i)][0] for i in range(len(kept_RS))])
+
+    without = ~np.eye(len(pieces), dtype=bool)
+    found = logps(np.vstack([everything, without]), "words taken out one by one")
+    drop_S = found[0] - found[1:]
+    spans = [Span(p, float(d)) for p, d in zip(pieces, drop_S)]
+    num_top = max(1, round(TOP_FRAC * len(pieces)))
+    if len(pieces) < 2 * num_top + 1:
+        return spans, None
+    out_RS = np.zeros((1 + NUM_RANDOM, len(pieces)), dtype=bool)
+    out_RS[0, np.argsort(-drop_S)[:num_top]] = True
+    rng = np.random.default_rng(seed)
+    for row in out_RS[1:]:
+        row[rng.choice(len(pieces), num_top, replace=False)] = True
+    dropped = found[0] - logps(~out_RS, "words taken out together")
+    as_strong = int((dropped[1:] >= dropped[0]).sum())
+    return spans, Check(num_top, float(dropped[0]), float(dropped[1:].mean()), as_strong, NUM_RANDOM)
+
+
+def candidates(made: Material, case: Example, num: int, seed: int) -> list[int]:
+    """Which training records are compared: half of them the nearest by words, half drawn from the others."""
+    by_id = {e.id: prompt_text(e) for e in made.split.train}
+    texts = [by_id.get(r.example_id, "") for r in made.train.records]
+    if len(texts) <= num:
+        return list(range(len(texts)))
+    weight_NV = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform([*texts, prompt_text(case), "a"])
+    near_N = np.asarray((weight_NV[:-2] @ weight_NV[-2].T).todense())[:, 0]
+    nearest = np.argsort(-near_N, kind="stable")[: num // 2]
+    rest = np.setdiff1d(np.arange(len(texts)), nearest)
+    drawn = np.random.default_rng(seed).choice(rest, num - len(nearest), replace=False)
+    return [int(i) for i in (*nearest, *sorted(drawn))]
+
+
+def similarities(opened: Opened, case: Record, records: Sequence[Record], progress: Progress) -> list[float]:
+    """Cosine of each record's gradient with the case's, in the tuned parameters."""
+    wanted = gradient(opened, case)
+    size = norm(wanted)
+    found = []
+    for done, record in enumerate(records):
+        progress(done, len(records), "training examples compared")
+        other = gradient(opened, record)
+        dot = sum(float((wanted[name] * value).sum()) for name, value in other.items())
+        found.append(dot / max(size * norm(other), 1e-30))
+    progress(len(records), len(records), "training examples compared")
+    return found
+
+
+def gradient(opened: Opened, record: Record) -> dict[str, Tensor]:
+    """Of the record's loss at the tuned weights; nothing is updated."""
+    tenant = opened.session.tenants[TUNED]
+    opened.session.forward_backward(TUNED, [forest([record])], SFT(), 1.0)
+    taken = dict(tenant.pending)
+    tenant.forget_gradients()
+    return taken
+
+
+def norm(gradients: dict[str, Tensor]) -> float:
+    return sum(float(g.square().sum()) for g in gradients.values()) ** 0.5

@@ -1,0 +1,132 @@
+"""Why an answer: on a tiny model that learned to read one word, that word is found; gradients keep their laws."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
+
+from tunesmith import explain
+from tunesmith.data.pack import forest
+from tunesmith.opened import TUNED, Opened, open_run
+from tunesmith.types import Message
+
+
+def untold(done: int, total: int, text: str) -> None:
+    assert 0 <= done <= total, text
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explain")
+    tiny_runs.model_folder(folder / "model")
+    rows = tiny_runs.labelled_file(folder / "rows.jsonl", 240)
+    learns = {"max_updates": 250, "epochs": 400, "lr": 0.003, "every_checkpoint": 1000}
+    recipe = tiny_runs.settings(folder / "model", rows, **learns)
+    recipe["adapt"]["method"] = "full"
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    done = typed(["run", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--json"])
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opened(world: Path) -> Opened:
+    return open_run(world / "run")
+
+
+def test_the_word_that_decides_is_found(world: Path, opened: Opened) -> None:
+    found = json.loads(typed(["explain", str(world / "run"), "--json"]).out)
+    assert [row["layer"] for row in found["layers"]] == ["", "0", "1"]
+    verdict = json.loads((world / "run" / "verdict.json").read_text())
+    assert verdict["tuned"] > 0.8, "the tiny model learned nothing: the test below would say nothing"
+    hits, checked = 0, []
+    cases = explain.pq.read_table(world / "run" / "scores" / "cases.parquet").to_pylist()
+    right = [c for c in cases if c["tuned_output"] == c["reference"]][:12]
+    for case in right:
+        prompt = opened.messages((Message("user", case["prompt"]),))
+        spans, check = explain.words(opened, prompt, case["tuned_output"], 0, untold)
+        assert "".join(s.text for s in spans) == case["prompt"]
+        hits += max(spans, key=lambda s: s.drop).text.strip() == case["reference"]
+        checked.append(check)
+    # one of six words decides; the label that the model falls back on needs no word to be chosen
+    assert hits >= 0.5 * len(right)
+    assert all(c.top_drop > c.random_drop for c in checked if c)  # a mutant that ranks at random fails here
+    assert sum(c.random_as_strong for c in checked if c) < 0.5 * sum(c.num_random for c in checked if c)
+
+
+def test_of_one_case_from_the_command_line(world: Path) -> None:
+    [case, *_] = explain.pq.read_table(world / "run" / "scores" / "cases.parquet").to_pylist()
+    done = typed(["explain", str(world / "run"), "--case", case["source"], "--examples", "8", "--json"])
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["example_id"] == case["example_id"]
+    assert len(found["pulls"]) == found["num_compared"] == 8
+    assert [p["cosine"] for p in found["pulls"]] == sorted((p["cosine"] for p in found["pulls"]), reverse=True)
+    kept = world / "run" / "explained" / f"{case['example_id'][:12]}.json"
+    assert json.loads(kept.read_text()) == found
+    text = typed(["explain", str(world / "run"), "--case", case["example_id"][:16], "--examples", "4"]).out
+    assert "Training examples that pulled the same way, of 4 compared" in text
+    for words, said in (
+        (["--case", "nothing:1"], "no held-out case 'nothing:1'"),
+        (["--case", case["source"], "--examples", "1"], "wanted at least 2"),
+    ):
+        mistake = typed(["explain", str(world / "run"), *words])
+        assert (mistake.code, said in mistake.text) == (2, True), mistake.text
+
+
+def test_gradients_keep_their_laws(opened: Opened) -> None:
+    """An example is most like itself; no pending gradient is left; a step along an example's gradient does to the
+    case's loss what their product says (first order)."""
+    prompt = opened.messages((Message("user", "brown fox order lazy"),))
+    case = explain.answer_record(opened, "case", prompt, "fox")
+    others = [
+        explain.answer_record(opened, f"o{i}", opened.messages((Message("user", text),)), answer)
+        for i, (text, answer) in enumerate((("quick fox sold", "fox"), ("quick dog sold", "dog"), ("May", "clips")))
+    ]
+    same, *rest = explain.similarities(opened, case, [replace(case, example_id="again"), *others], untold)
+    assert same == pytest.approx(1, abs=1e-5)
+    assert all(abs(c) < 0.9999 for c in rest)
+    tenant = opened.session.tenants[TUNED]
+    assert tenant.pending == {}
+    assert tenant.pending_ids == []
+
+    wanted = explain.gradient(opened, case)
+    pull = explain.gradient(opened, others[0])
+    predicted = -sum(float((wanted[n] * pull[n]).sum()) for n in wanted)
+    step = 1e-3 / explain.norm(pull)
+    before = {n: t.clone() for n, t in tenant.masters.items()}
+
+    def loss() -> float:
+        return -float(opened.session.logprobs(TUNED, [forest([case])])[0].double().sum())
+
+    losses = []
+    for sign in (1, -1):
+        tenant.start_from({n: before[n] - sign * step * pull[n] for n in before})
+        losses.append(loss())
+    tenant.start_from(before)
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(predicted, rel=0.02)
+
+
+def test_spans_of_long_and_odd_texts() -> None:
+    for text in ("", "one", "  two words ", "a b\n\nc " * 100, "漢字だけ", " "):
+        pieces = explain.split_spans(text)
+        assert "".join(pieces) == (text if text.strip() else "")
+        assert len(pieces) <= explain.MOST_SPANS
+
+
+def test_half_of_the_candidates_are_near_and_half_are_not(opened: Opened, world: Path) -> None:
+    made = explain.material(opened.recipe, opened.session.base, explain.Ledger.load(world / "run" / "ledger.json"))
+    case = made.split.test[0]
+    chosen = explain.candidates(made, case, 20, 0)
+    assert len(chosen) == len(set(chosen)) == 20
+    assert chosen == explain.candidates(made, case, 20, 0)
+    assert len(explain.candidates(made, case, 10**6, 0)) == len(made.train.records)
+    assert np.isfinite(chosen).all()
+    assert not torch.is_grad_enabled() or opened.session.tenants[TUNED].pending == {}
