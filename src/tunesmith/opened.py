@@ -25,6 +25,7 @@ from tunesmith.files import read_json
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.stream import Ask, Piece
 from tunesmith.models.artifact import read_weights
+from tunesmith.models.catalogue import locate
 from tunesmith.recipe import Recipe, parse, read
 from tunesmith.types import Completion, Message
 
@@ -132,11 +133,7 @@ class Opened:
 
 def open_run(folder: Path, *, insist: bool = False) -> Opened:
     """A finished run. Another base than it was tuned on is refused unless the user insists."""
-    served = Served.read(folder)
-    recipe, _ = read(folder / "recipe.yaml", {})
-    weights = folder / ("adapter" if recipe.adapt.method == "lora" else "model")
-    if not (weights / "tunesmith.json").is_file():
-        raise InputError(f"{folder} has no tuned model yet: `tunesmith run --resume --out {folder}` goes on with it")
+    served, recipe, weights = kept_run(folder)
     base = load_base(recipe, compute(recipe))
     session = Session(base)
     if recipe.adapt.method == "lora":
@@ -149,6 +146,16 @@ def open_run(folder: Path, *, insist: bool = False) -> Opened:
     return Opened(str(folder), recipe, session, renderer, served, session.publish(TUNED))
 
 
+def kept_run(folder: Path) -> tuple[Served, Recipe, Path]:
+    """What a finished run's folder holds, and where in it the tuned weights are."""
+    served = Served.read(folder)
+    recipe, _ = read(folder / "recipe.yaml", {})
+    weights = folder / ("adapter" if recipe.adapt.method == "lora" else "model")
+    if not (weights / "tunesmith.json").is_file():
+        raise InputError(f"{folder} has no tuned model yet: `tunesmith run --resume --out {folder}` goes on with it")
+    return served, recipe, weights
+
+
 def open_model(name: str) -> Opened:
     """Any model by name or folder, without an instruction."""
     recipe = parse({"model": name})
@@ -159,16 +166,25 @@ def open_model(name: str) -> Opened:
 
 def open_any(name: str, *, insist: bool = False) -> Opened:
     """A run folder, else a model by name or folder."""
+    check_any(name)
+    if (Path(name) / "recipe.yaml").is_file():
+        return open_run(Path(name), insist=insist)
+    return open_model(name)
+
+
+def check_any(name: str) -> None:
+    """Refuse what `open_any` would refuse, before anything is loaded."""
     path = Path(name)
     if (path / "recipe.yaml").is_file():
-        return open_run(path, insist=insist)
+        kept_run(path)
+        return
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(
             f"{name} holds neither a run (no recipe.yaml) nor a model (no config.json); `tunesmith runs` lists the runs"
         )
     if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # else a slip goes to the hub as owner/name
         raise no_run(path)
-    return open_model(name)
+    locate(name)
 
 
 def kept_recipe(folder: Path) -> Path:

@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError
@@ -55,9 +54,9 @@ def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
     if adapt.method != "lora":
         return sum(p.numel() for _, p in trained_weights(model, adapt))
     targets = targets_of(adapt, model)
-    found = [m for name, m in model.named_modules() if name.rsplit(".", 1)[-1] in targets or name in targets]
-    weights = [m.weight for m in found if isinstance(getattr(m, "weight", None), nn.Parameter)]
-    return sum(adapt.rank * sum(w.shape) for w in weights if w.ndim == 2)
+    layers = [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in targets or name in targets]
+    shapes = {name.removesuffix(".weight"): p.shape for name, p in model.named_parameters() if p.ndim == 2}
+    return sum(adapt.rank * sum(shapes[name]) for name in layers if name in shapes)
 
 
 def check_memory(wanted: Need, device: str, micro_tokens: int, longest: int) -> str:

@@ -176,6 +176,26 @@ USES = [
     Mistake("serve: no such port", "serve run --port 99999", ("cannot listen on 127.0.0.1 port 99999", "--port")),
 ]  # fmt: skip
 
+MEASURES = [
+    Mistake("evaluate: nothing", "evaluate nothing --data rows.jsonl", ("nothing is not known", "owner/name")),
+    Mistake("evaluate: no cases", "evaluate model", ("nothing to ask", "--data FILE", "--like RUN")),
+    Mistake(
+        "evaluate: no file", "evaluate model --data row.jsonl", ("row.jsonl: there is no such file", "rows.jsonl?")
+    ),
+    Mistake("evaluate: like what", "evaluate model --like nope", ("there is no folder nope",)),
+    Mistake("evaluate: against what", "evaluate run --against nope", ("nope is not known",)),
+    Mistake("evaluate: a run that is not finished", "evaluate run", ("no tuned model yet",), unfinished),
+    Mistake("evaluate: no such metric", "evaluate run --metric acuracy", ("'acuracy'", "Did you mean accuracy?")),
+    Mistake("evaluate: an address without a model", "evaluate http://127.0.0.1:9/v1 --like run", ("v1#NAME",)),
+    Mistake(
+        "evaluate: off this machine", "evaluate https://example.org/v1#m --like run", ("example.org", "--yes-send")
+    ),
+    Mistake("evaluate: a folder that is taken", "evaluate run --out model", ("model is not empty", "--out")),
+    Mistake("gate: no run", "gate model", ("model holds no run",)),
+    Mistake("gate: not finished", "gate run", ("run holds no verdict", "--resume --out run"), unfinished),
+    Mistake("models: no file", "models --for row.jsonl", ("row.jsonl: there is no such file", "rows.jsonl?")),
+]
+
 OTHERS = [
     Mistake("no such command", "launch", ("No such command 'launch'",)),
     Mistake("another tool's command", "train rows.jsonl", ("no command 'train'", "tunesmith run")),
@@ -202,7 +222,7 @@ OTHERS = [
     Mistake("a shell that is not known", "completion tcsh", ("tcsh", "bash", "zsh")),
 ]  # fmt: skip
 
-ALL = [*DATA_FILES, *RECIPES, *MODELS, *RUNS, *USES, *OTHERS]
+ALL = [*DATA_FILES, *RECIPES, *MODELS, *RUNS, *USES, *MEASURES, *OTHERS]
 
 
 @pytest.fixture(scope="module")
