@@ -54,7 +54,8 @@ class Gap:
 def terciles(lengths: Sequence[int]) -> list[str | None]:
     """Short, middle or long, with the numbers of characters that the cuts stand for; equal lengths stay together."""
     low, high = (int(np.quantile(lengths, share, method="lower")) for share in (1 / 3, 2 / 3))
-    short, middle, long = f"up to {low} characters", f"{low + 1} to {high} characters", f"over {high} characters"
+    between = f"{low + 1} to {high}" if high > low + 1 else f"{high}"
+    short, middle, long = f"up to {low} characters", f"{between} characters", f"over {high} characters"
     return [short if n <= low else middle if n <= high else long for n in lengths]
 
 

@@ -71,7 +71,7 @@ def fit_words(found: Facts) -> list[str]:
             f"Loss on training rows {words.number(train_before)} → {words.number(train_after)}, on dev rows "
             f"{words.number(dev_before)} → {words.number(dev_after)} nats per token: training rows gained "
             f"{words.signed(gap['gap'])} more (interval {words.interval(gap['interval'], with_sign=True)})."
-            + (f" {share(kept)} of what was learned reaches rows that were not trained on." if kept else "")
+            + (f" {share(min(1.0, kept))} of what was learned reaches rows that were not trained on." if kept else "")
         )
     else:
         said.append("Train-dev gap: not known, there are too few dev rows.")
