@@ -100,15 +100,19 @@ def measure(cases: Cases, metric: Metric, rules: Rules) -> Effect:
         found = paired_rights(base[:, 0], tuned[:, 0], rules)
     else:
         found = swapped(base, tuned, metric, unit_n, rules)
-    alone = []
-    for rows in (base, tuned):
-        own = permutation.by_unit(permutation.contributions(rows, metric.value)[:, None], unit_n)[:, 0]
-        is_plain = metric.kind == "binary" and unit_n is None
-        score = float(metric.value(rows.sum(axis=0)))
-        interval = stats.score_interval(score, own, (metric.low, metric.high), is_binary=is_plain, alpha=rules.alpha)
-        alone.append((score, interval))
+    alone = [score_of(rows, metric, unit_n, rules.alpha) for rows in (base, tuned)]
     (base_score, base_interval), (tuned_score, tuned_interval) = alone
     return Effect(base_score, tuned_score, base_interval=base_interval, tuned_interval=tuned_interval, **found)
+
+
+def score_of(
+    rows: np.ndarray, metric: Metric, unit_n: np.ndarray | None, alpha: float
+) -> tuple[float, tuple[float, float]]:
+    """One model alone: its score and the interval of that, from per-case statistics [n, K]."""
+    own = permutation.by_unit(permutation.contributions(rows, metric.value)[:, None], unit_n)[:, 0]
+    is_plain = metric.kind == "binary" and unit_n is None
+    score = float(metric.value(rows.sum(axis=0)))
+    return score, stats.score_interval(score, own, (metric.low, metric.high), is_binary=is_plain, alpha=alpha)
 
 
 def paired_rights(base: np.ndarray, tuned: np.ndarray, rules: Rules) -> dict[str, Any]:
