@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tunesmith.evals import counted, mcnemar, permutation, stats
-from tunesmith.evals.metrics import mean_of
+from tunesmith.evals import counted, mcnemar, permutation, sets, stats
+from tunesmith.evals.metrics import METRICS, mean_of
 
 SIZES = (60, 200, 600)
 DISCORDANCES = (0.1, 0.25, 0.5)
@@ -144,6 +144,54 @@ def truth_labels(parts: Callable[[np.ndarray, np.ndarray], np.ndarray], value: C
     return truth
 
 
+# Micro F1: an output is right, another label, or no label at all (which was not given).
+
+RIGHT_WRONG_NONE, BETTER_RIGHT_WRONG_NONE = (0.5, 0.3, 0.2), (0.65, 0.3, 0.05)
+SAME_AGAIN = sum(p * p for p in RIGHT_WRONG_NONE)
+
+
+def draw_micro(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+    base = rng.choice(3, p=RIGHT_WRONG_NONE, size=(batch, n))
+    fresh = rng.choice(3, p=BETTER_RIGHT_WRONG_NONE if better else RIGHT_WRONG_NONE, size=(batch, n))
+    tuned = np.where(rng.random(base.shape) < min(1.0, discordance / (1 - SAME_AGAIN)), fresh, base)
+    return micro_parts(base), micro_parts(tuned)
+
+
+def micro_parts(kind: np.ndarray) -> np.ndarray:
+    return np.stack([kind == 0, kind < 2, np.ones_like(kind)], axis=-1).astype(float)
+
+
+def truth_micro(discordance: float, better: bool) -> float:
+    redrawn = min(1.0, discordance / (1 - SAME_AGAIN)) if better else 0.0
+    every = micro_parts(np.arange(3))
+    before, after = (every * np.array(p)[:, None] for p in (RIGHT_WRONG_NONE, BETTER_RIGHT_WRONG_NONE))
+    mixed = (1 - redrawn) * before.sum(0) + redrawn * after.sum(0)
+    return float(sets.f1(mixed) - sets.f1(before.sum(0)))
+
+
+# Bits per byte: texts of very unequal length, of which short ones are harder; less is better, so a gain is a loss less.
+
+GAIN = 0.9  # what a better model's bits are multiplied with
+
+
+def draw_bits(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+    sizes = np.ceil(rng.lognormal(4.5, 0.8, size=(batch, n)))
+
+    def bits() -> np.ndarray:
+        return sizes * (0.9 + 3 / np.sqrt(sizes)) * rng.gamma(20, 1 / 20, size=sizes.shape)
+
+    base = bits()
+    tuned = np.where(rng.random(sizes.shape) < discordance, bits() * (GAIN if better else 1.0), base)
+    return np.stack([base, sizes], -1), np.stack([tuned, sizes], -1)
+
+
+def truth_bits(discordance: float, better: bool) -> float:
+    if not better:
+        return 0.0
+    sizes = np.ceil(np.random.default_rng(8).lognormal(4.5, 0.8, size=2_000_000))
+    return float(discordance * (1 - GAIN) * (0.9 * sizes + 3 * np.sqrt(sizes)).sum() / sizes.sum())
+
+
 # Texts: references of made-up words; an output keeps each word or replaces it.
 
 
@@ -188,6 +236,8 @@ def kinds() -> dict[str, Kind]:
         "groups": Kind(mean_of, draw_grouped, truth_grouped, group=GROUP),
         "macro_f1": Kind(counted.macro_f1, draw_labels(f1_parts), truth_labels(f1_parts, counted.macro_f1)),
         "mcc": Kind(counted.mcc, draw_labels(mcc_parts), truth_labels(mcc_parts, counted.mcc), span=2.0),
+        "micro_f1": Kind(sets.f1, draw_micro, truth_micro),
+        "bits_per_byte": Kind(METRICS["bits_per_byte"].gain, draw_bits, truth_bits, span=METRICS["bits_per_byte"].span),
         "bleu": texts(counted.bleu_stats, counted.bleu),
         "chrf": texts(counted.chrf_stats, counted.chrf),
     }
@@ -237,11 +287,15 @@ def binary_rows(num: int, seed: int = 0) -> list[dict[str, float | str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--kinds", nargs="*", help="only these, without right/wrong")
     parser.add_argument("--per-kind", type=int, default=10_000, help="comparisons per kind, over the nine cells")
-    per_cell = -(-parser.parse_args().per_kind // 9)
+    said = parser.parse_args()
+    per_cell = -(-said.per_kind // 9)
     began = time.perf_counter()
-    rows = binary_rows(10_000)
+    rows = [] if said.kinds else binary_rows(10_000)
     for name, kind in kinds().items():
+        if said.kinds and name not in said.kinds:
+            continue
         for n in SIZES:
             for d in DISCORDANCES:
                 false = rejects(kind, per_cell, n, d)
