@@ -41,6 +41,8 @@ SESSION: dict[str, str] = {
     "run": f"run recipe.yaml --out {RUN} --json",
     "predict": f"predict {RUN} rows.csv answers.csv --json",
     "report": f"report {RUN} --json",
+    "evaluate": f"evaluate {RUN} --cases 5 --out checked --json",
+    "explain": f"explain {RUN} --json",
     "gate": f"gate {RUN} --set gates.effect=-1 --json",
     "export": f"export {RUN} --to merged --out merged --json",
     "runs": "runs --json",
