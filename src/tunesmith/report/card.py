@@ -14,6 +14,7 @@ from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read
 from tunesmith.report.hub_metadata import front_matter
 from tunesmith.report.robustness_view import robustness
+from tunesmith.report.why_view import lines as why_lines
 
 MOST_LISTED = 20  # rejected rows and the like in Markdown; the page and audit.json have the rest
 
@@ -208,6 +209,7 @@ def report(facts: Facts) -> str:
         ]
         lines += ["The texts are in report.html and scores/cases.parquet.", ""]
     for title, found, make in (
+        ("Where it fails", facts.understanding, why_lines),
         ("How far it holds", facts.robustness, robustness_lines),
         ("Data", facts.audit, data_lines),
         ("Cost", facts.cost, cost_lines),

@@ -54,6 +54,7 @@ class Facts:
     watched: tuple[Mapping[str, Any], ...] | None  # answers to a few fixed prompts while training went on
     calibration: Mapping[str, Any] | None  # where answers are labels
     robustness: Mapping[str, Any] | None  # how far the verdict holds
+    understanding: Mapping[str, Any] | None  # what the cases are about, and which layers moved
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
 
@@ -105,6 +106,7 @@ def read(folder: Path) -> Facts:
         watched=watched,
         calibration=read_mapping(folder / "calibration.json"),
         robustness=read_mapping(folder / "robustness.json"),
+        understanding=read_mapping(folder / "understanding.json"),
         cases=read_cases(folder / "scores" / "cases.parquet"),
         missing=tuple(missing),
     )

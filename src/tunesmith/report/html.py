@@ -17,6 +17,7 @@ from tunesmith.report.data_view import data, flat
 from tunesmith.report.facts import Facts, base_model, read
 from tunesmith.report.robustness_view import robustness
 from tunesmith.report.watch_view import watched
+from tunesmith.report.why_view import why
 
 FOLDER = Path(__file__).parent
 MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
@@ -107,6 +108,7 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "watched": watched(facts.watched or ()),
         "calibration": calibration(facts.calibration) if facts.calibration is not None else None,
         "robust": robustness(facts.robustness) if facts.robustness is not None else None,
+        "why": why(facts.understanding) if facts.understanding is not None else None,
         "exports": views.exports(facts.export or {}),
         "curve_points": [{"first": c.first, "last": c.last, "points": c.points} for c in curves],
         "cost_rows": views.cost_rows(facts.cost or {}),
