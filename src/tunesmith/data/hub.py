@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 
 from tunesmith.data.rows import format_of
 from tunesmith.errors import DataError
+from tunesmith.offline import forbidden_by
 
 TIMEOUT_S = 20.0
 CONVERTED, UPLOADED = "refs/convert/parquet", "main"
@@ -95,6 +96,12 @@ def fetch(text: str, hub: Hub | None = None) -> dict[str, list[Path]]:
                 folder = hub.download(name, revision, [file for part in files.values() for file in part])
                 return {part: [folder / file for file in names] for part, names in files.items()}
     except Unreachable as error:
+        switch = forbidden_by()
+        if switch is not None:
+            raise DataError(
+                f"{name}: there is no such file or folder here, and {switch} is set, so the hub is not asked for a "
+                "data set of that name: unset it, or bring the files here and name them."
+            ) from error
         raise DataError(
             f"{name}: there is no such file or folder here, and the hub could not be reached for a data set of that "
             f"name ({error}). Check the name and the network, or bring the files here and name them."
