@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 
 from tests.house.source import ROOT, package
 
@@ -18,6 +19,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+@cache
 def spoken() -> list[str]:
     """Every text of the package, with … for what is filled in."""
     found = []

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.runs.mistakes import Said, copied, typed, unfinished, world
+from tests.runs.mistakes import Said, changed, copied, typed, unfinished, world
 
 from tunesmith.cli import faults
 from tunesmith.cli.screen import Screen
@@ -204,6 +204,21 @@ def test_debug_shows_the_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert said.code == 2
     assert "Traceback (most recent call last)" in said.text
     assert "error: model gpt-5 is not known" in said.text
+
+
+def test_export_and_trackers_may_change_on_a_resume(here: Path) -> None:
+    unfinished(here)
+    said = typed(["run", "recipe.yaml", "--resume", "--out", "run", "--set", "export=[adapter]"])
+    assert said.code == 0, said.text
+    assert not (here / "run" / "merged").exists()
+
+
+def test_mutant_without_the_check_half_a_model_would_be_tuned(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers makes up the layers that are missing, and a plan would be made of them."""
+    changed("model/config.json", num_hidden_layers=4)(here)
+    assert typed(["plan", "recipe.yaml"]).code == 2
+    monkeypatch.setattr("tunesmith.models.load.refuse_half", lambda *found: None)
+    assert typed(["plan", "recipe.yaml"]).code == 0
 
 
 def test_mutant_an_error_that_is_swallowed_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ USES = [
     Mistake("half of what is served", CHAT, ("run/serving.json is not the JSON",), cut("run/serving.json")),
     Mistake("a run on another base", CHAT, ("made on a base with digest", "this base has"), other_base),
     Mistake("a run whose model is gone", CHAT, ("model model is not known",), gone("model")),
-    Mistake("predict: no file", "predict run row.jsonl o.csv", ("row.jsonl: there is no such file", "rows.jsonl?")),
+    Mistake("predict: no file", "predict run row.jsonl o.csv", ("row.jsonl: there is no such", "rows.jsonl?")),
     Mistake("predict: no run", "predict model rows.jsonl o.csv", ("model holds no run",)),
     Mistake("predict: no column", "predict run q.jsonl o.csv", ("no column 'text'", "has: q", "--prompt COLUMN"),
             text("q.jsonl", '{"q": 1}\n')),
@@ -193,7 +193,7 @@ MEASURES = [
     Mistake("evaluate: a folder that is taken", "evaluate run --out model", ("model is not empty", "--out")),
     Mistake("gate: no run", "gate model", ("model holds no run",)),
     Mistake("gate: not finished", "gate run", ("run holds no verdict", "--resume --out run"), unfinished),
-    Mistake("models: no file", "models --for row.jsonl", ("row.jsonl: there is no such file", "rows.jsonl?")),
+    Mistake("models: no file", "models --for row.jsonl", ("row.jsonl: there is no such", "rows.jsonl?")),
 ]
 
 OTHERS = [
