@@ -33,6 +33,7 @@ NOT_RUN = (
     ("curl", "asks a server; tests/runs/test_serve.py asks the same of a real one"),
     ("from openai import OpenAI", "asks a server; tests/runs/test_serve.py asks the same with the same client"),
     ("tunesmith serve", "runs until Ctrl-C; tests/runs/test_serve.py starts it and asks it"),
+    ("tunesmith evaluate runs/first --against https", "asks a service elsewhere; tests ask one on this machine"),
     ("tunesmith export runs/quickstart --to merged --push", "would send a model to the hub"),
     ("export HF_HUB_OFFLINE", "would stay for the other pages; it is set for all of them here"),
     ("eval", "changes the shell that one sits at; tests/unit/test_schema.py runs the scripts in bash"),
@@ -51,6 +52,7 @@ def run_at(place: str, kind: str) -> Given:
 
 
 GIVEN: dict[str, Given] = {
+    "docs/explain.md": run_at("runs/quickstart", "replies"),
     "docs/export.md": run_at("runs/quickstart", "replies"),
     "docs/gates.md": run_at("runs/quickstart", "labels"),
     "docs/guides/laptop.md": run_at("runs/quickstart", "replies"),
@@ -65,9 +67,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     tiny_runs.model_folder(folder / "model")
     for kind, make in (("labels", tiny_runs.labelled_file), ("replies", tiny_runs.reply_file)):
-        data = make(folder / f"{kind}.jsonl")
+        data = folder / "data" / kind
+        data.mkdir(parents=True)
+        rows = make(data / "rows.jsonl", 150).read_text().splitlines(keepends=True)
+        (data / "rows.jsonl").unlink()
+        for name, part in (("train", rows[:108]), ("dev", rows[108:138]), ("test", rows[138:])):
+            (data / f"{name}.jsonl").write_text("".join(part))
         words = ["run", "--model", str(folder / "model"), "--data", str(data), "--out", str(folder / kind)]
-        words += ["--set", "data.test_frac=0.25", "--set", "data.dev_frac=0.15"]
         said = typed(pages.shrunk(words))
         assert said.code == 0, said.text
     return folder
