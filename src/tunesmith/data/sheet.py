@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from tunesmith.data.delimited import header_of
 from tunesmith.data.lines import About, Row
 from tunesmith.errors import DataError
 
+CELL_CHARS = 32_767  # that a cell may hold
+WIDE, NARROW = 60, 12  # width of a column, in characters
 BOMB_RATIO, BOMB_BYTES = 500, 2**30  # unpacked to packed size, looked at above this many bytes
 
 
@@ -38,14 +40,21 @@ def sheet_rows(path: Path, sheet: str | None, about: About) -> Iterator[tuple[in
         formulas.close()
 
 
-def _workbook(path: Path, *, data_only: bool) -> Any:
+def opened_by(path: Path) -> Any:
+    """openpyxl, with the parts of it that are used. Raises DataError where it is not installed."""
     try:
-        openpyxl = importlib.import_module("openpyxl")
+        for inner in ("styles", "utils", "worksheet.datavalidation"):
+            importlib.import_module(f"openpyxl.{inner}")
+        return importlib.import_module("openpyxl")
     except ImportError:
         raise DataError(
-            f"{path}: Excel workbooks are read by openpyxl, which is not installed: pip install 'tunesmith[xlsx]'. Or "
+            f"{path}: Excel workbooks need openpyxl, which is not installed: pip install 'tunesmith[xlsx]'. Or "
             "save the sheet as CSV."
         ) from None
+
+
+def _workbook(path: Path, *, data_only: bool) -> Any:
+    openpyxl = opened_by(path)
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
@@ -95,3 +104,38 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def write_sheet(
+    path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, str]], choices: Mapping[str, Sequence[str]]
+) -> None:
+    """Texts as a workbook to be filled in, no text a formula. `choices`: column -> what may be chosen there."""
+    openpyxl = opened_by(path)
+    book = openpyxl.Workbook()
+    page = book.active
+    page.append(list(columns))
+    wrap = openpyxl.styles.Alignment(wrap_text=True, vertical="top")
+    num = 1
+    for num, line in enumerate(lines, 2):
+        for at, name in enumerate(columns, 1):
+            cell = page.cell(num, at)
+            cell.value = cell_text(line[name]) or None
+            cell.alignment = wrap
+            if cell.data_type == "f":
+                cell.data_type = "s"
+    for at, name in enumerate(columns, 1):
+        letter = openpyxl.utils.get_column_letter(at)
+        page.column_dimensions[letter].width = WIDE if any(len(v.value or "") > 30 for v in page[letter]) else NARROW
+        page.cell(1, at).font = openpyxl.styles.Font(bold=True)
+        if name in choices:
+            rule = openpyxl.worksheet.datavalidation.DataValidation("list", formula1=f'"{",".join(choices[name])}"')
+            page.add_data_validation(rule)
+            rule.add(f"{letter}2:{letter}{max(num, 2)}")
+    page.freeze_panes = "A2"
+    book.save(path)
+
+
+def cell_text(text: str) -> str:
+    """Without the control characters that no cell may hold, and no longer than a cell may be."""
+    plain_text = "".join(c for c in text if c >= " " or c in "\n\t\r")
+    return plain_text if len(plain_text) <= CELL_CHARS else plain_text[: CELL_CHARS - 2] + " …"
