@@ -131,7 +131,7 @@ def verdict_of(
     compared = cases_of(made, made.metric, base, tuned)
     simple = simple_outputs(made)
     notes = [n for n in notes if n]
-    best = max((f["dev_score"] for f in forms if f["dev_score"] is not None), default=None)
+    best = next((f["dev_score"] for f in forms if f["chosen"]), None)
     if best is not None:
         notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")
     if made.num_test > len(cases):

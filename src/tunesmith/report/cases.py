@@ -66,9 +66,8 @@ class Case:
     tuned_score: float | None
     base_stopped: bool | None  # False: ran into the length limit
     tuned_stopped: bool | None
-    scale: str = (
-        "more"  # of the scores, "more" | "less" is better, or "relative": which of the two answers is preferred
-    )
+    # of the scores, "more" | "less" is better, or "relative": which of the two answers is preferred
+    scale: str = "more"
     base_measured: tuple[float, ...] | None = None
     tuned_measured: tuple[float, ...] | None = None  # where the metric does not read the text
 

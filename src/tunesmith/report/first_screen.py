@@ -149,7 +149,7 @@ def lost(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     tally = cases.counts(facts.cases or ())
     said: list[str | Link] = []
     if facts.cases:
-        tag, what = ("worsened", "scored lower than before")
+        tag, what = ("worsened", words.got_worse(facts))
         if cases.is_right_or_wrong(facts.cases):
             tag, what = ("broken", f"that the base had right {'is' if tally['broken'] == 1 else 'are'} now wrong")
         said += [linked(facts, f"{tally[tag]:,} of {len(facts.cases):,} cases", tag), f" {what}. "]

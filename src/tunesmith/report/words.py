@@ -297,6 +297,14 @@ def how_sure(verdict: Mapping[str, Any]) -> tuple[Sentence, ...]:
     return tuple(said)
 
 
+def got_worse(facts: Facts) -> str:
+    """What a lower score of a case means, by the scale of the metric."""
+    scale = facts.cases[0].scale if facts.cases else "more"
+    return {"less": "scored worse than before", "relative": "in which the judge prefers the base model's answer"}.get(
+        scale, "scored lower than before"
+    )
+
+
 def what_it_lost(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, ...]:
     said: list[Sentence] = []
     tally = cases.counts(facts.cases or ())
@@ -311,7 +319,7 @@ def what_it_lost(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, ..
                 )
             )
         elif tally["worsened"] or tally["improved"]:
-            said.append((Link(things(tally["worsened"], "case"), "worsened"), " scored lower than before."))
+            said.append((Link(things(tally["worsened"], "case"), "worsened"), f" {got_worse(facts)}."))
         if tally["tuned-cut"]:
             said.append(
                 (

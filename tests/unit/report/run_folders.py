@@ -186,7 +186,7 @@ def make(
 
 
 def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
-    texts = ("example_id", "source", "group", "prompt", "reference", "base_output", "tuned_output")
+    texts = ("example_id", "source", "group", "prompt", "reference", "base_output", "tuned_output", "scale")
     flags = ("base_stopped", "tuned_stopped", "changed")
     kinds = {**dict.fromkeys(texts, pa.string()), **dict.fromkeys(flags, pa.bool_())}
     names = list(rows[0])

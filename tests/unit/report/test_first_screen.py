@@ -78,6 +78,21 @@ def test_every_metric_is_said_on_its_own_scale(tmp_path: Path, name: str) -> Non
     assert "JSON" not in found[1] or name.startswith("json")
 
 
+def test_less_is_better_and_relative_scores_are_said_so(tmp_path: Path) -> None:
+    less = {"metric": "bits_per_byte", "base": 2.5, "tuned": 2.0, "effect": 0.5, "interval": [0.2, 0.8],
+            "less_is_better": True, "baselines": {"n-grams": 1.9, "noise": 2.6}}  # fmt: skip
+    rows = [{**case(i, 2.5, 2.0 if i else 3.0), "scale": "less"} for i in range(10)]
+    found = said(tmp_path / "less", less, cases=rows)
+    assert found[1] == "Down 0.500, from 2.50 to 2.00 in bits per byte; less is better."
+    assert found[3].startswith("1 of 10 cases scored worse than before.")
+    assert "n-grams gets 1.900" in found[4]
+    judged = {"metric": "judge", "base": 0.3, "tuned": 0.7, "effect": 0.4, "interval": [0.1, 0.7]}
+    rows = [{**case(i, float(i < 3), float(i >= 3)), "scale": "relative"} for i in range(10)]
+    found = said(tmp_path / "judge", judged, cases=rows)
+    assert found[1] == "Up 40 points of 100, from 30 to 70, counting cases in which the judge prefers it."
+    assert found[3].startswith("3 of 10 cases in which the judge prefers the base model's answer.")
+
+
 def test_a_metric_of_somebody_else_keeps_its_scale(tmp_path: Path) -> None:
     found = said(
         tmp_path, {"metric": "seconds_saved", "base": 10.0, "tuned": 12.5, "effect": 2.5, "interval": [1.0, 4.0]}
