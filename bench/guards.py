@@ -198,14 +198,16 @@ def measured(only: Sequence[str]) -> None:
         "noise": ("noise on the LoRA matrices of all linear layers", 0.3, "full"),
         "barely changed": ("noise far below what training moves", 1e-4, "quick"),
     }
-    for name, (what, pairs, names) in WRECKED.items():
-        if not only or name in only:
+    for name in only or [*WRECKED, *shaking, "unchanged"]:
+        print(name, flush=True)
+        if name in WRECKED:
+            what, pairs, names = WRECKED[name]
             one(name, what, taught(session, renderer, name, pairs), "full", names)
-    for name, (what, size, level) in shaking.items():
-        if not only or name in only:
+        elif name in shaking:
+            what, size, level = shaking[name]
             one(name, what, shaken(session, name, size), level)
-    if not only or "unchanged" in only:
-        one("unchanged", "the base itself, asked again", None, "quick")
+        else:
+            one(name, "the base itself, asked again", None, "quick")
 
 
 def rows_of(found: Sequence[GuardResult]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def ask_base(session: Session, renderer: Renderer, level: str, budget_s: float, 
     """The base's answers: from the cache where this base was asked before, in this format, with this template."""
     path = kept_at(session.base, renderer, level)
     if path.is_file():
-        return Asked.of(json.loads(path.read_text(encoding="utf-8")))
+        return rescored(Asked.of(json.loads(path.read_text(encoding="utf-8"))))
     asked = ask(session, None, renderer, level, budget_s, progress)
     if asked.is_whole:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +111,21 @@ def ask_base(session: Session, renderer: Renderer, level: str, budget_s: float, 
     return asked
 
 
-def kept_at(base: Base, renderer: Renderer, level: str) -> Any:
-    """The file of the base's answers, named after all that decides them."""
+def rescored(asked: Asked) -> Asked:
+    """Kept answers with the scores that today's checks give them: both models are judged by the same rule."""
+    for probe in PROBES:
+        if probe.score is not None:
+            pairs = zip(probe.items(), asked.written[probe.name])
+            asked.scores[probe.name] = [probe.score(item, w.text) for item, w in pairs]
+    return asked
+
+
+def kept_at(base: Base, renderer: Renderer, level: str) -> Path:
+    """The file of the base's answers, named after all that decides them; data.max_tokens does not."""
     items = [[p.name, p.asks, p.items(level)] for p in PROBES]
+    words = renderer.prompt([Message("user", json.dumps(items[0][2][:3]))])  # as this tokenizer cuts them
     where = [str(base.model.dtype), base.model.device.type]
-    parts = [base.digest, renderer.digest, *where, MAX_NEW_TOKENS, items]
+    parts = [base.digest, renderer.template, words, renderer.stop_ids, *where, MAX_NEW_TOKENS, items]
     return (
         cache_dir() / "guards" / f"{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]}.json"
     )
