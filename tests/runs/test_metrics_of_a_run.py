@@ -87,6 +87,28 @@ def test_bits_per_byte_with_preferences_and_a_judge_beside(tmp_path: Path) -> No
         compare_runs([out, out], "judge")
 
 
+def test_a_verdict_by_a_judge(tmp_path: Path) -> None:
+    data = tiny_runs.reply_file(tmp_path / "rows.jsonl")
+    votes = tmp_path / "votes.csv"
+    votes.write_text("example_id,vote\nnobody-knows,tie\n")
+    with server(longer) as (address, seen):
+        by = {"endpoint": address, "model": "j", "max_cases": 6, "votes": str(votes)}
+        out, verdict = finished(tmp_path, data, task={"metric": "judge"}, evals={"judge": by})
+        asked = len(seen)
+        said = yaml.safe_load((out / "recipe.yaml").read_text())
+        for name in ("verdict.json", "scores/judged.json"):
+            (out / name).unlink()
+        again = run(parse(said), yaml.safe_dump(said), out, Silent(), resume=True)
+    assert asked == len(seen)  # what the judge said is kept
+    assert again["effect"] == verdict["effect"]
+    assert verdict["num_cases"] == 6
+    assert verdict["base"] + verdict["tuned"] == pytest.approx(1)
+    assert verdict["baselines"] == {}
+    forms = json.loads((out / "scores" / "forms.json").read_text())
+    assert all(f["dev_score"] is not None for f in forms)  # chosen by the task's own metric
+    assert "judge" in (out / "report.md").read_text()
+
+
 @pytest.mark.skipif(bool(sandbox.available()), reason="no sandbox here")
 def test_programs_are_sampled_and_run(tmp_path: Path) -> None:
     data = programs(tmp_path / "rows.jsonl")

@@ -103,23 +103,30 @@ def without_rights(root):
     if root is not None:
         os.chroot(".")
         os.chdir("/work")
+    if not sys.platform.startswith("linux"):
+        return
     header, nothing = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6)
     must(libc().capset(header, nothing), "capset")
     must(libc().prctl(NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     must(libc().prctl(SET_DUMPABLE, 0, 0, 0, 0), "not dumpable")
 
 
-def limit_resources(limits, *, count_processes):
+def limit_resources(limits, *, is_strict):
     for name, value in (
         ("RLIMIT_CPU", limits["cpu_s"]),
         ("RLIMIT_AS", limits["memory_bytes"]),
         ("RLIMIT_FSIZE", limits["file_bytes"]),
         ("RLIMIT_NOFILE", limits["open_files"]),
         ("RLIMIT_CORE", 0),
-        ("RLIMIT_NPROC", limits["processes"] if count_processes else None),
+        ("RLIMIT_NPROC", limits["processes"] if is_strict else None),
     ):
-        if value is not None and hasattr(resource, name):
+        if value is None or not hasattr(resource, name):
+            continue
+        try:
             resource.setrlimit(getattr(resource, name), (value, value))
+        except (ValueError, OSError):
+            if is_strict:
+                raise  # without isolation the user insisted on what can be had: macOS refuses some
 
 
 def block_sockets():
@@ -347,7 +354,7 @@ def isolated(setup):
     """In the child: the isolation that was asked for, from its last step that needs rights to the limits."""
     os.environ.clear()  # Python puts its locale there
     without_rights(setup["root"])
-    limit_resources(setup["limits"], count_processes=setup["root"] is not None)
+    limit_resources(setup["limits"], is_strict=setup["root"] is not None)
     if setup["root"] is None:
         block_sockets()
 
