@@ -82,8 +82,8 @@ class Evals:
     rows: int = 48  # answers written side by side; lower it when memory runs out
     budget_s: float = 1800.0  # seconds for one model's answers; past it the run stops, and can be resumed
     sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure
-    guards: Literal["full", "quick", "off"] = "full"  # probes of what the model could do before; quick: a quarter of them
-    guard_budget_s: float = 300.0  # seconds for one model's guard probes; items past it are not asked, and the result says so
+    guards: Literal["full", "quick", "off"] = "full"  # probes of what the model could do before; quick: a quarter
+    guard_budget_s: float = 300.0  # seconds for one model's guard probes; the result says what was cut off
     # slips, other wordings, inputs that fit no label, recited rows; quick: 40 cases in 5 ways, full: 200 in up to 9
     robustness: Literal["off", "quick", "full"] = "off"
     schema: str | dict[str, Any] | None = None  # a JSON schema, as a file or written here, that answers have to fit
