@@ -43,6 +43,7 @@ SESSION: dict[str, str] = {
     "report": f"report {RUN} --json",
     "evaluate": f"evaluate {RUN} --cases 5 --out checked --json",
     "explain": f"explain {RUN} --json",
+    "judge": f"judge {RUN} --sheet choices.csv --cases 5 --json",
     "gate": f"gate {RUN} --set gates.effect=-1 --json",
     "export": f"export {RUN} --to merged --out merged --json",
     "runs": "runs --json",
@@ -243,3 +244,19 @@ def test_a_switch_keeps_the_network_away(
     assert said.code == 2
     assert switch in said.text
     assert "unset it" in said.text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("models --cases 5", "--cases is about ranking"),
+        ("models --for rows.csv --recipe recipe.yaml", "both name the data"),
+        ("models --recipe recipe.yaml --target label", "--target goes with --for"),
+        ("models --json list", "not before list"),
+        ("models --for rows.csv --candidates owner/unknown", "tunesmith models fetch owner/unknown"),
+    ],
+)
+def test_what_nothing_would_read_is_refused(words: str, says: str, session: Session) -> None:
+    said = typed(words.split())
+    assert said.code == 2
+    assert says in said.text

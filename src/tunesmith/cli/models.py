@@ -41,10 +41,12 @@ def models(
 
     Example: tunesmith models --for tickets.csv
     """
+    said = [p.opts[0] for p in context.command.params if p.name and was_typed(context, p.name)]
     if context.invoked_subcommand is not None:
+        if said:
+            raise InputError(f"{said[0]} belongs to `tunesmith models` alone, not before {context.invoked_subcommand}")
         return
-    if data is not None and recipe is not None:
-        raise InputError("--for and --recipe both name the data to rank on: give one of them")
+    refuse_unread(said)
     if data is None and recipe is None:
         inventory(folders or [], as_json=as_json)
         return
@@ -58,6 +60,23 @@ def models(
         show.out(json.dumps(ranked.facts(), ensure_ascii=False))
     else:
         tell_ranking(ranked)
+
+
+def was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_unread(said: list[str]) -> None:
+    """Raises InputError at an option that nothing would read."""
+    if "--for" in said and "--recipe" in said:
+        raise InputError("--for and --recipe both name the data to rank on: give one of them")
+    ranks = [name for name in said if name not in ("--for", "--recipe", "--folder", "--json")]
+    if ranks and "--for" not in said and "--recipe" not in said:
+        raise InputError(f"{ranks[0]} is about ranking: say on which data, with --for FILE or --recipe FILE")
+    columns = [name for name in ranks if name in ("--target", "--prompt")]
+    if columns and "--recipe" in said:
+        raise InputError(f"{columns[0]} goes with --for: the recipe says the columns itself")
 
 
 def recipe_for(data: str | None, file: Path | None, columns: tuple[Any, Any], found: list[Any]) -> Any:
