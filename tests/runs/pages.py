@@ -25,7 +25,7 @@ from tunesmith.recipe import parse
 
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```", re.M | re.S)
 INDENTED = re.compile(r"\n\n    (\S[^\n]*)")
-WRITTEN = ("csv", "json", "jsonl", "yaml", "text")  # languages that may be a file's content
+WRITTEN = ("csv", "json", "jsonl", "yaml", "text", "python")  # languages that may be a file's content
 PLAIN = ("ls", "cat", "head", "cp", "mkdir", "mv", "rm")  # programs that are on every machine with a shell
 NOT_MET = 3  # what a tiny model comes to is not what the page is about
 # In front of what the page sets itself, which therefore wins.
