@@ -150,7 +150,8 @@ def verdict_of(
     facts = as_facts(verdict)
     facts["secondary"] = {}
     for metric in made.secondary:
-        facts["secondary"] |= secondary(cases_of(made, metric, base, tuned), [metric], rules)
+        there = cases_of(made, metric, base, tuned)
+        facts["secondary"] |= secondary(there, [metric], rules) if there.references else {}
     facts["base_form"] = base.form
     facts["digests"] = {"test_cases": cases_digest(cases)}
     return facts

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tunesmith.build import Material, drawn, prompt_text
+from tunesmith.errors import RunError
 from tunesmith.evals import judge as judges
 from tunesmith.evals.score import Answer
 from tunesmith.evaluate import Asked
@@ -32,11 +33,21 @@ def judged(
         folder.tell.step(done, of, f"judged by {by.model}")
         folder.stop.check("stopped between two questions to the judge, whose answers are kept")
 
-    kept = judges.Kept(folder.path / "scores" / "judge.jsonl")
+    kept = kept_in(folder)
     with folder.stage("judge", by.budget_s), folder.stop.gently("this question to the judge"):
         votes = judges.judge(contests, by, endpoint, kept, progress)
     found = judges.trust(votes, judges.read_votes(Path(by.votes)) if by.votes else {})
     folder.write(JUDGED, {"model": by.model, **found.facts(), "votes": [asdict(v) for v in votes]})
+    if not found.is_readable:
+        trouble = (
+            f"{found.num_unreadable} of the {2 * found.num_asked} replies of the judge {by.model} could not be read, "
+            "so nothing is concluded from it"
+        )
+        if made.metric.needs == "judge":
+            raise RunError(
+                f"{trouble}: its replies are in {kept.path}. Start a new run with a larger model as the judge"
+            )
+        return base, tuned, [f"{trouble}."]
     share = {v.example_id: v.tuned for v in votes}
     sides = [
         replace(asked, answers=tuple(voted(made, asked.answers, share, is_tuned=is_tuned)))
@@ -44,6 +55,18 @@ def judged(
     ]
     where = f"the judge is {by.model} at {endpoint.host}, asked about {len(votes)} cases."
     return sides[0], sides[1], [where, *found.notes()]
+
+
+def kept_in(folder: RunFolder) -> judges.Kept:
+    return judges.Kept(folder.path / "scores" / "judge.jsonl")
+
+
+def check_judge(recipe: Recipe, folder: RunFolder) -> None:
+    """Before anything is trained: the judge is there and can be read. Only a made-up question is sent."""
+    by = recipe.evals.judge
+    if by.endpoint is not None:
+        with folder.doing(f"a made-up question to the judge {by.model}"):
+            judges.probe(by, endpoint_of(recipe.evals), kept_in(folder))
 
 
 def contests_of(made: Material, base: Sequence[Answer], tuned: Sequence[Answer], most: int) -> list[judges.Contest]:

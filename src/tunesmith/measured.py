@@ -72,7 +72,7 @@ def means_of(evals: Evals, metric_name: str | None) -> Means:
         isolate, said = sandbox.isolation(insist=evals.code.trust_local_code)
         found |= {"code": evals.code, "isolate": isolate}
         metrics.append(METRICS["pass_at_k"])
-        tries = f"pass@{evals.code.k} from {evals.code.samples} programs a case"
+        tries = f"pass@{evals.code.k} from {evals.code.tries} programs a case"
         words.append(("sandbox", tries, said))
     if metric_name == "bits_per_byte":
         metrics.append(METRICS["bits_per_byte"])
@@ -246,18 +246,18 @@ def passed(asking: Asking, means: Means) -> list[tuple[float, ...]]:
             f"{missing.source} has no tests, which pass_at_k runs: name the column that holds them, "
             "--set data.columns.tests=NAME"
         )
-    tokens = [asking.renderer.prompt(p) for p in asking.prompts for _ in range(code.samples)]
+    tokens = [asking.renderer.prompt(p) for p in asking.prompts for _ in range(code.tries)]
     limits = replace(asking.limits, temperature=code.temperature)
     path = asking.sitting.path
     kept = Sitting(
         asking.sitting.progress, path and path.with_name(f"{path.stem}_programs.jsonl"), asking.sitting.between
     )
     texts = [c.text for c in sampled(asking, tokens, limits, kept)]
-    pairs = [(text, asking.cases[k // code.samples]) for k, text in enumerate(texts)]
+    pairs = [(text, asking.cases[k // code.tries]) for k, text in enumerate(texts)]
     outcomes = checked(pairs, means, lambda n: kept.progress(n, len(tokens)))
     kept.forget()
-    counts = [sum(o.passed for o in outcomes[k : k + code.samples]) for k in range(0, len(outcomes), code.samples)]
-    return [(float(code.samples), float(c), float(code.k)) for c in counts]
+    counts = [sum(o.passed for o in outcomes[k : k + code.tries]) for k in range(0, len(outcomes), code.tries)]
+    return [(float(code.tries), float(c), float(code.k)) for c in counts]
 
 
 def checked(

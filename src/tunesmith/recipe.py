@@ -263,8 +263,8 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{key} is {value}; wanted a fraction from 0 up to (not including) 1")
     if not 0 < e.alpha < 0.5:
         raise RecipeError(f"evals.alpha is {e.alpha}; wanted a level between 0 and 0.5 (0.05 is usual)")
-    if e.code.samples < e.code.k:
-        raise RecipeError(f"evals.code.samples is {e.code.samples}; pass@{e.code.k} needs {e.code.k} or more")
+    if e.code.tries < e.code.k:
+        raise RecipeError(f"evals.code.tries is {e.code.tries}; pass@{e.code.k} needs {e.code.k} or more")
     if e.code.temperature < 0:
         raise RecipeError(f"evals.code.temperature is {e.code.temperature}; wanted 0 or more")
     if (e.judge.model == "") != (e.judge.endpoint is None):

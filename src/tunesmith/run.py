@@ -30,7 +30,7 @@ from tunesmith.export.write import Serving, open_adapter, open_model, write_merg
 from tunesmith.folder import RunFolder, Teller
 from tunesmith.generate.limits import Limits
 from tunesmith.importing.reading import flat
-from tunesmith.judged import judged
+from tunesmith.judged import check_judge, judged
 from tunesmith.models.load import Base, weights_digest
 from tunesmith.opened import Served
 from tunesmith.preferences import preferences
@@ -214,6 +214,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material,
             f"{different[0]} was {short(then.get(different[0]))} and is {short(now.get(different[0]))} now). Restore "
             "what changed, or start a new run with another --out"
         )
+    check_judge(recipe, folder)
     folder.write("lock.json", locked)
     folder.write("serving.json", Served.of(made).facts())
     for row in planned["resolved"]:

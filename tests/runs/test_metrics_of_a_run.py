@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
-from tests.unit.evals.test_judge import longer, server
+from tests.unit.evals.test_judge import completion, longer, server
 
 from tunesmith.compared import compare_runs
 from tunesmith.errors import InputError, TunesmithError
@@ -70,7 +70,7 @@ def test_bits_per_byte_with_preferences_and_a_judge_beside(tmp_path: Path) -> No
     assert len(json.loads((out / "scores" / "preferences.json").read_text())["tuned"]) == len(pairs)
     judged = json.loads((out / "scores" / "judged.json").read_text())
     assert judged["num_cases"] == 8
-    assert len(seen) == 2 * judged["num_asked"]
+    assert len(seen) == 2 + 2 * judged["num_asked"]  # and a made-up question beforehand
     assert verdict["secondary"]["judge"]["base"] + verdict["secondary"]["judge"]["tuned"] == pytest.approx(1)
     assert any("the judge is j at 127.0.0.1" in note for note in verdict["notes"])
     plan = {row["key"]: row for row in json.loads((out / "plan.json").read_text())["resolved"]}
@@ -99,6 +99,7 @@ def test_a_verdict_by_a_judge(tmp_path: Path) -> None:
         for name in ("verdict.json", "scores/judged.json"):
             (out / name).unlink()
         again = run(parse(said), yaml.safe_dump(said), out, Silent(), resume=True)
+    assert all("moon" in b["messages"][1]["content"] for b in seen[:2])
     assert asked == len(seen)  # what the judge said is kept
     assert again["effect"] == verdict["effect"]
     assert verdict["num_cases"] == 6
@@ -107,6 +108,13 @@ def test_a_verdict_by_a_judge(tmp_path: Path) -> None:
     forms = json.loads((out / "scores" / "forms.json").read_text())
     assert all(f["dev_score"] is not None for f in forms)  # chosen by the task's own metric
     assert "judge" in (out / "report.md").read_text()
+    with (
+        server(lambda body, headers: completion("Both are nice.")) as (address, seen),
+        pytest.raises(InputError, match=r"no JSON object .* it said 'Both are nice.'"),
+    ):
+        finished(tmp_path, data, "unreadable", task={"metric": "judge"}, evals={"judge": {**by, "endpoint": address}})
+    assert len(seen) == 2  # nothing of the user's was sent
+    assert not (tmp_path / "unreadable").exists()
 
 
 @pytest.mark.skipif(bool(sandbox.available()), reason="no sandbox here")
@@ -114,7 +122,7 @@ def test_programs_are_sampled_and_run(tmp_path: Path) -> None:
     data = programs(tmp_path / "rows.jsonl")
     out, verdict = finished(
         tmp_path, data, data={"columns": {"tests": "check"}, "test_frac": 0.1}, task={"metric": "pass_at_k"},
-        evals={"max_cases": 3, "max_dev_cases": 1, "few_shot": 0, "code": {"samples": 2, "k": 2, "timeout_s": 5}},
+        evals={"max_cases": 3, "max_dev_cases": 1, "few_shot": 0, "code": {"tries": 2, "k": 2, "timeout_s": 5}},
     )  # fmt: skip
     assert verdict["metric"] == "pass_at_k"
     assert (verdict["base"], verdict["tuned"]) == (0, 0)  # a tiny model writes no Python

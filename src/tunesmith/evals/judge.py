@@ -29,6 +29,7 @@ SYSTEM = (
     '"better" is "A", "B" or "tie".'
 )
 SIDES = ("base", "tie", "tuned")
+UNREADABLE = 0.2  # share of the replies that may be unreadable
 WIDE = 0.05  # by how much the share for the first place may leave one half before it is called a bias
 
 
@@ -125,6 +126,19 @@ def judge(
     return votes
 
 
+def probe(by: JudgeBy, endpoint: Endpoint, kept: Kept) -> None:
+    """Ask the judge about two made-up answers, before anything is trained: is it there, and can it be read? None of the
+    user's texts are sent. InputError where it cannot be used."""
+    plain = Contest("", "Reply with the word yes and nothing else.", "yes", "The moon is made of cheese.")
+    [vote] = judge([plain], by, endpoint, kept, lambda done, of: None)
+    if vote.base_first is None and vote.tuned_first is None:
+        said = next(reversed(kept.replies.values()), "")
+        raise InputError(
+            f"the judge {by.model} at {endpoint.host} was asked which of two answers is better, and gave no JSON "
+            f'object with "better" in it, in either order; it said {said[:80]!r}. Name a larger model as evals.judge.model'
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
     """How far the judge can be believed."""
@@ -138,6 +152,11 @@ class Trust:
     num_people: int = 0  # cases that people voted on too
     agreement: float | None = None  # share of these on which judge and people say the same
     kappa: float | None = None  # Cohen's: the same, above chance
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether four of five replies could be read; ties in the place of the others would hide a difference."""
+        return self.num_unreadable <= UNREADABLE * 2 * self.num_asked
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,8 +14,8 @@ RUBRIC = (
 class Code:
     """How programs are sampled and run for pass_at_k."""
 
-    samples: int = 5  # programs written for each case; more make the estimate steadier
-    k: int = 1  # the k of pass@k, at most samples
+    tries: int = 5  # programs written for each case; more make the estimate steadier
+    k: int = 1  # the k of pass@k, at most tries
     temperature: float = 0.8  # of sampling; 0 writes the same program each time
     timeout_s: float = 10.0  # seconds that a program may take with its tests
     memory_mib: int = 512  # memory that a program may use

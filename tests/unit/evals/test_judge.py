@@ -32,7 +32,7 @@ def server(reply: Callable[[dict[str, Any], dict[str, str]], Reply]) -> Iterator
     """(address, the bodies that were sent to it)."""
     seen: list[dict[str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Chat(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append(body)
@@ -46,7 +46,7 @@ def server(reply: Callable[[dict[str, Any], dict[str, str]], Reply]) -> Iterator
         def log_message(self, *given: Any) -> None:
             return
 
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = ThreadingHTTPServer(("127.0.0.1", 0), Chat)
     threading.Thread(target=found.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{found.server_address[1]}/v1", seen
@@ -209,3 +209,9 @@ def test_agreement_with_people(tmp_path: Path) -> None:
     path.write_text("example_id,vote\na,better\n")
     with pytest.raises(InputError, match=r"votes.csv:2: example_id is 'a' and vote is 'better'"):
         read_votes(path)
+
+
+def test_a_judge_that_cannot_be_read_decides_nothing() -> None:
+    unread = [Vote(str(k), None, None) for k in range(3)]
+    assert trust([Vote("a", 1, 1)] * 12 + unread, {}).is_readable
+    assert not trust([Vote("a", 1, 1)] * 11 + unread, {}).is_readable
