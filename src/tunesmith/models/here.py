@@ -41,8 +41,11 @@ class Here:
         return 3 * self.num_weights * bytes_each / 2**30 + 3
 
     def full_gib(self, bytes_each: int) -> float:
-        """Memory to tune all weights: base and trained copy, and in float32 the masters, gradient and Adam's two."""
-        return self.num_weights * (2 * bytes_each + 16) / 2**30 + 3
+        """Memory to tune all weights: base and trained copy, and in float32 the masters, gradient and Adam's two.
+
+        Measured with 135M weights in float32, up to a saved checkpoint: 6.95 GiB.
+        """
+        return self.num_weights * (2 * bytes_each + 16) / 2**30 + 4
 
     def answer_gib(self, bytes_each: int) -> float:
         """Memory to answer only: the weights, and what goes through them."""
