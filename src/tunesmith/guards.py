@@ -77,7 +77,8 @@ def ask(
             break
         progress(number, len(steps), STEPS[how])
         pairs = [(probe, item) for probe in probes if probe.how == how for item in quarter_of(probe, quarter)]
-        put(asked, pairs, ASKING[how](session, who, renderer, pairs))
+        if pairs:
+            put(asked, pairs, ASKING[how](session, who, renderer, pairs))
     progress(len(steps), len(steps), "guard probes")
     asked.seconds = round(time.monotonic() - began, 2)
     return asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from tests.runs.mistakes import typed
 from tests.runs.tiny_runs import labelled_file, model_folder, settings
+from tests.unit.report.run_folders import VERDICT, make
 
 from tunesmith import guards
 from tunesmith.data.pack import pack
@@ -20,6 +22,8 @@ from tunesmith.evals.score import segment_sums
 from tunesmith.folder import Silent
 from tunesmith.opened import Opened, open_model
 from tunesmith.recipe import parse
+from tunesmith.report import words
+from tunesmith.report.facts import read
 from tunesmith.run import run
 from tunesmith.types import Record, Segment
 
@@ -161,3 +165,13 @@ def test_held_out_answers_are_checked_where_the_task_has_a_source() -> None:
     (found,) = guards.held_out("summarise", sources, [good] * 60, [good] * 20 + [bad] * 40)
     assert found.passed is False
     assert guards.held_out("chat", sources, [good] * 60, [bad] * 60) == []
+
+
+def test_a_yes_names_what_is_not_known(tmp_path: Path) -> None:
+    """A budget that was over is no proof that nothing was lost."""
+    nothing = asdict(probes.result(probes.PROBES[0], [], [], 390))
+    make(tmp_path / "run", verdict={**VERDICT, "guard": [nothing]})
+    facts = read(tmp_path / "run")
+    assert facts.verdict is not None
+    _, because = words.may_i_use_it(facts, facts.verdict)
+    assert ("Whether it kept these is not known: general knowledge.",) in because

@@ -349,6 +349,7 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, tu
         return ("Not on this evidence. Test on more cases first; the difference may be real or luck.",), ()
     guard = verdict.get("guard") or ()
     failed = [str(g["name"]) for g in guard if g.get("passed") is False]
+    unknown = [str(g["name"]) for g in guard if g.get("passed") is None]
     because: list[Sentence] = []
     notes = [str(n) for n in verdict.get("notes") or ()]
     doubted = [n for n in verdict.get("baselines") or {} if any(note.startswith(f"{n} scores") for note in notes)]
@@ -362,6 +363,8 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, tu
         because.append((f"It lost something elsewhere: {', '.join(failed)}.",))
     elif not guard:
         because.append(("What it may have forgotten outside this task was not checked.",))
+    elif unknown:
+        because.append((f"Whether it kept these is not known: {', '.join(unknown)}.",))
     because += export_words(facts)
     if differs(facts):
         return ("Not the exported files: they do not answer as the model that was measured.",), tuple(because)
