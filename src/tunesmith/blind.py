@@ -17,9 +17,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow.parquet as pq
 from scipy import stats as distributions
 
+from tunesmith import evaluations
 from tunesmith.data.rows import Rejected, rows
 from tunesmith.data.sheet import write_sheet
 from tunesmith.data.write import write_rows
@@ -80,15 +80,14 @@ def contest(row: Mapping[str, Any]) -> Contest:
 
 def contests(folder: Path) -> tuple[tuple[str, str], list[Contest]]:
     """(names, cases) of a run's base and tuned model, or of the two models of an evaluation."""
-    if (folder / "evaluation.json").is_file():
-        models = [m["name"] for m in read_json(folder / "evaluation.json")["models"]]
-        if len(models) != 2:
+    if evaluations.is_evaluation(folder):
+        found = evaluations.read(folder)
+        if len(found.models) != 2:
             raise InputError(f"{folder} is about one model; a choice is between two: tunesmith evaluate … --against …")
-        found = pq.read_table(folder / "cases.parquet").to_pylist()
-        pairs = [
-            Contest(r["example_id"], r["group"] or None, r["prompt"], (r["against_output"], r["output"])) for r in found
+        return (found.models[1], found.models[0]), [
+            Contest(r["example_id"], r["group"] or None, r["prompt"], (r["against_output"], r["output"]))
+            for r in found.rows
         ]
-        return (models[1], models[0]), pairs
     cases = read_cases(folder / "scores" / "cases.parquet") or ()
     if not cases or any(c.tuned_output is None for c in cases):
         raise InputError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tunesmith import evaluations
 from tunesmith.errors import DataError, InputError
 from tunesmith.evals.compare import BETTER, SAME, UNKNOWN, WORSE, Cases, Effect, Rules, decide, measure, plain, signed
 from tunesmith.evals.metrics import METRICS, Metric
@@ -26,16 +27,18 @@ PROMPT_CHARS = 60
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One run. Scores and interval are on the shared cases, the decision is that of its own verdict."""
+    """One run, or one evaluation. Scores and interval are on the shared cases, the decision is that of its own verdict
+    ("" where there is none)."""
 
     letter: str
     folder: str
     model: str
-    base: float
+    base: float | None  # None: an evaluation of one model alone
     tuned: float
     interval: tuple[float, float]
     decision: str
     num_cases: int  # that it held out, shared or not
+    is_run: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,9 @@ def outputs(cases: Sequence[Case], metric: Metric, who: str = "tuned") -> list[o
 def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Compared:
     """Every pair of runs. Raises InputError where they share no case, or were measured by different metrics."""
     if len(folders) < 2:
-        raise InputError("compare wants two or more run folders: tunesmith compare runs/first runs/second")
+        raise InputError(
+            "compare wants two or more folders of runs or evaluations: tunesmith compare runs/first runs/second"
+        )
     runs = [finished(Path(folder)) for folder in folders]
     verdicts = [r.verdict or {} for r in runs]
     metric = metric_of(verdicts, metric_name)
@@ -131,6 +136,8 @@ def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Com
 
 
 def finished(folder: Path) -> Facts:
+    if evaluations.is_evaluation(folder):
+        return evaluations.as_run(folder)
     found = facts.read(folder)
     if found.verdict is None or found.cases is None:
         raise InputError(f"{folder} has no verdict with its cases yet: tunesmith run --resume --out {folder}")
@@ -166,15 +173,13 @@ def shared_cases(folders: Sequence[Path], runs: Sequence[Facts], metric: Metric)
 
 
 def side(at: int, folder: str, run: Facts, common: Shared, metric: Metric, alpha: float) -> Side:
-    found = measure(
-        Cases(common.references, common.outputs(at, "base"), common.outputs(at), common.groups),
-        metric,
-        Rules(alpha=alpha),
-    )
+    is_alone = any(c.base_output is None and c.base_measured is None for c in common.cases[at])
+    base = common.outputs(at, "tuned" if is_alone else "base")
+    found = measure(Cases(common.references, base, common.outputs(at), common.groups), metric, Rules(alpha=alpha))
     verdict = run.verdict or {}
     return Side(
-        ascii_uppercase[at % 26], folder, facts.base_model(run).name, found.base, found.tuned, found.tuned_interval,
-        verdict["decision"], len(run.cases or ()),
+        ascii_uppercase[at % 26], folder, facts.base_model(run).name, None if is_alone else found.base, found.tuned,
+        found.tuned_interval, verdict["decision"], len(run.cases or ()), is_run=run.recipe is not None,
     )  # fmt: skip
 
 
@@ -192,7 +197,7 @@ def pairs_of(sides: Sequence[Side], common: Shared, metric: Metric, alpha: float
     rows = []
     for pair, found, p_holm, level in zip(pairs, plainly, adjusted, levels):
         corrected = found if level == alpha else at_level(*pair, level)
-        words = Words(sides[pair[0]].letter, sides[pair[1]].letter, metric, matters, len(pairs), level, p_holm)
+        words = Words(sides[pair[0]], sides[pair[1]], metric, matters, len(pairs), level, p_holm)
         rows.append(words.pair(corrected, common.cases[pair[0]], common.cases[pair[1]]))
     return tuple(rows)
 
@@ -217,13 +222,21 @@ def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
 class Words:
     """What is said of one comparison."""
 
-    first: str
-    second: str
+    one: Side
+    other: Side
     metric: Metric
     matters: float
     num_pairs: int
     level: float
     p_holm: float
+
+    @property
+    def first(self) -> str:
+        return self.one.letter
+
+    @property
+    def second(self) -> str:
+        return self.other.letter
 
     def pair(self, found: Effect, first: Sequence[Case], second: Sequence[Case]) -> Pair:
         decision = decide(found.interval, self.matters)
@@ -245,9 +258,10 @@ class Words:
 
     def claim(self, found: Effect, decision: str, num_cases: int) -> str:
         metric = self.metric
+        model = "tuned model" if self.one.is_run and self.other.is_run else "model"
         start = {
-            BETTER: f"The tuned model of {self.second} is better than that of {self.first} on {metric.name}",
-            WORSE: f"The tuned model of {self.second} is worse than that of {self.first} on {metric.name}",
+            BETTER: f"The {model} of {self.second} is better than that of {self.first} on {metric.name}",
+            WORSE: f"The {model} of {self.second} is worse than that of {self.first} on {metric.name}",
             SAME: f"{self.first} and {self.second} do not differ by as much as {plain(self.matters, metric)} on "
             f"{metric.name}",
             UNKNOWN: f"These cases are too few to tell {self.first} from {self.second} on {metric.name}",
@@ -272,7 +286,7 @@ def notes_of(sides: Sequence[Side], runs: Sequence[Facts], common: Shared) -> tu
     if odd:
         counts = ", ".join(f"{s.letter} {s.num_cases}" for s in sides)
         notes.append(f"the test sets differ ({counts} cases): the {num} cases that all runs held out are compared.")
-    if len({facts.base_model(run).digest for run in runs}) > 1:
+    if len({facts.base_model(run).digest for run in runs if run.recipe is not None}) > 1:
         notes.append("the runs started from different base models.")
     if len(sides) > 2:
         notes.append(
@@ -285,7 +299,7 @@ def notes_of(sides: Sequence[Side], runs: Sequence[Facts], common: Shared) -> tu
 def differences(runs: Sequence[Facts]) -> dict[str, tuple[str, ...]]:
     """Keys that the recipes say differently, and what the plans resolved differently."""
     said = []
-    for run in runs:
+    for run in (r for r in runs if r.recipe is not None):
         recipe = {key: shown(value) for key, value in flat(yaml.safe_load(run.recipe or "") or {})}
         resolved = {row["key"]: f"{shown(row['value'])} (resolved)" for row in (run.plan or {}).get("resolved", ())}
         said.append({**resolved, **recipe})

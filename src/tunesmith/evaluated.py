@@ -38,12 +38,12 @@ from tunesmith.evals.compare import (
 )  # fmt: skip
 from tunesmith.evals.metrics import Metric
 from tunesmith.evaluate import cases_digest
+from tunesmith.evaluations import CASES, NAME, REPORT
 from tunesmith.files import read_json, write_json, write_text
 from tunesmith.folder import Teller
 from tunesmith.questions import Questions, num_learned
 from tunesmith.stopping import Stop
 
-NAME, CASES, REPORT = "evaluation.json", "cases.parquet", "report.md"
 NUM_LARGEST = 10  # cases that the report shows
 MOST_CHARS = 300  # of a text in the report
 

@@ -12,7 +12,7 @@ SERVICES = (
     *("measured", "judged", "preferences"),
     *("run", "deliver", "quickstart", "init", "fit", "schema", "spellings", "importing", "runs", "doctor", "compared"),
     *("calibrate", "predict", "predict_file", "api", "gates", "openings", "seeds", "explain", "understanding", "candidates", "ranked", "room", "robustness"),
-    *("questions", "answerers", "evaluated", "blind"),
+    *("questions", "answerers", "evaluated", "evaluations", "blind"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline"),

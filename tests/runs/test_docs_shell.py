@@ -52,11 +52,13 @@ def run_at(place: str, kind: str) -> Given:
 
 
 GIVEN: dict[str, Given] = {
+    "docs/evaluate.md": run_at("runs/first", "labels"),
     "docs/explain.md": run_at("runs/quickstart", "replies"),
     "docs/export.md": run_at("runs/quickstart", "replies"),
     "docs/gates.md": run_at("runs/quickstart", "labels"),
     "docs/guides/laptop.md": run_at("runs/quickstart", "replies"),
     "docs/guides/review.md": both(run_at("runs/first", "labels"), run_at("runs/second", "labels")),
+    "docs/judge.md": run_at("runs/quickstart", "replies"),
     "docs/predict.md": run_at("runs/tickets", "labels"),
 }
 

@@ -167,6 +167,38 @@ def test_an_endpoint_that_does_not_answer_is_no_mistake(replies: Path) -> None:
     assert "gave no answer in 2 tries, the last time: 503: busy. The answers so far are kept" in said.text
 
 
+def test_runs_and_evaluations_side_by_side(labels: Path, tmp_path: Path) -> None:
+    """The leaderboard takes folders of both kinds, paired on the cases that all of them asked."""
+    model = found(str(labels.parent / "model"), "--like", str(labels), "--cases", "15", "--out", "model")
+    found(str(labels), "--against", str(labels.parent / "model"), "--out", "both")
+    said = typed(["compare", str(labels), "model", "both", "--json"])
+    assert said.code == 0, said.text
+    facts = json.loads(said.out)
+    its = pq.read_table(labels / "scores" / "cases.parquet", columns=["example_id", "tuned_score"]).to_pylist()
+    ids = set(pq.read_table(tmp_path / "model" / "cases.parquet")["example_id"].to_pylist())
+    tuned = sum(r["tuned_score"] for r in its if r["example_id"] in ids) / 15
+    assert (facts["num_cases"], len(facts["pairs"])) == (15, 3)
+    assert [s["tuned"] for s in facts["sides"]] == pytest.approx([tuned, model["models"][0]["score"], tuned])
+    assert [s["base"] for s in facts["sides"]][1:] == [None, pytest.approx(model["models"][0]["score"])]
+    assert [s["is_run"] for s in facts["sides"]] == [True, False, False]
+    assert facts["pairs"][1]["effect"] == 0  # the run, and the evaluation of its tuned model
+    shown = typed(["compare", str(labels), "model"]).text
+    assert "15 held-out cases" in shown
+    assert "the recipes" not in shown
+    (tmp_path / "both" / "cases.parquet").unlink()
+    assert "copy the whole folder" in typed(["compare", str(labels), "both"]).text
+
+
+def test_an_evaluation_of_two_models_goes_on_a_blind_sheet(replies: Path, tmp_path: Path) -> None:
+    found(str(replies), "--against", str(replies.parent / "model"), "--out", "both")
+    said = typed(["judge", "both", "--sheet", "s.csv"])
+    assert said.code == 0, said.text
+    key = read_json(tmp_path / "s.key.json")
+    assert key["models"] == [str(replies.parent / "model"), str(replies)]
+    found(str(replies), "--out", "one")
+    assert "about one model" in typed(["judge", "one", "--sheet", "t.csv"]).text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

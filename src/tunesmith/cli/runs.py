@@ -17,7 +17,7 @@ from tunesmith.errors import InputError
 
 Folder = Annotated[Path, typer.Argument(help="Where the runs are; the folders below are looked through.")]
 Sort = Annotated[str, typer.Option("--sort", help="when, effect, cost, name or state.")]
-Runs = Annotated[list[Path], typer.Argument(help="Two or more run folders.")]
+Runs = Annotated[list[Path], typer.Argument(help="Two or more folders of runs, or of `tunesmith evaluate`.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="Else what the verdicts are about.")]
 SavedTo = Annotated[Path | None, typer.Option("--out", help="A JSON file for all of it, case by case.")]
 TONES = {**show.TONE, "running": "bold cyan", "interrupted": "yellow", "failed": "bold red", "unreadable": "bold red"}
@@ -91,7 +91,7 @@ def tell(found: Any) -> None:
     for side in found.sides:
         low, high = side.interval
         table.add_row(
-            side.letter, side.folder, f"{side.base:.3f}", f"{side.tuned:.3f}",
+            side.letter, side.folder, "" if side.base is None else f"{side.base:.3f}", f"{side.tuned:.3f}",
             f"{low:.3f} to {high:.3f}", Text(side.decision, style=TONES.get(side.decision, "")),
         )  # fmt: skip
     console.print(Text(f"{found.metric} on {found.num_cases} held-out cases that all runs share", style="bold"))
@@ -105,7 +105,14 @@ def tell(found: Any) -> None:
     console.print()
     for note in found.notes:
         console.print(Text(f"note: {note}"))
+    if sum(s.is_run for s in found.sides) < 2:
+        return
     heading = "what the recipes say differently" if found.differences else "the recipes say the same"
     console.print(Text(heading, style="bold"))
     for key, values in found.differences.items():
-        console.print(Text(f"  {key}: " + "  |  ".join(f"{s.letter} {v}" for s, v in zip(found.sides, values))))
+        console.print(
+            Text(
+                f"  {key}: "
+                + "  |  ".join(f"{s.letter} {v}" for s, v in zip((s for s in found.sides if s.is_run), values))
+            )
+        )
