@@ -135,7 +135,7 @@ def probe(by: JudgeBy, endpoint: Endpoint, kept: Kept) -> None:
         said = next(reversed(kept.replies.values()), "")
         raise InputError(
             f"the judge {by.model} at {endpoint.host} was asked which of two answers is better, and gave no JSON "
-            f'object with "better" in it, in either order; it said {said[:80]!r}. Name a larger model as evals.judge.model'
+            f'object with "better" in it, in either order: it said {said[:80]!r}. Name a larger model'
         )
 
 

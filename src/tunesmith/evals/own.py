@@ -79,7 +79,7 @@ def load(name: str) -> Own:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         at = getattr(error, "lineno", None) or (lines[-1] if lines else 1)
         raise InputError(f"{path}:{at}: cannot be run: {type(error).__name__}: {error}") from error
-    function = getattr(module, wanted, None)
+    function = vars(module).get(wanted)
     if not inspect.isfunction(function):
         there = [n for n, v in vars(module).items() if inspect.isfunction(v) and not n.startswith("_")]
         raise InputError(f"{path} has no function {wanted!r}; it has: {', '.join(there) or 'none'}")
