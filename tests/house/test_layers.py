@@ -8,10 +8,10 @@ import pytest
 from tests.house.source import PACKAGE, Source, at, functions, package
 
 SERVICES = (
-    *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch", "opened"),
-    *("measured", "judged", "preferences"),
-    *("run", "deliver", "quickstart", "init", "fit", "schema", "spellings", "importing", "runs", "doctor", "compared"),
-    *("calibrate", "predict", "predict_file", "api", "gates", "openings", "seeds", "explain", "understanding", "candidates", "ranked", "room", "robustness"),
+    *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch"),
+    *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
+    *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
+    *("gates", "openings", "seeds", "explain", "understanding", "candidates", "ranked", "room", "robustness"),
     *("questions", "answerers", "evaluated", "evaluations", "blind"),
 )
 LAYERS = (
