@@ -77,7 +77,7 @@ def load(name: str) -> Own:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's own code, see above
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        at = getattr(error, "lineno", None) or (lines[-1] if lines else 1)
+        at = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
         raise InputError(f"{path}:{at}: cannot be run: {type(error).__name__}: {error}") from error
     function = vars(module).get(wanted)
     if not inspect.isfunction(function):
