@@ -53,5 +53,5 @@ def test_a_wrecked_model_is_not_called_whole(opened: Opened, base: guards.Asked)
     found = {g.name: g for g in guards.results(base, ask(opened, opened.session.publish("noise")))}
     assert {n for n, g in found.items() if g.passed} <= {"stereotypes"}, found
     lost = {n for n, g in found.items() if g.passed is False}
-    assert {"general knowledge", "general text", "supported claims", "stopping"} <= lost, found
+    assert {"general knowledge", "general text"} <= lost, found
     assert all(g.note for g in found.values())
