@@ -26,6 +26,7 @@ from tunesmith.generate.limits import Limits
 from tunesmith.generate.stream import Ask, Piece
 from tunesmith.models.artifact import read_weights
 from tunesmith.models.catalogue import locate
+from tunesmith.models.load import load
 from tunesmith.recipe import Recipe, parse, read
 from tunesmith.types import Completion, Message
 
@@ -157,10 +158,12 @@ def kept_run(folder: Path) -> tuple[Served, Recipe, Path]:
 
 
 def open_model(name: str) -> Opened:
-    """Any model by name or folder, without an instruction."""
+    """Any model by name, folder or GGUF file, without an instruction, whatever its context."""
     recipe = parse({"model": name})
-    base = load_base(recipe, compute(recipe))
-    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
+    where = compute(recipe)
+    base = load(name, where.dtype, where.device)
+    longest = min(recipe.data.max_tokens, base.context_tokens or recipe.data.max_tokens)
+    renderer = Renderer(base.tokenizer, longest, recipe.data.too_long)
     return Opened(name, recipe, Session(base), renderer, Served("chat", "", (), 512, Columns()), None)
 
 

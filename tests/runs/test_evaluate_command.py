@@ -105,6 +105,16 @@ def test_a_model_and_an_endpoint_on_a_file(replies: Path, labels: Path, address:
     assert "clips, dog, fox" in facts["instruction"]
 
 
+def test_a_model_of_a_small_context_is_asked_what_fits(labels: Path, tmp_path: Path) -> None:
+    shutil.copytree(labels.parent / "model", tmp_path / "small")
+    config = read_json(tmp_path / "small" / "config.json")
+    (tmp_path / "small" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 150}))
+    rows = [{"text": text, "label": label} for text, label in (("a fox", "fox"), ("dog " * 99, "dog"), ("cat", "cat"))]
+    facts = found("small", "--data", str(tiny_runs.written(tmp_path / "rows.jsonl", rows)), "--out", "out")
+    assert any("1 of 3 cases could not be asked of small" in note for note in facts["notes"])
+    assert pq.read_table(tmp_path / "out" / "cases.parquet")["output"].to_pylist()[1] == ""
+
+
 def test_cases_that_a_run_learned_from_are_said(labels: Path) -> None:
     facts = found(str(labels), "--data", str(labels.parent / "rows.jsonl"))
     splits = list(read_json(labels / "ledger.json")["splits"].values())

@@ -12,7 +12,7 @@ import typer
 from tunesmith.cli import show
 
 RecipeFile = Annotated[Path | None, typer.Argument(help="A YAML recipe. Without one, --data is enough.")]
-Model = Annotated[str | None, typer.Option(help="A known name, a folder, or a hub name (owner/name).")]
+Model = Annotated[str | None, typer.Option(help="A known name, a folder, a GGUF file, or a hub name (owner/name).")]
 DataFiles = Annotated[
     list[Path] | None, typer.Option("--data", help="A file, or a folder with train, dev and test files.")
 ]
