@@ -241,7 +241,16 @@ def changes(trial: Trial) -> list[dict[str, Any]]:
             said = asked_again(trial, change.title, there, [changed(e, change, seed) for e in cases])
             of_base, of_tuned = (outputs(trial.metric, answers) for answers in said)
             sides[change.title] = brittle.Sides(references(cases), base, tuned, of_base, of_tuned, groups)
-    return brittle.of_changes(sides, trial.metric, trial.rules, guess_of(trial, cases))
+    return brittle.of_changes(sides, trial.metric, trial.rules, is_floor=is_floor(trial))
+
+
+def is_floor(trial: Trial) -> bool:
+    """Whether the base has nothing to lose, by all of its held-out cases."""
+    cases = trial.made.split.test
+    groups = [e.group for e in cases] if any(e.group for e in cases) else None
+    base, tuned = (outputs(trial.metric, asked.answers) for asked in (trial.base, trial.tuned))
+    compared = Cases(references(cases), base, tuned, groups)
+    return brittle.is_floor(compared, trial.metric, guess_of(trial, cases), trial.recipe.evals.alpha)
 
 
 def fits(trial: Trial, example: Example) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.evals import permutation, stats
-from tunesmith.evals.compare import Rules, units_of
+from tunesmith.evals.compare import Cases, Rules, units_of
 from tunesmith.evals.metrics import Metric, mean_of
 
 FLOOR_FRAC = 0.05  # of a metric's range: texts that score lower have nothing that could be lost
@@ -55,11 +55,11 @@ def mean_shift(change_n: np.ndarray, span: float, unit_n: np.ndarray | None, rul
     return {"effect": effect, "interval": stats.invert(p_at, effect, span, rules.alpha), "p": p_at(0.0)}
 
 
-def difference(sides: Sides, metric: Metric, rules: Rules, guess: float | None) -> dict[str, Any]:
-    """One change. `guess`: what guessing scores, for labels; `rules.alpha`: already divided by the number of changes.
+def difference(sides: Sides, metric: Metric, rules: Rules) -> dict[str, Any]:
+    """One change; `rules.alpha`: already divided by the number of changes.
 
     Keys: scores of both on both kinds of prompts, `tuned_loss`, `base_loss` and `difference` with intervals (below 0:
-    the change hurts, hurts tuned more), `is_floor`.
+    the change hurts, hurts tuned more).
     """
     given = (sides.base, sides.tuned, sides.base_changed, sides.tuned_changed)
     base, tuned, base_changed, tuned_changed = (parts(g, sides.references, metric) for g in given)
@@ -72,12 +72,13 @@ def difference(sides: Sides, metric: Metric, rules: Rules, guess: float | None) 
         "base_loss": mean_shift(lost_base, metric.span, unit_n, rules),
         "tuned_loss": mean_shift(lost_tuned, metric.span, unit_n, rules),
         "difference": mean_shift(lost_tuned - lost_base, 2 * metric.span, unit_n, rules),
-        "is_floor": is_floor(base, metric, guess, unit_n, rules.alpha),
     }
 
 
-def is_floor(base: np.ndarray, metric: Metric, guess: float | None, unit_n: np.ndarray | None, alpha: float) -> bool:
-    """Whether the base is not shown to do better than guessing (labels), or scores next to nothing (texts)."""
+def is_floor(cases: Cases, metric: Metric, guess: float | None, alpha: float) -> bool:
+    """Whether the base is not shown to do better than guessing (`guess`: what that scores, for labels), or scores next
+    to nothing (texts). To be asked of all held-out cases: of a few, little is shown."""
+    base, unit_n = parts(cases.base, cases.references, metric), units_of(cases.groups)
     score = float(base.mean())
     worst = -metric.high if metric.less_is_better else metric.low
     if guess is None:
@@ -89,11 +90,12 @@ def is_floor(base: np.ndarray, metric: Metric, guess: float | None, unit_n: np.n
 
 
 def of_changes(
-    by_title: Mapping[str, Sides], metric: Metric, rules: Rules, guess: float | None
+    by_title: Mapping[str, Sides], metric: Metric, rules: Rules, *, is_floor: bool = False
 ) -> list[dict[str, Any]]:
     """A row for each change, intervals simultaneous over them."""
     corrected = replace(rules, alpha=rules.alpha / max(1, len(by_title)))
-    return [{"change": title, **difference(s, metric, corrected, guess)} for title, s in by_title.items()]
+    rows = {title: difference(sides, metric, corrected) for title, sides in by_title.items()}
+    return [{"change": title, **row, "is_floor": is_floor} for title, row in rows.items()]
 
 
 def notes(rows: Sequence[Mapping[str, Any]], matters: float) -> list[str]:

@@ -10,6 +10,10 @@ from tunesmith.report import words
 
 Facts = Mapping[str, Any]
 MOST_ROWS = 40  # of a table; robustness.json has all
+FLOOR = (
+    "The base is at the floor, no better than guessing: it cannot lose by a changed prompt, so only the tuned model's "
+    "own loss counts."
+)
 LEVEL = "Intervals hold for all rows at once."
 
 
@@ -85,9 +89,7 @@ def level_words(found: Facts) -> list[str]:
     said = []
     floor = [row["change"] for row in found.get("changes") or () if row["is_floor"]]
     if floor:
-        said.append(
-            "The base is at the floor: it cannot lose by a changed prompt, so only the tuned model's loss counts."
-        )
+        said.append(FLOOR)
     if scope := found.get("out_of_scope"):
         held = scope.get("sure_held_out_frac")
         said.append(

@@ -7,7 +7,7 @@ import pytest
 
 from tunesmith.evals import brittle
 from tunesmith.evals.brittle import Sides, difference, mean_shift, notes, of_changes
-from tunesmith.evals.compare import Rules
+from tunesmith.evals.compare import Cases, Rules
 from tunesmith.evals.metrics import METRICS
 
 ACCURACY, RULES = METRICS["accuracy"], Rules()
@@ -20,7 +20,7 @@ def sides(base: int, tuned: int, base_changed: int, tuned_changed: int, num: int
 
 
 def test_by_hand_tuned_loses_30_of_100_and_the_base_10() -> None:
-    found = difference(sides(60, 90, 50, 60), ACCURACY, RULES, 0.5)
+    found = difference(sides(60, 90, 50, 60), ACCURACY, RULES)
     assert (found["base"], found["tuned"], found["base_changed"], found["tuned_changed"]) == (0.6, 0.9, 0.5, 0.6)
     assert found["base_loss"]["effect"] == pytest.approx(-0.1)
     assert found["tuned_loss"]["effect"] == pytest.approx(-0.3)
@@ -29,27 +29,33 @@ def test_by_hand_tuned_loses_30_of_100_and_the_base_10() -> None:
 
 
 def test_equal_losses_are_no_brittleness_though_the_tuned_model_lost_much() -> None:
-    [row] = of_changes({"typos": sides(90, 95, 60, 65)}, ACCURACY, RULES, 0.5)
+    [row] = of_changes({"typos": sides(90, 95, 60, 65)}, ACCURACY, RULES)
     assert row["tuned_loss"]["interval"][1] < 0
     assert notes([row], 0.02) == []
 
 
 def test_a_base_at_the_floor_is_called_that_and_only_the_tuned_loss_counts() -> None:
-    """Guessing gives 0.5 and the base 0.5: what it loses or wins is noise, the difference would be about that."""
-    [row] = of_changes({"case": sides(50, 95, 50, 60)}, ACCURACY, RULES, 0.5)
-    assert row["is_floor"]
+    """The base has nothing to lose: what it loses or wins is noise, and the difference would be about that."""
+    [row] = of_changes({"case": sides(50, 95, 50, 60)}, ACCURACY, RULES, is_floor=True)
     [said] = notes([row], 0.02)
     assert "at the floor and cannot lose" in said
     assert "0.95 → 0.6 on 100 cases" in said
-    assert not of_changes({"case": sides(80, 95, 80, 60)}, ACCURACY, RULES, 0.5)[0]["is_floor"]
+    [mild] = of_changes({"case": sides(50, 95, 50, 94)}, ACCURACY, RULES, is_floor=True)
+    assert notes([mild], 0.02) == []
+
+
+@pytest.mark.parametrize(("right", "guess", "floor"), [(50, 0.5, True), (58, 0.5, True), (65, 0.5, False)])
+def test_the_floor_of_labels_is_guessing(right: int, guess: float, floor: bool) -> None:
+    """Wilson's lower end of 58 of 100 is 0.482, of 65 of 100 it is 0.552."""
+    given = ["y"] * right + ["n"] * (100 - right)
+    assert brittle.is_floor(Cases(["y"] * 100, given, given), ACCURACY, guess, 0.05) is floor
 
 
 def test_texts_are_at_the_floor_when_they_share_next_to_nothing_with_the_reference() -> None:
     rouge = METRICS["rouge_l"]
     good, bad = ["the cat sat on the mat"] * 20, ["dogs"] * 20
-    at_floor = difference(Sides(good, bad, good, bad, bad), rouge, RULES, None)
-    above = difference(Sides(good, good, good, bad, bad), rouge, RULES, None)
-    assert (at_floor["is_floor"], above["is_floor"]) == (True, False)
+    assert brittle.is_floor(Cases(good, bad, good), rouge, None, 0.05)
+    assert not brittle.is_floor(Cases(good, good, bad), rouge, None, 0.05)
 
 
 def test_of_a_corpus_metric_the_parts_add_up_to_it() -> None:
@@ -64,7 +70,7 @@ def test_of_a_corpus_metric_the_parts_add_up_to_it() -> None:
 def test_less_is_better_turns_the_sign_so_that_a_rise_is_a_loss() -> None:
     bits = METRICS["bits_per_byte"]
     plain, more = [(4.0,)] * 20, [(8.0,)] * 20
-    found = difference(Sides(["abcd"] * 20, plain, plain, plain, more), bits, RULES, None)
+    found = difference(Sides(["abcd"] * 20, plain, plain, plain, more), bits, RULES)
     assert found["tuned_changed"] > found["tuned"]
     assert found["tuned_loss"]["effect"] < 0
     assert found["difference"]["effect"] < 0
@@ -81,6 +87,6 @@ def test_false_alarms_stay_at_alpha_where_both_models_lose_alike() -> None:
 
 
 def test_intervals_are_wider_the_more_changes_are_tried() -> None:
-    one = of_changes({"a": sides(60, 90, 50, 60)}, ACCURACY, RULES, 0.5)[0]["difference"]["interval"]
-    both = of_changes({k: sides(60, 90, 50, 60) for k in "abcde"}, ACCURACY, RULES, 0.5)[0]["difference"]["interval"]
+    one = of_changes({"a": sides(60, 90, 50, 60)}, ACCURACY, RULES)[0]["difference"]["interval"]
+    both = of_changes({k: sides(60, 90, 50, 60) for k in "abcde"}, ACCURACY, RULES)[0]["difference"]["interval"]
     assert both[0] < one[0] < one[1] < both[1]
