@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.files import cache_dir
+from tunesmith.openings import record_path
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,3 +29,9 @@ def cache_of_the_tests() -> Iterator[None]:
         os.environ["TUNESMITH_CACHE"] = before
     (own / "models").unlink()
     shutil.rmtree(own)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nobody_looked() -> None:
+    """Modules make the same small data sets, and a look of one would stand in the verdicts of the next."""
+    record_path().unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def test_mistakes_are_tunesmith_errors(done: ts.Run, tmp_path: Path) -> None:
         ts.run(data="x.csv", trian={"epochs": 1})
     with pytest.raises(ts.InputError, match="resume=True needs out"):
         ts.run(data="x.csv", resume=True)
-    with pytest.raises(ts.InputError, match="no run that can answer"):
+    with pytest.raises(ts.InputError, match="holds no run"):
         ts.load(tmp_path)
     with pytest.raises(ts.InputError, match="wants a list"):
         done.predict("a dog")

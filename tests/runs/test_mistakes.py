@@ -212,7 +212,7 @@ OTHERS = [
     Mistake("import: half", "import e.yml", ("e.yml is not YAML or JSON: line 2",), text("e.yml", "a: [b\nc: d")),
     Mistake("runs: no folder", "runs", ("runs is no folder",)),
     Mistake("runs: no such order", "runs . --sort date", ("--sort date", "when, effect")),
-    Mistake("compare: one", "compare run", ("two or more run folders",)),
+    Mistake("compare: one", "compare run", ("two or more folders of runs",)),
     Mistake("compare: no run", "compare run model", ("model holds none",)),
     Mistake("compare: not finished", "compare run run", ("no verdict", "--resume --out run"), unfinished),
     Mistake("fetch: nothing", "models fetch nothing", ("nothing is not known", "owner/name")),

@@ -209,7 +209,7 @@ def test_what_is_too_long_says_so_and_the_rest_is_answered(here: Path, tmp_path:
 
 
 MISTAKES = {
-    "no run": (["none", "in.csv", "out.csv"], "no run that can answer"),
+    "no run": (["none", "in.csv", "out.csv"], "there is no folder none"),
     "no file": (["labels", "none.csv", "out.csv"], "no such file"),
     "no ending": (["labels", "in.csv", "out.txt"], "must end in .csv"),
     "no such model": (["labels", "in.csv", "out.csv", "--model", "other"], "has no model 'other'"),

@@ -307,7 +307,8 @@ def test_ctrl_c_ends_it_in_the_middle_of_an_answer(run: Path) -> None:
         assert server.stop() == 0
         time.sleep(0.2)
         assert "stopped" in server.said[-1]
-        assert "Traceback" not in "".join(server.said)
+        said = "".join(server.said)
+        assert "Traceback" not in said, said
 
 
 def test_a_model_without_a_run(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 from collections.abc import Callable
 
@@ -54,5 +56,12 @@ def run(opened: Opened, door: socket.socket, rules: Rules, say: Callable[[str], 
         timeout_graceful_shutdown=1,
         ws="none",
     )
+    logging.getLogger("uvicorn.error").addFilter(is_news)
     say(f"http://{shown}:{port}/v1 answers as: {', '.join(names(opened))}. Ctrl-C stops it.")
     uvicorn.Server(config).run(sockets=[door])
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """False for what uvicorn says of answers that were being written when Ctrl-C came: to stop them was the wish."""
+    is_cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not (is_cancelled or record.getMessage().startswith("Cancel "))
