@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import pytest
-from tests.house.source import Source, all_python, at, package
+from tests.house.source import ROOT, Source, all_python, at, package
 
 NO_FILES = {"utils", "util", "common", "misc", "helpers", "helper", "base", "core", "lib"}
 NO_CLASSES = re.compile(r"^Base[A-Z]|(Manager|Handler|Mixin|Helper|Util|Utils)$")
@@ -92,3 +92,9 @@ def test_names_of_libraries_and_good_names_are_left_alone() -> None:
         "def sample(prompts, num_examples, learned_frac):\n    return f(n_jobs=2, samples=x.samples, max_new_tokens=3)"
     )
     assert wrong_names(Source("src/tunesmith/data/a.py", text + "\nclass Based: pass\nclass Database: pass")) == []
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest takes two files of one name for the same module, and collects neither of them safely."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
