@@ -33,6 +33,7 @@ def settings(data: Path) -> dict[str, Any]:
             "update_tokens": 2048,
             "micro_tokens": 2048,
             "every_checkpoint": 10,
+            "watch": 0,  # seven seconds each time
         },
         "evals": {
             "max_cases": 300,

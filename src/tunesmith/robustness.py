@@ -174,12 +174,12 @@ def overfitting(trial: Trial) -> dict[str, Any] | None:
     some = {e.id: e.group for e in drawn(made.split.train, trial.recipe.evals.max_dev_cases)}
     train = [r for r in made.train.records if r.example_id in some]
     dev = list(made.dev.records)
-    if min(len(train), len(dev)) < overfit.MIN_UNITS:
-        return None
+    groups = [some[r.example_id] for r in train], [of_dev[r.example_id] for r in dev]
+    if min(overfit.num_units(g) for g in groups) < overfit.MIN_UNITS:
+        return None  # before anything is asked
     losses = [
         (row_losses(trial, None, records), row_losses(trial, trial.snapshot, records)) for records in (train, dev)
     ]
-    groups = [some[r.example_id] for r in train], [of_dev[r.example_id] for r in dev]
     return overfit.gap(losses[0], losses[1], groups, trial.recipe.evals.alpha)
 
 

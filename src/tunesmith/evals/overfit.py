@@ -38,6 +38,11 @@ def welch(one: np.ndarray, other: np.ndarray, alpha: float) -> tuple[float, tupl
     return difference, (float(ends.low), float(ends.high))
 
 
+def num_units(groups: Sequence[str | None]) -> int:
+    """As `by_unit` counts them."""
+    return len({g for g in groups if g}) + sum(not g for g in groups)
+
+
 def gap(
     train: tuple[Sequence[float], Sequence[float]], dev: tuple[Sequence[float], Sequence[float]],
     groups: tuple[Sequence[str | None], Sequence[str | None]], alpha: float,
