@@ -40,7 +40,7 @@ def welch(one: np.ndarray, other: np.ndarray, alpha: float) -> tuple[float, tupl
 
 def num_units(groups: Sequence[str | None]) -> int:
     """As `by_unit` counts them."""
-    return len({g for g in groups if g}) + sum(not g for g in groups)
+    return len({g for g in groups if g is not None}) + sum(g is None for g in groups)
 
 
 def gap(
