@@ -16,12 +16,12 @@ from tunesmith.run import run
 
 MODEL = "smollm2-135m-instruct"
 DATA = "quickstart_data"
-BUDGETS_S = {"prepare": 5, "baseline": 100, "train": 75, "evaluate": 80, "export": 30}  # two AVX2 cores
+BUDGETS_S = {"prepare": 5, "baseline": 100, "train": 65, "evaluate": 85, "robustness": 1, "export": 30}  # two AVX2 cores
 MADE = "the data is made by a program: the inbox of a shop that does not exist. It says nothing about yours."
 
 
 def settings(data: Path) -> dict[str, Any]:
-    """Sized for two slow cores and five minutes: a few dozen updates, 300 held-out cases."""
+    """Sized for two slow cores and five minutes: ten updates, 300 held-out cases."""
     return {
         "model": MODEL,
         "data": {"train": [str(data)], "max_tokens": 512},
@@ -29,7 +29,7 @@ def settings(data: Path) -> dict[str, Any]:
         "train": {
             "lr": 2e-3,
             "epochs": 1,
-            "max_updates": 12,
+            "max_updates": 10,
             "update_tokens": 2048,
             "micro_tokens": 2048,
             "every_checkpoint": 10,
