@@ -16,7 +16,14 @@ from tunesmith.run import run
 
 MODEL = "smollm2-135m-instruct"
 DATA = "quickstart_data"
-BUDGETS_S = {"prepare": 5, "baseline": 100, "train": 65, "evaluate": 85, "robustness": 1, "export": 30}  # two AVX2 cores
+BUDGETS_S = {
+    "prepare": 5,
+    "baseline": 100,
+    "train": 65,
+    "evaluate": 85,
+    "robustness": 1,
+    "export": 25,
+}  # two AVX2 cores
 MADE = "the data is made by a program: the inbox of a shop that does not exist. It says nothing about yours."
 
 
@@ -44,6 +51,7 @@ def settings(data: Path) -> dict[str, Any]:
             "budget_s": 300,
             "guards": "off",  # a minute and more on two cores
         },
+        "export": ["adapter"],  # `tunesmith export` makes the others
     }
 
 

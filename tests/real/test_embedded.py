@@ -59,6 +59,7 @@ def test_the_main_job_learns_and_resumes(tmp_path: Path) -> None:
     shop.write(tmp_path / "data")
     chosen = settings(tmp_path / "data")
     chosen["train"] |= {"max_updates": 10, "every_checkpoint": 5}
+    chosen["export"] = ["adapter", "merged"]
     chosen["evals"] |= {"max_cases": 40, "max_dev_cases": 6, "few_shot": 2, "budget_s": 300}
     verdict = run(parse(chosen), yaml.safe_dump(chosen), tmp_path / "out", Silent())
     assert verdict["decision"] == "better", verdict["claim"]
