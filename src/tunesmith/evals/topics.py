@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import TfidfVectorizer
+
+from tunesmith.evals.overfit import welch
 
 FEWEST_CASES, CASES_EACH, MOST_TOPICS, NUM_WORDS = 40, 20, 8, 3
 
@@ -52,12 +53,3 @@ def topics(ids: Sequence[str], prompts: Sequence[str], scores: Sequence[float], 
         members = tuple(i for i, is_in in zip(ids, inside) if is_in)
         found.append(Topic(name, members, float(score_N[inside].mean()), gap, interval))
     return sorted(found, key=lambda topic: topic.gap)
-
-
-def welch(a: np.ndarray, b: np.ndarray, alpha: float) -> tuple[float, tuple[float, float]]:
-    """Difference of two means and its interval (Welch 1947)."""
-    gap = float(a.mean() - b.mean())
-    if a.std() == 0 and b.std() == 0:
-        return gap, (gap, gap)
-    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(1 - alpha)
-    return gap, (float(low), float(high))
