@@ -237,6 +237,9 @@ def seconds(base: Base, renderer: Renderer, level: str) -> float:
                 written += MAX_NEW_TOKENS if probe.how == "answer" else 0
     tokens = np.resize(np.array(renderer.prompt([Message("user", "How long does this take?")])), TIMED_TOKENS)
     forest = pack([Record("0", (Segment(tokens, np.ones(TIMED_TOKENS, np.float32)),))], TIMED_TOKENS)[0]
-    began = time.monotonic()
-    output(base.model, base.head, forest.to(base.model.device), base.layout).logp().sum().item()
-    return (time.monotonic() - began) / TIMED_TOKENS * (scored + WRITING_COSTS * written)
+    took = []
+    for _ in range(2):  # the first pass pays for what is built once
+        began = time.monotonic()
+        output(base.model, base.head, forest.to(base.model.device), base.layout).logp().sum().item()
+        took.append(time.monotonic() - began)
+    return min(took) / TIMED_TOKENS * (scored + WRITING_COSTS * written)
