@@ -21,7 +21,8 @@ def understand(
     """understanding.json. Scores are turned where less is better, so that the first topic is always the weakest."""
     turn = -1.0 if made.metric.less_is_better else 1.0
     cases = made.split.test
-    found = topics([e.id for e in cases], [prompt_text(e) for e in cases], [turn * s for s in tuned_scores], alpha)
+    texts, scores = [prompt_text(e) for e in cases], [turn * s for s in tuned_scores]
+    found = topics([e.id for e in cases], texts, scores, [e.group for e in cases], alpha)
     return {
         "layers": [asdict(m) for m in moved(session.base.model, snapshot.slot, snapshot.values)],
         "topics": [{**asdict(t), "score": turn * t.score} for t in found],

@@ -13,14 +13,15 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from tunesmith.evals.overfit import welch
+from tunesmith.evals.overfit import by_unit, welch
 
 FEWEST_CASES, CASES_EACH, MOST_TOPICS, NUM_WORDS = 40, 20, 8, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """`gap`: mean score in the topic less that outside, with an interval that holds for all topics together."""
+    """`score`: mean of the cases. `gap`: mean of the topic's units less that of the others, with an interval that holds
+    for all topics together."""
 
     name: str
     example_ids: tuple[str, ...]
@@ -29,12 +30,15 @@ class Topic:
     interval: tuple[float, float]
 
 
-def topics(ids: Sequence[str], prompts: Sequence[str], scores: Sequence[float], alpha: float) -> list[Topic]:
-    """The weakest first; empty where there are too few cases, or their words tell no groups apart."""
+def topics(
+    ids: Sequence[str], prompts: Sequence[str], scores: Sequence[float], units: Sequence[str | None], alpha: float
+) -> list[Topic]:
+    """The weakest first; empty where there are too few cases, or their words tell no topics apart. `units`: the group
+    that each case belongs to, whose mean is one piece of evidence; None: the case is its own."""
     num = min(MOST_TOPICS, len(ids) // CASES_EACH)
     if len(ids) < FEWEST_CASES or num < 2:
         return []
-    vectorizer = TfidfVectorizer(min_df=2, max_df=0.6, sublinear_tf=True)
+    vectorizer = TfidfVectorizer(min_df=2, max_df=0.6, sublinear_tf=True, stop_words="english")
     try:
         weight_NV = vectorizer.fit_transform(prompts)
     except ValueError:  # scikit-learn's word for "no word stands in two prompts and not in most"
@@ -45,11 +49,12 @@ def topics(ids: Sequence[str], prompts: Sequence[str], scores: Sequence[float], 
     found = []
     for group in range(num):
         inside = group_N == group
-        if inside.sum() < 2 or (~inside).sum() < 2:
-            continue
         above = np.asarray(weight_NV[inside].mean(axis=0))[0] - mean_V
         name = ", ".join(words[i] for i in np.argsort(-above)[:NUM_WORDS])
-        gap, interval = welch(score_N[inside], score_N[~inside], alpha / num)
+        sides = [by_unit(score_N[side], [u for u, is_in in zip(units, side) if is_in]) for side in (inside, ~inside)]
+        if min(map(len, sides)) < 2:
+            continue
+        gap, interval = welch(sides[0], sides[1], alpha / num)
         members = tuple(i for i, is_in in zip(ids, inside) if is_in)
         found.append(Topic(name, members, float(score_N[inside].mean()), gap, interval))
     return sorted(found, key=lambda topic: topic.gap)

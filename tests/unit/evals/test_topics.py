@@ -19,7 +19,7 @@ def test_a_planted_weakness_is_found_and_named() -> None:
     rng = np.random.default_rng(0)
     ids, prompts, about = cases(180, rng)
     score = np.where(about == 1, 0.2, 0.9) + rng.normal(0, 0.05, 180)
-    found = topics(ids, prompts, score.tolist(), 0.05)
+    found = topics(ids, prompts, score.tolist(), [None] * 180, 0.05)
     assert [t.gap for t in found] == sorted(t.gap for t in found)
     weak = [t for t in found if t.interval[1] < 0]
     assert weak
@@ -34,17 +34,31 @@ def test_scores_of_chance_make_few_topics_weak() -> None:
     for _ in range(40):
         ids, prompts, _ = cases(120, rng)
         wrong += any(
-            t.interval[1] < 0 or t.interval[0] > 0 for t in topics(ids, prompts, rng.normal(size=120).tolist(), 0.05)
+            t.interval[1] < 0 or t.interval[0] > 0
+            for t in topics(ids, prompts, rng.normal(size=120).tolist(), [None] * 120, 0.05)
         )
     assert wrong <= 6  # 5% of 40 is 2; a mutant with each topic at 5% of its own makes about 10
+
+
+def test_cases_of_one_group_are_one_piece_of_evidence() -> None:
+    """Twenty copies of nine customers say no more than nine customers."""
+    rng = np.random.default_rng(3)
+    ids, prompts, about = cases(180, rng)
+    owner = [f"c{a}{k % 3}" for k, a in enumerate(about)]
+    level = {name: rng.normal() for name in sorted(set(owner))}
+    scores = [level[name] for name in owner]
+    alone = topics(ids, prompts, scores, [None] * 180, 0.05)
+    grouped = topics(ids, prompts, scores, owner, 0.05)
+    wide, narrow = (max(t.interval[1] - t.interval[0] for t in found) for found in (grouped, alone))
+    assert wide > 2 * narrow
 
 
 def test_few_cases_and_prompts_without_words_have_no_topics() -> None:
     rng = np.random.default_rng(2)
     ids, prompts, _ = cases(39, rng)
-    assert topics(ids, prompts, [0.5] * 39, 0.05) == []
-    assert topics([str(i) for i in range(60)], [f"w{i}" for i in range(60)], [0.5] * 60, 0.05) == []
-    same = topics([str(i) for i in range(60)], ["a b"] * 30 + ["c d e"] * 30, [1.0] * 60, 0.05)
+    assert topics(ids, prompts, [0.5] * 39, [None] * 39, 0.05) == []
+    assert topics([str(i) for i in range(60)], [f"w{i}" for i in range(60)], [0.5] * 60, [None] * 60, 0.05) == []
+    same = topics([str(i) for i in range(60)], ["a b"] * 30 + ["c d e"] * 30, [1.0] * 60, [None] * 60, 0.05)
     assert all(t.gap == 0 for t in same)
 
 
