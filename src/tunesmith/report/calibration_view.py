@@ -76,7 +76,7 @@ def sentences(found: Mapping[str, Any], held: Mapping[str, Any]) -> tuple[str, .
         )
     else:
         said.append(f"No threshold: {found.get('sure', words.NOT_KNOWN)}. Every answer is called unsure.")
-    if held.get("unsure_frac") is not None:
+    if held.get("unsure_frac") is not None and held["unsure_frac"] < 1:
         said.append(
             f"On {words.count(held.get('num_cases'))} held-out cases {share(held['unsure_frac'])} were unsure; of the "
             f"rest {share(held.get('accuracy_when_sure'))} were right, of all {share(held.get('accuracy'))}."
