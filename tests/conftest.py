@@ -32,6 +32,6 @@ def cache_of_the_tests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nobody_looked() -> None:
+def nobody_looked(cache_of_the_tests: None) -> None:
     """Modules make the same small data sets, and a look of one would stand in the verdicts of the next."""
     record_path().unlink(missing_ok=True)

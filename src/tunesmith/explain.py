@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from sklearn.feature_extraction.text import TfidfVectorizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunesmith.build import Material, material, prompt_text
 from tunesmith.data.pack import forest, pack
@@ -198,7 +198,10 @@ def candidates(made: Material, case: Example, num: int, seed: int) -> list[int]:
 
 
 def similarities(opened: Opened, case: Record, records: Sequence[Record], progress: Progress) -> list[float]:
-    """Cosine of each record's gradient with the case's, in the tuned parameters."""
+    """Cosine of each record's gradient with the case's, in the tuned parameters, without dropout."""
+    for module in opened.session.base.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     wanted = gradient(opened, case)
     size = norm(wanted)
     found = []

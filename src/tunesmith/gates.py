@@ -11,12 +11,15 @@ from statistics import median
 from typing import Any
 
 from tunesmith.build import Material
+from tunesmith.data.pack import forest
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError
+from tunesmith.evals.tasks import label_record
 from tunesmith.files import read_json, write_json, write_text
 from tunesmith.generate.limits import Limits
 from tunesmith.recipe import Gates
+from tunesmith.types import Message
 
 NAME, LATENCY = "gates.json", "latency.json"
 NUM_TIMED = 5  # answers, each asked alone
@@ -124,16 +127,22 @@ CHECKS: dict[str, Callable[[Any, Measured], Gate]] = {
 
 
 def time_answers(session: Session, snapshot: Snapshot, made: Material) -> dict[str, Any]:
-    """Seconds that the tuned model takes for a held-out case asked alone, from its tokens to its last one."""
-    cases = made.split.test[:NUM_TIMED]
-    prompts = [made.renderer.prompt(made.forms[0].prompt(e, made.instruction)) for e in cases]
+    """Seconds that the tuned model takes for a held-out case asked alone, from its tokens to its last one; for labels,
+    to the probability of each."""
+    form, cases = made.forms[0], made.split.test[:NUM_TIMED]
+    prompts = [form.prompt(e, made.instruction) for e in cases]
     limits = Limits(made.max_new_tokens, made.renderer.stop_ids)
-    session.sample(snapshot, prompts[:1], limits, decode=made.renderer.text)  # the first pays for what is built once
-    seconds = []
-    for prompt in prompts:
+
+    def answer(prompt: Sequence[Message]) -> float:
         start = time.perf_counter()
-        session.sample(snapshot, [prompt], limits, decode=made.renderer.text)
-        seconds.append(time.perf_counter() - start)
+        if made.kind.scoring == "likelihood":
+            session.logprobs(snapshot, [forest([label_record(made.renderer, "timed", prompt, made.labels)])])
+        else:
+            session.sample(snapshot, [made.renderer.prompt(prompt)], limits, decode=made.renderer.text)
+        return time.perf_counter() - start
+
+    answer(prompts[0])  # the first pays for what is built once
+    seconds = [answer(prompt) for prompt in prompts]
     return {"seconds": seconds, "median_s": median(seconds), "device": str(session.base.model.device)}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
+from tunesmith import gates
 from tunesmith.errors import InputError, RunError
 from tunesmith.evals.seeds import FEWEST, over_seeds, variances
 from tunesmith.files import read_json, write_json, write_text
@@ -93,6 +94,7 @@ def together(folders: list[Path], alpha: float) -> dict[str, Any]:
         "sd_of_seeds": float(np.std(effects, ddof=1)), "num_seeds": len(effects), "num_cases": first["num_cases"],
         "worst": min(effects), "best": max(effects), "spread": spread(folders, effects),
         "runs": [str(f) for f in folders],
+        "gates_met": all(g["passed"] for f in folders for g in gates.kept(f / gates.NAME) or []),
     }  # fmt: skip
 
 

@@ -81,9 +81,21 @@ def test_of_one_case_from_the_command_line(world: Path) -> None:
         assert (mistake.code, said in mistake.text) == (2, True), mistake.text
 
 
-def test_gradients_keep_their_laws(opened: Opened) -> None:
+@pytest.fixture(scope="module")
+def dropping(world: Path) -> Opened:
+    """A LoRA run with dropout, which must not be in a gradient that explains."""
+    recipe = tiny_runs.settings(world / "model", world / "rows.jsonl", max_updates=2)
+    recipe["adapt"]["dropout"] = 0.5
+    (world / "dropping.yaml").write_text(json.dumps(recipe))
+    assert typed(["run", str(world / "dropping.yaml"), "--out", str(world / "dropping"), "--json"]).code == 0
+    return open_run(world / "dropping")
+
+
+@pytest.mark.parametrize("kind", ["opened", "dropping"])
+def test_gradients_keep_their_laws(kind: str, request: pytest.FixtureRequest) -> None:
     """An example is most like itself; no pending gradient is left; a step along an example's gradient does to the
     case's loss what their product says (first order)."""
+    opened: Opened = request.getfixturevalue(kind)
     prompt = opened.messages((Message("user", "brown fox order lazy"),))
     case = explain.answer_record(opened, "case", prompt, "fox")
     others = [

@@ -34,5 +34,7 @@ def test_three_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("out/seed_0/verdict.json").stat().st_mtime_ns == kept
     text = typed(["run", "--out", "out", "--seeds", "3", "--resume"]).out
     assert "A claim about the method needs at least 6 seeds" in text
+    Path("out/seed_1/gates.json").write_text(json.dumps([{"name": "effect", "passed": False}]))
+    assert typed(["run", "--out", "out", "--seeds", "3", "--resume", "--json"]).code == 3  # a gate of one seed
     assert typed(["run", "recipe.yaml", "--out", "out", "--seeds", "1", "--resume"]).code == 2
     assert typed(["run", "recipe.yaml", "--out", "out", "--seeds", "3", "--require-better", "--resume"]).code == 3

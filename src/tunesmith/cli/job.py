@@ -79,7 +79,7 @@ def run(
         with going_on("run", folder, [*flags, f"--seeds={seeds}"], quiet=as_json) as tell:
             found = part("seeds").run_seeds(recipe, text, folder, tell, seeds, resume=resume)
         show.out(json.dumps(found, ensure_ascii=False) if as_json else part("seeds").in_words(found))
-        if require_better and found["decision"] != "better":
+        if (require_better and found["decision"] != "better") or not found["gates_met"]:
             raise typer.Exit(3)
         return
     with going_on("run", folder, flags, quiet=as_json) as tell:
