@@ -27,8 +27,7 @@ def explain(
     examples: Annotated[int, typer.Option(help="Training examples to compare; each takes about a second.")] = 60,
     as_json: Json = False,
 ) -> None:
-    """Where the tuned model fails and which layers moved; for one case, which words mattered and which
-    training examples pulled the same way.
+    """Where the tuned model fails and which layers moved; for one case, words and examples that pulled.
 
     Example: tunesmith explain runs/quickstart --case test.jsonl:5
     """
