@@ -118,9 +118,8 @@ def opened_before(questions: Questions, runs: Sequence[Path], out: Path) -> list
     """Earlier looks at these cases by others than the runs that are asked; once a folder, however often resumed."""
     path = out / "openings.json"
     if not path.is_file():
-        found = openings.open_cases([e.id for e in questions.cases], out)
-        own = {str(run.resolve()) for run in runs}
-        write_json(path, [asdict(o) for o in found if o.run not in own])
+        found = openings.open_cases([e.id for e in questions.cases], out, but=runs)
+        write_json(path, [asdict(o) for o in found])
     return [openings.Opening(**o) for o in read_json(path)]
 
 

@@ -25,24 +25,26 @@ ID_LETTERS = 12  # of a case's digest: two of a million cases are mistaken for e
 class Opening:
     """A run whose tuned model answered held-out cases."""
 
-    run: str  # its folder
+    run: str  # the name of its folder: where that stands is nobody's business who is handed a report
     when: str
     num_shared: int  # of the cases asked about
 
 
 def record_path() -> Path:
-    """Of all openings on this machine: digests of cases, and folders; no text."""
+    """Of all openings on this machine: digests of cases, and folders; no text. It stays in the cache."""
     return cache_dir() / "openings.jsonl"
 
 
-def open_cases(ids: Sequence[str], run: Path) -> list[Opening]:
-    """Earlier openings of any of these cases by other runs, oldest first; this one is added to the record."""
+def open_cases(ids: Sequence[str], run: Path, but: Sequence[Path] = ()) -> list[Opening]:
+    """Earlier openings of any of these cases by other runs than this one and those of `but`, oldest first; this one is
+    added to the record."""
     mine = {i[:ID_LETTERS] for i in ids}
     name = str(run.resolve())
+    own = {name, *(str(other.resolve()) for other in but)}
     earlier = [
-        Opening(row["run"], row["when"], shared)
+        Opening(Path(row["run"]).name, row["when"], shared)
         for row in rows()
-        if row["run"] != name and (shared := len(mine.intersection(row["cases"])))
+        if row["run"] not in own and (shared := len(mine.intersection(row["cases"])))
     ]
     line = {"run": name, "when": datetime.now(UTC).isoformat(timespec="seconds"), "cases": sorted(mine)}
     record_path().parent.mkdir(parents=True, exist_ok=True)
