@@ -43,7 +43,7 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
     lr, lr_why = learning_rate(recipe, base, updates)
     if not made.split.test:
         raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
-    shape = feed.shape()
+    shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
     detectable, detectable_why = detectable_effect(recipe, made)
     rows = [
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
@@ -58,8 +58,7 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("instruction", made.instruction or "(none)", "system message of every prompt, in training and in evaluation"),
         ("adapt", recipe.adapt.method, adapt_why(recipe)),
         ("train.lr", f"{lr:.2g}", lr_why),
-        ("updates", updates, f"{recipe.train.epochs} epochs of {shape['updates_per_epoch']}" + (
-            "" if updates == feed.num_updates else f", cut at train.max_updates of {feed.num_updates}")),
+        ("updates", updates, updates_why(recipe, shape, updates)),
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
             "a quarter more than 99 of 100 training replies"),
@@ -98,6 +97,27 @@ def adapt_why(recipe: Recipe) -> str:
     if a.method == "lora":
         return f"rank {a.rank}, alpha {a.alpha:g}, on {', '.join(a.targets) or 'all linear layers but the head'}"
     return "all weights" if a.method == "full" else f"the last {a.last_k} layers and the final norm"
+
+
+def updates_why(recipe: Recipe, shape: dict[str, Any], updates: int) -> str:
+    """How many there would be, and how much of the data those hold that are made."""
+    said = f"{recipe.train.epochs} epochs of {shape['updates_per_epoch']}"
+    if updates == shape["num_updates"]:
+        return said
+    seen = seen_of(shape) or "every example is seen"
+    return f"{said} would be {shape['num_updates']}; train.max_updates ends it early: {seen}"
+
+
+def seen_of(shape: dict[str, Any]) -> str:
+    """Where training ends before it has seen all examples: how many it sees. "" where it sees all."""
+    seen, num = shape["num_seen"], shape["num_examples"]
+    return f"{seen:,} of {num:,} training examples are seen, once" if seen < num else ""
+
+
+def seen_note(planned: dict[str, Any]) -> str:
+    """The same for the verdict, whose reader would take all training rows for learned ones."""
+    said = seen_of(planned["feed"])
+    return f"training ended at train.max_updates: {said}; more updates may change the result." if said else ""
 
 
 def guards_why(recipe: Recipe, base: Base, made: Material) -> str:

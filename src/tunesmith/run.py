@@ -126,8 +126,9 @@ def whole(
             folder.write(gates.LATENCY, gates.time_answers(session, snapshot, made))
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
+    seen = plan.seen_note(folder.read("plan.json"))
     verdict = evaluate.verdict_of(
-        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, base.located.note, *said]
+        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, seen, base.located.note, *said]
     )
     verdict["secondary"] |= preferred
     verdict["run"], verdict["guard"] = out.name, [asdict(g) for g in guard]

@@ -47,6 +47,11 @@ class FileFeed:
     def num_updates(self) -> int:
         return self._per_epoch * self._epochs
 
+    def num_seen(self, num_updates: int) -> int:
+        """How many examples the first `num_updates` updates hold, each counted once."""
+        whole = num_updates >= self._per_epoch
+        return len(self._records) if whole else sum(len(part) for part in self._cut(0)[:num_updates])
+
     def update(self) -> list[Forest]:
         """The micro-batches of the next update. RunError when all have been given."""
         if self._position >= self.num_updates:

@@ -33,6 +33,8 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
     "judge": "cases in which the judge prefers it",
 }
 OF_100_ALREADY = ("chrf", "bleu")
+LIKENESS = ("rouge_l", "rouge_1", "chrf", "bleu", "token_f1")  # to one right answer, not truth
+MANY_CUT_FRAC = 0.05  # of answers that ran into the length limit: from here on, said on the first screen
 NOT_YET: Sentence = ("Not known yet: base and tuned model were not compared.",)
 
 
@@ -170,22 +172,34 @@ def lost(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
 def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     """The decision in a sentence; a yes names what is still wrong, for better is not the same as good."""
     may, _ = words.may_i_use_it(facts, verdict)
+    tally = cases.counts(facts.cases or ())
     if verdict["decision"] != "better" or not words.plain(may).startswith("Yes"):
-        return may
+        return (*may, *but_read(verdict, tally)) if words.plain(may).startswith("Only") else may
     simpler = words.as_good(verdict)
     if simpler:
         name, value = (min if verdict.get("less_is_better") else max)(simpler, key=lambda pair: pair[1])
         scale = points(verdict)
         return (f"Yes, but something simpler does about as well: {name} gets {scale.of(value)}, this model ",
                 f"{scale.of(verdict['tuned'])}.")  # fmt: skip
-    num = cases.counts(facts.cases or ())["tuned-wrong"]
+    num = tally["tuned-wrong"]
     if not facts.cases or not num:
-        return may
+        return (*may, *but_read(verdict, tally))
     not_right = "wrong" if cases.is_right_or_wrong(facts.cases) else "not right in every field"
     found = Link(f"{num:,} of {len(facts.cases):,}", "tuned-wrong")
     if 2 * num > len(facts.cases):
         return ("Only if each answer is checked: it beats the base model, but ", found, f" answers are {not_right}.")
     return (*may, " But check its answers: ", found, f" {'is' if num == 1 else 'are'} {not_right}.")
+
+
+def but_read(verdict: Mapping[str, Any], tally: Mapping[str, int]) -> Sentence:
+    """What a better score of free texts leaves open: whether they are true, and whether they come to an end."""
+    doubts: list[str | Link] = []
+    if verdict["metric"] in LIKENESS:
+        doubts.append("sharing words with the right answer is not being true")
+    if tally["tuned-cut"] >= MANY_CUT_FRAC * max(1, tally["all"]):
+        doubts += [", and "] if doubts else []
+        doubts += [Link(f"{tally['tuned-cut']:,} of {tally['all']:,}", "tuned-cut"), " break off at the length limit"]
+    return (" But read some answers first: ", *doubts, ".") if doubts else ()
 
 
 def stopped(facts: Facts) -> Sentence:

@@ -52,6 +52,15 @@ def test_updates_are_nearly_equal_and_as_many_as_asked() -> None:
     assert [len(u) for u in ids(tiny)] == [1, 1, 1]
 
 
+def test_examples_that_a_short_run_sees_are_counted_once() -> None:
+    """Mutant: a count by updates times examples per update, which is wrong where examples differ in length."""
+    feed = FileFeed(records(100), update_tokens=300, micro_tokens=100, epochs=2, seed=1)
+    per_epoch = feed.num_updates // 2
+    for num in (1, per_epoch - 1, per_epoch, per_epoch + 1):
+        assert feed.num_seen(num) == len({i for u in range(num) for i in feed.members(u)})
+    assert feed.num_seen(per_epoch - 1) < 100
+
+
 def test_position_is_data() -> None:
     make = lambda: FileFeed(records(60), update_tokens=200, micro_tokens=100, epochs=2, seed=5)
     whole = ids(make())

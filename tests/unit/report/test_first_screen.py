@@ -34,6 +34,23 @@ def test_a_gain_in_right_answers(tmp_path: Path) -> None:
     ]
 
 
+def test_a_better_score_of_free_texts_is_no_truth(tmp_path: Path) -> None:
+    """Mutant: a bare yes, which a reader of medical summaries takes for "its answers are right"."""
+    rows = [{**case(i, 0.2, 0.5), "tuned_stopped": i > 1} for i in range(10)]
+    texts = {"metric": "rouge_l", "base": 0.2, "tuned": 0.5}
+    yes = "Yes, instead of the base model, for inputs like those it was tested on."
+    doubt = " But read some answers first: sharing words with the right answer is not being true"
+    cut = ", and 2 of 10 break off at the length limit."
+    assert said(tmp_path, texts, cases=rows)[4] == yes + doubt + cut
+    whole = [{**row, "tuned_stopped": True} for row in rows]
+    assert said(tmp_path, texts, cases=whole)[4] == yes + doubt + "."
+    assert said(tmp_path, {**texts, "metric": "seconds_saved"}, cases=whole)[4] == yes
+    guard = [{"name": "reading", "base": 0.5, "tuned": 0.2, "effect": -0.3, "interval": [-0.4, -0.2], "passed": False}]
+    only = "Only where the losses named here do not matter."
+    assert said(tmp_path, {**texts, "guard": guard}, cases=rows)[4] == only + doubt + cut
+    assert said(tmp_path, {**texts, "decision": "worse"}, cases=rows)[4].startswith("No. Keep the base model")
+
+
 def test_a_loss(tmp_path: Path) -> None:
     found = said(tmp_path, {"decision": "worse", "base": 0.7, "tuned": 0.4, "effect": -0.3, "interval": [-0.5, -0.05],
                             "p": 0.0004})  # fmt: skip
