@@ -47,7 +47,7 @@ EMBEDDED = {
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             base_model="HuggingFaceTB/SmolLM2-135M-Instruct",
             licence="apache-2.0",
-            note="the weights were unpacked from a file of 4 bits a weight (Q4_1): close to the published ones, not equal",
+            note="the weights were unpacked from 4 bits a weight (Q4_1): close to the published ones, not equal",
             num_weights=134_515_008,
             download_mb=92,
         ),
@@ -58,7 +58,7 @@ EMBEDDED = {
             base_model="google/gemma-3-270m",
             licence="gemma",
             note="a base model, which follows no instructions before it is tuned; the weights were unpacked "
-            "from a file of 4 bits a weight (Q4_K_M): close to the published ones, not equal",
+            "from 4 bits a weight (Q4_K_M): close to the published ones, not equal",
             num_weights=268_098_176,
             download_mb=238,
             terms="Google's Gemma Terms of Use (https://ai.google.dev/gemma/terms) with their list of prohibited uses: "
