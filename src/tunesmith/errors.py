@@ -6,6 +6,8 @@ Broken invariants are `assert`; what stands here is shown without a traceback, w
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 
@@ -19,6 +21,12 @@ def is_memory(error: BaseException) -> bool:
     """Whether it says that memory ran out: Python's own error, or one of torch's, which has no type of its own."""
     words = ("allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
     return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)
+
+
+def of_the_system(error: BaseException) -> OSError | None:
+    """The system's own error inside one that safetensors made of it: "I/O error: No space left … (os error 28)"."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 class TunesmithError(Exception):

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, of_the_system
+
+MANIFEST = "manifest.json"
+PARTIAL, STALE = ".partial_", ".stale_"  # how names begin of what is being written, and of what is being replaced
 
 
 def cache_dir() -> Path:
@@ -51,24 +56,26 @@ def sync(path: Path) -> None:
 
 
 def publish_folder(write: Callable[[Path], None], final: Path) -> Path:
-    """Let `write(folder)` fill a folder that appears whole under `final`, or not at all. An old one is replaced."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial_", dir=final.parent))
+    """Let `write(folder)` fill a folder that appears whole under `final`, or not at all. An old one is replaced.
+
+    Everything is on the disk before the name is, so that a machine that loses power leaves the old state or the new one
+    (Pillai et al. 2014, "All file systems are not created equal").
+    """
+    if not final.parent.is_dir():
+        final.parent.mkdir(parents=True)
+        sync(final.parent.parent)
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
     try:
         write(partial)
         partial.chmod(0o755)
-        files = sorted(p for p in partial.rglob("*") if p.is_file())
-        manifest = {str(p.relative_to(partial)): sha256_file(p) for p in files}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        for path in [*files, partial / "manifest.json", partial]:
+        inside = sorted(partial.rglob("*"))
+        files = [p for p in inside if p.is_file()]
+        manifest = {p.relative_to(partial).as_posix(): sha256_file(p) for p in files}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        folders = [p for p in reversed(inside) if p.is_dir()]
+        for path in [*files, partial / MANIFEST, *folders, partial]:
             sync(path)
-        if final.exists():
-            stale = Path(tempfile.mkdtemp(prefix=".stale_", dir=final.parent))
-            os.replace(final, stale / final.name)
-            os.replace(partial, final)
-            shutil.rmtree(stale)
-        else:
-            os.replace(partial, final)
+        put(partial, final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -76,16 +83,59 @@ def publish_folder(write: Callable[[Path], None], final: Path) -> Path:
     return final
 
 
+def put(partial: Path, final: Path) -> None:
+    """Rename. What was there goes aside first, and comes back where the new one cannot be put."""
+    if not final.exists():
+        os.replace(partial, final)
+        return
+    stale = Path(tempfile.mkdtemp(prefix=STALE, dir=final.parent))
+    os.replace(final, stale / final.name)
+    try:
+        os.replace(partial, final)
+    except BaseException:
+        os.replace(stale / final.name, final)
+        stale.rmdir()
+        raise
+    shutil.rmtree(stale)
+
+
+def sweep(folder: Path) -> None:
+    """Clear what a process that was killed in `publish_folder` left here. Nobody else may be writing to the folder."""
+    for stale in folder.glob(f"{STALE}*"):
+        for old in stale.iterdir():
+            if not (folder / old.name).exists():  # it was killed between the two renames
+                os.replace(old, folder / old.name)
+        shutil.rmtree(stale)
+    for partial in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+
 def broken_files(folder: Path) -> list[str]:
     """Names of the files that are missing or differ from the folder's manifest; ["manifest.json"] where it has none."""
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        return ["manifest.json"]
-    try:
-        wanted = json.loads(manifest.read_text())
-    except ValueError:
-        return ["manifest.json"]
+    wanted = read_manifest(folder)
+    if wanted is None:
+        return [MANIFEST]
     return [n for n, d in wanted.items() if not (folder / n).is_file() or sha256_file(folder / n) != d]
+
+
+def read_manifest(folder: Path) -> dict[str, str] | None:
+    """File name -> SHA-256; None where there is none that can be read."""
+    try:
+        wanted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    return wanted if isinstance(wanted, dict) and all(isinstance(d, str) for d in wanted.values()) else None
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. What the system refused is raised as the OSError that it is."""
+    try:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        refused = of_the_system(error)
+        if refused is None:
+            raise
+        raise OSError(refused.errno, refused.strerror, str(path)) from error
 
 
 def read_json(path: Path) -> Any:
@@ -107,7 +157,7 @@ def write_json(path: Path, facts: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text that appears whole under `path` or not at all."""
-    partial = path.with_name(f".partial_{path.name}_{os.getpid()}")
+    partial = path.with_name(f"{PARTIAL}{path.name}_{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8") as handle:
             handle.write(text)
@@ -117,3 +167,4 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    sync(path.parent)

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+from filelock import FileLock, Timeout
 
 from tunesmith.answered import Sitting
 from tunesmith.errors import InputError
-from tunesmith.files import read_json, sha256_text, write_json, write_text
+from tunesmith.files import read_json, sha256_text, sweep, write_json, write_text
 from tunesmith.stopping import Stop
 
 METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 PROCESS = "process.json"  # by it `tunesmith runs` tells a run that is on from one that was stopped
 
 
@@ -72,6 +75,31 @@ def _high_water() -> int:
     return int(line.split()[1]) * 1024
 
 
+def refuse_files(path: Path) -> None:
+    """InputError where a new run would find files."""
+    if path.is_dir() and any(p.name != LOCK for p in path.iterdir()):
+        has_run = (path / "recipe.yaml").is_file()
+        way = "add --resume to go on with it, or" if has_run else "it holds other files;"
+        raise InputError(f"{path} is not empty: {way} name another folder with --out")
+
+
+def held(path: Path) -> FileLock:
+    """A lock on the folder, which the system lets go of when the process ends, however it ends: none is ever stale."""
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        process = path / PROCESS
+        who = read_json(process) if process.is_file() else {}
+        named = f"process {who['pid']}" if "pid" in who else "another process"
+        raise InputError(
+            f"{path} is being filled by {named}: wait for it, stop it (it saves first), or name another --out"
+        ) from None
+    except NotImplementedError:  # a network file system without locks
+        pass
+    return lock
+
+
 @dataclass(slots=True)
 class RunFolder:
     """`path` and the stages run so far. Opened once by one process."""
@@ -82,25 +110,38 @@ class RunFolder:
     stages: list[dict[str, Any]] = field(default_factory=list)
     budgets: Mapping[str, float] = field(default_factory=dict)  # seconds a stage should take, where somebody says so
     was_there: bool = True  # before this run
+    lock: FileLock | None = None  # held as long as the folder is filled
 
     @classmethod
     def open(cls, path: Path, tell: Teller, *, resume: bool) -> RunFolder:
         """A new folder, or with `resume` one that a run left. Raises InputError when it belongs to somebody else."""
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; --out wants a folder that is new, or one to --resume")
-        has_run = (path / "recipe.yaml").is_file()
-        if resume and not has_run:
+        if resume and not (path / "recipe.yaml").is_file():
             raise InputError(f"{path} holds no run to resume (no recipe.yaml); leave --resume out to start one there")
-        if not resume and path.exists() and any(path.iterdir()):
-            way = "add --resume to go on with it, or" if has_run else "it holds other files;"
-            raise InputError(f"{path} is not empty: {way} name another folder with --out")
+        if (path / LOCK).exists():
+            held(path).release()
+        if not resume:
+            refuse_files(path)
         was_there = path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, tell, Stop(tell.say), was_there=was_there)
+        folder = cls(path, tell, Stop(tell.say), was_there=was_there, lock=held(path))
+        try:
+            if not resume:
+                refuse_files(path)  # two may have found it empty
+        except InputError:
+            folder.close()
+            raise
+        sweep(path)
         folder.write(PROCESS, this_process())
         if resume and (kept := folder.read("cost.json")):
             folder.stages = list(kept["stages"])
         return folder
+
+    def close(self) -> None:
+        """Let another process fill the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def take_back(self) -> None:
         """Undo the opening of a new folder, so that the command can be typed again with the mistake mended. Where

@@ -67,6 +67,7 @@ class Train:
     update_tokens: int = 4096  # tokens that are learned from at once, before shared prefixes are stored once
     micro_tokens: int = 2048  # tokens in memory at once; lower it when memory runs out, the result stays the same
     every_checkpoint: int = 50  # updates between two saved states, from which --resume goes on
+    every_dev: int | None = None  # updates between two losses on dev; null: at the start and at the end
     watch: int = 3  # prompts of dev that are answered while training, to see it learn; 0: none
     watch_prompts: tuple[str, ...] = ()  # prompts of your own to watch, beside those
     every_watch: int | None = None  # updates between these answers; null: at the start, half way and at the end
@@ -247,8 +248,8 @@ def check(recipe: Recipe) -> None:
         "evals.judge.max_cases": e.judge.max_cases, "evals.judge.budget_s": e.judge.budget_s,
         "evals.max_new_tokens": 1 if e.max_new_tokens is None else e.max_new_tokens,
     }  # fmt: skip
-    if t.every_watch is not None:
-        above_0["train.every_watch"] = t.every_watch
+    above_0 |= {"train.every_watch": 1 if t.every_watch is None else t.every_watch,
+                "train.every_dev": 1 if t.every_dev is None else t.every_dev}  # fmt: skip
     if t.watch < 0:
         raise RecipeError(f"train.watch is {t.watch}; wanted how many prompts to watch, or 0 for none")
     for key, value in above_0.items():

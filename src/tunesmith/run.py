@@ -82,6 +82,8 @@ def run(
         if not resume:
             folder.take_back()
         raise
+    finally:
+        folder.close()
 
 
 def refuse_other_recipe(recipe: Recipe, out: Path) -> None:

@@ -10,57 +10,86 @@ from tunesmith.data.feed import FileFeed
 from tunesmith.engine import checkpoint
 from tunesmith.engine.loop import State, train
 from tunesmith.engine.session import Session
-from tunesmith.folder import METRICS, RunFolder, peak_gib
+from tunesmith.errors import RunError
+from tunesmith.files import sweep
+from tunesmith.folder import CHECKPOINTS, METRICS, RunFolder, peak_gib
 from tunesmith.recipe import Recipe
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.watch import NAME as WATCHED
 from tunesmith.watch import Watch
 
-NUM_KEPT = 2  # checkpoints
+NUM_KEPT = 2  # checkpoints, beside the best on dev and what a person pinned
 
 
 def teach(
     recipe: Recipe, folder: RunFolder, session: Session, made: Material, state: State, feed: FileFeed, tracked: Tracked
 ) -> None:
     """Goes on from the newest whole checkpoint, if there is one. The first Ctrl-C ends it after a checkpoint."""
-    checkpoints = folder.path / "checkpoints"
-    path, skipped = checkpoint.newest(checkpoints)
-    for line in skipped:
-        folder.tell.say(f"skipped a checkpoint: {line}")
-    if path is not None:
-        checkpoint.load(path, session, state, feed)
-        folder.tell.say(f"going on from {path.name}")
-    for name in (METRICS, WATCHED):
-        folder.forget_after(name, state.update)
+    go_on(folder, session, state, feed)
     note_dev_loss(recipe, folder, session, made, state, tracked)
     watch = Watch(recipe, folder, session, made, state.num_updates)
     watch(state.update)
+    saver = checkpoint.Saver(folder.path / CHECKPOINTS, NUM_KEPT)
     began = time.monotonic()
 
     def after_update(update: int, facts: dict[str, float]) -> None:
+        saver.check()
         row = {"update": update, **facts, "elapsed_s": time.monotonic() - began, "peak_gib": peak_gib()}
         folder.add_lines(METRICS, [row])
         tracked.log(update, row)
         folder.tell.updated(update, state.num_updates, row)
         is_asked = folder.stop.is_asked
         if update % recipe.train.every_checkpoint == 0 or update == state.num_updates or is_asked:
-            checkpoint.save(checkpoints, session, state, feed)
-            checkpoint.keep(checkpoints, NUM_KEPT)
+            saver.save(session, state, feed, best_on_dev(folder))
         if is_asked:
+            saver.wait()
             folder.stop.check(f"stopped after update {update} of {state.num_updates}, which is saved")
+        note_dev_loss(recipe, folder, session, made, state, tracked)
         watch(update)
 
     folder.tell.step(state.update, state.num_updates, "updates")
     with folder.stop.gently("this update"):
         train(session, state, feed, state.num_updates, [after_update])
-    note_dev_loss(recipe, folder, session, made, state, tracked)
+        saver.wait()
+    spent_s = time.monotonic() - began
+    if saver.num_saved:
+        share = saver.waited_s / spent_s
+        folder.tell.say(f"{saver.num_saved} checkpoints: training stood still for {saver.waited_s:.1f} s ({share:.1%})")
+
+
+def go_on(folder: RunFolder, session: Session, state: State, feed: FileFeed) -> None:
+    """From the newest whole checkpoint. RunError where there are some and none is whole: nothing starts again in
+    silence."""
+    checkpoints = folder.path / CHECKPOINTS
+    if checkpoints.is_dir():
+        sweep(checkpoints)
+    path, skipped = checkpoint.newest(checkpoints)
+    for line in skipped:
+        folder.tell.say(f"skipped a checkpoint: {line}")
+    if path is not None:
+        checkpoint.load(path, session, state, feed)
+        folder.tell.say(f"going on from {path.name}")
+    elif skipped:
+        raise RunError(
+            f"none of the checkpoints in {checkpoints} is whole ({'; '.join(skipped)}). Put them back from a copy; or, "
+            "to train again from the first update, remove that folder and type the same command"
+        )
+    for name in (METRICS, WATCHED):
+        folder.forget_after(name, state.update)
+
+
+def best_on_dev(folder: RunFolder) -> int | None:
+    """The update after which the loss on dev was least; None where it was measured before training only."""
+    measured = [(r["dev_loss"], r["update"]) for r in folder.metrics() if r.get("dev_loss") is not None and r["update"]]
+    return min(measured)[1] if measured else None
 
 
 def note_dev_loss(
     recipe: Recipe, folder: RunFolder, session: Session, made: Material, state: State, tracked: Tracked
 ) -> None:
-    """Before the first update and after the last, unless it is noted."""
-    is_due = state.update in (0, state.num_updates)
+    """Before the first update, after the last, and every `train.every_dev`, unless it is noted."""
+    every = recipe.train.every_dev
+    is_due = state.update in (0, state.num_updates) or (every is not None and state.update % every == 0)
     if not is_due or any(r["update"] == state.update and "dev_loss" in r for r in folder.metrics()):
         return
     loss = evaluate.dev_loss(session, TENANT, recipe, made)

@@ -16,7 +16,7 @@ import traceback
 from importlib import metadata
 from pathlib import Path
 
-from tunesmith.errors import TunesmithError, is_memory
+from tunesmith.errors import TunesmithError, is_memory, of_the_system
 
 DEBUG = "TUNESMITH_DEBUG"
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
@@ -49,6 +49,8 @@ def told(error: Exception) -> tuple[str, int]:
 
 def of_the_machine(error: Exception) -> tuple[str, int] | None:
     """What the machine has no more of, or does not allow; None where that is not it."""
+    if type(error).__name__ == "SafetensorError":  # of transformers, which writes by itself
+        error = of_the_system(error) or error
     if isinstance(error, OSError) and error.strerror is not None:
         name = str(error.filename or "a file")
         if error.errno in FULL:

@@ -40,6 +40,7 @@ class FileFeed:
         wanted = max(1, round(int(self._lengths.sum()) / update_tokens))
         self._per_epoch = min(wanted, len(self._records))
         self._position = 0
+        self._consumed = ""  # SHA-256 over the ids of all examples given so far, in their order
         self._order: tuple[int, list[np.ndarray]] | None = None
         self.digest = self._digest(update_tokens)
 
@@ -58,6 +59,8 @@ class FileFeed:
             raise RunError(f"the feed has given all of its {self.num_updates} updates. Train for more epochs to go on.")
         members = self.members(self._position)
         self._position += 1
+        said = "\n".join([self._consumed, *(self._records[i].example_id for i in members)])
+        self._consumed = hashlib.sha256(said.encode()).hexdigest()
         return pack([self._records[i] for i in members], self._micro_tokens, self._rope)
 
     def members(self, update: int) -> list[int]:
@@ -83,7 +86,7 @@ class FileFeed:
         return np.split(order, cuts)
 
     def state(self) -> dict[str, Any]:
-        return {"position": self._position, "digest": self.digest}
+        return {"position": self._position, "digest": self.digest, "consumed": self._consumed}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a saved position. Refused for other data or settings: the rest would be another run's."""
@@ -92,7 +95,7 @@ class FileFeed:
                 "the training data, train.epochs, train.update_tokens or the seed are not those of the saved run. "
                 "Restore them to resume, or start a new run."
             )
-        self._position = int(state["position"])
+        self._position, self._consumed = int(state["position"]), str(state["consumed"])
 
     def shape(self) -> dict[str, Any]:
         """Facts for the plan; tokens are counted before sharing, for one epoch."""

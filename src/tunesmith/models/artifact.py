@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError
-from tunesmith.files import read_json
+from tunesmith.files import read_json, save_tensors
 from tunesmith.models.adapters import Adapt, Slot, lora_config
 from tunesmith.models.bars import no_bars
 
@@ -27,12 +26,14 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
     folder.mkdir(parents=True, exist_ok=True)
     heads = {n.removeprefix("heads."): t.contiguous() for n, t in values.items() if n.startswith("heads.")}
     if heads:
-        save_file(heads, folder / "heads.safetensors")
+        save_tensors(heads, folder / "heads.safetensors")
     if slot.adapt.method == "lora":
         tensors = {
             PEFT_PREFIX + n: t.detach().cpu().contiguous() for n, t in values.items() if not n.startswith("heads.")
         }
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest})
+        save_tensors(
+            tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest}
+        )
         config = lora_config(slot.adapt, model)
         config.inference_mode = True
         config.save_pretrained(str(folder))
