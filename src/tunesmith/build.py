@@ -125,22 +125,17 @@ def drawn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
     return tuple(e for e in examples if e.id in kept)
 
 
-def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, Split, dict[str, str]]:
-    """The training file as it was understood, the split, and the digests of all files."""
+def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, Split, tuple[ingest.Ingested, ...]]:
+    """The training file as it was understood, the split, and the files of dev and test, where there are such."""
     files = files_of(recipe)
     main = ingest.read(files["train"], recipe.data.columns, recipe.data.reading)
-    digests = dict(main.files)
-    given: dict[str, Sequence[Example]] = {}
-    for part in files:
-        if part != "train":
-            read = ingest.read(files[part], main.columns, recipe.data.reading)
-            digests |= read.files
-            given[part] = read.examples
+    others = {p: ingest.read(files[p], main.columns, recipe.data.reading) for p in files if p != "train"}
+    given = {part: read.examples for part, read in others.items()}
     dev_frac = 0.0 if "dev" in given else recipe.data.dev_frac
     test_frac = 0.0 if "test" in given else recipe.data.test_frac
     seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
     parts = split(main.examples, dev_frac, test_frac, str(seed), ledger=ledger, given=given)
-    return main, parts, digests
+    return main, parts, tuple(others.values())
 
 
 def read_ood(recipe: Recipe, columns: Columns, parts: Split) -> tuple[tuple[Example, ...], dict[str, str]]:
@@ -166,7 +161,8 @@ def material(
 ) -> Material:
     """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update."""
     means = means_of(recipe.evals, recipe.task.metric)
-    main, parts, digests = read_split(recipe, ledger)
+    main, parts, others = read_split(recipe, ledger)
+    digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}
     ood, ood_digests = read_ood(recipe, main.columns, parts)
     task = ingest.infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
     kind = KINDS[task]
@@ -200,7 +196,7 @@ def material(
             f"none of the {len(parts.train)} training examples can be learned from; the first: "
             f"{train.dropped[0][1] if train.dropped else 'there is none'}"
         )
-    found = audit(main, parts, train)
+    found = audit(main, parts, train, others)
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
     most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if metric.needs == "judge" else 10**9)

@@ -25,14 +25,17 @@ FEW_PER_CLASS = 8
 DIGITS = re.compile(r"\d+")
 
 
-def audit(ingested: Ingested, split: Split, rendered: Rendered) -> dict[str, Any]:
-    """The content of audit.json. `ingested` is the training file, `rendered` the training split."""
+def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()) -> dict[str, Any]:
+    """The content of audit.json. `ingested` is the training file, `rendered` the training split; `others` are files of
+    dev and test: a row of theirs that is rejected is a held-out case less."""
     examples = ingested.examples
+    read = (ingested, *others)
+    rejected = [row for one in read for row in one.rejected]
     source = {e.id: e.source for e in (*split.train, *split.dev, *split.test, *examples)}
     found: dict[str, Any] = {
-        "rows": ingested.num_rows,
-        "accepted": len(examples),
-        "rejected": {"count": len(ingested.rejected), "rows": [asdict(r) for r in ingested.rejected[:MAX_LISTED]]},
+        "rows": sum(one.num_rows for one in read),
+        "accepted": sum(len(one.examples) for one in read),
+        "rejected": {"count": len(rejected), "rows": [asdict(r) for r in rejected[:MAX_LISTED]]},
         "dropped": {
             "count": len(rendered.dropped),
             "examples": [
@@ -47,7 +50,7 @@ def audit(ingested: Ingested, split: Split, rendered: Rendered) -> dict[str, Any
         "moved": {"count": len(split.moved), "examples": [asdict(m) for m in split.moved[:MAX_LISTED]]},
         "columns": {k: v for k, v in asdict(ingested.columns).items() if v},
         "ignored_columns": list(ingested.ignored),
-        "files": ingested.files,
+        "files": {path: digest for one in read for path, digest in one.files.items()},
         "tokens": _tokens(rendered),
         "duplicates": _duplicates(examples),
         "contradictions": _contradictions(examples),
@@ -169,7 +172,7 @@ def _warnings(found: dict[str, Any]) -> list[str]:
             "is easier than use"
         )
     exact, near = found["duplicates"]["exact"]["count"], found["duplicates"]["normalised"]["count"]
-    if exact + near > 0.01 * found["accepted"]:
+    if exact + near > 0.01 * found["understood"]["accepted"]:
         lines.append(f"{exact} rows are identical to an earlier one, {near} more but for case, white space or digits")
     if found["contradictions"]["prompts"]:
         c = found["contradictions"]

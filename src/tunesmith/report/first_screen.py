@@ -62,12 +62,15 @@ class Points:
 
 
 def points(verdict: Mapping[str, Any]) -> Points:
-    """One decimal where whole points would hide the effect or an end of its interval that lies close to zero."""
+    """One decimal where whole points would hide the effect or an end of its interval that lies close to zero, or where
+    they do not add up (23 more than 23 is not 45)."""
     if verdict["metric"] not in COUNTED:
         return Points(1.0, 3, "")
     factor = 1.0 if verdict["metric"] in OF_100_ALREADY else 100.0
     known = [abs(v) * factor for v in (verdict["effect"], *verdict["interval"]) if v is not None and math.isfinite(v)]
-    return Points(factor, 1 if any(0 < v < 2 for v in known) else 0, "points of 100")
+    base, tuned, effect = (verdict[k] * factor for k in ("base", "tuned", "effect"))
+    sums = all(map(math.isfinite, (base, tuned, effect))) and abs(round(tuned) - round(base)) != round(abs(effect))
+    return Points(factor, 1 if sums or any(0 < v < 2 for v in known) else 0, "points of 100")
 
 
 def rows(facts: Facts) -> tuple[Row, ...]:

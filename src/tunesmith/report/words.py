@@ -94,15 +94,17 @@ def plain(sentence: Sentence) -> str:
 
 
 def number(value: Any) -> str:
-    """A score as it is read: three decimals up to 1.5, two above; "not known" for None, NaN and infinity."""
+    """A score as it is read: three decimals up to 1.5, four near 0 so that no end of an interval is "−0.000", two above;
+    "not known" for None, NaN and infinity."""
     if value is None or isinstance(value, str) or not math.isfinite(value):
         return NOT_KNOWN
-    return f"{value:.3f}".replace("-", "−") if abs(value) <= 1.5 else f"{value:,.2f}".replace("-", "−")
+    text = f"{value:,.2f}" if abs(value) > 1.5 else f"{value:.3f}" if abs(value) >= 0.0005 else f"{value:.4f}"
+    return "0.000" if float(text.replace(",", "")) == 0 else text.replace("-", "−")
 
 
 def signed(value: Any) -> str:
     text = number(value)
-    return f"+{text}" if text[:1].isdigit() and value > 0 else text
+    return f"+{text}" if text[:1].isdigit() and value > 0 and text != "0.000" else text
 
 
 def interval(pair: Sequence[float] | None, *, with_sign: bool = False) -> str:

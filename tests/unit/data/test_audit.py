@@ -20,7 +20,7 @@ def run(folder: Path, train: list[str], test: list[str], max_tokens: int = 60) -
     held_out = read([folder / "test.jsonl"], ingested.columns)
     found = split(ingested.examples, 0.0, 0.0, "salt", given={"test": held_out.examples})
     rendered = Renderer(tokenizer("chatml"), max_tokens).records(found.train)
-    return audit(ingested, found, rendered)
+    return audit(ingested, found, rendered, [held_out])
 
 
 def row(text: str, label: str) -> str:
@@ -34,7 +34,7 @@ TEST = [row("something else", "buy"), row("quite another", "ask")]
 def test_clean_data_gives_no_warning(tmp_path: Path) -> None:
     found = run(tmp_path, CLEAN, TEST)
     assert found["warnings"] == []
-    assert (found["rows"], found["accepted"], found["rejected"]["count"]) == (40, 40, 0)
+    assert (found["rows"], found["accepted"], found["rejected"]["count"]) == (42, 42, 0)
     assert found["classes"] == {"ask": {"train": 20, "dev": 0, "test": 1}, "buy": {"train": 20, "dev": 0, "test": 1}}
     assert found["ignored_columns"] == ["note"]
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(found, sort_keys=True))
@@ -52,7 +52,7 @@ def test_planted_faults_are_counted(tmp_path: Path) -> None:
         row("Something  else", "ask"),  # stands in test
     ]
     found = run(tmp_path, CLEAN + planted, [*TEST, row("order 77 of 66 came", "ask")])
-    assert (found["rows"], found["accepted"], found["rejected"]["count"]) == (48, 47, 1)
+    assert (found["rows"], found["accepted"], found["rejected"]["count"]) == (51, 50, 1)
     assert found["rejected"]["rows"][0]["line"] == 41
     assert found["duplicates"]["exact"]["count"] == 1
     assert found["duplicates"]["normalised"]["count"] == 2
@@ -65,6 +65,18 @@ def test_planted_faults_are_counted(tmp_path: Path) -> None:
     assert len(found["warnings"]) == 6
 
 
+def test_a_held_out_row_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """Mutant: an audit of the training file alone, where held-out cases go missing without a word."""
+    found = run(tmp_path, CLEAN, [*TEST, "not json"])
+    assert (found["rows"], found["accepted"], found["rejected"]["count"]) == (43, 42, 1)
+    assert sum(found["splits"].values()) + found["moved"]["count"] == found["accepted"]
+    [rejected] = found["rejected"]["rows"]
+    assert (rejected["file"].endswith("test.jsonl"), rejected["line"]) == (True, 3)
+    assert any("1 of 43 rows were rejected" in warning for warning in found["warnings"])
+    assert found["understood"]["rows"] == 40  # of the file that is understood
+    assert len(found["files"]) == 2
+
+
 def test_token_counts_and_the_row_that_is_shown(tmp_path: Path) -> None:
     found = run(tmp_path, CLEAN, TEST)
     tokens = found["tokens"]
@@ -75,5 +87,5 @@ def test_token_counts_and_the_row_that_is_shown(tmp_path: Path) -> None:
     assert pieces[1][0] == "ask<|im_end|>"
     assert "the a order" in pieces[0][0]
     lines = summary_lines(found)
-    assert any("40 read = 40 accepted + 0 rejected" in line for line in lines)
+    assert any("42 read = 42 accepted + 0 rejected" in line for line in lines)
     assert any(line.startswith("columns") and "prompt = text, label = label; not used: note" in line for line in lines)

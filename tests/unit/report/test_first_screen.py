@@ -62,7 +62,8 @@ def test_a_loss(tmp_path: Path) -> None:
 
 
 def test_too_few_cases_and_no_difference(tmp_path: Path) -> None:
-    found = said(tmp_path, {"decision": "too few cases", "interval": [-0.03, 0.09], "effect": 0.03, "num_cases": 30})
+    found = said(tmp_path, {"decision": "too few cases", "interval": [-0.03, 0.09], "effect": 0.03, "tuned": 0.43,
+                            "num_cases": 30})  # fmt: skip
     assert found[2] == (
         "Not sure: the true difference may lie anywhere from −3 to +9 points (95% interval); 30 cases cannot tell more."
     )
@@ -72,6 +73,13 @@ def test_too_few_cases_and_no_difference(tmp_path: Path) -> None:
         "matter."
     )
     assert said(tmp_path, {"effect": 0.0, "tuned": 0.4})[1].startswith("By nothing that shows: 40 before and 40 after")
+
+
+def test_rounded_points_add_up(tmp_path: Path) -> None:
+    found = said(tmp_path, {"base": 0.2274, "tuned": 0.4526, "effect": 0.2252, "interval": [0.183, 0.27]})
+    assert found[1].startswith("Up 22.5 points of 100, from 22.7 to 45.3,")
+    found = said(tmp_path, {"base": 0.22, "tuned": 0.45, "effect": 0.23, "interval": [0.18, 0.27]})
+    assert found[1].startswith("Up 23 points of 100, from 22 to 45,")
 
 
 def test_a_small_effect_is_not_rounded_away(tmp_path: Path) -> None:

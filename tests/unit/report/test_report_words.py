@@ -21,7 +21,7 @@ def facts_of(folder: Path, **files: Any) -> Facts:
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.5, "0.500"), (-0.5, "−0.500"), (31.204, "31.20"), (1.5, "1.500"), (None, "not known"), (math.nan, "not known"),
-     (math.inf, "not known"), (0, "0.000")],
+     (math.inf, "not known"), (0, "0.000"), (-0.0003, "−0.0003"), (-0.00001, "0.000"), (-1234.5, "−1,234.50")],
 )  # fmt: skip
 def test_number(value: Any, text: str) -> None:
     assert words.number(value) == text
