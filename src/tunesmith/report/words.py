@@ -94,7 +94,7 @@ def plain(sentence: Sentence) -> str:
 
 
 def number(value: Any) -> str:
-    """A score as it is read: three decimals up to 1.5, four near 0 so that no end of an interval is "−0.000", two above;
+    """A score as it is read: three decimals up to 1.5, four near 0 so that nothing reads "−0.000", two above;
     "not known" for None, NaN and infinity."""
     if value is None or isinstance(value, str) or not math.isfinite(value):
         return NOT_KNOWN
