@@ -44,7 +44,7 @@ class Material:
     task: str
     kind: Kind
     instruction: str
-    metric: Metric
+    primary: tuple[Metric, ...]  # what the verdict is about
     secondary: tuple[Metric, ...]
     means: Means
     labels: tuple[str, ...]
@@ -60,6 +60,11 @@ class Material:
     audit: dict[str, Any]
     calibration: tuple[Example, ...]  # of dev, for labels: at most evals.max_cases
     ood: tuple[Example, ...] = ()  # cases from elsewhere, at most evals.max_cases; none of them stands in training
+
+    @property
+    def metric(self) -> Metric:
+        """The first primary one, which decides where one metric has to: the base's form, slices, what a case scored."""
+        return self.primary[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +165,7 @@ def material(
     recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Callable[[int, int, str], None] = untold
 ) -> Material:
     """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update."""
-    means = means_of(recipe.evals, recipe.task.metric)
+    means = means_of(recipe.evals, recipe.task.metric or ())
     main, parts, others = read_split(recipe, ledger)
     digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}
     ood, ood_digests = read_ood(recipe, main.columns, parts)
@@ -179,7 +184,7 @@ def material(
             f"task classify needs at least two labels; the data has {there}. Add rows with others, or name another "
             "label column: --set data.columns.label=NAME"
         )
-    metric, secondary = metrics_of(recipe, kind, means)
+    primary, secondary = metrics_of(recipe, kind, means)
     instruction = (
         kind.instruction.format(labels=", ".join(labels))
         if recipe.task.instruction is None
@@ -199,13 +204,13 @@ def material(
     found = audit(main, parts, train, others)
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
-    most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if metric.needs == "judge" else 10**9)
+    most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if primary[0].needs == "judge" else 10**9)
     few = replace(parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, most))
     dev = renderer.records([instructed(e, instruction) for e in few.dev])
     tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
     longest = longest_reply(train) if recipe.evals.max_new_tokens is None else recipe.evals.max_new_tokens
     return Material(
-        task, kind, instruction, metric, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
+        task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
         longest, main.columns, digests | ood_digests, found,
         drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood,
     )  # fmt: skip
@@ -217,18 +222,18 @@ def longest_reply(rendered: Rendered) -> int:
     return min(512, int(1.25 * lengths[int(0.99 * (len(lengths) - 1))]) + 8)
 
 
-def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[Metric, tuple[Metric, ...]]:
-    """The primary metric and the others."""
-    name = recipe.task.metric or kind.metric
+def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
+    """The primary metrics and the others."""
+    names = recipe.task.metric or (kind.metric,)
     more = {m.name: m for m in (Means() if means is None else means).metrics}
-    if own.is_own(name) and name not in more:
-        more[name] = own.load(name).metric
+    more |= {name: own.load(name).metric for name in names if own.is_own(name) and name not in more}
     known = METRICS | more
-    if name not in known:
-        near = did_you_mean(name, METRICS)
-        raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}.{near}")
-    others = [n for n in dict.fromkeys((kind.metric, *kind.secondary, *more)) if n != name]
-    return known[name], tuple(known[n] for n in others)
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, METRICS)
+            raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}.{near}")
+    others = [n for n in dict.fromkeys((kind.metric, *kind.secondary, *more)) if n not in names]
+    return tuple(known[n] for n in names), tuple(known[n] for n in others)
 
 
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:

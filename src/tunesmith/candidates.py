@@ -99,7 +99,7 @@ def job_of(recipe: Recipe, asked: Asked) -> Job:
     form = Form("few", "system" if instruction else "none", few(parts.train, asked.shots, labels))
     usual = Counter(replies).most_common(1)[0][0] if replies else ""
     primary, others = metrics_of(recipe, kind)
-    metric = next(m for m in (primary, *others) if m.needs == "answer")  # each task has one that reads the answer
+    metric = next(m for m in (*primary, *others) if m.needs == "answer")  # each task has one that reads the answer
     return Job(
         recipe, task, metric, labels, instruction, form, tuple(order[: asked.cases]), len(parts.dev), replies, usual
     )
@@ -285,8 +285,8 @@ def ranking(job: Job, found: Sequence[Found], asked: Asked, room: Room) -> Ranki
     if job.labels and num:
         usual = (job.usual, float(job.metric.corpus([job.usual] * num, board.wanted)))
     notes = notes_of(board, able, usual, choice)
-    if job.metric.name != (job.recipe.task.metric or job.metric.name):
-        notes.append(f"{job.recipe.task.metric} is not taken here; the score is {job.metric.name}")
+    if job.metric.name != (job.recipe.task.first or job.metric.name):
+        notes.append(f"{job.recipe.task.first} is not taken here; the score is {job.metric.name}")
     return Ranking(
         job.task, job.metric.name, job.metric.unit, job.bits_of, num, job.num_dev, len(job.form.shots), asked.budget_s,
         room.free_gib, tuple(rows), usual, choice.here.name if choice else None, why, tuple(notes),

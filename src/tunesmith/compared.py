@@ -15,7 +15,7 @@ from tunesmith import evaluations
 from tunesmith.errors import DataError, InputError
 from tunesmith.evals.compare import BETTER, SAME, UNKNOWN, WORSE, Cases, Effect, Rules, decide, measure, plain, signed
 from tunesmith.evals.metrics import METRICS, Metric
-from tunesmith.evals.stats import holm
+from tunesmith.evals.stats import holm, holm_levels
 from tunesmith.importing.reading import flat, shown
 from tunesmith.report import facts
 from tunesmith.report.cases import Case
@@ -200,22 +200,6 @@ def pairs_of(sides: Sequence[Side], common: Shared, metric: Metric, alpha: float
         words = Words(sides[pair[0]], sides[pair[1]], metric, matters, len(pairs), level, p_holm)
         rows.append(words.pair(corrected, common.cases[pair[0]], common.cases[pair[1]]))
     return tuple(rows)
-
-
-def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
-    """alpha / (number of claims still open) for each, smallest p first; all after the first that stands keep its level.
-
-    An interval at this level leaves 0 out if and only if Holm rejects, since a p that is not below the level at which
-    the procedure ended is not below it for the rest either.
-    """
-    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
-    levels, has_ended, level = [alpha] * len(p_values), False, alpha
-    for rank, k in enumerate(order):
-        if not has_ended:
-            level = alpha / (len(p_values) - rank)
-            has_ended = p_values[k] >= level
-        levels[k] = level
-    return levels
 
 
 @dataclass(frozen=True, slots=True)

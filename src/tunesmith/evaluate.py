@@ -146,7 +146,8 @@ def verdict_of(
                 f"of {made.max_new_tokens} tokens."
             )
     rules = Rules(alpha=recipe.evals.alpha, smallest_that_matters=recipe.task.smallest_that_matters, seed=recipe.seed)
-    verdict = compare(compared, made.metric, rules, baselines=simple, task=made.task, notes=notes)
+    further = [(cases_of(made, metric, base, tuned), metric) for metric in made.primary[1:]]
+    verdict = compare(compared, made.metric, rules, baselines=simple, task=made.task, notes=notes, further=further)
     facts = as_facts(verdict)
     facts["secondary"] = {}
     for metric in made.secondary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tunesmith.evals.compare import (
     Cases,
     Effect,
     checked_stats,
-    decide,
+    claimed,
     measure,
     notes_of,
     plain,
@@ -164,8 +164,9 @@ def compared(questions: Questions, sides: Sequence[Answered]) -> dict[str, Any]:
     what, against = (questions.outputs(side.answers) for side in sides)
     cases = Cases(questions.references(), against, what, questions.groups)
     found = measure(cases, metric, rules)
-    decision = decide(found.interval, questions.matters)
-    notes = notes_of(found, metric, rules, decision, questions.matters, num)
+    claim = claimed(found, metric, replace(rules, smallest_that_matters=questions.matters), num, (rules.alpha, found.p))
+    decision = claim.decision
+    notes = notes_of(claim, found, metric, rules, "")
     if decision == UNKNOWN and questions.matters > 0:
         differ = any(a != b for a, b in zip(scores_of(questions, sides[0]), scores_of(questions, sides[1])))
         notes.append(enough(found, metric, questions.matters, num, differ=differ))

@@ -67,7 +67,9 @@ def check(gates: Gates, folder: Path) -> list[Gate]:
     """Every demand of the recipe against what the run measured."""
     measured = Measured.of(folder)
     wanted = asdict(gates)
-    return [CHECKS[name](value, measured) for name, value in wanted.items() if value is not None]
+    by_metric = wanted.pop("effect") if isinstance(gates.effect, dict) else {}
+    found = [CHECKS[name](value, measured) for name, value in wanted.items() if value is not None]
+    return [*found, *(effect(least, measured, name) for name, least in by_metric.items())]
 
 
 def decision(wanted: str, measured: Measured) -> Gate:
@@ -76,11 +78,17 @@ def decision(wanted: str, measured: Measured) -> Gate:
     return Gate("decision", " or ".join(good), found, found in good)
 
 
-def effect(least: float, measured: Measured) -> Gate:
-    """The lower end of the interval counts: an effect that may be nothing ships nothing."""
-    low, high = measured.verdict["interval"]
-    found = f"{measured.verdict['effect']:+.4g} on {measured.verdict['metric']}, interval {low:+.4g} to {high:+.4g}"
-    return Gate("effect", f"the lower end of the interval at least {least:+.4g}", found, low >= least)
+def effect(least: float, measured: Measured, name: str | None = None) -> Gate:
+    """The lower end of the interval counts: an effect that may be nothing ships nothing. `name`: of the primary metric;
+    None: the first."""
+    claims = {c["metric"]: c for c in (measured.verdict, *measured.verdict.get("claims", ()))}
+    claim = claims.get(name) if name else measured.verdict
+    gate, wanted = f"effect on {name}" if name else "effect", f"the lower end of the interval at least {least:+.4g}"
+    if claim is None:
+        return Gate(gate, wanted, f"not measured: the verdict is about {', '.join(claims)}", False)
+    low, high = claim["interval"]
+    found = f"{claim['effect']:+.4g} on {claim['metric']}, interval {low:+.4g} to {high:+.4g}"
+    return Gate(gate, wanted, found, low >= least)
 
 
 def guards(wanted: str, measured: Measured) -> Gate:

@@ -43,7 +43,7 @@ def judged(
             f"{found.num_unreadable} of the {2 * found.num_asked} replies of the judge {by.model} could not be read, "
             "so nothing is concluded from it"
         )
-        if made.metric.needs == "judge":
+        if any(m.needs == "judge" for m in made.primary):
             raise RunError(
                 f"{trouble}: its replies are in {kept.path}. Start a new run with a larger model as the judge"
             )

@@ -50,15 +50,26 @@ class Means:
         return next((m for m in self.metrics if m.name == name), None)
 
 
-def means_of(evals: Evals, metric_name: str | None) -> Means:
-    """Everything that the recipe asks for, opened and tried before any data is read. `metric_name`: as the recipe says
-    it; the metrics that tasks bring along read the answer's text."""
+WITHOUT = {  # name of a metric -> what is said where its means were not named
+    "json_schema": "task.metric json_schema needs evals.schema: a file, or the schema itself",
+    "judge": "task.metric judge needs evals.judge.endpoint and evals.judge.model",
+    "preference_accuracy": "preference_accuracy is about pairs, not about answers: name a file of them as "
+    "evals.preferences, and it stands beside the verdict",
+}
+
+
+def means_of(evals: Evals, names: Sequence[str]) -> Means:
+    """Everything that the recipe asks for, opened and tried before any data is read. `names`: of the metrics, as the
+    recipe says them; the metrics that tasks bring along read the answer's text."""
     found: dict[str, Any] = {}
     metrics: list[Metric] = []
     words: list[tuple[str, str, str]] = []
     digests: dict[str, str] = {}
-    if metric_name is not None and own.is_own(metric_name):
-        mine = own.load(metric_name)
+    owns = [name for name in names if own.is_own(name)]
+    if len(owns) > 1:
+        raise RecipeError(f"task.metric names {len(owns)} functions of your own ({', '.join(owns)}); one can be taken")
+    for name in owns:
+        mine = own.load(name)
         metrics.append(mine.metric)
         found["own"] = mine
         digests["own metric"] = mine.digest
@@ -68,28 +79,21 @@ def means_of(evals: Evals, metric_name: str | None) -> Means:
         found["schema"] = Schema(schema, name)
         metrics.append(METRICS["json_schema"])
         digests["schema"] = json.dumps(schema, sort_keys=True)
-    if metric_name == "pass_at_k":
+    if "pass_at_k" in names:
         isolate, said = sandbox.isolation(insist=evals.code.trust_local_code)
         found |= {"code": evals.code, "isolate": isolate}
         metrics.append(METRICS["pass_at_k"])
         tries = f"pass@{evals.code.k} from {evals.code.tries} programs a case"
         words.append(("sandbox", tries, said))
-    if metric_name == "bits_per_byte":
+    if "bits_per_byte" in names:
         metrics.append(METRICS["bits_per_byte"])
     if evals.judge.endpoint is not None:
         endpoint_of(evals)
         metrics.append(METRICS["judge"])
         words.append(judge_words(evals))
-    needed = METRICS[metric_name].needs if metric_name in METRICS else "answer"
-    if needed != "answer" and metric_name not in {m.name for m in metrics}:
-        raise RecipeError(
-            {
-                "schema": "task.metric json_schema needs evals.schema: a file, or the schema itself",
-                "judge": "task.metric judge needs evals.judge.endpoint and evals.judge.model",
-                "pairs": "preference_accuracy is about pairs, not about answers: name a file of them as "
-                "evals.preferences, and it stands beside the verdict",
-            }[needed]
-        )
+    for name in names:
+        if name in WITHOUT and name not in {m.name for m in metrics}:
+            raise RecipeError(WITHOUT[name])
     return Means(tuple(metrics), **found, words=tuple(words), digests=tuple(digests.items()))
 
 

@@ -12,6 +12,7 @@ from tunesmith import guards, robustness
 from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.errors import PlanError
+from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import detectable_binary, detectable_mean
 from tunesmith.models.adapters import check_adapt
 from tunesmith.models.load import Base
@@ -44,13 +45,14 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
     if not made.split.test:
         raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
     shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
-    detectable, detectable_why = detectable_effect(recipe, made)
+    detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     rows = [
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
         ("device", where.device, where.device_why),
         ("precision", str(where.dtype).removeprefix("torch."), where.dtype_why),
         ("task", made.task, "said in the recipe" if recipe.task.name != "auto" else "from the columns and replies"),
-        ("metric", made.metric.name, "primary; locked before training"),
+        ("metric", ", ".join(m.name for m in made.primary), "primary; locked before training" + (
+            "" if len(made.primary) == 1 else f"; {len(made.primary)} claims, Holm's correction")),
         *made.means.words,
         ("scoring", made.kind.scoring, "labels by likelihood, texts by generation"),
         ("memory", f"{room.memory_gib:.2g} GiB", room_why),
@@ -66,6 +68,7 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made)),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
+        *((f"the same, {m.name}", *shown_detectable(recipe, made, m)) for m in made.primary[1:]),
     ]  # fmt: skip
     return {
         "model": {
@@ -138,16 +141,23 @@ def stage_budgets(recipe: Recipe, made: Material) -> dict[str, float | None]:
     return {"baseline": forms + recipe.evals.budget_s, "train": None, "evaluate": recipe.evals.budget_s}
 
 
-def detectable_effect(recipe: Recipe, made: Material) -> tuple[float, str]:
-    """The effect that 4 of 5 such comparisons would find, under an assumption that is said."""
+def shown_detectable(recipe: Recipe, made: Material, metric: Metric) -> tuple[str, str]:
+    effect, why = detectable_effect(recipe, made, metric)
+    return f"{effect:.3f}", why
+
+
+def detectable_effect(recipe: Recipe, made: Material, metric: Metric) -> tuple[float, str]:
+    """The effect that 4 of 5 such comparisons would find, under an assumption that is said. Several metrics: at the
+    first, strictest level of Holm."""
+    alpha = recipe.evals.alpha / len(made.primary)
     is_grouped = all(e.group for e in made.split.test)
     num = len({e.group for e in made.split.test}) if is_grouped else len(made.split.test)
     unit = "groups" if is_grouped else "cases"
-    if made.metric.kind == "binary":
-        effect = detectable_binary(num, ASSUMED_DISCORDANCE, recipe.evals.alpha)
+    if metric.kind == "binary":
+        effect = detectable_binary(num, ASSUMED_DISCORDANCE, alpha)
         return effect, f"in the metric's unit, with 80% power, if {ASSUMED_DISCORDANCE:.0%} of {num} {unit} change"
-    spread = ASSUMED_SPREAD * made.metric.span if made.metric.spread is None else made.metric.spread
-    effect = detectable_mean(spread / num**0.5, recipe.evals.alpha)
+    spread = ASSUMED_SPREAD * metric.span if metric.spread is None else metric.spread
+    effect = detectable_mean(spread / num**0.5, alpha)
     return effect, f"in the metric's unit, with 80% power, if changes of {num} {unit} spread by {spread:g}"
 
 
@@ -159,7 +169,7 @@ def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str
         "template": made.renderer.digest,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "metric": {"name": made.metric.name, **dict(made.means.digests)},
+        "metric": {"name": ", ".join(m.name for m in made.primary), **dict(made.means.digests)},
         "seed": recipe.seed,
         "device": where.device,
         "precision": str(where.dtype).removeprefix("torch."),

@@ -101,10 +101,10 @@ def of_run(folder: Path, data: Sequence[str], said: Said) -> Questions:
     else:
         cases, source, columns, notes = held_out(folder, recipe), f"the test split of {folder}", served.columns, []
     kept = read_json(folder / "verdict.json") if (folder / "verdict.json").is_file() else {}
-    name = said.metric or kept.get("metric") or recipe.task.metric or KINDS[served.task].metric
+    name = said.metric or kept.get("metric") or recipe.task.first or KINDS[served.task].metric
     metric, means = of_any_model(name, recipe.evals)
     matters = said.matters
-    if matters is None and name == (kept.get("metric") or recipe.task.metric or KINDS[served.task].metric):
+    if matters is None and name == (kept.get("metric") or recipe.task.first or KINDS[served.task].metric):
         matters = kept.get("smallest_that_matters", recipe.task.smallest_that_matters)
     return Questions(
         cases=checked(cases, served.labels, said, source),
@@ -190,7 +190,7 @@ def checked(cases: Sequence[Example], labels: Sequence[str], said: Said, source:
 def of_any_model(name: str, evals: Evals) -> tuple[Metric, Means]:
     """A metric that can be worked out from texts alone, whoever wrote them."""
     by_text = replace(evals, judge=Evals().judge)
-    means = means_of(by_text, None if name == "judge" else name)
+    means = means_of(by_text, () if name == "judge" else (name,))
     metric = METRICS.get(name) or means.named(name)
     if metric is None:
         known = [n for n, m in METRICS.items() if m.needs == "answer"]

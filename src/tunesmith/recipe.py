@@ -50,10 +50,16 @@ class Task:
     name: Literal["auto", "classify", "summarise", "translate", "extract", "generate", "chat"] = "auto"
     # what the model is told before every prompt (its system message); null: the task's own, "" for none
     instruction: str | None = None
-    # what the verdict is about, locked before training: a name, or "my_metrics.py:score"; null: the task's own
-    metric: str | None = None
-    # the smallest difference that you would care about, in the metric's unit; null: the metric's own
+    # what the verdict is about, locked before training: a name, or "my_metrics.py:score"; null: the task's own; several
+    # as a list, each tested at a stricter level (Holm)
+    metric: tuple[str, ...] | None = None
+    # the smallest difference that you would care about, in the unit of the (first) metric; null: the metric's own
     smallest_that_matters: float | None = None
+
+    @property
+    def first(self) -> str | None:
+        """The metric that the verdict's own figures are about; None: the task's own."""
+        return self.metric[0] if self.metric else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,8 @@ class Gates:
     """What a run must show before it may ship; a demand that is not met ends the command with exit code 3."""
 
     decision: Literal["better", "not worse"] | None = None  # the verdict; not worse lets "no relevant difference" pass
-    effect: float | None = None  # least that the lower end of the effect's interval may be, in the metric's unit
+    # least that the lower end of the effect's interval may be, in the metric's unit; with several metrics by name
+    effect: float | dict[str, float] | None = None
     guards: Literal["all kept", "none lost"] | None = None  # none lost lets probes pass whose answer is not known
     calibration: float | None = None  # labels: highest expected calibration error on the held-out cases, 0 to 1
     stopped: float | None = None  # texts: least share of the answers that end by themselves, 0 to 1
@@ -262,6 +269,9 @@ def check(recipe: Recipe) -> None:
     for key, value in fractions.items():
         if not 0 <= value < 1:
             raise RecipeError(f"{key} is {value}; wanted a fraction from 0 up to (not including) 1")
+    named = recipe.task.metric
+    if named is not None and (not named or len(set(named)) < len(named)):
+        raise RecipeError(f"task.metric is {list(named)}; wanted one metric or more, each once")
     if not 0 < e.alpha < 0.5:
         raise RecipeError(f"evals.alpha is {e.alpha}; wanted a level between 0 and 0.5 (0.05 is usual)")
     if e.code.tries < e.code.k:
@@ -302,11 +312,16 @@ def beside(settings: Any, folder: Path) -> None:
     for group, key in (("task", "metric"), ("evals", "schema")):
         part = settings.get(group) if isinstance(settings, dict) else None
         said = part.get(key) if isinstance(part, dict) else None
-        if not isinstance(said, str):
-            continue
-        file, colon, name = said.rpartition(":") if ".py:" in said else (said, "", "")
-        if not Path(file).exists() and (folder / file).is_file():
-            place(settings, f"{group}.{key}", f"{folder / file}{colon}{name}")
+        if isinstance(said, str):
+            place(settings, f"{group}.{key}", found_beside(said, folder))
+        elif isinstance(said, list):
+            place(settings, f"{group}.{key}", [found_beside(s, folder) if isinstance(s, str) else s for s in said])
+
+
+def found_beside(said: str, folder: Path) -> str:
+    file, colon, name = said.rpartition(":") if ".py:" in said else (said, "", "")
+    is_beside = not Path(file).exists() and (folder / file).is_file()
+    return f"{folder / file}{colon}{name}" if is_beside else said
 
 
 def where_of(error: Exception) -> str:

@@ -236,9 +236,30 @@ class GuardResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a verdict says of one of its primary metrics. `effect` as in Verdict."""
+
+    metric: str
+    base: float
+    tuned: float
+    effect: float
+    interval: tuple[float, float]  # at `level`, so that 0 is outside if and only if p_holm < the verdict's alpha
+    num_cases: int
+    test: str
+    p: float
+    p_holm: float  # adjusted for the number of primary metrics; p itself where there is one
+    level: float  # at which Holm's step-down tests this claim
+    smallest_detectable: float
+    smallest_that_matters: float
+    decision: str
+    less_is_better: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer of a run. `effect` is the gain in the metric's own unit: tuned minus base, or base minus tuned where
-    less is better; above 0 is better, whatever the metric."""
+    """The answer of a run. `decision` and `claim` are about all primary metrics; metric, scores, effect, interval, p
+    and the rest about the first. `effect` is the gain in the metric's own unit: tuned minus base, or base minus tuned
+    where less is better; above 0 is better, whatever the metric."""
 
     claim: str
     task: str
@@ -260,5 +281,6 @@ class Verdict:
     tuned_interval: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()  # what a reader must know, in sentences
     less_is_better: bool = False
+    claims: tuple[Claim, ...] = ()  # one for each primary metric, the first included
     run: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)  # of the test cases, base and tuned model

@@ -173,3 +173,31 @@ def test_mistakes_are_said_before_anything_runs(tmp_path: Path, sets: list[str],
     found = typed(["plan", "--data", str(data), "--model", str(model), *given])
     assert found.code == 2, found
     assert words in " ".join(found.err.split())
+
+
+def test_two_primary_metrics(tmp_path: Path) -> None:
+    data = tiny_runs.labelled_file(tmp_path / "rows.jsonl")
+    out, verdict = finished(
+        tmp_path, data, task={"metric": ["accuracy", "macro_f1"]}, gates={"effect": {"macro_f1": -1.0}}
+    )
+    assert [c["metric"] for c in verdict["claims"]] == ["accuracy", "macro_f1"]
+    assert verdict["metric"] == "accuracy"
+    assert not {"accuracy", "macro_f1"} & set(verdict["secondary"])
+    assert json.loads((out / "lock.json").read_text())["metric"]["name"] == "accuracy, macro_f1"
+    resolved = {row["key"]: row for row in json.loads((out / "plan.json").read_text())["resolved"]}
+    assert "2 claims" in resolved["metric"]["why"]
+    assert "the same, macro_f1" in resolved
+    [gate] = json.loads((out / "gates.json").read_text())
+    assert (gate["name"], gate["passed"]) == ("effect on macro_f1", True)
+    page, card = ((out / n).read_text() for n in ("report.html", "report.md"))
+    for text in (page, card, (out / "adapter" / "README.md").read_text()):
+        assert "2 metrics were chosen before training" in text
+        assert "macro-F1: from" in text
+        assert "97.5% interval" in text
+
+
+def test_several_metrics_are_named_once_each(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="each once"):
+        parse({"task": {"metric": ["accuracy", "accuracy"]}})
+    with pytest.raises(InputError, match="one metric or more"):
+        parse({"task": {"metric": []}})

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tests.unit.report import run_folders
 
-from tunesmith.compared import compare_runs, holm_levels
+from tunesmith.compared import compare_runs
 from tunesmith.errors import InputError
 from tunesmith.evals.mcnemar import p_at
-from tunesmith.evals.stats import holm
+from tunesmith.evals.stats import holm, holm_levels
 
 
 def run(folder: Path, rights: list[int], first: int = 0, **verdict: object) -> Path:

@@ -89,3 +89,14 @@ def test_what_people_and_ci_read(tmp_path: Path) -> None:
     assert [g["passed"] for g in json.loads((run / "gates.json").read_text())] == [True, False]
     gates.write([], run)  # a resume of a recipe that demands nothing any more
     assert not list(run.glob("gates.*"))
+
+
+def test_an_effect_of_one_primary_metric_by_name(tmp_path: Path) -> None:
+    claims = [{"metric": "accuracy", "effect": 0.1, "interval": [0.04, 0.16]},
+              {"metric": "macro_f1", "effect": 0.0, "interval": [-0.1, 0.1]}]  # fmt: skip
+    run = folder(tmp_path, {"claims": claims})
+    found = gates.check(Gates(effect={"accuracy": 0.04, "macro_f1": 0.0, "bleu": 0.0}, decision="better"), run)
+    assert [(g.name, g.passed) for g in found] == [
+        ("decision", True), ("effect on accuracy", True), ("effect on macro_f1", False), ("effect on bleu", False),
+    ]  # fmt: skip
+    assert "the verdict is about accuracy, macro_f1" in found[-1].found

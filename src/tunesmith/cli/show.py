@@ -29,13 +29,18 @@ def verdict(found: dict[str, Any], report: str) -> None:
     table = Table(show_header=True, header_style="bold", box=None, padding=(0, 2))
     for name in ("", "base", "tuned", "effect", "interval"):
         table.add_column(name, justify="left" if not name else "right")
-    low, high = found["interval"]
-    table.add_row(
-        found["metric"],
-        *(f"{found[k]:.3f}" for k in ("base", "tuned")),
-        f"{found['effect']:+.3f}",
-        f"{low:+.3f} to {high:+.3f}",
-    )
+    claims = found.get("claims") or [found]
+    for claim in claims:
+        low, high = claim["interval"]
+        own = (
+            (f"{round(100 * (1 - claim['level']), 2):g}%: ", f"  {claim['decision']}") if len(claims) > 1 else ("", "")
+        )
+        table.add_row(
+            claim["metric"],
+            *(f"{claim[k]:.3f}" for k in ("base", "tuned")),
+            f"{claim['effect']:+.3f}",
+            f"{own[0]}{low:+.3f} to {high:+.3f}{own[1]}",
+        )
     for name, row in found["secondary"].items():
         low, high = row["interval"]
         table.add_row(
@@ -50,6 +55,9 @@ def verdict(found: dict[str, Any], report: str) -> None:
     console.print(
         f"{found['num_cases']} held-out cases, {found['test']}, p = {found['p']:.2g}, level {found['alpha']:g}"
     )
+    if len(claims) > 1:
+        shown = ", ".join(f"{c['metric']} {c['p_holm']:.2g}" for c in claims)
+        console.print(f"p after Holm's correction for {len(claims)} primary metrics: {shown}")
     for note in found["notes"]:
         console.print(Text(f"note: {note}"))
     console.print(Text(f"report: {report}", style="bold"))

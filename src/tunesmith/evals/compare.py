@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from tunesmith.errors import DataError
 from tunesmith.evals import mcnemar, permutation, stats
 from tunesmith.evals.metrics import Metric
-from tunesmith.types import Verdict
+from tunesmith.types import Claim, Verdict
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no relevant difference", "too few cases"
 
@@ -186,40 +186,44 @@ def plain(value: float, metric: Metric) -> str:
     return f"{value:.2f}" if metric.high > 1 else f"{value:.3f}"
 
 
-def claim_of(found: Effect, metric: Metric, decision: str, matters: float, num_cases: int) -> str:
+def sentence_of(claim: Claim, metric: Metric) -> str:
     """One sentence that a reader can repeat."""
     start = {
         BETTER: f"The tuned model is better than the base on {metric.name}",
         WORSE: f"The tuned model is worse than the base on {metric.name}",
-        SAME: f"The tuned model and the base do not differ by as much as {plain(matters, metric)} on {metric.name}",
+        SAME: f"The tuned model and the base do not differ by as much as {plain(claim.smallest_that_matters, metric)} "
+        f"on {metric.name}",
         UNKNOWN: f"These cases are too few to tell the tuned model from the base on {metric.name}",
-    }[decision]
-    low, high = (signed(end, metric) for end in found.interval)
+    }[claim.decision]
+    low, high = (signed(end, metric) for end in claim.interval)
     difference = "a gain of" if metric.less_is_better else "a difference of"
     direction = ", less is better" if metric.less_is_better else ""
     return (
-        f"{start}: {plain(found.base, metric)} → {plain(found.tuned, metric)}{direction}, {difference} "
-        f"{signed(found.effect, metric)} (interval {low} to {high}) on {num_cases} held-out cases."
+        f"{start}: {plain(claim.base, metric)} → {plain(claim.tuned, metric)}{direction}, {difference} "
+        f"{signed(claim.effect, metric)} (interval {low} to {high}) on {claim.num_cases} held-out cases."
     )
 
 
-def notes_of(found: Effect, metric: Metric, rules: Rules, decision: str, matters: float, num_cases: int) -> list[str]:
-    notes = []
-    if decision in (BETTER, WORSE) and abs(found.effect) < matters:
+def notes_of(claim: Claim, found: Effect, metric: Metric, rules: Rules, about: str) -> list[str]:
+    """`about`: whom a note is about where there are several claims."""
+    notes, matters = [], claim.smallest_that_matters
+    if claim.decision in (BETTER, WORSE) and abs(found.effect) < matters:
         notes.append(
-            f"the difference {signed(found.effect, metric)} is shown, but it is smaller than what was said to matter "
-            f"({plain(matters, metric)})."
+            f"{about}the difference {signed(found.effect, metric)} is shown, but it is smaller than what was said to "
+            f"matter ({plain(matters, metric)})."
         )
-    if decision == UNKNOWN:
+    if claim.decision == UNKNOWN:
         notes.append(
-            f"with the spread seen here a true difference of {plain(found.smallest_detectable, metric)} is found in "
-            f"{rules.power:.0%} of such comparisons; a smaller one needs more held-out cases."
+            f"{about}with the spread seen here a true difference of {plain(found.smallest_detectable, metric)} is "
+            f"found in {rules.power:.0%} of such comparisons; a smaller one needs more held-out cases."
         )
-    if found.num_units < num_cases:
-        notes.append(f"the {num_cases} cases stand in {found.num_units} groups, which are what counts as evidence.")
-    if found.least_p >= rules.alpha:
+    if found.num_units < claim.num_cases:
         notes.append(
-            f"{found.num_units} independent units are too few to show any difference at level {rules.alpha:g}."
+            f"the {claim.num_cases} cases stand in {found.num_units} groups, which are what counts as evidence."
+        )
+    if found.least_p >= claim.level:
+        notes.append(
+            f"{about}{found.num_units} independent units are too few to show any difference at level {claim.level:.3g}."
         )
     return notes
 
@@ -254,23 +258,71 @@ def compare(
     baselines: Mapping[str, Sequence[object]] | None = None,
     task: str = "",
     notes: Sequence[str] = (),
+    further: Sequence[tuple[Cases, Metric]] = (),
 ) -> Verdict:
-    """The verdict on the primary metric. `baselines`: outputs of what needs no tuning, for the same cases
-    (`baselines.py`).
+    """The verdict on the primary metric, or on several (`further`), with Holm. `baselines`: outputs of what needs no
+    tuning, for the same cases (`baselines.py`).
     """
     rules = rules or Rules()
     check_rules(rules)
-    matters = metric.matters if rules.smallest_that_matters is None else rules.smallest_that_matters
-    found = measure(cases, metric, rules)
-    decision = decide(found.interval, matters)
-    num_cases = len(cases.references)
-    said = [*notes, *notes_of(found, metric, rules, decision, matters, num_cases)]
+    tested = [(cases, metric), *further]
+    effects = at_holm_levels(tested, rules)
+    claims, sentences, said = [], [], list(notes)
+    for (there, one), (found, level, p_holm) in zip(tested, effects):
+        own_rules = rules if one is metric else replace(rules, smallest_that_matters=None)
+        claim = claimed(found, one, own_rules, len(there.references), (level, p_holm))
+        sentences.append(sentence_of(claim, one))
+        said += notes_of(claim, found, one, rules, f"{one.name}: " if further else "")
+        claims.append(claim)
     scores, doubts = against_baselines(baselines or {}, cases, metric, rules)
-    said += doubts
-    announced = rules.smallest_detectable
+    first, found = claims[0], effects[0][0]
+    decision = together([c.decision for c in claims])
     return Verdict(
-        claim=claim_of(found, metric, decision, matters, num_cases),
+        claim=" ".join([*([summary(decision, len(claims))] if further else []), *sentences]),
         task=task,
+        metric=metric.name,
+        base=found.base,
+        tuned=found.tuned,
+        effect=found.effect,
+        interval=found.interval,
+        num_cases=first.num_cases,
+        test=found.test,
+        p=found.p,
+        alpha=rules.alpha,
+        smallest_detectable=first.smallest_detectable,
+        smallest_that_matters=first.smallest_that_matters,
+        decision=decision,
+        baselines=scores,
+        base_interval=found.base_interval,
+        tuned_interval=found.tuned_interval,
+        notes=tuple(dict.fromkeys([*said, *doubts])),
+        less_is_better=metric.less_is_better,
+        claims=tuple(claims),
+    )
+
+
+def at_holm_levels(tested: Sequence[tuple[Cases, Metric]], rules: Rules) -> list[tuple[Effect, float, float]]:
+    """Of each claim its effect, with the interval at the level at which Holm's step-down tests it, this level, and the
+    adjusted p."""
+    plainly = [measure(cases, metric, rules) for cases, metric in tested]
+    p_values = [found.p for found in plainly]
+    rows = []
+    for (cases, metric), found, level, p_holm in zip(
+        tested, plainly, stats.holm_levels(p_values, rules.alpha), stats.holm(p_values)
+    ):
+        if level < rules.alpha:
+            strict = measure(cases, metric, replace(rules, alpha=level))
+            found = replace(found, interval=strict.interval, smallest_detectable=strict.smallest_detectable)
+        rows.append((found, level, p_holm))
+    return rows
+
+
+def claimed(found: Effect, metric: Metric, rules: Rules, num_cases: int, tested: tuple[float, float]) -> Claim:
+    """`tested`: level and adjusted p."""
+    matters = metric.matters if rules.smallest_that_matters is None else rules.smallest_that_matters
+    announced = rules.smallest_detectable
+    level, p_holm = tested
+    return Claim(
         metric=metric.name,
         base=found.base,
         tuned=found.tuned,
@@ -279,16 +331,30 @@ def compare(
         num_cases=num_cases,
         test=found.test,
         p=found.p,
-        alpha=rules.alpha,
+        p_holm=p_holm,
+        level=level,
         smallest_detectable=found.smallest_detectable if announced is None else announced,
         smallest_that_matters=matters,
-        decision=decision,
-        baselines=scores,
-        base_interval=found.base_interval,
-        tuned_interval=found.tuned_interval,
-        notes=tuple(said),
+        decision=decide(found.interval, matters),
         less_is_better=metric.less_is_better,
     )
+
+
+def together(decisions: Sequence[str]) -> str:
+    """Of several claims: a loss that is shown outweighs any gain; for "no relevant difference" all must be level."""
+    for found in (WORSE, BETTER, UNKNOWN):
+        if found in decisions:
+            return found
+    return SAME
+
+
+def summary(decision: str, num: int) -> str:
+    return {
+        BETTER: f"Better on at least one of {num} primary metrics, worse on none.",
+        WORSE: f"Worse on at least one of {num} primary metrics.",
+        SAME: f"No relevant difference on any of {num} primary metrics.",
+        UNKNOWN: f"Neither better nor worse is shown on any of {num} primary metrics.",
+    }[decision]
 
 
 def check_rules(rules: Rules) -> None:

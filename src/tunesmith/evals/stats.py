@@ -57,6 +57,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
+    """alpha / (number of claims still open) for each, smallest p first; all after the first that stands keep its level.
+
+    An interval at this level leaves 0 out if and only if Holm rejects, since a p that is not below the level at which
+    the procedure ended is not below it for the rest either.
+    """
+    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
+    levels, has_ended, level = [alpha] * len(p_values), False, alpha
+    for rank, k in enumerate(order):
+        if not has_ended:
+            level = alpha / (len(p_values) - rank)
+            has_ended = p_values[k] >= level
+        levels[k] = level
+    return levels
+
+
 def critical_sum(alpha: float, power: float) -> float:
     """z_{alpha/2} + z_{1 - power}: how many standard errors an effect must have to be found with this power."""
     return float(distributions.norm.isf(alpha / 2) + distributions.norm.ppf(power))

@@ -14,6 +14,7 @@ from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read
 from tunesmith.report.hub_metadata import front_matter
 from tunesmith.report.robustness_view import robustness
+from tunesmith.report.views import claim_rows
 from tunesmith.report.why_view import lines as why_lines
 
 MOST_LISTED = 20  # rejected rows and the like in Markdown; the page and audit.json have the rest
@@ -80,7 +81,7 @@ def verdict_lines(facts: Facts, answers: words.Answers) -> list[str]:
     ):
         lines += [f"### {title}", ""]
         if title == "By how much" and facts.verdict:
-            lines.append(f"- {effect_line(facts.verdict)}")
+            lines += [f"- {effect_line(claim)}" for claim in words.claims(facts.verdict)]
         lines += [*sentences(found), ""]
     if answers.notes:
         lines += ["### You should also know", "", *(f"- {plain_text(n)}" for n in answers.notes), ""]
@@ -105,6 +106,11 @@ def score_table(verdict: Mapping[str, Any]) -> list[str]:
     ]
     name = plain_text(words.metric(verdict["metric"]))
     lines = table(["Answered by", f"{name} (primary)", f"{words.confidence(verdict)} interval"], rows)
+    if len(words.claims(verdict)) > 1:
+        lines += table(
+            ["Primary metric", "Base", "Tuned", "Effect", "Interval", "p (Holm)", "Decision"],
+            ([plain_text(cell) for cell in row] for row in claim_rows(verdict)),
+        )
     guard = verdict.get("guard") or ()
     if guard:
         said = {True: "kept", False: "lost", None: "not known"}

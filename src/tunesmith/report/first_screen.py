@@ -84,11 +84,11 @@ def rows(facts: Facts) -> tuple[Row, ...]:
             Row("What did it lose?", NOT_YET),
             Row("May I use it?", ("Not yet: nothing shows that tuning helped. Go on with --resume.",)),
         )
-    scale = points(verdict)
+    first, *further = words.claims(verdict)
     return (
         Row("Is it better?", better(facts, verdict)),
-        Row("By how much?", how_much(facts, verdict, scale)),
-        Row("How sure is that?", how_sure(verdict, scale)),
+        Row("By how much?", (*how_much(facts, first, points(first)), *(f" {beside(c)}" for c in further))),
+        Row("How sure is that?", (*how_sure(first, points(first)), *(f" {sure_beside(c)}" for c in further))),
         Row("What did it lose?", lost(facts, verdict)),
         Row("May I use it?", may_i_use_it(facts, verdict)),
     )
@@ -124,6 +124,22 @@ def how_much(facts: Facts, verdict: Mapping[str, Any], scale: Points) -> Sentenc
     if float(by.replace(",", "")) == 0 if by != words.NOT_KNOWN else False:
         return ("By nothing that shows: ", base, " before and ", tuned, f" after{what}")
     return (f"{moved} {by}{unit}, from ", base, " to ", tuned, what)
+
+
+def beside(claim: Mapping[str, Any]) -> str:
+    """One more primary metric: before, after and its own decision."""
+    scale = points(claim)
+    return (
+        f"{words.metric(claim['metric'])}: from {scale.of(claim['base'])} to {scale.of(claim['tuned'])} "
+        f"({claim['decision']})."
+    )
+
+
+def sure_beside(claim: Mapping[str, Any]) -> str:
+    scale = points(claim)
+    low, high = (scale.of(end, sign=True) for end in claim["interval"])
+    unit = " points" if scale.unit else ""
+    return f"{words.metric(claim['metric'])}: {low} to {high}{unit} ({words.confidence(claim)} interval)."
 
 
 def how_sure(verdict: Mapping[str, Any], scale: Points) -> Sentence:

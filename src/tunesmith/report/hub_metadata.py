@@ -57,7 +57,7 @@ def model_index(facts: Facts) -> list[dict[str, Any]]:
     verdict = facts.verdict
     if verdict is None:
         return []
-    scores = {verdict["metric"]: verdict["tuned"]}
+    scores = {claim["metric"]: claim["tuned"] for claim in words.claims(verdict)}
     scores |= {name: row.get("tuned") for name, row in (verdict.get("secondary") or {}).items()}
     metrics = [
         {"type": METRICS.get(name, words.clean(str(name))), "name": words.clean(words.metric(name)), "value": value}

@@ -74,6 +74,23 @@ def score_rows(verdict: Mapping[str, Any], *, is_share: bool, with_cases: bool) 
     return made
 
 
+def claim_rows(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str, str]]:
+    """(metric, base, tuned, effect, interval with its level, Holm's p, decision) of each of several primary metrics."""
+    found = words.claims(verdict)
+    return [
+        (
+            words.metric(c["metric"]),
+            words.number(c["base"]),
+            words.number(c["tuned"]),
+            words.signed(c["effect"]),
+            f"{words.interval(c['interval'], with_sign=True)} ({words.confidence(c)})",
+            words.p_value(c.get("p_holm")),
+            c["decision"],
+        )
+        for c in (found if len(found) > 1 else ())
+    ]
+
+
 def secondary_rows(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
     """(metric, base, tuned, effect, interval, what it is)."""
     return [

@@ -9,45 +9,11 @@ from typing import Any
 
 from tunesmith.report import cases
 from tunesmith.report.facts import Facts
+from tunesmith.report.metric_words import METRICS
 
 NOT_KNOWN = "not known"
 CONTROLS = {c: 0x2400 + c for c in range(32) if c not in (9, 10)}
 CONTROLS |= {0x7F: 0x2421} | dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), 0xFFFD)
-METRICS = {  # name in recipes and files: (name as people read it, what it is)
-    "accuracy": ("accuracy", "share of answers that are right"),
-    "macro_f1": ("macro-F1", "F1 averaged over the labels, so that a rare label counts as much as a common one"),
-    "exact_match": ("exact match", "share of answers that equal the reference exactly"),
-    "micro_f1": ("micro-F1", "F1 of all answers together; an answer that is no label costs recall only"),
-    "label_set_f1": ("F1 of label sets", "how far the labels given agree with those wanted; missing and invented cost"),
-    "json_exact": ("JSON exact match", "share of answers that equal the reference as JSON"),
-    "json_valid": ("valid JSON", "share of answers that are a JSON object"),
-    "numeric": ("right number", "share of answers that come to the right number"),
-    "mcc": ("MCC", "correlation of answers and references, from -1 to 1"),
-    "json_fields": (
-        "JSON field agreement",
-        "how far the fields of the answer agree with the reference; 1 is all of them",
-    ),
-    "json_f1": ("JSON field F1", "as field agreement, but fields that were invented cost as well"),
-    "json_schema": ("fits the schema", "share of answers that are JSON as the schema wants it"),
-    "token_f1": ("word F1", "how far the words of the answer agree with the reference; 1 is all of them"),
-    "rouge_l": (
-        "ROUGE-L",
-        "longest run of words, gaps allowed, that the answer shares with the reference; 1 is the whole",
-    ),
-    "rouge_1": ("ROUGE-1", "words that the answer shares with the reference; 1 is all of them"),
-    "chrf": ("chrF", "pieces of words that the answer shares with the reference; 100 is all of them"),
-    "bleu": ("BLEU", "runs of words that the answer shares with the reference; 100 is all of them"),
-    "pass_at_k": ("pass@k", "chance that at least one of k programs passes the tests of a case"),
-    "preference_accuracy": (
-        "preference accuracy",
-        "share of pairs of which the chosen reply is the likelier; a tie is half",
-    ),
-    "judge": ("judge's preference", "share of cases in which the judge prefers the model's answer; a tie is half"),
-    "bits_per_byte": (
-        "bits per byte",
-        "bits that the model needs for a byte of the reference; 0 is knowing it by heart",
-    ),
-}
 HEADLINES = {
     "better": "Yes, it is better.",
     "worse": "No, it is worse.",
@@ -148,9 +114,16 @@ def chance(p: float) -> str:
     return f"about {'once' if times == 1 else f'{times} times'} in {out_of:,}"
 
 
+def claims(verdict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The verdict as it would stand about each of its primary metrics alone; one metric: the verdict itself."""
+    several = verdict.get("claims") or ()
+    return [{**verdict, **c} for c in several] if len(several) > 1 else [verdict]
+
+
 def confidence(verdict: Mapping[str, Any]) -> str:
-    alpha = verdict.get("alpha")
-    return f"{100 * (1 - alpha):g}%" if isinstance(alpha, float) and 0 < alpha < 1 else "confidence"
+    """Of an interval: with several primary metrics each stands at the level at which Holm tests it."""
+    alpha = verdict.get("level", verdict.get("alpha"))
+    return f"{round(100 * (1 - alpha), 2):g}%" if isinstance(alpha, float) and 0 < alpha < 1 else "confidence"
 
 
 def metric(name: Any) -> str:
@@ -184,8 +157,8 @@ def answers(facts: Facts) -> Answers:
         tone=TONES.get(decision, "open"),
         headline=HEADLINES.get(decision, decision),
         lead=lead(facts, verdict),
-        how_much=how_much(verdict),
-        how_sure=how_sure(verdict),
+        how_much=how_much(claims(verdict)[0]),
+        how_sure=(*how_sure(claims(verdict)[0]), *holm_words(verdict)),
         lost=what_it_lost(facts, verdict),
         may_use=may_use,
         because=because,
@@ -297,6 +270,17 @@ def how_sure(verdict: Mapping[str, Any]) -> tuple[Sentence, ...]:
         )
     )
     return tuple(said)
+
+
+def holm_words(verdict: Mapping[str, Any]) -> tuple[Sentence, ...]:
+    """How several primary metrics come to one decision; nothing where there is one."""
+    found = claims(verdict)
+    if len(found) == 1:
+        return ()
+    named = [f"{metric(c['metric'])}: {c['decision']} ({p_value(c.get('p_holm'))} after correction)" for c in found]
+    rule = "Better needs one that is better and none that is worse"
+    return ((f"{len(found)} metrics were chosen before training. {'; '.join(named)}. {rule}. "
+             "The correction (Holm) keeps luck on any of them as rare as on one alone.",),)  # fmt: skip
 
 
 def got_worse(facts: Facts) -> str:

@@ -1,0 +1,39 @@
+"""The names of our metrics as people read them."""
+
+from __future__ import annotations
+
+METRICS = {  # name in recipes and files: (name as people read it, what it is)
+    "accuracy": ("accuracy", "share of answers that are right"),
+    "macro_f1": ("macro-F1", "F1 averaged over the labels, so that a rare label counts as much as a common one"),
+    "exact_match": ("exact match", "share of answers that equal the reference exactly"),
+    "micro_f1": ("micro-F1", "F1 of all answers together; an answer that is no label costs recall only"),
+    "label_set_f1": ("F1 of label sets", "how far the labels given agree with those wanted; missing and invented cost"),
+    "json_exact": ("JSON exact match", "share of answers that equal the reference as JSON"),
+    "json_valid": ("valid JSON", "share of answers that are a JSON object"),
+    "numeric": ("right number", "share of answers that come to the right number"),
+    "mcc": ("MCC", "correlation of answers and references, from -1 to 1"),
+    "json_fields": (
+        "JSON field agreement",
+        "how far the fields of the answer agree with the reference; 1 is all of them",
+    ),
+    "json_f1": ("JSON field F1", "as field agreement, but fields that were invented cost as well"),
+    "json_schema": ("fits the schema", "share of answers that are JSON as the schema wants it"),
+    "token_f1": ("word F1", "how far the words of the answer agree with the reference; 1 is all of them"),
+    "rouge_l": (
+        "ROUGE-L",
+        "longest run of words, gaps allowed, that the answer shares with the reference; 1 is the whole",
+    ),
+    "rouge_1": ("ROUGE-1", "words that the answer shares with the reference; 1 is all of them"),
+    "chrf": ("chrF", "pieces of words that the answer shares with the reference; 100 is all of them"),
+    "bleu": ("BLEU", "runs of words that the answer shares with the reference; 100 is all of them"),
+    "pass_at_k": ("pass@k", "chance that at least one of k programs passes the tests of a case"),
+    "preference_accuracy": (
+        "preference accuracy",
+        "share of pairs of which the chosen reply is the likelier; a tie is half",
+    ),
+    "judge": ("judge's preference", "share of cases in which the judge prefers the model's answer; a tie is half"),
+    "bits_per_byte": (
+        "bits per byte",
+        "bits that the model needs for a byte of the reference; 0 is knowing it by heart",
+    ),
+}
