@@ -10,7 +10,7 @@ https://arxiv.org/abs/2402.04333): an example that pulled the same way is near 1
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,19 @@ from tunesmith.objectives.sft import SFT
 from tunesmith.opened import TUNED, Opened
 from tunesmith.types import Example, Message, Record, Segment
 
-MOST_SPANS = 48  # of a prompt; a longer one is taken in runs of words
 TOP_FRAC = 0.2  # of the spans, taken out together by the check
-NUM_RANDOM = 24
+MOST_BYTES = 2**31  # of gradients of cases that are held at once
 Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How closely to look."""
+
+    most_spans: int = 48  # of a prompt; a longer one is taken in runs of words
+    num_random: int = 24
+    num_near: int = 30  # training examples with the likest words, of each case
+    num_drawn: int = 30  # of the others, the same for all cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +110,49 @@ def find_case(folder: Path, wanted: str) -> dict[str, Any]:
     )
 
 
-def explain(opened: Opened, folder: Path, case: dict[str, Any], num_examples: int, progress: Progress) -> Explained:
+def explain(opened: Opened, folder: Path, case: dict[str, Any], effort: Effort, progress: Progress) -> Explained:
     """Everything about one case. The data that the run was made from must still be there."""
     made = material(opened.recipe, opened.session.base, Ledger.load(folder / "ledger.json"))
-    example = next((e for e in made.split.test if e.id == case["example_id"]), None)
-    if example is None:
+    if all(e.id != case["example_id"] for e in made.split.test):
         raise InputError(f"{case['source']} is no held-out case any more: the data changed since the run")
-    prompt = made.forms[0].prompt(example, made.instruction)
-    spans, check = words(opened, prompt, case["tuned_output"], opened.recipe.seed, progress)
-    answered = answer_record(opened, case["example_id"], prompt, case["tuned_output"])
-    chosen = candidates(made, example, num_examples, opened.recipe.seed)
-    cosines = similarities(opened, answered, [made.train.records[i] for i in chosen], progress)
-    by_id = {e.id: e for e in made.split.train}
-    pulls = [
-        Pull(e.source, prompt_text(e), reply_of(e), cosine)
-        for cosine, i in sorted(zip(cosines, chosen), reverse=True)
-        if (e := by_id.get(made.train.records[i].example_id)) is not None
-    ]
-    texts = {k: case[k] or "" for k in ("example_id", "source", "prompt", "reference", "base_output", "tuned_output")}
-    return Explained(**texts, spans=tuple(spans), check=check, pulls=tuple(pulls), num_compared=len(pulls))
+    [found] = explain_all(opened, made, [case], effort, progress)
+    return found
+
+
+class OutOfTime(Exception):
+    """Raised by a `progress` that has no more time to give."""
+
+
+def explain_all(
+    opened: Opened, made: Material, rows: Sequence[Mapping[str, Any]], effort: Effort, progress: Progress
+) -> list[Explained]:
+    """Each row of cases.parquet explained. Where `progress` is out of time, the cases that have no words yet are left
+    out, and fewer training examples are compared."""
+    by_id = {e.id: e for e in made.split.test}
+    read: list[tuple[Mapping[str, Any], Sequence[Message], tuple[list[Span], Check | None]]] = []
+    try:
+        for row in rows:
+            prompt = made.forms[0].prompt(by_id[row["example_id"]], made.instruction)
+            seen = words(opened, prompt, row["tuned_output"], opened.recipe.seed, progress, effort)
+            read.append((row, prompt, seen))
+    except OutOfTime:
+        pass
+    chosen = candidates(made, [by_id[row["example_id"]] for row, *_ in read], effort, opened.recipe.seed)
+    answered = [answer_record(opened, row["example_id"], prompt, row["tuned_output"]) for row, prompt, _ in read]
+    cosines = compared(opened, answered, [made.train.records[i] for i in chosen], progress)
+    examples = {e.id: e for e in made.split.train}
+    found = []
+    for (row, _, (spans, check)), likes in zip(read, cosines):
+        pulls = [
+            Pull(e.source, prompt_text(e), reply_of(e), cosine)
+            for cosine, i in sorted(zip(likes, chosen), reverse=True)
+            if (e := examples.get(made.train.records[i].example_id)) is not None
+        ]
+        texts = {
+            k: row[k] or "" for k in ("example_id", "source", "prompt", "reference", "base_output", "tuned_output")
+        }
+        found.append(Explained(**texts, spans=tuple(spans), check=check, pulls=tuple(pulls), num_compared=len(pulls)))
+    return found
 
 
 def reply_of(example: Example) -> str:
@@ -134,21 +167,21 @@ def answer_record(opened: Opened, name: str, prompt: Sequence[Message], answer: 
     return Record(name, parts)
 
 
-def split_spans(text: str) -> list[str]:
-    """The text cut before words, so that the pieces together are the text again; at most MOST_SPANS of them."""
+def split_spans(text: str, most: int) -> list[str]:
+    """The text cut before words, so that the pieces together are the text again; at most `most` of them."""
     pieces = re.findall(r"\s*\S+", text)
     if pieces:
         pieces[-1] += text[sum(map(len, pieces)) :]
-    size = -(-len(pieces) // MOST_SPANS)
+    size = -(-len(pieces) // most)
     return ["".join(pieces[i : i + size]) for i in range(0, len(pieces), size)] if pieces else []
 
 
 def words(
-    opened: Opened, prompt: Sequence[Message], answer: str, seed: int, progress: Progress
+    opened: Opened, prompt: Sequence[Message], answer: str, seed: int, progress: Progress, effort: Effort
 ) -> tuple[list[Span], Check | None]:
     """Each span of the last user turn with what the answer loses without it, and the check of the strongest."""
     at = max(i for i, m in enumerate(prompt) if m.role == "user")
-    pieces = split_spans(prompt[at].content)
+    pieces = split_spans(prompt[at].content, effort.most_spans)
     everything = np.ones(len(pieces), dtype=bool)
 
     def logps(kept_RS: np.ndarray, text: str) -> np.ndarray:
@@ -173,45 +206,66 @@ def words(
     num_top = max(1, round(TOP_FRAC * len(pieces)))
     if len(pieces) < 2 * num_top + 1:
         return spans, None
-    out_RS = np.zeros((1 + NUM_RANDOM, len(pieces)), dtype=bool)
+    out_RS = np.zeros((1 + effort.num_random, len(pieces)), dtype=bool)
     out_RS[0, np.argsort(-drop_S)[:num_top]] = True
     rng = np.random.default_rng(seed)
     for row in out_RS[1:]:
         row[rng.choice(len(pieces), num_top, replace=False)] = True
     dropped = found[0] - logps(~out_RS, "words taken out together")
     as_strong = int((dropped[1:] >= dropped[0]).sum())
-    return spans, Check(num_top, float(dropped[0]), float(dropped[1:].mean()), as_strong, NUM_RANDOM)
+    return spans, Check(num_top, float(dropped[0]), float(dropped[1:].mean()), as_strong, effort.num_random)
 
 
-def candidates(made: Material, case: Example, num: int, seed: int) -> list[int]:
-    """Which training records are compared: half of them the nearest by words, half drawn from the others."""
+def candidates(made: Material, cases: Sequence[Example], effort: Effort, seed: int) -> list[int]:
+    """Which training records are compared: the nearest of each case by words, and some drawn from the others."""
     by_id = {e.id: prompt_text(e) for e in made.split.train}
     texts = [by_id.get(r.example_id, "") for r in made.train.records]
-    if len(texts) <= num:
+    if len(texts) <= effort.num_near + effort.num_drawn:
         return list(range(len(texts)))
-    weight_NV = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform([*texts, prompt_text(case), "a"])
-    near_N = np.asarray((weight_NV[:-2] @ weight_NV[-2].T).todense())[:, 0]
-    nearest = np.argsort(-near_N, kind="stable")[: num // 2]
-    rest = np.setdiff1d(np.arange(len(texts)), nearest)
-    drawn = np.random.default_rng(seed).choice(rest, num - len(nearest), replace=False)
-    return [int(i) for i in (*nearest, *sorted(drawn))]
+    vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit([*texts, "a"])
+    weight_NV = vectorizer.transform(texts)
+    nearest: dict[int, None] = {}
+    for case in cases:
+        near_N = np.asarray((weight_NV @ vectorizer.transform([prompt_text(case)]).T).todense())[:, 0]
+        nearest |= dict.fromkeys(map(int, np.argsort(-near_N, kind="stable")[: effort.num_near]))
+    rest = np.setdiff1d(np.arange(len(texts)), list(nearest))
+    drawn = np.random.default_rng(seed).choice(rest, min(len(rest), effort.num_drawn), replace=False)
+    return [*nearest, *sorted(map(int, drawn))]
 
 
-def similarities(opened: Opened, case: Record, records: Sequence[Record], progress: Progress) -> list[float]:
-    """Cosine of each record's gradient with the case's, in the tuned parameters, without dropout."""
+def compared(
+    opened: Opened, cases: Sequence[Record], records: Sequence[Record], progress: Progress
+) -> list[list[float]]:
+    """Of each case, its cosine with each record, as far as there is time."""
+    size = 4 * sum(t.numel() for t in opened.session.tenants[TUNED].masters.values())
+    step = max(1, MOST_BYTES // size)  # cases at once: a record's gradient is then made once for all of them
+    found: list[list[float]] = [[] for _ in cases]
+    total, done = -(-len(cases) // step) * len(records), 0
+    try:
+        for first in range(0, len(cases), step):
+            progress(done, total, "training examples compared")
+            for row in similarities(opened, cases[first : first + step], records):
+                for likes, cosine in zip(found[first:], row):
+                    likes.append(cosine)
+                done += 1
+                progress(done, total, "training examples compared")
+    except OutOfTime:
+        pass
+    return found
+
+
+def similarities(opened: Opened, cases: Sequence[Record], records: Sequence[Record]) -> Iterator[list[float]]:
+    """Of each record, the cosine of its gradient with that of each case, in the tuned parameters, without dropout."""
     for module in opened.session.base.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    wanted = gradient(opened, case)
-    size = norm(wanted)
-    found = []
-    for done, record in enumerate(records):
-        progress(done, len(records), "training examples compared")
+    wanted = [gradient(opened, case) for case in cases]
+    sizes = [norm(g) for g in wanted]
+    for record in records:
         other = gradient(opened, record)
-        dot = sum(float((wanted[name] * value).sum()) for name, value in other.items())
-        found.append(dot / max(size * norm(other), 1e-30))
-    progress(len(records), len(records), "training examples compared")
-    return found
+        length = norm(other)
+        dots = [sum(float((one[name] * value).sum()) for name, value in other.items()) for one in wanted]
+        yield [dot / max(size * length, 1e-30) for dot, size in zip(dots, sizes)]
 
 
 def gradient(opened: Opened, record: Record) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tunesmith import guards, robustness
+from tunesmith import explained, guards, robustness
 from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.errors import PlanError
@@ -66,6 +66,7 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
             "a quarter more than 99 of 100 training replies"),
         ("guards", recipe.evals.guards, guards_why(recipe, base, made)),
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made)),
+        ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
         *((f"the same, {m.name}", *shown_detectable(recipe, made, m)) for m in made.primary[1:]),
@@ -138,7 +139,8 @@ def guards_why(recipe: Recipe, base: Base, made: Material) -> str:
 def stage_budgets(recipe: Recipe, made: Material) -> dict[str, float | None]:
     """Seconds that evaluation may take; the number of updates, and no clock, ends training."""
     forms = (len(made.forms) if made.split.dev else 0) * recipe.evals.budget_s
-    return {"baseline": forms + recipe.evals.budget_s, "train": None, "evaluate": recipe.evals.budget_s}
+    found = {"baseline": forms + recipe.evals.budget_s, "train": None, "evaluate": recipe.evals.budget_s}
+    return found | ({"explain": recipe.evals.explain_budget_s} if recipe.evals.explain_cases else {})
 
 
 def shown_detectable(recipe: Recipe, made: Material, metric: Metric) -> tuple[str, str]:

@@ -93,6 +93,8 @@ class Evals:
     guard_budget_s: float = 300.0  # seconds for one model's guard probes; the result says what was cut off
     # slips, other wordings, inputs that fit no label, recited rows; quick: 40 cases in 5 ways, full: 200 in up to 9
     robustness: Literal["off", "quick", "full"] = "off"
+    explain_cases: int = 3  # worst cases of which the report says which words and training examples moved them; 0: none
+    explain_budget_s: float = 60.0  # seconds for that; past it fewer cases are explained, by fewer examples
     schema: str | dict[str, Any] | None = None  # a JSON schema, as a file or written here, that answers have to fit
     code: Code = field(default_factory=Code)  # how programs are tried, for the metric pass_at_k
     judge: JudgeBy = field(default_factory=JudgeBy)  # another model that compares the answers; off unless it is named
@@ -249,6 +251,7 @@ def check(recipe: Recipe) -> None:
         "train.every_checkpoint": t.every_checkpoint, "data.max_tokens": d.max_tokens, "adapt.rank": a.rank,
         "adapt.last_k": a.last_k, "evals.max_cases": e.max_cases, "evals.max_dev_cases": e.max_dev_cases,
         "evals.rows": e.rows, "evals.budget_s": e.budget_s, "evals.guard_budget_s": e.guard_budget_s,
+        "evals.explain_budget_s": e.explain_budget_s,
         "train.lr": 1 if t.lr == "auto" else t.lr,
         "adapt.alpha": a.alpha, "train.max_updates": 1 if t.max_updates is None else t.max_updates,
         "evals.code.k": e.code.k, "evals.code.timeout_s": e.code.timeout_s, "evals.code.memory_mib": e.code.memory_mib,
@@ -259,6 +262,8 @@ def check(recipe: Recipe) -> None:
                 "train.every_dev": 1 if t.every_dev is None else t.every_dev}  # fmt: skip
     if t.watch < 0:
         raise RecipeError(f"train.watch is {t.watch}; wanted how many prompts to watch, or 0 for none")
+    if e.explain_cases < 0:
+        raise RecipeError(f"evals.explain_cases is {e.explain_cases}; wanted how many cases to explain, or 0 for none")
     for key, value in above_0.items():
         if not value > 0:
             raise RecipeError(f"{key} is {value}; wanted a number above 0")

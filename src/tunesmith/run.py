@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from tunesmith import evaluate, gates, guards, openings, plan, robustness, understanding
+from tunesmith import evaluate, explained, gates, guards, openings, plan, robustness, understanding
 from tunesmith.answered import Sitting
 from tunesmith.build import TENANT, Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
@@ -32,7 +32,7 @@ from tunesmith.generate.limits import Limits
 from tunesmith.importing.reading import flat
 from tunesmith.judged import check_judge, judged
 from tunesmith.models.load import Base, weights_digest
-from tunesmith.opened import Served
+from tunesmith.opened import Opened, Served
 from tunesmith.preferences import preferences
 from tunesmith.recipe import Recipe, read
 from tunesmith.report import card, html
@@ -141,8 +141,9 @@ def whole(
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     table = evaluate.case_table(made, base_asked, tuned)
     pq.write_table(table, out / "scores" / "cases.parquet")
-    scores = table.column("tuned_score").to_pylist()
-    folder.write(understanding.NAME, understanding.understand(session, snapshot, made, scores, recipe.evals.alpha))
+    folder.write(understanding.NAME, understanding.understand(session, snapshot, made, table, recipe.evals.alpha))
+    opened = Opened(str(out), recipe, session, made.renderer, Served.of(made), snapshot)
+    explained.explain_worst(opened, made, folder, table.to_pylist(), tuned.answers)
     folder.write("verdict.json", verdict)
     gates.write(gates.check(recipe.gates, out), out)
     tracked.end({k: verdict[k] for k in ("decision", "metric", "base", "tuned", "effect", "p", "num_cases")})

@@ -11,7 +11,18 @@ SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch"),
     *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
     *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
-    *("gates", "openings", "seeds", "explain", "understanding", "candidates", "ranked", "room", "robustness"),
+    *(
+        "gates",
+        "openings",
+        "seeds",
+        "explain",
+        "explained",
+        "understanding",
+        "candidates",
+        "ranked",
+        "room",
+        "robustness",
+    ),
     *("questions", "answerers", "evaluated", "evaluations", "blind"),
 )
 LAYERS = (

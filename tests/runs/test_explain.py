@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tests.runs import tiny_runs
@@ -51,7 +50,7 @@ def test_the_word_that_decides_is_found(world: Path, opened: Opened) -> None:
     right = [c for c in cases if c["tuned_output"] == c["reference"]][:12]
     for case in right:
         prompt = opened.messages((Message("user", case["prompt"]),))
-        spans, check = explain.words(opened, prompt, case["tuned_output"], 0, untold)
+        spans, check = explain.words(opened, prompt, case["tuned_output"], 0, untold, explain.Effort())
         assert "".join(s.text for s in spans) == case["prompt"]
         hits += max(spans, key=lambda s: s.drop).text.strip() == case["reference"]
         checked.append(check)
@@ -102,9 +101,11 @@ def test_gradients_keep_their_laws(kind: str, request: pytest.FixtureRequest) ->
         explain.answer_record(opened, f"o{i}", opened.messages((Message("user", text),)), answer)
         for i, (text, answer) in enumerate((("quick fox sold", "fox"), ("quick dog sold", "dog"), ("May", "clips")))
     ]
-    same, *rest = explain.similarities(opened, case, [replace(case, example_id="again"), *others], untold)
+    again = replace(case, example_id="again")
+    [same, twin], *rest = explain.similarities(opened, [case, again], [again, *others])
+    assert same == pytest.approx(twin, abs=1e-6)
     assert same == pytest.approx(1, abs=1e-5)
-    assert all(abs(c) < 0.9999 for c in rest)
+    assert all(abs(c) < 0.9999 for row in rest for c in row)
     tenant = opened.session.tenants[TUNED]
     assert tenant.pending == {}
     assert tenant.pending_ids == []
@@ -128,17 +129,20 @@ def test_gradients_keep_their_laws(kind: str, request: pytest.FixtureRequest) ->
 
 def test_spans_of_long_and_odd_texts() -> None:
     for text in ("", "one", "  two words ", "a b\n\nc " * 100, "漢字だけ", " "):
-        pieces = explain.split_spans(text)
+        pieces = explain.split_spans(text, 48)
         assert "".join(pieces) == (text if text.strip() else "")
-        assert len(pieces) <= explain.MOST_SPANS
+        assert len(pieces) <= 48
 
 
 def test_half_of_the_candidates_are_near_and_half_are_not(opened: Opened, world: Path) -> None:
     made = explain.material(opened.recipe, opened.session.base, explain.Ledger.load(world / "run" / "ledger.json"))
-    case = made.split.test[0]
-    chosen = explain.candidates(made, case, 20, 0)
-    assert len(chosen) == len(set(chosen)) == 20
-    assert chosen == explain.candidates(made, case, 20, 0)
-    assert len(explain.candidates(made, case, 10**6, 0)) == len(made.train.records)
-    assert np.isfinite(chosen).all()
+    case, other = made.split.test[:2]
+    effort = explain.Effort(num_near=5, num_drawn=10)
+    chosen = explain.candidates(made, [case, other], effort, 0)
+    assert len(chosen) == len(set(chosen))
+    assert 15 <= len(chosen) <= 20
+    assert chosen == explain.candidates(made, [case, other], effort, 0)
+    assert set(chosen[:5]) == set(explain.candidates(made, [case], effort, 0)[:5])
+    everything = explain.Effort(num_near=10**6)
+    assert len(explain.candidates(made, [case], everything, 0)) == len(made.train.records)
     assert not torch.is_grad_enabled() or opened.session.tenants[TUNED].pending == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,8 @@ from tunesmith.cli.options import Json, part
 from tunesmith.cli.screen import Screen
 from tunesmith.errors import InputError
 
-MOST_PULLS, MOST_AGAINST, MOST_CHARS = 5, 2, 160
+MOST_PULLS, MOST_AGAINST, MOST_CHARS, MOST_EXAMPLES = 5, 2, 160, 60
+NUM_SHOWN = 3  # cases named for each kind of error
 Folder = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
 
 
@@ -24,7 +26,9 @@ def explain(
     case: Annotated[
         str | None, typer.Option(help="A held-out case: its id, or its place, as the report shows.")
     ] = None,
-    examples: Annotated[int, typer.Option(help="Training examples to compare; each takes about a second.")] = 60,
+    examples: Annotated[
+        int | None, typer.Option(help="Training examples to compare, a second each; left out: what is kept, else 60.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Where the tuned model fails and which layers moved; for one case, words and examples that pulled.
@@ -34,20 +38,24 @@ def explain(
     if case is None:
         show_run(folder, as_json=as_json)
         return
-    if examples < 2:
+    if examples is not None and examples < 2:
         raise InputError(f"--examples is {examples}; wanted at least 2")
-    why = part("explain")
+    why, explained = part("explain"), part("explained")
     row = why.find_case(folder, case)
-    with Screen(quiet=as_json) as tell:
-        tell.stage("model loaded", None)
-        found = why.explain(part("opened").open_run(folder), folder, row, examples, tell.step)
-    path = folder / "explained" / f"{found.example_id[:12]}.json"
-    part("files").write_json(path, found.facts())
+    facts = explained.kept(folder, row["example_id"]) if examples is None else None
+    if facts is None:
+        num = MOST_EXAMPLES if examples is None else examples
+        effort = why.Effort(num_near=num // 2, num_drawn=num - num // 2)
+        with Screen(quiet=as_json) as tell:
+            tell.stage("model loaded", None)
+            found = why.explain(part("opened").open_run(folder), folder, row, effort, tell.step)
+        explained.keep(folder, found)
+        facts = found.facts()
     if as_json:
-        show.out(json.dumps(found.facts(), ensure_ascii=False))
+        show.out(json.dumps(facts, ensure_ascii=False))
         return
-    show_case(found)
-    show.out(f"kept in {path}")
+    show_case(facts)
+    show.out(f"kept in {explained.path_of(folder, facts['example_id'])}; --examples N looks again")
 
 
 def show_run(folder: Path, *, as_json: bool) -> None:
@@ -64,6 +72,8 @@ def show_run(folder: Path, *, as_json: bool) -> None:
         show.out(json.dumps(facts, ensure_ascii=False))
         return
     console = Console(highlight=False)
+    if facts.get("errors"):
+        show_errors(console, facts["errors"])
     if not facts["topics"]:
         show.out("The cases are too few, or too like each other, to be put into topics.")
     for topic in facts["topics"]:
@@ -81,35 +91,56 @@ def show_run(folder: Path, *, as_json: bool) -> None:
         console.print(Text(f"{name:>18}  {layer['relative']:.3%}  {bar}"))
 
 
-def show_case(found: Any) -> None:
+def show_errors(console: Console, found: Mapping[str, Any]) -> None:
+    """Kinds of error, the commonest first: how many of the failing cases, and what tuning did about it."""
+    console.print(
+        f"{found['num_tuned']} of {found['num_cases']} cases fail ({found['num_base']} of the base's answers). By kind "
+        "of error; a case may have several:"
+    )
+    for kind in found["kinds"]:
+        low, high = kind["change_interval"]
+        tone = show.TONE["worse"] if low > 0 else show.TONE["better"] if high < 0 else ""
+        console.print(
+            Text(f"{len(kind['example_ids']):>5} {kind['name']}", style=tone),
+            Text(f"{kind['share']:.0%} of them; cured {kind['num_cured']}, caused {kind['num_caused']};"),
+            Text(
+                f"such as {', '.join(i[:12] for i in kind['example_ids'][:NUM_SHOWN]) or 'none any more'}", style="dim"
+            ),
+        )
+    if found["num_unnamed"]:
+        console.print(Text(f"{found['num_unnamed']:>5} of no kind that a program sees", style="dim"))
+    console.print()
+
+
+def show_case(facts: Mapping[str, Any]) -> None:
     """The prompt with its strongest words marked, the check, and the examples that pulled."""
     console = Console(highlight=False)
-    console.print(Text("wanted  ", style="bold"), Text(short(found.reference)))
-    console.print(Text("base    ", style="bold"), Text(short(found.base_output)))
-    console.print(Text("tuned   ", style="bold"), Text(short(found.tuned_output)))
+    for title, key in (("wanted  ", "reference"), ("base    ", "base_output"), ("tuned   ", "tuned_output")):
+        console.print(Text(title, style="bold"), Text(short(facts[key])))
     console.print()
-    most = max((s.drop for s in found.spans), default=0.0)
+    most = max((s["drop"] for s in facts["spans"]), default=0.0)
     prompt = Text()
-    for span in found.spans:
-        strength = span.drop / most if most > 0 else 0.0
-        prompt.append(span.text, style="bold reverse" if strength > 0.5 else "bold" if strength > 0.2 else "")
+    for span in facts["spans"]:
+        strength = span["drop"] / most if most > 0 else 0.0
+        prompt.append(span["text"], style="bold reverse" if strength > 0.5 else "bold" if strength > 0.2 else "")
     console.print(prompt)
-    check = found.check
+    check = facts["check"]
     if check is None:
         console.print(Text("The prompt is too short to hold its words against random ones.", style="dim"))
     else:
         console.print(
-            f"Without the {check.num_spans} strongest pieces the answer loses {check.top_drop:.2f} nats, without as "
-            f"many random ones {check.random_drop:.2f} ({check.random_as_strong} of {check.num_random} random choices "
-            "did as much)."
+            f"Without the {check['num_spans']} strongest pieces the answer loses {check['top_drop']:.2f} nats, without "
+            f"as many random ones {check['random_drop']:.2f} ({check['random_as_strong']} of {check['num_random']} "
+            "random choices did as much)."
         )
     console.print()
-    console.print(f"Training examples that pulled the same way, of {found.num_compared} compared:")
-    against = [p for p in found.pulls[MOST_PULLS:][::-1][:MOST_AGAINST] if p.cosine < 0]
-    for pull in (*found.pulls[:MOST_PULLS], *against):
-        style = show.TONE["worse"] if pull.cosine < 0 else ""
-        console.print(Text(f"{pull.cosine:+.2f}  {pull.source}", style=style))
-        console.print(Text(f"       {short(pull.prompt)} → {short(pull.reply)}", style="dim"))
+    pulls = facts["pulls"]
+    console.print(f"Training examples that pulled the same way, of {facts['num_compared']} compared:")
+    against = [p for p in pulls[MOST_PULLS:][::-1][:MOST_AGAINST] if p["cosine"] < 0]
+    for pull in (*pulls[:MOST_PULLS], *against):
+        style = show.TONE["worse"] if pull["cosine"] < 0 else ""
+        console.print(Text(f"{pull['cosine']:+.2f}  {pull['source']}", style=style))
+        console.print(Text(f"       {short(pull['prompt'])} → {short(pull['reply'])}", style="dim"))
 
 
 def short(text: str) -> str:

@@ -17,11 +17,14 @@ def last_number(given: object) -> Decimal | None:
     """The marked number, else the last one of the text; None where there is none. English separators."""
     text = as_text(given)
     marked = [a or b for a, b in MARKED.findall(text)]
-    found = NUMBER.findall(marked[-1]) if marked else NUMBER.findall(text)
-    if not found:
-        return None
-    whole, _, under = found[-1].replace(",", "").replace("−", "-").partition("/")
-    return Decimal(whole) / Decimal(under) if under else Decimal(whole)
+    found = numbers_of(marked[-1] if marked else text)
+    return found[-1] if found else None
+
+
+def numbers_of(text: str) -> list[Decimal]:
+    """All numbers of a text, in their order. English separators."""
+    parts = [found.replace(",", "").replace("−", "-").partition("/") for found in NUMBER.findall(text)]
+    return [Decimal(whole) / Decimal(under) if under else Decimal(whole) for whole, _, under in parts]
 
 
 def right(output: object, reference: object) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import escape
@@ -13,6 +13,7 @@ from tunesmith.evals.json_scores import same
 from tunesmith.report import cases
 from tunesmith.report.breakdown import Part, breakdown
 from tunesmith.report.cases import Case, Piece
+from tunesmith.report.why_view import Moving, moving
 from tunesmith.report.words import number
 
 CAPS = (20_000, 8_000, 4_000, 2_000, 1_400, 1_000, 700, 480, 340, 240)  # characters of one text that a page may carry
@@ -62,6 +63,7 @@ class CaseView:
     group_number: int  # of CasePage.groups; −1 where it has none or there are too many to choose from
     prompt: Block
     columns: tuple[Column, ...]
+    moving: Moving | None = None  # what moved the answer, where somebody looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,17 @@ def choices(names: Sequence[str]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(tally.items())) if 2 <= len(tally) <= MOST_CHOICES else ()
 
 
-def page(found: Sequence[Case], num_bytes: int) -> CasePage:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of cases beside their answers, by their ids."""
+
+    tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    explained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def page(found: Sequence[Case], num_bytes: int, known: Known | None = None) -> CasePage:
     """The cases in reading order, as many and as long as fit in about `num_bytes`."""
+    known = known or Known()
     binary = cases.is_right_or_wrong(found)
     shared = cases.shared_start([c.prompt for c in found])
     cap, most = fit(found, num_bytes)
@@ -183,11 +194,15 @@ def page(found: Sequence[Case], num_bytes: int) -> CasePage:
         prompt = case.prompt[len(shared) :]
         texts = (prompt, case.reference, case.base_output or "", case.tuned_output or "")
         shortened += sum(len(t) > cap for t in texts)
+        facts = known.explained.get(case.example_id)
+        more = [*known.tags.get(case.example_id, ()), *(["explained"] if facts else [])]
         views.append(
             CaseView(
                 kind=of_kind,
                 short_kind=cases.SHORT_KINDS[of_kind],
-                tags=" ".join((*cases.tags(case, of_kind, binary=binary), *by_part.tags.get(case.example_id, ()))),
+                tags=" ".join(
+                    (*cases.tags(case, of_kind, binary=binary), *by_part.tags.get(case.example_id, ()), *more)
+                ),
                 example_id=case.example_id,
                 source=case.source,
                 group=case.group or "",
@@ -195,6 +210,7 @@ def page(found: Sequence[Case], num_bytes: int) -> CasePage:
                 group_number=group_numbers.get(case.group or "", -1),
                 prompt=block([(prompt, False)], cap),
                 columns=columns(case, cap, binary=binary),
+                moving=None if facts is None else moving(facts),
             )
         )
     prefix = block([(shared, False)], CAPS[0]) if shared else None

@@ -55,6 +55,7 @@ class Facts:
     calibration: Mapping[str, Any] | None  # where answers are labels
     robustness: Mapping[str, Any] | None  # how far the verdict holds
     understanding: Mapping[str, Any] | None  # what the cases are about, and which layers moved
+    explained: Mapping[str, Mapping[str, Any]]  # example id -> why the tuned model answered as it did
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
 
@@ -107,6 +108,7 @@ def read(folder: Path) -> Facts:
         calibration=read_mapping(folder / "calibration.json"),
         robustness=read_mapping(folder / "robustness.json"),
         understanding=read_mapping(folder / "understanding.json"),
+        explained=read_explained(folder / "explained"),
         cases=read_cases(folder / "scores" / "cases.parquet"),
         missing=tuple(missing),
     )
@@ -162,6 +164,11 @@ def read_verdict(path: Path) -> Mapping[str, Any] | None:
             f"{path} lacks {', '.join(lacks)}; wanted a verdict as `tunesmith run` writes it. Run the comparison again."
         )
     return found
+
+
+def read_explained(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    found = [read_mapping(path) for path in sorted(folder.glob("*.json"))]
+    return {str(row["example_id"]): row for row in found if row is not None}
 
 
 def read_forms(path: Path) -> tuple[Mapping[str, Any], ...] | None:

@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from tunesmith.report import cases, first_screen, views, words
 from tunesmith.report.calibration_view import calibration
-from tunesmith.report.case_views import CasePage, page
+from tunesmith.report.case_views import CasePage, Known, page
 from tunesmith.report.data_view import data, flat
 from tunesmith.report.facts import Facts, base_model, read
 from tunesmith.report.robustness_view import robustness
 from tunesmith.report.watch_view import watched
-from tunesmith.report.why_view import why
+from tunesmith.report.why_view import tags, why
 
 FOLDER = Path(__file__).parent
 MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
@@ -38,9 +38,15 @@ def render(facts: Facts) -> str:
     environment = make_environment()
     template = environment.get_template("report.html")
     shown = sections(facts, answers)
+    known = Known(tags(facts.understanding), facts.explained)
     for budget in CASE_BUDGETS:
-        found = page(facts.cases, budget) if facts.cases else CasePage([], 0, None, 0, 0)
-        html = template.render(**shown, page=found, shown_kinds={view.kind for view in found.views})
+        found = page(facts.cases, budget, known) if facts.cases else CasePage([], 0, None, 0, 0)
+        html = template.render(
+            **shown,
+            page=found,
+            shown_kinds={v.kind for v in found.views},
+            shown_ids={v.example_id for v in found.views},
+        )
         if len(html.encode("utf-8")) <= MOST_BYTES:
             return html
     return html
@@ -110,6 +116,7 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "calibration": calibration(facts.calibration) if facts.calibration is not None else None,
         "robust": robustness(facts.robustness) if facts.robustness is not None else None,
         "why": why(facts.understanding) if facts.understanding is not None else None,
+        "explained": list(facts.explained),
         "exports": views.exports(facts.export or {}),
         "curve_points": [{"first": c.first, "last": c.last, "points": c.points} for c in curves],
         "cost_rows": views.cost_rows(facts.cost or {}),
