@@ -136,7 +136,8 @@ def explain_all(
             seen = words(opened, prompt, row["tuned_output"], opened.recipe.seed, progress, effort)
             read.append((row, prompt, seen))
     except OutOfTime:
-        pass
+        if not read:
+            return []
     chosen = candidates(made, [by_id[row["example_id"]] for row, *_ in read], effort, opened.recipe.seed)
     answered = [answer_record(opened, row["example_id"], prompt, row["tuned_output"]) for row, prompt, _ in read]
     cosines = compared(opened, answered, [made.train.records[i] for i in chosen], progress)
@@ -237,9 +238,12 @@ def compared(
     opened: Opened, cases: Sequence[Record], records: Sequence[Record], progress: Progress
 ) -> list[list[float]]:
     """Of each case, its cosine with each record, as far as there is time."""
-    size = 4 * sum(t.numel() for t in opened.session.tenants[TUNED].masters.values())
-    step = max(1, MOST_BYTES // size)  # cases at once: a record's gradient is then made once for all of them
+    step = max(
+        1, MOST_BYTES // gradient_bytes(opened)
+    )  # cases at once: a record's gradient is then made once for all of them
     found: list[list[float]] = [[] for _ in cases]
+    if not records:
+        return found
     total, done = -(-len(cases) // step) * len(records), 0
     try:
         for first in range(0, len(cases), step):
@@ -252,6 +256,11 @@ def compared(
     except OutOfTime:
         pass
     return found
+
+
+def gradient_bytes(opened: Opened) -> int:
+    """Of one gradient: float32, of what was tuned."""
+    return 4 * sum(t.numel() for t in opened.session.tenants[TUNED].masters.values())
 
 
 def similarities(opened: Opened, cases: Sequence[Record], records: Sequence[Record]) -> Iterator[list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ import numpy as np
 from tunesmith.build import Material
 from tunesmith.data.pack import pack
 from tunesmith.evals.score import Answer, label_logps
-from tunesmith.explain import Effort, Explained, OutOfTime, answer_record, explain_all
+from tunesmith.explain import (
+    MOST_BYTES,
+    Effort,
+    Explained,
+    OutOfTime,
+    Progress,
+    answer_record,
+    explain_all,
+    gradient_bytes,
+)
 from tunesmith.files import read_json, write_json
 from tunesmith.folder import RunFolder
 from tunesmith.opened import TUNED, Opened
@@ -63,19 +73,27 @@ def explain_worst(
         def progress(done: int, total: int, text: str) -> None:
             if time.monotonic() > ends:
                 raise OutOfTime
+            folder.stop.check("stopped while the worst cases were explained, which begins anew")
             folder.tell.step(done, total, text)
 
         try:
             chosen = worst(opened, made, rows, answers, progress)
         except OutOfTime:
             chosen = []
+        found = explain_all(opened, made, chosen, effort_of(opened, len(chosen)), progress)
         (folder.path / FOLDER).mkdir(exist_ok=True)
-        for found in explain_all(opened, made, chosen, QUICK, progress):
-            keep(folder.path, found)
+        for one in found:
+            keep(folder.path, one)
+
+
+def effort_of(opened: Opened, num: int) -> Effort:
+    """Words alone where the gradients of so many cases are so large that they may not fit beside the optimizer."""
+    is_large = num * gradient_bytes(opened) > MOST_BYTES
+    return replace(QUICK, num_near=0, num_drawn=0) if is_large else QUICK
 
 
 def worst(
-    opened: Opened, made: Material, rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer], progress: Any
+    opened: Opened, made: Material, rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer], progress: Progress
 ) -> list[Mapping[str, Any]]:
     """The cases with the lowest score that is not full; of equal ones those in which the right answer is least
     likely."""
@@ -103,7 +121,9 @@ def label_loss(answer: Answer, labels: Sequence[str], right: str) -> float:
     return float(np.logaddexp.reduce(logp_C) - logp_C[labels.index(right)])
 
 
-def reference_losses(opened: Opened, made: Material, rows: Sequence[Mapping[str, Any]], progress: Any) -> list[float]:
+def reference_losses(
+    opened: Opened, made: Material, rows: Sequence[Mapping[str, Any]], progress: Progress
+) -> list[float]:
     """Nats per token of each reference behind its prompt, as the tuned model sees it."""
     by_id = {e.id: e for e in made.split.test}
     prompts = [made.forms[0].prompt(by_id[r["example_id"]], made.instruction) for r in rows]

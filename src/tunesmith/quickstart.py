@@ -50,6 +50,7 @@ def settings(data: Path) -> dict[str, Any]:
             "rows": 150,
             "budget_s": 300,
             "guards": "off",  # a minute and more on two cores
+            "explain_cases": 0,  # `tunesmith explain` looks into a case afterwards
         },
         "export": ["adapter"],  # `tunesmith export` makes the others
     }

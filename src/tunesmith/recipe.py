@@ -91,7 +91,7 @@ class Evals:
     sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure
     guards: Literal["full", "quick", "off"] = "full"  # probes of what the model could do before; quick: a quarter
     guard_budget_s: float = 300.0  # seconds for one model's guard probes; the result says what was cut off
-    # slips, other wordings, inputs that fit no label, recited rows; quick: 40 cases in 5 ways, full: 200 in up to 9
+    # slips, other wordings, inputs that fit no label, recited rows; quick: 40 cases in 5 ways, full: 200 in up to 10
     robustness: Literal["off", "quick", "full"] = "off"
     explain_cases: int = 3  # worst cases of which the report says which words and training examples moved them; 0: none
     explain_budget_s: float = 60.0  # seconds for that; past it fewer cases are explained, by fewer examples

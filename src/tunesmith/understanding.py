@@ -54,7 +54,7 @@ def errors(made: Material, rows: Sequence[Mapping[str, Any]], alpha: float) -> d
         sides.append(Side(said, fails(scores, under)))
     units = [r["group"] or None for r in rows]
     counted = by_kind([r["example_id"] for r in rows], units, (sides[0], sides[1]), kind, made.labels, alpha)
-    return {"metric": metric.name, "under": under, "looked_at": kind, **counted}
+    return {"metric": metric.name, "under": under, "is_whole": under == metric.high, "looked_at": kind, **counted}
 
 
 def judged_by(made: Material) -> Metric:

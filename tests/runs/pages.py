@@ -31,7 +31,7 @@ NOT_MET = 3  # what a tiny model comes to is not what the page is about
 # In front of what the page sets itself, which therefore wins.
 SMALL = (
     "train.max_updates=2", "train.update_tokens=512", "train.micro_tokens=512", "train.watch=1", "evals.max_cases=12",
-    "evals.max_dev_cases=4", "evals.few_shot=1", "evals.max_new_tokens=6", "evals.guards=off",
+    "evals.max_dev_cases=4", "evals.few_shot=1", "evals.max_new_tokens=6", "evals.guards=off", "evals.explain_cases=0",
 )  # fmt: skip
 
 

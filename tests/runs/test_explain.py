@@ -11,8 +11,9 @@ import torch
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 
-from tunesmith import explain
+from tunesmith import explain, explained
 from tunesmith.data.pack import forest
+from tunesmith.evals.score import Answer
 from tunesmith.opened import TUNED, Opened, open_run
 from tunesmith.types import Message
 
@@ -29,6 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learns = {"max_updates": 250, "epochs": 400, "lr": 0.003, "every_checkpoint": 1000}
     recipe = tiny_runs.settings(folder / "model", rows, **learns)
     recipe["adapt"]["method"] = "full"
+    recipe["evals"] |= {"explain_cases": 2, "max_cases": 60}
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     done = typed(["run", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--json"])
     assert done.code == 0, done.err
@@ -58,6 +60,56 @@ def test_the_word_that_decides_is_found(world: Path, opened: Opened) -> None:
     assert hits >= 0.5 * len(right)
     assert all(c.top_drop > c.random_drop for c in checked if c)  # a mutant that ranks at random fails here
     assert sum(c.random_as_strong for c in checked if c) < 0.5 * sum(c.num_random for c in checked if c)
+
+
+def test_the_worst_cases_are_explained_by_the_run(world: Path) -> None:
+    """Wrong ones first, of these the one in which the right label is least likely; the same records on the page and
+    under --case. A mutant that takes any wrong case, or the likeliest, fails here."""
+    run = world / "run"
+    cases = explain.pq.read_table(run / "scores" / "cases.parquet").to_pylist()
+    answers = json.loads((run / "scores" / "tuned.json").read_text())["answers"]
+    labels = ("clips", "dog", "fox")
+    loss = {c["example_id"]: explained.label_loss(Answer(**a), labels, c["reference"]) for c, a in zip(cases, answers)}
+    wrong = sorted((c["example_id"] for c in cases if c["tuned_score"] == 0), key=lambda i: -loss[i])
+    assert len(wrong) > 2, "the tiny model errs too seldom to tell the worst"
+    kept = [json.loads(path.read_text()) for path in (run / "explained").glob("*.json")]
+    assert {row["example_id"] for row in kept} == set(wrong[:2])
+    assert all(row["num_compared"] >= explained.QUICK.num_drawn for row in kept)
+    said = typed(["explain", str(run), "--case", wrong[0], "--json"])
+    assert json.loads(said.out) == explained.kept(run, wrong[0])
+    page = (run / "report.html").read_text()
+    assert page.count('<details class="moved">') == 2
+    plan = json.loads((run / "plan.json").read_text())
+    assert {"name": "explain", "budget_s": 60.0} in plan["stages"]
+    assert "explain" in [stage["name"] for stage in json.loads((run / "cost.json").read_text())["stages"]]
+    errors = json.loads((run / "understanding.json").read_text())["errors"]
+    assert errors["num_tuned"] == sum(c["tuned_score"] == 0 for c in cases)
+    named = {name for row in errors["kinds"] for name in row["example_ids"]}
+    assert named == {c["example_id"] for c in cases if c["tuned_score"] == 0}
+    text = typed(["explain", str(run)]).out
+    assert "taken for" in text
+    assert f"{errors['num_tuned']} of {len(cases)} cases fail" in text
+
+
+def test_out_of_time_explains_less_and_says_what_was_compared(world: Path, opened: Opened) -> None:
+    made = explain.material(opened.recipe, opened.session.base, explain.Ledger.load(world / "run" / "ledger.json"))
+    cases = explain.pq.read_table(world / "run" / "scores" / "cases.parquet").to_pylist()[:2]
+
+    def ends_at(text: str, after: int) -> list[explain.Explained]:
+        left = after
+
+        def progress(done: int, total: int, now: str) -> None:
+            nonlocal left
+            left -= text in now
+            if left < 0:
+                raise explain.OutOfTime
+
+        return explain.explain_all(opened, made, cases, explained.QUICK, progress)
+
+    assert ends_at("words", 0) == []
+    assert [row.num_compared for row in ends_at("examples", 3)] == [3, 3]
+    whole = ends_at("never", 0)
+    assert [row.example_id for row in whole] == [c["example_id"] for c in cases]
 
 
 def test_of_one_case_from_the_command_line(world: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_run_that_asks_everything(model: Path, labelled: Path, tmp_path: Path)
     assert str(other) in json.loads((out / "lock.json").read_text())["data"]
 
     assert [row["change"] for row in found["changes"]] == [
-        "typos, 10%", "case, 10%", "punctuation, 10%", "wording", "distractor",
+        "typos, 10%", "case, 10%", "punctuation, 10%", "wording", "distractor, 10%",
     ]  # fmt: skip
     assert all(row["num_cases"] == 40 for row in found["changes"])
     assert found["out_of_scope"]["num_texts"] >= 32

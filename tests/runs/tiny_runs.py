@@ -60,5 +60,12 @@ def settings(model: Path, data: Path, **train: Any) -> dict[str, Any]:
         "data": {"train": [str(data)], "max_tokens": 256, "test_frac": 0.25, "dev_frac": 0.15},
         "adapt": {"rank": 4},
         "train": {"update_tokens": 512, "micro_tokens": 256, "epochs": 2, "every_checkpoint": 2, **train},
-        "evals": {"max_cases": 20, "max_dev_cases": 6, "few_shot": 2, "max_new_tokens": 6, "guards": "off"},
+        "evals": {
+            "max_cases": 20,
+            "max_dev_cases": 6,
+            "few_shot": 2,
+            "max_new_tokens": 6,
+            "guards": "off",
+            "explain_cases": 0,
+        },
     }

@@ -205,7 +205,7 @@ def table_of(task: str, metric: str, references: Sequence[str], labels: Sequence
 def confusion(said: Said, labels: Sequence[str]) -> dict[str, str]:
     answer = said.answer.strip()
     if answer in labels:
-        return {f"{said.reference} taken for {answer}": f"wanted {said.reference}, answered {answer}"}
+        return {f"{said.reference} taken for {answer}": ""}  # the name says it
     return {"no label": "the answer is none of the labels"} if answer else {}
 
 

@@ -45,8 +45,8 @@ WORDINGS = (  # of an instruction; what it asks stays
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One way to put a case otherwise. `frac`: share of the letters (typos, case) or words (punctuation) it changes;
-    0 where it changes a thing as a whole."""
+    """One way to put a case otherwise. `frac`: share of the letters (typos, case) or words (punctuation) it changes, or
+    of the words that come to them (distractor, a sentence at least); 0 where it changes a thing as a whole."""
 
     name: str
     frac: float = 0.0
@@ -56,10 +56,16 @@ class Change:
         return f"{self.name}, {self.frac:.0%}" if self.frac else self.name
 
 
-QUICK = (Change("typos", 0.1), Change("case", 0.1), Change("punctuation", 0.1), Change("wording"), Change("distractor"))
+QUICK = (
+    Change("typos", 0.1),
+    Change("case", 0.1),
+    Change("punctuation", 0.1),
+    Change("wording"),
+    Change("distractor", 0.1),
+)
 FULL = (
-    *(Change(name, frac) for name in ("typos", "case", "punctuation") for frac in (0.05, 0.1)),
-    Change("wording"), Change("order"), Change("distractor"),
+    *(Change(name, frac) for name in ("typos", "case", "punctuation", "distractor") for frac in (0.05, 0.1)),
+    Change("wording"), Change("order"),
 )  # fmt: skip
 
 
@@ -128,9 +134,16 @@ def punctuation(text: str, frac: float, rng: random.Random, keep: Keep) -> str:
 
 
 def distractor(text: str, frac: float, rng: random.Random, keep: Keep) -> str:
-    """One sentence that has nothing to do with it, before or behind."""
-    aside = rng.choice(ASIDES)
-    return f"{aside} {text}" if rng.random() < 0.5 else f"{text} {aside}"
+    """Sentences that have nothing to do with it, before, behind and between: one, and more until they make up this
+    share of the text's words."""
+    wanted = frac * len(text.split())
+    asides = [rng.choice(ASIDES)]
+    while sum(len(a.split()) for a in asides) < wanted:
+        asides.append(rng.choice(ASIDES))
+    ends = [m.end() for m in re.finditer(r"[.!?](?=\s)", text)]
+    for at in sorted((rng.choice([0, len(text), *ends]) for _ in asides), reverse=True):
+        text = f"{text[:at]} {asides.pop()} {text[at:].lstrip(' ')}".strip(" ")
+    return text
 
 
 TEXT: dict[str, Callable[[str, float, random.Random, Keep], str]] = {

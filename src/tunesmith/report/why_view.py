@@ -88,9 +88,11 @@ def failed(errors: Mapping[str, Any]) -> str:
     if not errors:
         return ""
     num, cases = errors["num_tuned"], errors["num_cases"]
+    scored = f"its {words.metric(errors['metric'])} is under {words.number(errors['under'])}"
     said = (
-        f"{num} of {words.things(cases, 'case')} fail with the tuned model, {errors['num_base']} with the base: "
-        f"{words.metric(errors['metric'])} under {words.number(errors['under'])}."
+        f"{num} of {words.things(cases, 'case')} fail with the tuned model, {errors['num_base']} with the base. A case "
+        f"fails where {'its answer is not wholly right' if errors['is_whole'] else scored}, and may have several kinds "
+        "of error."
     )
     if not errors["kinds"]:
         return said

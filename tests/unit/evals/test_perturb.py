@@ -59,10 +59,24 @@ def test_a_text_all_of_whose_words_are_in_the_answer_is_left_alone() -> None:
 
 def test_the_rest_of_the_example_stays_and_a_distractor_is_one_sentence_more() -> None:
     one = example()
-    other = changed(one, Change("distractor"), 0)
+    other = changed(one, Change("distractor", 0.05), 0)
     assert dataclasses.replace(other, prompt=one.prompt) == one
     assert other.prompt[:2] == one.prompt[:2]
     assert other.prompt[2].content.replace(TEXT, "").strip() in ASIDES
+
+
+@pytest.mark.parametrize("frac", [0.05, 0.1])
+def test_distractors_make_up_the_said_share_and_the_text_stays_between_them(frac: float) -> None:
+    """In a long text one sentence would be nothing; a mutant that adds one alone fails here."""
+    text = " ".join(f"Sentence {k} says a little about order 4711, and no more." for k in range(40))
+    found = last(Change("distractor", frac), text=text)
+    added = len(found.split()) - len(text.split())
+    longest = max(len(a.split()) for a in ASIDES)
+    assert frac * len(text.split()) <= added < frac * len(text.split()) + longest
+    for aside in ASIDES:
+        found = found.replace(f"{aside} ", "").replace(f" {aside}", "")
+    assert found == text
+    assert {c.frac for c in FULL if c.name == "distractor"} == {0.05, 0.1}
 
 
 def test_the_same_seed_changes_the_same_and_another_seed_or_case_something_else() -> None:
