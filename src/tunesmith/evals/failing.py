@@ -115,7 +115,8 @@ def group(
 def add_rest(found: list[list[dict[str, str]]], sides: tuple[Side, Side]) -> None:
     """Names what has no kind yet by the words in which answers differ from their references, where there is enough."""
     places = [(s, k) for s, side in enumerate(sides) for k, bad in enumerate(side.fails) if bad and not found[s][k]]
-    num = min(MOST_RESTS, len(places) // REST_EACH)
+    different = {tuple(difference(sides[s].said[k])) for s, k in places}
+    num = min(MOST_RESTS, len(places) // REST_EACH, len(different))
     if len(places) < FEWEST_REST or num < 2:
         return
     vectorizer = TfidfVectorizer(analyzer=difference, min_df=2, sublinear_tf=True)
@@ -127,6 +128,8 @@ def add_rest(found: list[list[dict[str, str]]], sides: tuple[Side, Side]) -> Non
     terms, mean_V = vectorizer.get_feature_names_out(), np.asarray(weight_NV.mean(axis=0))[0]
     for number in range(num):
         inside = np.flatnonzero(group_N == number)
+        if not len(inside):
+            continue
         above = np.asarray(weight_NV[inside].mean(axis=0))[0] - mean_V
         top = [int(i) for i in np.argsort(-above)[:NUM_WORDS] if above[i] > 0]
         has = np.asarray(weight_NV[inside][:, top].sum(axis=1))[:, 0] > 0

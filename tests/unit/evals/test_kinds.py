@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tunesmith.evals.failing import Side, by_kind, fails, line
+from tunesmith.evals.compare import Cases, Rules, measure
+from tunesmith.evals.failing import HAS, Side, by_kind, fails, line
 from tunesmith.evals.kinds import TABLES, Said, kinds, table_of
 from tunesmith.evals.metrics import METRICS
 
@@ -123,18 +124,18 @@ def test_cured_and_caused_are_paired_counts() -> None:
     assert grouped["kinds"][0]["change_interval"][0] <= 0  # two customers are no evidence
 
 
-def test_chance_calls_few_kinds_caused() -> None:
-    """Both models err at random at the same rate: a kind is called cured or caused in about 5 of 100 such runs.
-    A mutant without the correction for many kinds calls three times as many."""
-    rng, wrong, labels = np.random.default_rng(0), 0, ("a", "b", "c", "d")
-    for _ in range(40):
-        references = list(rng.choice(labels, 120))
-        base, tuned = ([str(rng.choice(labels)) if rng.random() < 0.6 else r for r in references] for _ in range(2))
-        found = by_kind(
-            [str(k) for k in range(120)], [None] * 120, sides(base, tuned, references), "label", labels, 0.05
-        )
-        wrong += any(row["change_interval"][0] > 0 or row["change_interval"][1] < 0 for row in found["kinds"])
-    assert wrong <= 6
+def test_intervals_are_those_of_all_kinds_together() -> None:
+    """Six kinds are looked at, so each interval is at a sixth of the level. A mutant at the level itself fails here."""
+    rng, labels = np.random.default_rng(0), ("a", "b", "c")
+    references = [str(r) for r in rng.choice(labels, 90)]
+    base, tuned = ([str(rng.choice(labels)) if rng.random() < 0.6 else r for r in references] for _ in range(2))
+    found = by_kind([str(k) for k in range(90)], [None] * 90, sides(base, tuned, references), "label", labels, 0.06)
+    assert len(found["kinds"]) == 6
+    row = found["kinds"][0]
+    has = [[f"{r} taken for {a}" == row["name"] for a, r in zip(said, references)] for said in (base, tuned)]
+    alone = measure(Cases(references, *has), HAS, Rules(alpha=0.01))
+    assert row["change_interval"] == alone.interval
+    assert row["change"] == alone.effect
 
 
 def test_what_no_kind_names_is_named_by_its_words() -> None:
