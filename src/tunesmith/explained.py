@@ -29,8 +29,8 @@ from tunesmith.opened import TUNED, Opened
 from tunesmith.recipe import Evals
 
 FOLDER = "explained"
-QUICK = Effort(most_spans=20, num_random=10, num_near=3, num_drawn=6)
-MOST_TIED = 12  # cases of one score, of which the loss of the right answer is taken
+QUICK = Effort(most_spans=16, num_random=8, num_near=2, num_drawn=4)
+MOST_TIED = 6  # cases of one score, of which the loss of the right answer is taken
 
 
 def path_of(folder: Path, example_id: str) -> Path:
@@ -81,6 +81,11 @@ def explain_worst(
         except OutOfTime:
             chosen = []
         found = explain_all(opened, made, chosen, effort_of(opened, len(chosen)), progress)
+        if time.monotonic() > ends:
+            folder.tell.say(
+                f"{len(found)} of the {evals.explain_cases} worst cases were explained within evals.explain_budget_s "
+                f"({evals.explain_budget_s:g} s); `tunesmith explain` takes the time it needs"
+            )
         (folder.path / FOLDER).mkdir(exist_ok=True)
         for one in found:
             keep(folder.path, one)

@@ -93,8 +93,8 @@ class Evals:
     guard_budget_s: float = 300.0  # seconds for one model's guard probes; the result says what was cut off
     # slips, other wordings, inputs that fit no label, recited rows; quick: 40 cases in 5 ways, full: 200 in up to 10
     robustness: Literal["off", "quick", "full"] = "off"
-    explain_cases: int = 3  # worst cases of which the report says which words and training examples moved them; 0: none
-    explain_budget_s: float = 60.0  # seconds for that; past it fewer cases are explained, by fewer examples
+    explain_cases: int = 2  # worst cases of which the report says which words and training examples moved them; 0: none
+    explain_budget_s: float = 20.0  # seconds for that; past it fewer cases are explained, by fewer examples
     schema: str | dict[str, Any] | None = None  # a JSON schema, as a file or written here, that answers have to fit
     code: Code = field(default_factory=Code)  # how programs are tried, for the metric pass_at_k
     judge: JudgeBy = field(default_factory=JudgeBy)  # another model that compares the answers; off unless it is named

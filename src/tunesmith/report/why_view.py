@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
@@ -149,9 +150,14 @@ def moving(found: Mapping[str, Any]) -> Moving:
         if 2 * check["random_as_strong"] >= check["num_random"]:
             said += " So the marked words explain nothing."
     pulls = found["pulls"]
-    shown = [*pulls[:NUM_PULLS], *(p for p in pulls[NUM_PULLS:][-1:] if p["cosine"] < 0)]
-    rows = tuple((f"{p['cosine']:+.2f}", str(p["source"]), brief(p["prompt"]), brief(p["reply"])) for p in shown)
+    shown = [*[p for p in pulls if p["cosine"] > 0][:NUM_PULLS], *(p for p in pulls[-1:] if p["cosine"] < 0)]
+    rows = tuple(pull(p) for p in shown)
     return Moving(tuple(pieces), said, rows, words.things(found["num_compared"], "training example"))
+
+
+def pull(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    cosine = f"{row['cosine']:+.2f}".replace("-", "−")
+    return cosine, PurePath(str(row["source"])).name, brief(row["prompt"]), brief(row["reply"])
 
 
 def brief(text: str) -> str:

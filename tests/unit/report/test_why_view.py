@@ -107,7 +107,7 @@ def test_kinds_of_error_are_said_and_open_their_cases(tmp_path: Path) -> None:
 def test_what_moved_an_answer_stands_on_its_case(tmp_path: Path) -> None:
     view = moving(EXPLAINED)
     assert [p.strength for p in view.pieces] == [2, 1, 0]
-    assert [row[0] for row in view.pulls] == ["+0.80", "+0.10", "-0.10", "-0.30"]
+    assert [row[0] for row in view.pulls] == ["+0.80", "+0.10", "−0.30"]
     assert "1 of 10 random choices did as much." in view.said
     weak = {**EXPLAINED, "check": {**EXPLAINED["check"], "random_as_strong": 5}}
     assert moving(weak).said.endswith("So the marked words explain nothing.")
