@@ -136,7 +136,7 @@ def why(recipe: Recipe, made: Material) -> str:
 
 
 def in_slices(trial: Trial) -> dict[str, Any]:
-    """By file, length, label, group, likeness to training, and the columns named in data.columns.slices."""
+    """By file, length, language, label, group, likeness to training, and the columns named in data.columns.slices."""
     made, cases = trial.made, trial.made.split.test
     wanted = references(cases)
     groups = [e.group for e in cases] if any(e.group for e in cases) else None
@@ -145,6 +145,7 @@ def in_slices(trial: Trial) -> dict[str, Any]:
     dimensions: dict[str, list[str | None]] = {
         "file": [PurePath(e.source.rpartition(":")[0]).name for e in cases],
         "length": slices.terciles([len(prompt_text(e)) for e in cases]),
+        "language": slices.languages([prompt_text(e) for e in cases]),
         "group": [e.group for e in cases],
         "prompt": ["like one of training" if e.id in like else "unlike those of training" for e in cases],
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,8 @@ TURN_MARKS = re.compile(
     r"<\|\w+\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|^\s*(?:user|assistant|human|system)\s*(?::|$)",
     re.MULTILINE | re.IGNORECASE,
 )
+LEAST_LETTERS = 3  # of a text whose script is told
+ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK"}  # Japanese is written in all three
 LEAST_SHARED = 3  # words that an answer must have from its source, to count as one about it
 CONTENT_LETTERS = 4  # of a word that says what a text is about
 # The commonest short words of a language, few of which the others have.
@@ -68,6 +72,13 @@ def language(text: str) -> str:
         ((sum(w in known.split() for w in said), name) for name, known in SHORT_WORDS.items()), reverse=True
     )
     return counts[0][1] if counts[0][0] > counts[1][0] else ""
+
+
+def script(text: str) -> str:
+    """The script that most letters are of, as Unicode names it; "" where there are too few to tell."""
+    letters = [unicodedata.name(c, "?").split()[0] for c in text[:2000] if c.isalpha()]
+    names = Counter(ONE_SCRIPT.get(name, name) for name in letters)
+    return names.most_common(1)[0][0] if len(letters) >= LEAST_LETTERS else ""
 
 
 def begins_with(text: str, value: str) -> bool:

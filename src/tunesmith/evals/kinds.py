@@ -6,8 +6,6 @@ An answer may be of several kinds, or of none. Nothing here decides whether an a
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,9 +17,8 @@ from tunesmith.evals.words_of import words_of
 
 LONG, SHORT, APART = 2.0, 0.5, 5  # times the reference's words, and so many words apart at least
 RUN, COPIED_FRAC, LEAST_COPIED = 5, 0.8, 8  # words in a row; share of such runs; words of an answer
-LEAST_LETTERS, LEAST_WORDS = 3, 8  # of a text whose script, or language, is told
+LEAST_WORDS = 8  # of a text whose language is told
 POWERS = tuple(Decimal(10) ** k for k in range(-6, 7) if k)
-ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK"}  # Japanese is written in all three
 INVENTED = "a field is invented"
 SIGNED = re.compile(r"[-−]\d")
 
@@ -44,15 +41,8 @@ class Kind:
 
 
 def is_other_script(said: Said) -> bool:
-    ours, theirs = script(said.answer), script(said.reference)
+    ours, theirs = checks.script(said.answer), checks.script(said.reference)
     return bool(ours and theirs and ours != theirs)
-
-
-def script(text: str) -> str:
-    """The script that most letters are of, as Unicode names it; "" where there are too few."""
-    letters = [unicodedata.name(c, "?").split()[0] for c in text[:2000] if c.isalpha()]
-    names = Counter(ONE_SCRIPT.get(name, name) for name in letters)
-    return names.most_common(1)[0][0] if len(letters) >= LEAST_LETTERS else ""
 
 
 def is_other_language(said: Said) -> bool:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.evals import checks
 from tunesmith.evals.compare import Cases, Effect, Rules, measure
 from tunesmith.evals.metrics import Metric
 
 MIN_CASES = 20  # of a slice; an interval from fewer is too wide to say anything at a corrected level
+LEAST_WORDS = 8  # of a text whose language is told
+LANGUAGES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French"}
 OWN_UNITS = ("group",)  # dimensions whose slices are units themselves: inside of one, its cases are what counts
 Names = Sequence[str | None]  # of the slice that each case stands in; None: in none
 
@@ -57,6 +60,21 @@ def terciles(lengths: Sequence[int]) -> list[str | None]:
     between = f"{low + 1} to {high}" if high > low + 1 else f"{high}"
     short, middle, long = f"up to {low} characters", f"{between} characters", f"over {high} characters"
     return [short if n <= low else middle if n <= high else long for n in lengths]
+
+
+def languages(texts: Sequence[str]) -> list[str | None]:
+    """Of each text, told by its short words; of what is not written in Latin letters, its script. None where fewer
+    than two languages have enough texts: one slip of this rough ear must not cut the cases."""
+    named = [language(text) for text in texts]
+    large = {name for name, num in Counter(named).items() if name is not None and num >= MIN_CASES}
+    return [name if name in large and len(large) > 1 else None for name in named]
+
+
+def language(text: str) -> str | None:
+    letters = checks.script(text)
+    if letters not in ("", "LATIN"):
+        return f"in {letters.capitalize().replace('Cjk', 'Chinese or Japanese')} letters"
+    return LANGUAGES.get(checks.language(text)) if len(checks.words(text)) >= LEAST_WORDS else None
 
 
 def pooled(names: Names, least: int = MIN_CASES) -> tuple[list[str | None], list[dict[str, Any]]]:

@@ -56,6 +56,17 @@ def test_thirds_of_the_lengths_keep_equal_lengths_together() -> None:
     assert set(slices.terciles([7] * 9)) == {"up to 7 characters"}
 
 
+def test_languages_cut_the_cases_where_there_are_two() -> None:
+    """A mutant that takes every guess for a language makes a slice of one stray case."""
+    english = ["where is the parcel that you sent to me on the third of May"] * 30
+    german = ["ich warte seit zwei Wochen auf mein Paket und es ist nicht da"] * 25
+    russian = ["где моя посылка"] * 20
+    assert slices.languages([*english, *german, *russian, "ok"]) == [
+        *["English"] * 30, *["German"] * 25, *["in Cyrillic letters"] * 20, None,
+    ]  # fmt: skip
+    assert slices.languages([*english, *german[:3]]) == [None] * 33
+
+
 def test_a_group_inside_is_its_cases_and_elsewhere_it_is_one_unit() -> None:
     base, tuned = [0] * 60, [1] * 15 + [0] * 15 + [1] * 15 + [0] * 15
     groups = ["x"] * 30 + ["y"] * 30
