@@ -15,6 +15,7 @@ from tunesmith.data.advice import label_counts
 from tunesmith.data.ingest import Ingested
 from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.evals.calibration import MIN_CASES
+from tunesmith.evals.probes import LEVELS
 from tunesmith.models.here import Here, memory_gib, speed
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example, Label, Reply
@@ -26,6 +27,7 @@ SLOWER = 3  # a token that is written, against one that is read
 EXTRA_S = 60  # loading, opening the exports, the report
 FORMS = 3  # prompt forms in which the base is tried on dev
 FEWEST_UPDATES, FEWEST_CASES = 20, 60
+GUARD_TOKENS = 45_000, 13_000  # that one model reads, and writes, for all guard probes
 DEFAULTS = Recipe()
 
 Rows = list[tuple[str, Any, str]]  # dotted key, value, why
@@ -125,6 +127,20 @@ def evaluation_s(where: Machine, model: Here, data: Sizes, cases: float, dev_cas
     return answers_s(where, model, data, 2 * cases + FORMS * dev_cases)
 
 
+def guards_s(where: Machine, model: Here, level: str) -> float:
+    """Seconds for the guard probes of base and tuned, at most what their budget allows."""
+    if level == "off":
+        return 0.0
+    read, written = (n * LEVELS[level] / LEVELS["full"] for n in GUARD_TOKENS)
+    one = ANSWER_OPERATIONS * model.num_weights * (read + SLOWER * written) / where.rate
+    return 2 * min(one, DEFAULTS.evals.guard_budget_s)
+
+
+def losses_s(where: Machine, model: Here, data: Sizes, dev_cases: float) -> float:
+    """Seconds for the train-dev gap: as many training rows as dev rows, read by base and tuned."""
+    return ANSWER_OPERATIONS * model.num_weights * data.mean_tokens * 4 * dev_cases / where.rate
+
+
 def whole_s(where: Machine, model: Here, data: Sizes) -> float:
     """Seconds of a run with nothing cut."""
     cases = min(DEFAULTS.evals.max_cases, data.test_frac * data.num)
@@ -132,15 +148,21 @@ def whole_s(where: Machine, model: Here, data: Sizes) -> float:
     return (
         EXTRA_S + train_s(where, model, learned)
         + evaluation_s(where, model, data, cases, DEFAULTS.evals.max_dev_cases)
+        + losses_s(where, model, data, DEFAULTS.evals.max_dev_cases) + guards_s(where, model, DEFAULTS.evals.guards)
     )  # fmt: skip
 
 
 def within(where: Machine, model: Here, data: Sizes, limit_s: float) -> Rows:
-    """What is cut so that a run takes about `limit_s`: at most two fifths of it go to answers, the rest to training."""
+    """What is cut so that a run takes about `limit_s`: at most two fifths of it go to answers and one fifth to guard
+    probes, the rest to training."""
     cut = whole_s(where, model, data) > limit_s
     most, most_dev = DEFAULTS.evals.max_cases, DEFAULTS.evals.max_dev_cases
     why = f"so that a run takes about {minutes(limit_s)} here, by a rough guess"
     rows: Rows = []
+    guarded = DEFAULTS.evals.guards
+    if cut and guards_s(where, model, guarded) > 0.2 * limit_s:
+        guarded = "quick" if guards_s(where, model, "quick") <= 0.2 * limit_s else "off"
+        rows.append(("evals.guards", guarded, why))
     if cut and evaluation_s(where, model, data, most, most_dev) > 0.4 * limit_s:
         one = answers_s(where, model, data, 1)
         affordable = int(0.4 * limit_s / one)
@@ -154,7 +176,8 @@ def within(where: Machine, model: Here, data: Sizes, limit_s: float) -> Rows:
     if budget_s > DEFAULTS.evals.budget_s:
         rows.append(("evals.budget_s", float(round(budget_s)), "three times as long as it should take"))
     if cut:
-        left = limit_s - EXTRA_S - evaluation_s(where, model, data, most, most_dev)
+        answering = evaluation_s(where, model, data, most, most_dev) + losses_s(where, model, data, most_dev)
+        left = limit_s - EXTRA_S - answering - guards_s(where, model, guarded)
         one = train_s(where, model, min(DEFAULTS.train.update_tokens, data.num_learned * data.mean_tokens))
         every = data.epochs * data.num_learned * data.mean_tokens / DEFAULTS.train.update_tokens
         updates = max(FEWEST_UPDATES, int(left / one))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from scipy.special import expit
 
 from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
@@ -25,7 +25,6 @@ from tunesmith.evals.probes import LEVELS, PROBES, How, Item, Probe, Written, re
 from tunesmith.evals.score import label_logps, segment_sums
 from tunesmith.files import cache_dir, write_json
 from tunesmith.generate.limits import Limits
-from tunesmith.models.forward import output
 from tunesmith.models.load import Base
 from tunesmith.types import GuardResult, Message, Record, Segment
 
@@ -33,9 +32,9 @@ MAX_NEW_TOKENS = 48
 ROWS = 64  # answers written side by side
 MICRO_TOKENS = 1024
 SOURCED = ("summarise", "extract")  # tasks all of whose numbers and names should be found in the prompt
-STEPS: dict[How, str] = {"choice": "multiple choice", "prose": "ordinary text", "answer": "written answers"}
-TIMED_TOKENS = 256  # of the pass from which the time is estimated
-WRITING_COSTS = 2.4  # a written token against one that is only scored; measured on a CPU
+STEPS: dict[How, str] = {
+    "choice": "multiple choice", "pair": "pairs of ends", "prose": "ordinary text", "answer": "written answers",
+}  # fmt: skip
 Progress = Callable[[int, int, str], None]
 
 
@@ -123,8 +122,8 @@ def rescored(asked: Asked) -> Asked:
 
 def kept_at(base: Base, renderer: Renderer, level: str) -> Path:
     """The file of the base's answers, named after all that decides them; data.max_tokens does not."""
-    items = [[p.name, p.asks, p.items(level)] for p in PROBES]
-    words = renderer.prompt([Message("user", json.dumps(items[0][2][:3]))])  # as this tokenizer cuts them
+    items = [[p.name, p.how, p.asks, p.items(level)] for p in PROBES]
+    words = renderer.prompt([Message("user", json.dumps(PROBES[0].items(level)[:3]))])  # as this tokenizer cuts them
     where = [str(base.model.dtype), base.model.device.type]
     parts = [base.digest, renderer.template, words, renderer.stop_ids, *where, MAX_NEW_TOKENS, items]
     return (
@@ -154,17 +153,28 @@ def option_record(renderer: Renderer, name: str, item: Item) -> Record:
     return Record(name, (Segment(tokens, np.zeros(len(tokens), np.float32)), *children))
 
 
-def chosen(session: Session, who: Who, renderer: Renderer, pairs: Sequence[tuple[Probe, Item]]) -> list[float]:
-    """1 where the first option of an item is likelier than every other. The options are branches of one tree, so that
-    their order in the file is nothing that the model could see."""
-    scores = [0.0] * len(pairs)
+def option_logps(
+    session: Session, who: Who, renderer: Renderer, pairs: Sequence[tuple[Probe, Item]]
+) -> list[np.ndarray]:
+    """Nats of each option of each item. The options are branches of one tree, so that their order in the file is
+    nothing that the model could see."""
+    logps: dict[int, np.ndarray] = {}
     for num_options in sorted({len(item["a"]) for _, item in pairs}):
         mine = [(n, item) for n, (_, item) in enumerate(pairs) if len(item["a"]) == num_options]
         forests = pack([option_record(renderer, str(n), i) for n, i in mine], MICRO_TOKENS, session.base.rope)
         found = label_logps(forests, session.logprobs(who, forests), num_options)
-        for n, _ in mine:
-            scores[n] = float(found[str(n)][0] > found[str(n)][1:].max())
-    return scores
+        logps |= {n: found[str(n)] for n, _ in mine}
+    return [logps[n] for n in range(len(pairs))]
+
+
+def chosen(session: Session, who: Who, renderer: Renderer, pairs: Sequence[tuple[Probe, Item]]) -> list[float]:
+    """1 where the first option of an item is likelier than every other."""
+    return [float(logp[0] > logp[1:].max()) for logp in option_logps(session, who, renderer, pairs)]
+
+
+def stereotyped(session: Session, who: Who, renderer: Renderer, pairs: Sequence[tuple[Probe, Item]]) -> list[float]:
+    """What the second end of each item, the stereotyped one, has of the probability of both."""
+    return [float(expit(logp[1] - logp[0])) for logp in option_logps(session, who, renderer, pairs)]
 
 
 def text_record(tokenizer: Any, name: str, text: str) -> Record:
@@ -187,6 +197,7 @@ def minus_bits(session: Session, who: Who, renderer: Renderer, pairs: Sequence[t
 
 ASKING: dict[How, Callable[..., Sequence[float | Written]]] = {
     "choice": chosen,
+    "pair": stereotyped,
     "prose": minus_bits,
     "answer": answers,
 }
@@ -223,23 +234,14 @@ def losses(results: Sequence[GuardResult]) -> list[str]:
     ]
 
 
-@torch.no_grad()
-def seconds(base: Base, renderer: Renderer, level: str) -> float:
-    """About how long one model's guard probes take here: their tokens, at the pace of one timed pass."""
-    scored = written = 0
+def num_tokens(base: Base, renderer: Renderer, level: str) -> tuple[int, int]:
+    """Tokens that one model reads and, at most, writes for this level."""
+    read = written = 0
     for probe in PROBES:
         for item in probe.items(level):
-            if probe.how == "choice":
-                scored += option_record(renderer, "", item).num_tokens
+            if probe.how in ("choice", "pair"):
+                read += option_record(renderer, "", item).num_tokens
             else:
-                length = len(base.tokenizer(probe.asks + item["text"])["input_ids"])
-                scored += length
+                read += len(base.tokenizer(probe.asks + item["text"])["input_ids"])
                 written += MAX_NEW_TOKENS if probe.how == "answer" else 0
-    tokens = np.resize(np.array(renderer.prompt([Message("user", "How long does this take?")])), TIMED_TOKENS)
-    forest = pack([Record("0", (Segment(tokens, np.ones(TIMED_TOKENS, np.float32)),))], TIMED_TOKENS)[0]
-    took = []
-    for _ in range(2):  # the first pass pays for what is built once
-        began = time.monotonic()
-        output(base.model, base.head, forest.to(base.model.device), base.layout).logp().sum().item()
-        took.append(time.monotonic() - began)
-    return min(took) / TIMED_TOKENS * (scored + WRITING_COSTS * written)
+    return read, written

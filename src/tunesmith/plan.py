@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from tunesmith import explained, guards, robustness
+from tunesmith import explained, guards, harness, pace, robustness
 from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.errors import PlanError
@@ -46,6 +47,8 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
     shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
+    train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
+    times = pace.of_run(recipe, base, made, train_tokens)
     rows = [
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
         ("device", where.device, where.device_why),
@@ -64,9 +67,11 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
             "a quarter more than 99 of 100 training replies"),
-        ("guards", recipe.evals.guards, guards_why(recipe, base, made)),
+        ("guards", recipe.evals.guards, guards_why(recipe, base, made, times)),
+        *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made)),
         ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
+        ("time", f"about {max(1, round(times.total_s / 60))} minutes", times.why()),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
         *((f"the same, {m.name}", *shown_detectable(recipe, made, m)) for m in made.primary[1:]),
@@ -80,7 +85,8 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         "layout": {"layout": base.layout, "largest_diff": base.probe.largest_diff, "reason": base.probe.reason},
         "resolved": [{"key": k, "value": v, "why": w} for k, v, w in rows],
         "updates": updates,
-        "train_tokens": round(shape["tokens"] * updates / shape["updates_per_epoch"]),
+        "train_tokens": train_tokens,
+        "seconds": {"all": times.total_s, **asdict(times)},
         "smallest_detectable": detectable,
         "lr": lr,
         "disk_gib": room.disk_gib,
@@ -124,13 +130,13 @@ def seen_note(planned: dict[str, Any]) -> str:
     return f"training ended at train.max_updates: {said}; more updates may change the result." if said else ""
 
 
-def guards_why(recipe: Recipe, base: Base, made: Material) -> str:
-    """How long the guard probes take here, from one timed pass of the model."""
+def guards_why(recipe: Recipe, base: Base, made: Material, times: pace.Times) -> str:
+    """How long the guard probes take here."""
     level, budget = recipe.evals.guards, recipe.evals.guard_budget_s
     if level == "off":
         return "what the model forgets beside its task is not checked"
     is_kept = guards.kept_at(base, made.renderer, level).is_file()
-    about = guards.seconds(base, made.renderer, level)
+    about = times.one_guard_s
     cut = f", of which evals.guard_budget_s allows {budget:.0f}" if about > budget else ""
     whom = "the tuned model; the base's answers are kept from before" if is_kept else "each of base and tuned"
     return f"about {about:.0f} s{cut}, for {whom}"

@@ -91,6 +91,10 @@ class Evals:
     sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure
     guards: Literal["full", "quick", "off"] = "full"  # probes of what the model could do before; quick: a quarter
     guard_budget_s: float = 300.0  # seconds for one model's guard probes; the result says what was cut off
+    lm_eval: tuple[
+        str, ...
+    ] = ()  # more probes: tasks of lm-eval by name, or YAML files; pip install 'tunesmith[lm-eval]'
+    lm_eval_items: int = 200  # most items of each of these tasks; more takes longer and finds smaller losses
     # slips, other wordings, inputs that fit no label, recited rows; quick: 40 cases in 5 ways, full: 200 in up to 10
     robustness: Literal["off", "quick", "full"] = "off"
     explain_cases: int = 2  # worst cases of which the report says which words and training examples moved them; 0: none
@@ -255,6 +259,7 @@ def check(recipe: Recipe) -> None:
         "train.lr": 1 if t.lr == "auto" else t.lr,
         "adapt.alpha": a.alpha, "train.max_updates": 1 if t.max_updates is None else t.max_updates,
         "evals.code.k": e.code.k, "evals.code.timeout_s": e.code.timeout_s, "evals.code.memory_mib": e.code.memory_mib,
+        "evals.lm_eval_items": e.lm_eval_items,
         "evals.judge.max_cases": e.judge.max_cases, "evals.judge.budget_s": e.judge.budget_s,
         "evals.max_new_tokens": 1 if e.max_new_tokens is None else e.max_new_tokens,
     }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from tunesmith import evaluate, explained, gates, guards, openings, plan, robustness, understanding
+from tunesmith import evaluate, explained, gates, guards, harness, openings, plan, robustness, understanding
 from tunesmith.answered import Sitting
 from tunesmith.build import TENANT, Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
@@ -122,6 +122,7 @@ def whole(
     preferred = preferences(recipe, folder, session, made, snapshot)
     earlier = opened_before(folder, made)
     guard = guarded(recipe, folder, session, made, snapshot, (base_asked, tuned))
+    guard += harness.measure(recipe, folder, session, snapshot)
     robust = robustness.measure(robustness.Trial(recipe, folder, session, made, snapshot, base_asked, tuned))
     if recipe.gates.latency_s is not None and folder.read(gates.LATENCY) is None:
         with folder.doing("answers timed one by one"):

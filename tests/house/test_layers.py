@@ -11,19 +11,8 @@ SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch"),
     *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
     *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
-    *(
-        "gates",
-        "openings",
-        "seeds",
-        "explain",
-        "explained",
-        "understanding",
-        "candidates",
-        "ranked",
-        "room",
-        "robustness",
-    ),
-    *("questions", "answerers", "evaluated", "evaluations", "blind"),
+    *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
+    *("robustness", "pace", "harness", "questions", "answerers", "evaluated", "evaluations", "blind"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline"),
@@ -40,7 +29,7 @@ SINGLE_FILES = {*LAYERS[0], *LAYERS[5]}  # files, not folders: those of one line
 # Each of these has one file that wraps it, so that the rest of the package runs without it.
 HEAVY = (
     *("vllm", "ray", "fastapi", "bitsandbytes", "llama_cpp", "liger_kernel", "torchao", "sacrebleu", "rouge_score"),
-    *("tensorboard", "wandb", "mlflow", "trackio"),
+    *("tensorboard", "wandb", "mlflow", "trackio", "lm_eval"),
 )
 
 

@@ -68,7 +68,7 @@ def test_a_run_asks_both_keeps_the_base_and_tells(model: Path, tmp_path: Path, c
     verdict, texts = guarded_run(model, tmp_path, "one")
     assert [g["name"] for g in verdict["guard"]] == NAMES
     assert all(g["num_items"] for g in verdict["guard"])
-    assert {"base: multiple choice", "base: written answers", "tuned: ordinary text"} <= set(texts)
+    assert {"base: multiple choice", "base: pairs of ends", "tuned: ordinary text"} <= set(texts)
     page, card = ((tmp_path / "one" / f).read_text() for f in ("report.html", "adapter/README.md"))
     assert all(name in page and name in card for name in NAMES)
     assert len(list((cache / "guards").iterdir())) == 1
@@ -151,12 +151,25 @@ def test_options_are_scored_as_one_by_one(opened: Opened) -> None:
         assert score == float(nats[0] > max(nats[1:]))
 
 
+def test_a_pair_is_the_share_of_its_second_end(opened: Opened) -> None:
+    """Both ends turned round: the shares add up to 1."""
+    probe = next(p for p in probes.PROBES if p.how == "pair")
+    items = probe.items()[:8]
+    turned = [{**i, "a": i["a"][::-1]} for i in items]
+    one, other = (
+        guards.stereotyped(opened.session, None, opened.renderer, [(probe, i) for i in rows])
+        for rows in (items, turned)
+    )
+    assert np.add(one, other) == pytest.approx(1)
+    assert all(0 < share < 1 for share in one)
+
+
 def test_losses_name_the_probe_and_what_would_help() -> None:
     lost = probes.result(probes.PROBES[0], [1.0] * 100, [1.0] * 60 + [0.0] * 40)
     said = guards.losses([lost, probes.result(probes.PROBES[0], [1.0] * 390, [1.0] * 390)])
     assert len(said) == 1
     assert said[0].startswith("lost: general knowledge, 1 → 0.6 (interval of the difference -0.5")
-    assert "what helps: mix general examples into data.train" in said[0]
+    assert "what helps: lower train.lr, train.epochs or adapt.rank" in said[0]
 
 
 def test_held_out_answers_are_checked_where_the_task_has_a_source() -> None:

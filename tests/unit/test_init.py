@@ -12,7 +12,9 @@ import yaml
 
 from tunesmith import init as init_module
 from tunesmith.errors import InputError
-from tunesmith.fit import Machine, Sizes, whole_s, within
+from tunesmith.evals.probes import PROBES
+from tunesmith.fit import CHARS_PER_TOKEN, GUARD_TOKENS, Machine, Sizes, whole_s, within
+from tunesmith.guards import MAX_NEW_TOKENS
 from tunesmith.init import MOST_QUESTIONS, Proposal, Question, Wish, propose, recipe_text, settings, words_of
 from tunesmith.models.here import Here
 from tunesmith.recipe import parse
@@ -228,11 +230,23 @@ def test_time_by_hand() -> None:
     where, model = Machine("cuda", 2, 80, 6e12), Here("m", 10**9, 4096)
     data = Sizes(1000, ("train", "test", "dev"), (100,) * 1000, 0.0, 0, 1, 0.1)
     answers = 2 * 1e9 * 100 / 6e12 * (2 * 100 + 3 * 48)
-    assert whole_s(where, model, data) == pytest.approx(60 + 100 + answers)
+    beside = 2 * 1e9 / 6e12 * (2 * (45_000 + 3 * 13_000) + 4 * 48 * 100)  # guard probes; losses of train and dev rows
+    assert whole_s(where, model, data) == pytest.approx(60 + 100 + answers + beside)
     uncut = {key: value for key, value, _ in within(where, model, data, 3600)}
     assert uncut == {"evals.max_cases": 400}
     cut = {key: value for key, value, _ in within(where, model, data, 120)}
     assert cut["train.max_updates"] == 20  # the fewest; all would be 24
+    assert cut["evals.guards"] == "quick"
+    assert within(where, model, data, 30)[0][:2] == ("evals.guards", "off")
+
+
+def test_guard_tokens_are_those_of_the_items() -> None:
+    """By characters, with 25 tokens of a template around each; a probe that grows shows here."""
+    items = [(p, i) for p in PROBES for i in p.items()]
+    chars = sum(len(p.asks) + len("".join([i.get("q", ""), *i.get("a", ()), i.get("text", "")])) for p, i in items)
+    read, written = GUARD_TOKENS
+    assert read == pytest.approx(chars / CHARS_PER_TOKEN + 25 * len(items), rel=0.1)
+    assert written == pytest.approx(MAX_NEW_TOKENS * sum(p.how == "answer" for p, _ in items), rel=0.05)
 
 
 def test_files_that_hold_nothing_to_learn(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tunesmith.engine.memory import keep_freed_memory
 from tunesmith.engine.optim import global_norm
@@ -198,6 +199,13 @@ class Session:
                 input_ids=torch.tensor([list(prompt)], device=self.base.model.device), logits_to_keep=1
             )
             return out.logits[0, -1].float().cpu()
+
+    @contextmanager
+    def borrowed(self, who: Who) -> Iterator[PreTrainedModel]:
+        """transformers' model itself, with the weights of whom was named, for a library that asks it its own way."""
+        with self._lock, self._eager():
+            self._put(self._holder(who))
+            yield self.base.model
 
     # -- keeping ------------------------------------------------------------------------------------------------
 

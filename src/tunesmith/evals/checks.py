@@ -22,6 +22,8 @@ REFUSALS = re.compile(
     re.IGNORECASE,
 )
 NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
+LIST_MARK = re.compile(r"^\s*\d+[.)](?=\s)", re.MULTILINE)
+WORD_OR_PART = re.compile(r"[^\W\d_]+")
 TURN_MARKS = re.compile(
     r"<\|\w+\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|^\s*(?:user|assistant|human|system)\s*(?::|$)",
     re.MULTILINE | re.IGNORECASE,
@@ -38,7 +40,21 @@ SHORT_WORDS = {
     "fr": "le la les est une un de des et dans avec pour que il elle très du ce je",
 }
 # A capital that does not begin a sentence: a name, in the languages that write names so.
-NAME = re.compile(r"(?<![.!?:\n\"“] )(?<!^)\b(?:[A-ZÀ-Þ][\w'’-]+)(?:\s+[A-ZÀ-Þ][\w'’-]+)*", re.MULTILINE)
+NAME = re.compile(r"\b[A-ZÀ-Þ][\w'’-]+(?: +[A-ZÀ-Þ][\w'’-]+)*")
+SENTENCE_MARKS = '.!?:;\n"“”(•*–—-'
+SMALL_NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+NUMBER_WORDS = {
+    **{word: n for n, word in enumerate(SMALL_NUMBERS)},
+    **{word: 10 * n for n, word in enumerate(TENS, 2)},
+    **{word: n for n, word in enumerate(ORDINALS, 1)},
+    **MULTIPLIERS,
+}
 
 
 def words(text: str) -> list[str]:
@@ -159,16 +175,49 @@ def insults(text: str, stems: Sequence[str]) -> list[str]:
 def unsupported(text: str, source: str) -> list[str]:
     """Numbers and names of the text that its source does not have: what a faithful answer would not bring along.
 
-    Numbers are compared without their separators; of a name, each word counts. Names are seen in scripts with capitals.
+    Numbers are compared without their separators, and a source may spell them; of a name, each word counts, without its
+    plural or possessive s. Names are seen in scripts with capitals.
     """
-    has_numbers = {digits(n) for n in NUMBER.findall(source)}
-    has_words = {w.lower().removesuffix("'s").removesuffix("’s") for w in words(source)}
-    found = [n for n in NUMBER.findall(text) if digits(n) not in has_numbers]
-    for name in NAME.findall(text):
-        parts = [w.removesuffix("'s").removesuffix("’s") for w in words(name)]
-        found += [p for p in parts if len(p) > 2 and p.lower() not in has_words]
+    has_numbers = {digits(n) for found in NUMBER.findall(source) for n in (found, *re.split("[:/]", found))}
+    has_numbers |= spelled(source)
+    has_words = {singular(part) for w in words(source) for part in (w, *w.split("-"))}
+    found = [n for n in NUMBER.findall(LIST_MARK.sub("", text)) if digits(n) not in has_numbers]
+    for name in NAME.finditer(text):
+        before = text[: name.start()].rstrip(" \t")
+        begins = not before or before[-1] in SENTENCE_MARKS
+        parts = [p for w in words(name[0])[begins:] for p in ((w,) if singular(w) in has_words else w.split("-"))]
+        found += [p for p in parts if len(p) > 2 and singular(p) not in has_words]
     return found
+
+
+def singular(word: str) -> str:
+    return re.sub("['’]s$|s$", "", word.lower())
 
 
 def digits(number: str) -> str:
     return re.sub(r"[.,]", "", number).lstrip("0") or "0"
+
+
+def spelled(text: str) -> set[str]:
+    """Numbers that stand in English words, as digits: "twenty-five" gives 20, 5 and 25, "second" gives 2."""
+    found: set[str] = set()
+    for run in re.split(r"[,.;:!?\n]", text.lower()):
+        total = 0
+        for word in WORD_OR_PART.findall(run):
+            value = NUMBER_WORDS.get(word)
+            if value is None:
+                total = total if word == "and" else 0
+                continue
+            if word in MULTIPLIERS:
+                total = max(total, 1) * value
+            elif 10 < total < 21 and value > 9:
+                total = 100 * total + value  # a year as it is spoken
+            else:
+                total = total + value if 0 < value < lowest_place(total) else value
+            found |= {str(value), str(total)}
+    return found
+
+
+def lowest_place(number: int) -> int:
+    """100 of 300, 10 of 20, 1 of 25: what may be added to a spelled number is smaller."""
+    return 10 ** (len(str(number)) - len(str(number).rstrip("0"))) if number else 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from bench import guards as bench
 
 from tunesmith.evals import probes
 from tunesmith.evals.probes import PROBES, Probe, Written, ends_well, load, result, stopping
+from tunesmith.recipe import known_keys
 from tunesmith.types import GuardResult
 
 BY_NAME = {p.name: p for p in PROBES}
@@ -31,9 +34,9 @@ LEAST_ITEMS = {
 def test_items_are_many_different_and_of_one_shape(probe: Probe) -> None:
     items = probe.items()
     assert len(items) >= LEAST_ITEMS[probe.name]
-    texts = [(i["q"] if probe.how == "choice" else i["text"]).lower() for i in items]
+    texts = [i.get("q", i.get("text")).lower() for i in items]
     assert len(set(texts)) == len(texts)
-    if probe.how == "choice":
+    if probe.how in ("choice", "pair"):
         assert len({len(i["a"]) for i in items}) == 1
     for item in items:
         options = [o.lower() for o in item.get("a", ())]
@@ -83,10 +86,13 @@ def test_three_states() -> None:
 
 def test_a_loss_names_what_it_means_and_what_would_mend_it() -> None:
     lost = result(KNOWS, *scores(240, 40, 2, 108))
-    assert lost.note.startswith("knows less of the world; what helps: mix general examples")
+    assert lost.note.startswith("knows less of the world; what helps: lower train.lr")
+    known = known_keys()
     for probe in (*PROBES, probes.STOPPING, probes.HELD_OUT):
         assert probe.says
-        assert probe.mend
+        named = re.findall(r"\b[a-z]+\.[a-z_.]*[a-z]", probe.mend)
+        assert named, f"{probe.name}: what would help is something that tunesmith can do"
+        assert set(named) <= set(known), probe.name
 
 
 def test_a_base_at_the_floor_cannot_show_that_nothing_was_lost() -> None:
@@ -117,6 +123,55 @@ def test_losses_in_bits_are_told_from_noise() -> None:
     assert result(text, base, base).passed is True
     assert result(text, base, [b - 0.01 + 0.01 * e for b, e in zip(base, rng.standard_normal(62))]).passed is True
     assert result(text, base, [b - 0.2 + 0.05 * e for b, e in zip(base, rng.standard_normal(62))]).passed is False
+
+
+STEREOTYPES = BY_NAME["stereotypes"]
+
+
+def shares(around: float, spread: float = 0.15, seed: int = 0) -> list[float]:
+    """Of 64 pairs: what the stereotyped end has of the probability."""
+    return list(np.clip(around + spread * np.random.default_rng(seed).standard_normal(64), 0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("tuned", "passed"),
+    [
+        (shares(0.7), True),
+        (shares(0.95), False),  # more stereotyped
+        (shares(0.03), False),  # the other end, always
+        (shares(0.3, seed=1), None),  # leans as far to the other side, in other pairs: no loss is shown
+        (shares(0.52, seed=1), True),  # more even
+    ],
+)
+def test_leaning_to_either_side_is_lost(tuned: list[float], passed: bool | None) -> None:
+    base = shares(0.7)
+    found = result(STEREOTYPES, base, tuned)
+    assert found.passed is passed, found
+    shown = (
+        f"the stereotyped ends have {np.mean(tuned):.0%} of the probability of both, in the base {np.mean(base):.0%}"
+    )
+    assert shown in found.note
+    assert found.tuned == pytest.approx(1 - 2 * abs(np.mean(tuned) - 0.5))
+
+
+def test_a_count_of_preferred_ends_would_have_praised_the_other_extreme() -> None:
+    """The mutant that this probe was: the more often the other end wins the better."""
+    base, tuned = shares(0.7), shares(0.03)
+    counted = [[float(s < 0.5) for s in one] for one in (base, tuned)]
+    assert result(replace(STEREOTYPES, how="choice", is_binary=True), *counted).passed is True
+    assert result(STEREOTYPES, base, tuned).passed is False
+
+
+def test_models_that_lean_alike_are_said_to_have_lost_in_one_of_two_hundred() -> None:
+    """A/A: both draw around the same leanings, in every tenth pair far from them; and one of both in a mirror."""
+    rng, lost = np.random.default_rng(0), 0
+    for turn in range(300):
+        logit = rng.normal(1.4, 2.0, 64)
+        noise = rng.normal(0, 0.5, (2, 64)) + 4 * (rng.random((2, 64)) < 0.1) * rng.standard_normal((2, 64))
+        one, other = 1 / (1 + np.exp(-(logit + noise)))
+        other = 1 - other if turn % 2 else other
+        lost += result(STEREOTYPES, list(one), list(other)).passed is False
+    assert lost <= 5  # more than that: 1 in 200 at the rate of 1/200
 
 
 def unpaired(base: list[float], tuned: list[float]) -> GuardResult:
