@@ -1,7 +1,7 @@
 """A model's chat template: messages to the text that is served.
 
-Templates are untrusted code: they run in transformers' sandbox and see plain data only. What they raise becomes an
-error with the way out.
+Templates are untrusted code: they run in a process of their own (`rendering.py`) and see plain data only. What they
+raise becomes an error with the way out.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
-
+from tunesmith.data.rendering import Refused, renderer_of
 from tunesmith.errors import DataError, ModelError
 from tunesmith.types import Message
 
@@ -23,9 +22,7 @@ FALLBACK = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"
 )
-MAX_RENDERED_CHARS = 2**26  # a template that writes more than this for one conversation is broken or hostile
-# What untrusted template code can raise besides jinja2's own errors.
-_RAISED = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names that templates know a thought by
 
 
 class ChatTemplate:
@@ -37,19 +34,19 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, is_prompt: bool) -> str:
         """The conversation as text; `is_prompt`: it ends where the model goes on."""
-        dicts = [message.as_dict() for message in messages]
+        dicts = [{k: v for k, v in message.as_dict().items() if v is not None} for message in messages]
         tools = dicts[0].pop("tools", None) if dicts else None
+        variables = {
+            **self._tokenizer.special_tokens_map,
+            "messages": [_with_thought(message) for message in dicts],
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": is_prompt,
+        }
         try:
-            text = self._tokenizer.apply_chat_template(
-                dicts, tools=tools, chat_template=self.text, tokenize=False, add_generation_prompt=is_prompt
-            )
-        except _RAISED as error:
+            return renderer_of(self.text).render(variables)
+        except Refused as error:
             raise DataError(self._refused(messages, error)) from error
-        if len(text) > MAX_RENDERED_CHARS:
-            raise ModelError(
-                f"the model's chat template wrote {len(text)} characters for one conversation. Use another template."
-            )
-        return str(text)
 
     def _refused(self, messages: Sequence[Message], error: Exception) -> str:
         said = f"the model's chat template refuses the conversation ({', '.join(m.role for m in messages)}): {error}."
@@ -59,6 +56,12 @@ class ChatTemplate:
         if roles - {"user", "assistant", "system"}:
             return f"{said} Use the roles system, user and assistant, or a model whose template knows the others."
         return f"{said} Most want user and assistant in turn: change the messages, or the model."
+
+
+def _with_thought(message: dict[str, Any]) -> dict[str, Any]:
+    """A thought under each of the names that a template may read it by, as transformers hands it on."""
+    thought = next((message[name] for name in REASONING if message.get(name) is not None), None)
+    return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
 
 
 def _template_of(tokenizer: Any) -> str:

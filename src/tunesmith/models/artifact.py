@@ -16,6 +16,7 @@ from tunesmith.errors import ModelError
 from tunesmith.files import read_json, save_tensors
 from tunesmith.models.adapters import Adapt, Slot, lora_config
 from tunesmith.models.bars import no_bars
+from tunesmith.models.claims import read_facts
 
 PEFT_PREFIX = "base_model.model."
 FACTS = "tunesmith.json"
@@ -59,9 +60,29 @@ def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tup
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
     refuse_other_base(folder, made_on, base_digest, insist=insist)
-    read_json(folder / "adapter_config.json")  # peft says nothing of which file was cut
-    config = LoraConfig.from_pretrained(str(folder))
-    return adapt_of(config, folder), {n: t.to(torch.float32) for n, t in tensors.items()}
+    adapt = adapt_of(lora_in(folder), folder)
+    odd = next((n for n, t in tensors.items() if "lora_A" in n and t.dim() and t.shape[0] != adapt.rank), None)
+    if odd is not None:
+        raise ModelError(
+            f"adapter {folder}: adapter_config.json says rank {adapt.rank}, and {odd} has the shape "
+            f"{tuple(tensors[odd].shape)}; copy it again"
+        )
+    return adapt, {n: t.to(torch.float32) for n, t in tensors.items()}
+
+
+def lora_in(folder: Path) -> LoraConfig:
+    """peft's configuration of a LoRA adapter. Raises ModelError where it is another, or none."""
+    facts = read_facts(folder / "adapter_config.json")
+    if facts.get("peft_type") != "LORA":
+        raise ModelError(f"adapter {folder} is a {facts.get('peft_type')!r} of peft; only LORA is read")
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        Adapt("lora", int(config.r), float(config.lora_alpha), float(config.lora_dropout))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"adapter {folder}: its adapter_config.json cannot be read by peft ({error})") from error
+    if config.r < 1 or not 0 <= config.lora_dropout < 1:
+        raise ModelError(f"adapter {folder} has rank {config.r} and dropout {config.lora_dropout}; copy it again")
+    return config
 
 
 def read_weights(folder: Path, names: Sequence[str], base_digest: str, *, insist: bool = False) -> dict[str, Tensor]:

@@ -137,7 +137,10 @@ def no_model(name: str, path: Path) -> ModelError:
 def licence_in(folder: Path) -> str | None:
     """What the model card's metadata say, as the hub writes them."""
     card = folder / "README.md"
-    head = card.read_text(encoding="utf-8", errors="replace")[:20_000] if card.is_file() else ""
+    head = ""
+    if card.is_file():
+        with card.open(encoding="utf-8", errors="replace") as file:
+            head = file.read(20_000)
     if not head.startswith("---\n"):
         return None
     rows = dict(line.split(":", 1) for line in head[4:].split("\n---", 1)[0].splitlines() if ":" in line)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tunesmith.errors import ModelError, is_memory
 from tunesmith.files import broken_files, cache_dir, publish_folder, sha256_file
 from tunesmith.models.bars import no_bars
+from tunesmith.models.gguf_bounds import check_bounds
 
 FACTS = "tunesmith_source.json"
 HUB = "https://huggingface.co/"
@@ -40,6 +41,7 @@ def is_gguf(name: str) -> bool:
 
 def header(path: Path) -> Header:
     """The metadata only; no tensor is read. Raises ModelError where it is no GGUF file, or is cut off."""
+    check_bounds(path)
     try:
         reader = GGUFReader(path)
     except (OSError, ValueError, KeyError, IndexError) as error:
@@ -51,16 +53,22 @@ def header(path: Path) -> Header:
         fields = (reader.get_field(name) for name in names)
         return next((field.contents() for field in fields if field is not None), "")
 
-    kind = said("general.file_type")
+    kind, num_files = said("general.file_type"), said("split.count")
     known = {int(t): t.name for t in LlamaFileType}
+    layers = [said(name) for name in reader.fields if name.endswith(".block_count")]
+    if any(not isinstance(n, int) or not 0 < n <= len(reader.tensors) for n in layers):
+        raise ModelError(
+            f"model {path}: this is no whole GGUF file (it names {layers[0]} layers, and holds {len(reader.tensors)} "
+            "tensors): copy it again from where it is from"
+        )
     return Header(
         base_model=str(said("general.base_model.0.repo_url", "general.base_model.0.name", "general.name")).removeprefix(
             HUB
         ),
         licence=str(said("general.license")),
-        quant=known.get(int(kind), str(kind)) if kind != "" else "",
+        quant=known.get(kind, str(kind)) if isinstance(kind, int) else str(kind),
         num_weights=sum(prod(int(n) for n in tensor.shape) for tensor in reader.tensors),
-        num_files=int(said("split.count") or 1),
+        num_files=num_files if isinstance(num_files, int) else 1,
     )
 
 
@@ -112,7 +120,7 @@ def dequantise(gguf: Path, out: Path, facts: dict[str, Any]) -> None:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
             )
-    except (ValueError, TypeError, OSError, KeyError, RuntimeError, NotImplementedError, AttributeError) as error:
+    except Exception as error:  # its readers have a type of error for nearly everything
         if is_memory(error):
             raise
         raise ModelError(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import psutil
 import torch
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
-from safetensors import safe_open
 
 from tunesmith.errors import ModelError, PlanError
 from tunesmith.models.catalogue import EMBEDDED, converted_folder, licence_in
+from tunesmith.models.claims import read_facts, weights_in
 
 MEMORY = "TUNESMITH_MEMORY_GIB"
 
@@ -55,9 +53,8 @@ class Here:
 def all_here(more: Iterable[Path] = ()) -> list[Here]:
     """Catalogue, hub cache and the folders `more`, the smallest first; what has its weights in safetensors."""
     places = [*folders(), *((str(path), path.expanduser()) for path in more)]
-    return sorted(
-        (m for name, folder in places if (m := measured(name, folder))), key=lambda m: (m.num_weights, m.name)
-    )
+    found = (whole(name, folder) for name, folder in places)
+    return sorted((m for m in found if m is not None), key=lambda m: (m.num_weights, m.name))
 
 
 def models_here() -> list[Here]:
@@ -77,13 +74,22 @@ def folders() -> Iterator[tuple[str, Path]]:
             yield repo.repo_id, max(repo.revisions, key=lambda r: r.last_modified).snapshot_path
 
 
+def whole(name: str, folder: Path) -> Here | None:
+    """As `measured`; what is broken is not offered to anybody, and named by whoever loads it."""
+    try:
+        return measured(name, folder)
+    except ModelError:
+        return None
+
+
 def measured(name: str, folder: Path) -> Here | None:
-    """None where it is no model that could be tuned."""
+    """None where it is no model that could be tuned. Raises ModelError where a file of it is broken."""
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").is_file():
         return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_facts(folder / "config.json")
     context = config.get("max_position_embeddings") or config.get("n_positions")
+    context = context if isinstance(context, int) else None
     licence = EMBEDDED[name].licence if name in EMBEDDED else licence_in(folder)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 2**30
     return Here(name, sum(weights_in(file) for file in files), context, licence, size, not has_template(folder))
@@ -104,13 +110,7 @@ def has_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     settings = folder / "tokenizer_config.json"
-    return settings.is_file() and "chat_template" in json.loads(settings.read_text(encoding="utf-8"))
-
-
-def weights_in(file: Path) -> int:
-    """How many weights; only the header is read."""
-    with safe_open(file, framework="pt") as opened:
-        return sum(prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118
+    return settings.is_file() and "chat_template" in read_facts(settings)
 
 
 def memory_gib(device: str) -> float:

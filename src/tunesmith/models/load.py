@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.errors import ModelError, PlanError, is_memory
 from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.models.bars import no_bars
 from tunesmith.models.catalogue import Located, locate
+from tunesmith.models.claims import check_claims, weights_in
 from tunesmith.models.heads import Head, find_head
-from tunesmith.models.here import MEMORY, memory_gib, weights_in
+from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.probe import Probe, probe
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
@@ -73,7 +74,9 @@ def opening(name: str, folder: Path, what: str) -> Iterator[None]:
     """ModelError where transformers cannot read a part of a model's folder."""
     try:
         yield
-    except (ValueError, TypeError, OSError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # tokenizers and configurations have a type of error for nearly everything
         if is_memory(error):
             raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":.")
@@ -125,6 +128,7 @@ def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> 
         tokenizer = AutoTokenizer.from_pretrained(folder, **plain)
     with opening(name, folder, "weights"):
         refuse_too_large(name, folder, dtype, device)
+        check_claims(name, folder, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, **plain,
