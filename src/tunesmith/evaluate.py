@@ -187,7 +187,11 @@ def as_facts(verdict: Verdict) -> dict[str, Any]:
 
 def cases_digest(cases: Sequence[Example]) -> str:
     """Of the set of held-out cases: their ids are hashes of their content."""
-    return hashlib.sha256("\n".join(sorted(e.id for e in cases)).encode()).hexdigest()
+    return digest_of_ids([e.id for e in cases])
+
+
+def digest_of_ids(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 def case_table(made: Material, base: Asked, tuned: Asked) -> pa.Table:

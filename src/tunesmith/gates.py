@@ -22,6 +22,7 @@ from tunesmith.recipe import Gates
 from tunesmith.types import Message
 
 NAME, LATENCY = "gates.json", "latency.json"
+WRITTEN = (NAME, "gates.md", "gates.xml")
 NUM_TIMED = 5  # answers, each asked alone
 
 
@@ -162,7 +163,7 @@ def write(found: Sequence[Gate], folder: Path) -> None:
         write_text(folder / "gates.md", markdown(found, name))
         write_text(folder / "gates.xml", junit(found, name))
     else:
-        for stale in (NAME, "gates.md", "gates.xml"):
+        for stale in WRITTEN:
             (folder / stale).unlink(missing_ok=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from tunesmith import evaluate, explained, gates, guards, harness, openings, plan, robustness, understanding
+from tunesmith import evaluate, explained, gates, guards, harness, openings, plan, robustness, sealed, understanding
 from tunesmith.answered import Sitting
 from tunesmith.build import TENANT, Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
@@ -67,6 +67,7 @@ def run(
     try:
         if resume:
             refuse_other_recipe(recipe, out)
+        sealed.unseal(out)
         folder.write_text("recipe.yaml", text)
         with (
             folder.stop,
@@ -74,10 +75,12 @@ def run(
             Tracked.of(recipe.trackers, out, tell.say) as tracked,
         ):
             try:
-                return whole(recipe, folder, note, tracked, meter)
+                verdict = whole(recipe, folder, note, tracked, meter)
             except Interrupted:
                 write_reports(out)  # what there is to see so far
                 raise
+        sealed.seal(out)
+        return verdict
     except InputError:
         if not resume:
             folder.take_back()

@@ -13,6 +13,7 @@ SERVICES = (
     *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
     *("robustness", "pace", "harness", "questions", "answerers", "evaluated", "evaluations", "blind"),
+    *("sealed", "verified", "reproduced"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline"),

@@ -45,6 +45,8 @@ SESSION: dict[str, str] = {
     "explain": f"explain {RUN} --json",
     "judge": f"judge {RUN} --sheet choices.csv --cases 5 --json",
     "gate": f"gate {RUN} --set gates.effect=-1 --json",
+    "verify": f"verify {RUN} --json",
+    "reproduce": f"reproduce {RUN} --json",
     "export": f"export {RUN} --to merged --out merged --json",
     "runs": "runs --json",
     "compare": f"compare {RUN} {RUN}_again --json",

@@ -50,6 +50,7 @@ def explain(
             tell.stage("model loaded", None)
             found = why.explain(part("opened").open_run(folder), folder, row, effort, tell.step)
         explained.keep(folder, found)
+        part("sealed").seal_again(folder, [explained.FOLDER])
         facts = found.facts()
     if as_json:
         show.out(json.dumps(facts, ensure_ascii=False))

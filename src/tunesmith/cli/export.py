@@ -34,6 +34,8 @@ def export(
         hub.may_push(push)
     with show.Screen(quiet=as_json) as tell:
         facts = part("deliver").deliver(folder, to, out, quant, tell)
+        if out is None:
+            part("sealed").seal_again(folder, [Path(facts["folder"]).name])
     if push and hub is not None:
         facts["pushed"] = _push(hub, hub.parcel(Path(facts["folder"]), push), yes=yes)
     if as_json:

@@ -32,6 +32,7 @@ def gate(
             "--set 'gates.guards=none lost' (docs/gates.md lists all)"
         )
     gates.write(found, folder)
+    part("sealed").seal_again(folder, gates.WRITTEN)
     rows = [asdict(g) for g in found]
     if as_json:
         show.out(json.dumps({"passed": all(g.passed for g in found), "gates": rows}, ensure_ascii=False))

@@ -151,6 +151,7 @@ def report(
     """
     path = part("report.html").write(folder)
     card = part("report.card").write_report(folder)
+    part("sealed").seal_again(folder, [path.name, card.name])
     paths = {"html": str(path), "markdown": str(card)}
     show.out(json.dumps(paths, ensure_ascii=False) if as_json else str(path))
     if show_it and not webbrowser.open(path.resolve().as_uri()):

@@ -27,6 +27,7 @@ from tunesmith.cli import (
     schema,
     serve,
     show,
+    verify,
 )
 from tunesmith.cli.faults import told
 from tunesmith.cli.words import Words
@@ -55,6 +56,8 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         judge.judge,
         explain.explain,
         gate.gate,
+        verify.verify,
+        verify.reproduce,
         doctor.doctor,
         importing.import_,
         schema.schema,
