@@ -130,11 +130,23 @@ def drawn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
     return tuple(e for e in examples if e.id in kept)
 
 
+def read_rows(recipe: Recipe, files: Sequence[Path], columns: Columns | None = None) -> ingest.Ingested:
+    """The files as the recipe says how to read them. Under data.strict a rejected row is an error."""
+    found = ingest.read(files, recipe.data.columns if columns is None else columns, recipe.data.reading)
+    if recipe.data.strict and found.rejected:
+        shown = "; ".join(map(str, found.rejected[:5])) + (" …" if len(found.rejected) > 5 else "")
+        raise DataError(
+            f"data.strict: {len(found.rejected)} of {found.num_rows} rows cannot be used: {shown}. Mend them, or leave "
+            "data.strict out: then they are listed and left out"
+        )
+    return found
+
+
 def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, Split, tuple[ingest.Ingested, ...]]:
     """The training file as it was understood, the split, and the files of dev and test, where there are such."""
     files = files_of(recipe)
-    main = ingest.read(files["train"], recipe.data.columns, recipe.data.reading)
-    others = {p: ingest.read(files[p], main.columns, recipe.data.reading) for p in files if p != "train"}
+    main = read_rows(recipe, files["train"])
+    others = {p: read_rows(recipe, files[p], main.columns) for p in files if p != "train"}
     given = {part: read.examples for part, read in others.items()}
     dev_frac = 0.0 if "dev" in given else recipe.data.dev_frac
     test_frac = 0.0 if "test" in given else recipe.data.test_frac
@@ -147,7 +159,7 @@ def read_ood(recipe: Recipe, columns: Columns, parts: Split) -> tuple[tuple[Exam
     """Cases from elsewhere whose prompt or group stands in no split of the run, and the digests of their files."""
     if not recipe.data.ood:
         return (), {}
-    read = ingest.read(ood_files(recipe), columns, recipe.data.reading)
+    read = read_rows(recipe, ood_files(recipe), columns)
     known = {key(e) for e in (*parts.train, *parts.dev, *parts.test)}
     fresh = [e for e in read.examples if key(e) not in known]
     if not fresh:

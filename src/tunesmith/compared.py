@@ -9,14 +9,13 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-import yaml
-
 from tunesmith import evaluations
 from tunesmith.errors import DataError, InputError
 from tunesmith.evals.compare import BETTER, SAME, UNKNOWN, WORSE, Cases, Effect, Rules, decide, measure, plain, signed
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.stats import holm, holm_levels
 from tunesmith.importing.reading import flat, shown
+from tunesmith.plain_yaml import load_yaml
 from tunesmith.report import facts
 from tunesmith.report.cases import Case
 from tunesmith.report.facts import Facts
@@ -284,7 +283,7 @@ def differences(runs: Sequence[Facts]) -> dict[str, tuple[str, ...]]:
     """Keys that the recipes say differently, and what the plans resolved differently."""
     said = []
     for run in (r for r in runs if r.recipe is not None):
-        recipe = {key: shown(value) for key, value in flat(yaml.safe_load(run.recipe or "") or {})}
+        recipe = {key: shown(value) for key, value in flat(load_yaml(run.recipe or "") or {})}
         resolved = {row["key"]: f"{shown(row['value'])} (resolved)" for row in (run.plan or {}).get("resolved", ())}
         said.append({**resolved, **recipe})
     keys = dict.fromkeys(key for one in said for key in one)

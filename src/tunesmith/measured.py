@@ -30,6 +30,7 @@ from tunesmith.evals.tasks import answer_text
 from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
+from tunesmith.plain_yaml import load_yaml
 from tunesmith.recipe import Evals
 from tunesmith.types import Completion, Example, Message, Record, Segment
 
@@ -103,7 +104,7 @@ def schema_of(said: str | dict[str, Any]) -> tuple[Any, str]:
         return said, "in evals.schema"
     path = Path(said)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")), str(path)
+        return load_yaml(path.read_text(encoding="utf-8")), str(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"evals.schema names {path}, which cannot be read: {str(error).splitlines()[0]}") from error
 

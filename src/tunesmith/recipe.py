@@ -25,6 +25,8 @@ from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError, did_you_mean
 from tunesmith.evals.knobs import Code, JudgeBy
 from tunesmith.models.adapters import Adapt
+from tunesmith.plain_yaml import load_yaml
+from tunesmith.secret import holds_secret
 from tunesmith.spellings import hint as spelled_elsewhere
 
 
@@ -41,6 +43,7 @@ class Data:
     test_frac: float = 0.1  # share of the rows held out for the verdict; more cases find smaller differences
     split_seed: int | None = None  # which rows are held out; null: the recipe's seed
     max_tokens: int = 1024  # longest example, prompt and reply together; more takes more memory
+    strict: bool = False  # true: a row that cannot be used is an error; else it is listed and left out
     too_long: Literal["drop", "cut"] = "drop"  # what happens to longer examples: left out, or the prompt is shortened
 
 
@@ -307,14 +310,29 @@ def read(path: Path | None, overrides: dict[str, Any]) -> tuple[Recipe, str]:
         if path.suffix.lower() in DATA_FILES:
             raise RecipeError(f"{path} looks like data, and a recipe stands here; data is said so: --data {path}")
         try:
-            settings = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
+            settings = load_yaml(path.read_text(encoding="utf-8"), Loader) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {path} is not YAML: {where_of(error)}") from error
     for key, value in overrides.items():
         place(settings, key, value)
     if path is not None:
         beside(settings, path.parent)
+    refuse_secrets(settings, "")
     return parse(settings), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def refuse_secrets(settings: Any, key: str) -> None:
+    """A recipe is copied into every run, its lock and its report: keys do not belong into it."""
+    parts = (
+        settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
+    )
+    for name, value in parts:
+        refuse_secrets(value, f"{key}.{name}" if key else str(name))
+    if isinstance(settings, str) and holds_secret(settings):
+        raise RecipeError(
+            f"{key} holds what looks like a key or a password, and a recipe is copied into every run: put it into an "
+            "environment variable, and its name into the recipe (evals.judge.api_key_env)"
+        )
 
 
 def beside(settings: Any, folder: Path) -> None:
@@ -359,6 +377,6 @@ def override(text: str) -> tuple[str, Any]:
     if key in TEXTS and not value.lstrip().startswith(("[", '"', "'")) and value != "null":
         return key, value.replace("\\n", "\n")  # a template has braces and colons, which YAML would take for its own
     try:
-        return key, yaml.load(value, Loader)
+        return key, load_yaml(value, Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {text}: {value!r} is not a YAML value") from error

@@ -14,6 +14,7 @@ import yaml
 
 from tunesmith.errors import DataError, InputError
 from tunesmith.folder import METRICS, PROCESS, this_process
+from tunesmith.plain_yaml import load_yaml
 from tunesmith.report.facts import read_lines, read_mapping, read_verdict
 
 MARKS = ("lock.json", "plan.json", "verdict.json", "cost.json", "audit.json")  # one of them stands beside the recipe
@@ -86,7 +87,7 @@ def read(folder: Path) -> Run:
 
 
 def told(folder: Path) -> Run:
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")) or {}
+    recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8")) or {}
     plan, lock, cost = (read_mapping(folder / f"{name}.json") or {} for name in ("plan", "lock", "cost"))
     verdict = read_verdict(folder / "verdict.json")
     rows, _ = read_lines(folder / METRICS)

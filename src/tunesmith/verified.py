@@ -144,8 +144,12 @@ def outputs(kept: Kept, metric: Metric, who: str) -> list[Any]:
         return [case.base_output if who == "base" else case.tuned_output for case in kept.cases]
     if metric.name == kept.verdict["metric"]:
         return [case.base_measured if who == "base" else case.tuned_measured for case in kept.cases]
-    rows = read_json(kept.folder / "scores" / f"{who}.json")["answers"]
-    return [row["measured"].get(metric.name) for row in rows]
+    return [row["measured"].get(metric.name) for row in answers(kept, who)]
+
+
+def answers(kept: Kept, who: str) -> list[dict[str, Any]]:
+    """As they were kept when they were asked for, in the order of the cases."""
+    return list(read_json(kept.folder / "scores" / f"{who}.json")["answers"])
 
 
 def cases_of(kept: Kept, metric: Metric) -> Cases:
@@ -158,9 +162,12 @@ def cases_of(kept: Kept, metric: Metric) -> Cases:
 
 
 def scores(kept: Kept, metric: Metric) -> tuple[bool, str]:
-    """Each case's score from its answer and its reference."""
+    """Each case's answer as it was kept when it was given, and its score from that and its reference."""
     wrong = []
     for who in ("base", "tuned"):
+        for case, row in zip(kept.cases, answers(kept, who), strict=True):
+            if row["text"] != (case.base_output if who == "base" else case.tuned_output):
+                wrong.append(f"{case.example_id} ({who}): another answer in cases.parquet than in {who}.json")
         for case, said in zip(kept.cases, outputs(kept, metric, who), strict=True):
             stored = case.base_score if who == "base" else case.tuned_score
             again = None if said is None else float(metric.case(said, case.reference))

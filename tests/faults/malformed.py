@@ -283,8 +283,8 @@ def adapter_cases(folder: Path, model: str) -> Iterator[tuple[str, Callable[[], 
 
 
 def take_at_its_word(path: Path) -> object:
-    """What the reader of the gguf package does with an array of 2^60 texts, without our look at the header."""
-    path.write_bytes(GGUF["an array of 2^60 numbers"])
+    """What the reader of the gguf package does with an array of 2^60 bytes, without our look at the header."""
+    path.write_bytes(GGUF["an array of 2^60 bytes"])
     signal.setitimer(signal.ITIMER_REAL, 1.5)
     return GGUFReader(path)
 

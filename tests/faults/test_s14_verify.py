@@ -99,7 +99,9 @@ def test_behind_a_new_seal_each_lie_is_still_found(here: Path) -> None:
     changed("run/verdict.json", decision="better", effect=0.5)(here)
     assert "effect is 0.5 in verdict.json" in after("the verdict")["verdict"]
     change_case(here, "tuned_output", "nothing of the kind")
-    assert set(after("an answer")) >= {"scores"}
+    assert "another answer in cases.parquet" in after("an answer")["scores"]
+    change_case(here, "tuned_score", 7.0)
+    assert "7.0 in the file" in after("a score")["scores"]
     change_case(here, "example_id", "0" * 20 + "-1")
     assert "test cases" in after("a case")
     weights = run / "adapter" / "adapter_model.safetensors"

@@ -8,6 +8,7 @@ import re
 import pytest
 from tests.house.source import Source, all_python, all_text, at, package
 
+FIRES = "tests/faults/evil.py"  # writes pickles, and reads them to show that they fire
 BROAD = {"Exception", "BaseException"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "shelve", "marshal", "cloudpickle"}
 NOTE = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b(?!\s?\(?#\d+)")
@@ -95,7 +96,7 @@ def test_habits_of_the_package(check) -> None:
 
 @pytest.mark.parametrize("check", [swallowed, pickles])
 def test_habits_of_tests_and_scripts(check) -> None:
-    assert [line for source in all_python() for line in check(source)] == []
+    assert [line for source in all_python() for line in check(source) if source.path != FIRES] == []
 
 
 @pytest.mark.parametrize("check", [notes, machine_paths])

@@ -16,7 +16,7 @@ SERVICES = (
     *("sealed", "verified", "reproduced"),
 )
 LAYERS = (
-    ("types", "roles", "errors", "files", "offline"),
+    ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),
     ("data", "models", "store"),
     ("objectives", "regularisers", "generate"),
     ("engine", "rollouts", "evals"),

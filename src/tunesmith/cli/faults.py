@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tunesmith.errors import TunesmithError, is_memory, of_the_system
+from tunesmith.secret import masked
 
 DEBUG = "TUNESMITH_DEBUG"
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
@@ -43,8 +44,8 @@ def told(error: Exception) -> tuple[str, int]:
     if os.environ.get(DEBUG, "") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, TunesmithError):
-        return str(error), error.exit_code
-    return of_the_machine(error) or (own_fault(error, folder), FAILED)
+        return masked(str(error)), error.exit_code
+    return of_the_machine(error) or (masked(own_fault(error, folder)), FAILED)
 
 
 def of_the_machine(error: Exception) -> tuple[str, int] | None:
@@ -89,7 +90,7 @@ def own_fault(error: Exception, folder: Path) -> str:
     try:
         path = written(story, folder)
     except OSError as why:  # a full disk, say: then it has to stand here
-        sys.stderr.write(story)
+        sys.stderr.write(masked(story))
         path = f"what stands above (no file could be written: {why})"
     return (
         f"this is a fault of tunesmith, not yours: {shown}{where}.\n"
@@ -106,7 +107,7 @@ def written(story: str, folder: Path) -> str:
     head += f"Python {platform.python_version()}, {platform.platform()}\n\n"
     handle, name = tempfile.mkstemp(prefix="tunesmith_error_", suffix=".txt", dir=folder)
     with os.fdopen(handle, "w", encoding="utf-8") as out:
-        out.write(head + story)
+        out.write(masked(head + story))
     return name
 
 

@@ -19,6 +19,7 @@ from tunesmith.cli.options import (
     RecipeFile,
     Resume,
     Set,
+    Strict,
     TestFiles,
     finish,
     part,
@@ -47,6 +48,7 @@ def run(
     data: DataFiles = None,
     test: TestFiles = None,
     sets: Set = None,
+    strict: Strict = False,
     out: Out = None,
     resume: Resume = False,
     as_json: Json = False,
@@ -66,7 +68,7 @@ def run(
     """
     if resume and out is not None and file is None and not data:
         file = part("opened").kept_recipe(part("seeds").first(out) if seeds else out)
-    recipe, text = recipe_of(file, model, data, test, sets)
+    recipe, text = recipe_of(file, model, data, test, sets, strict=strict)
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run that is to go on")
     if dry_run:
@@ -88,13 +90,18 @@ def run(
 
 
 def audit(
-    data: DataFiles = None, file: RecipeFile = None, model: Model = None, sets: Set = None, as_json: Json = False
+    data: DataFiles = None,
+    file: RecipeFile = None,
+    model: Model = None,
+    sets: Set = None,
+    strict: Strict = False,
+    as_json: Json = False,
 ) -> None:
     """What is in the data, what is wrong with it, and what would leak into the test set.
 
     Example: tunesmith audit --data tickets.csv
     """
-    recipe, _ = recipe_of(file, model, data, None, sets)
+    recipe, _ = recipe_of(file, model, data, None, sets, strict=strict)
     build = part("build")
     build.check_files(recipe)
     found = build.material(recipe, build.load_base(recipe, build.compute(recipe))).audit
@@ -112,13 +119,14 @@ def plan(
     data: DataFiles = None,
     test: TestFiles = None,
     sets: Set = None,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """What a run would do, every value resolved, with the reasons. Nothing is trained or written.
 
     Example: tunesmith plan --data tickets.csv --set train.epochs=3
     """
-    recipe, _ = recipe_of(file, model, data, test, sets)
+    recipe, _ = recipe_of(file, model, data, test, sets, strict=strict)
     show_plan(recipe, as_json=as_json)
 
 

@@ -18,6 +18,7 @@ DataFiles = Annotated[
 ]
 TestFiles = Annotated[list[Path] | None, typer.Option("--test", help="A file of held-out cases.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the recipe, such as train.epochs=3.")]
+Strict = Annotated[bool, typer.Option("--strict", help="A row that cannot be used is an error: data.strict=true.")]
 Out = Annotated[Path | None, typer.Option(help="The run folder; made from date, model and data without it.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -29,11 +30,14 @@ def part(name: str) -> Any:
 
 
 def recipe_of(
-    file: Path | None, model: str | None, data: list[Path] | None, test: list[Path] | None, sets: list[str] | None
-) -> Any:
+    file: Path | None, model: str | None, data: list[Path] | None, test: list[Path] | None, sets: list[str] | None,
+    *, strict: bool = False,
+) -> Any:  # fmt: skip
     """(recipe, text) from a file and what the command line says on top of it."""
     recipe = part("recipe")
     said: dict[str, Any] = {"model": model} if model else {}
+    if strict:
+        said["data.strict"] = True
     if data:
         said["data.train"] = [str(p) for p in data]
     if test:

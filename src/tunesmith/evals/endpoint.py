@@ -115,7 +115,9 @@ class Endpoint:
         request = urllib.request.Request(
             f"{self.address.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
         )
-        with urllib.request.build_opener(NoRedirect).open(request, timeout=timeout_s) as reply:
+        # to this machine itself no proxy of the environment is asked: what stays here, stays here
+        handlers: list[Any] = [NoRedirect, *([urllib.request.ProxyHandler({})] if self.is_here else [])]
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as reply:
             found: bytes = reply.read(MOST_BYTES + 1)
         if len(found) > MOST_BYTES:
             raise ValueError(f"an answer of more than {MOST_BYTES} bytes")

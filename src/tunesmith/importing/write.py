@@ -12,6 +12,7 @@ from tunesmith.errors import RecipeError
 from tunesmith.importing.reading import DONE, FATES, Key, Reading, flat, shown
 from tunesmith.importing.tools import TOOLS, detect
 from tunesmith.importing.translate import translate
+from tunesmith.plain_yaml import load_yaml
 from tunesmith.recipe import known_keys, parse, place, where_of
 
 LISTED = ("value", "absent", "unknown")  # what the recipe's own comments end with
@@ -60,7 +61,7 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} is not there; wanted a training file of {', '.join(t.shown for t in TOOLS.values())}"
         )
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML or JSON: {where_of(error)}") from error
     if not isinstance(found, dict):

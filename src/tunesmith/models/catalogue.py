@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from tunesmith.errors import ModelError, did_you_mean
 from tunesmith.files import broken_files, cache_dir, publish_folder, sha256_file
@@ -153,6 +153,11 @@ def download(name: str) -> Path:
     wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt", "README.md"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
+    except HFValidationError as error:
+        raise ModelError(
+            f"model {name!r} is no name of the hub (owner/name, in letters, digits, '-', '_' and '.'), and there is no "
+            "such folder or GGUF file"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"model {name}: the hub has no such model, or it needs a token (set HF_TOKEN): {error}"

@@ -64,7 +64,7 @@ def check_claims(name: str, folder: Path, config: PreTrainedConfig) -> None:
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     claimed = sum(weight.numel() for weight in empty.parameters())
-    slack = SLACK if getattr(config, "quantization_config", None) is None else PACKED_SLACK
+    slack = PACKED_SLACK if hasattr(config, "quantization_config") else SLACK
     if claimed > slack * there + 2**20:
         raise lie(name, folder, f"it describes {claimed:.4g} weights, and the files hold {there:.4g}")
 
