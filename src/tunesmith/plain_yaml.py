@@ -40,7 +40,7 @@ def check(text: str, loader: type[yaml.SafeLoader]) -> None:
 def size_of(event: Any, sizes: dict[str, int], around: list[tuple[str | None, int]]) -> tuple[str | None, int]:
     """(anchor, values) of what has just ended."""
     if isinstance(event, yaml.AliasEvent):
-        return None, sizes.get(event.anchor, MAX_VALUES + 1)  # not ended yet: it stands inside itself
+        return None, sizes.get(str(event.anchor), MAX_VALUES + 1)  # not ended yet: it stands inside itself
     if isinstance(event, yaml.ScalarEvent):
         return event.anchor, 1
     if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):

@@ -27,7 +27,7 @@ SHAPES = (
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 )
 SECRET = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(SHAPES)})")
-PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")  # of user:password@host
+PASSWORD = re.compile(r"(?<=:/)/?[^/\s:@]*:[^/\s@]+(?=@)")  # of user:password@host; a path has one slash of two left
 
 
 def masked(text: str) -> str:

@@ -25,7 +25,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is no JSON that can be read ({type(error).__name__}): copy it again") from error
+        raise ModelError(f"{path} is not the JSON that it should be ({type(error).__name__}): copy it again") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path} holds a {type(found).__name__}; wanted an object: copy it again")
     return found
