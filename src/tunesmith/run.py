@@ -67,7 +67,6 @@ def run(
     try:
         if resume:
             refuse_other_recipe(recipe, out)
-        sealed.unseal(out)
         folder.write_text("recipe.yaml", text)
         with (
             folder.stop,

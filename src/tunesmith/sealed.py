@@ -67,11 +67,6 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
     return dict(found)
 
 
-def unseal(folder: Path) -> None:
-    """Before a run goes on: it is not ended."""
-    (folder / SEAL).unlink(missing_ok=True)
-
-
 def seal_again(folder: Path, names: Iterable[str]) -> None:
     """After a command wrote these files or folders of a finished run; all others keep the digest that they had."""
     facts = read_seal(folder)

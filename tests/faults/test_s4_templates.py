@@ -133,7 +133,7 @@ def test_after_a_flood_the_next_conversation_is_rendered() -> None:
 
 
 def test_a_template_that_is_none_is_named() -> None:
-    with pytest.raises(ModelError, match="cannot be used: it is no template: unexpected"):
+    with pytest.raises(ModelError, match="cannot render anything: it is no template: unexpected"):
         TemplateProcess("{{ }", SMALL).render({})
 
 

@@ -84,7 +84,7 @@ class TemplateProcess:
         found = self._ask(json.dumps(self._template).encode())
         if "error" in found:
             self._stop()
-            raise ModelError(f"the model's chat template cannot be used: {found['error']}")
+            raise ModelError(f"the model's chat template cannot render anything: {found['error']}")
         refuse_limit(found)
 
     def _ask(self, raw: bytes) -> dict[str, Any]:

@@ -38,7 +38,10 @@ def shapes_in(file: Path) -> Iterator[tuple[int, ...]]:
             for key in opened.keys():  # noqa: SIM118
                 yield tuple(opened.get_slice(key).get_shape())
     except SafetensorError as error:
-        raise ModelError(f"{file} is not a whole safetensors file ({error}); copy it again") from error
+        raise ModelError(
+            f"the weights in {file.parent} cannot be loaded: {file.name} is not a whole safetensors file ({error}). Copy "
+            "the folder again from where the model is from"
+        ) from error
 
 
 def weights_in(file: Path) -> int:
