@@ -39,8 +39,8 @@ def shapes_in(file: Path) -> Iterator[tuple[int, ...]]:
                 yield tuple(opened.get_slice(key).get_shape())
     except SafetensorError as error:
         raise ModelError(
-            f"the weights in {file.parent} cannot be loaded: {file.name} is not a whole safetensors file ({error}). Copy "
-            "the folder again from where the model is from"
+            f"the weights in {file.parent} cannot be loaded: {file.name} is not a whole safetensors file ({error}); "
+            "copy the folder again from where the model is from"
         ) from error
 
 
