@@ -27,9 +27,10 @@ from tunesmith.evals import own
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, labels_of
 from tunesmith.measured import Means, means_of
+from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
-from tunesmith.objectives.sft import SFT
 from tunesmith.recipe import Recipe
+from tunesmith.replay import Replayed, replay_files, replayed
 from tunesmith.types import Example, Label, Pair, Task
 
 TENANT = "tuned"
@@ -60,6 +61,7 @@ class Material:
     audit: dict[str, Any]
     calibration: tuple[Example, ...]  # of dev, for labels: at most evals.max_cases
     ood: tuple[Example, ...] = ()  # cases from elsewhere, at most evals.max_cases; none of them stands in training
+    replay: Replayed = Replayed()  # noqa: RUF009 (frozen)
 
     @property
     def metric(self) -> Metric:
@@ -112,7 +114,7 @@ def files_of(recipe: Recipe) -> dict[str, list[Path]]:
 
 def check_files(recipe: Recipe) -> None:
     """Before anything takes time: each file that the recipe names is there."""
-    for paths in (*files_of(recipe).values(), ood_files(recipe)):
+    for paths in (*files_of(recipe).values(), ood_files(recipe), replay_files(recipe)):
         for path in paths:
             check_there(path)
 
@@ -213,6 +215,7 @@ def material(
             f"none of the {len(parts.train)} training examples can be learned from; the first: "
             f"{train.dropped[0][1] if train.dropped else 'there is none'}"
         )
+    again = replayed(recipe, renderer, parts, train.records)
     found = audit(main, parts, train, others)
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
@@ -223,8 +226,8 @@ def material(
     longest = longest_reply(train) if recipe.evals.max_new_tokens is None else recipe.evals.max_new_tokens
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
-        longest, main.columns, digests | ood_digests, found,
-        drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood,
+        longest, main.columns, digests | ood_digests | dict(again.files), found,
+        drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood, again,
     )  # fmt: skip
 
 
@@ -250,7 +253,8 @@ def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[
 
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:
     t = recipe.train
-    return FileFeed(made.train.records, t.update_tokens, t.micro_tokens, t.epochs, recipe.seed, base.rope)
+    records = (*made.train.records, *made.replay.records)
+    return FileFeed(records, t.update_tokens, t.micro_tokens, t.epochs, recipe.seed, base.rope, laying_of(recipe))
 
 
 def num_updates(recipe: Recipe, feed: FileFeed) -> int:
@@ -264,11 +268,13 @@ def learning_rate(recipe: Recipe, base: Base, updates: int) -> tuple[float, str]
     return auto_lr(recipe.adapt.method, base.model.num_parameters(), updates)
 
 
-def start(recipe: Recipe, session: Session, updates: int) -> State:
+def start(recipe: Recipe, session: Session, made: Material, updates: int) -> State:
     """The tenant at update 0, and what the loop needs to know of it."""
-    session.create(TENANT, Spec(recipe.adapt, recipe.train.optim, recipe.seed))
+    asked = regularisers_of(recipe, updates)
+    spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, regularisers=asked, by_depth=recipe.train.by_depth)
+    session.create(TENANT, spec)
     lr, _ = learning_rate(recipe, session.base, updates)
-    return State(TENANT, SFT(), recipe.train.schedule, lr, updates)
+    return State(TENANT, objective_of(recipe, made.split.train), recipe.train.schedule, lr, updates)
 
 
 def prompt_text(example: Example) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tunesmith.build import Material
 from tunesmith.data.pack import pack
+from tunesmith.evals.knobs import Evals
 from tunesmith.evals.score import Answer, label_logps
 from tunesmith.explain import (
     MOST_BYTES,
@@ -26,7 +27,6 @@ from tunesmith.explain import (
 from tunesmith.files import read_json, write_json
 from tunesmith.folder import RunFolder
 from tunesmith.opened import TUNED, Opened
-from tunesmith.recipe import Evals
 
 FOLDER = "explained"
 QUICK = Effort(most_spans=16, num_random=8, num_near=2, num_drawn=4)

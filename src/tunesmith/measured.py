@@ -22,7 +22,7 @@ from tunesmith.errors import DataError, InputError, PlanError, RecipeError
 from tunesmith.evals import own, sandbox
 from tunesmith.evals.endpoint import LOOPBACK, Endpoint
 from tunesmith.evals.json_scores import Schema
-from tunesmith.evals.knobs import Code
+from tunesmith.evals.knobs import Code, Evals
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.passing import program
 from tunesmith.evals.score import Answer, segment_sums
@@ -31,7 +31,6 @@ from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.plain_yaml import load_yaml
-from tunesmith.recipe import Evals
 from tunesmith.types import Completion, Example, Message, Record, Segment
 
 

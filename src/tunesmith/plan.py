@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tunesmith import explained, guards, harness, pace, robustness
+from tunesmith import explained, guards, harness, method, pace, robustness
 from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.errors import PlanError
@@ -39,6 +39,7 @@ PACKAGES = (
 def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[dict[str, Any], FileFeed]:
     """plan.json, and the feed it was made with. Raises PlanError for what cannot work."""
     check_adapt(recipe.adapt, base.model)
+    method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
     feed = feed_of(recipe, base, made)
     room, room_why = room_of(recipe, base, feed, where)
     updates = num_updates(recipe, feed)
@@ -67,6 +68,8 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
             "a quarter more than 99 of 100 training replies"),
+        *method.rows(recipe, base),
+        *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.records else ()),
         ("guards", recipe.evals.guards, guards_why(recipe, base, made, times)),
         *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made)),
@@ -105,7 +108,10 @@ def room_of(recipe: Recipe, base: Base, feed: FileFeed, where: Compute) -> tuple
 def adapt_why(recipe: Recipe) -> str:
     a = recipe.adapt
     if a.method == "lora":
-        return f"rank {a.rank}, alpha {a.alpha:g}, on {', '.join(a.targets) or 'all linear layers but the head'}"
+        kind = "".join(f", {name}" for name, on in (("rsLoRA", a.rslora), ("DoRA", a.dora)) if on)
+        return f"rank {a.rank}, alpha {a.alpha:g}{kind}, on {', '.join(a.targets) or 'all linear layers but the head'}"
+    if a.method == "named":
+        return f"weights named {', '.join(a.names)}"
     return "all weights" if a.method == "full" else f"the last {a.last_k} layers and the final norm"
 
 

@@ -13,13 +13,14 @@ from tunesmith.data.located import files_named
 from tunesmith.data.split import Ledger, key
 from tunesmith.errors import DataError, InputError, did_you_mean
 from tunesmith.evals.compare import Rules
+from tunesmith.evals.knobs import Evals
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.score import Answer
 from tunesmith.evals.tasks import KINDS, instructed, labels_of
 from tunesmith.files import read_json
 from tunesmith.measured import Means, means_of, of_texts
 from tunesmith.opened import Served, kept_recipe
-from tunesmith.recipe import Evals, Recipe, read
+from tunesmith.recipe import Recipe, read
 from tunesmith.report.facts import read_cases
 from tunesmith.types import Example, Label, Message, Reply
 

@@ -23,11 +23,21 @@ from tunesmith.data.rows import Reading
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError, did_you_mean
-from tunesmith.evals.knobs import Code, JudgeBy
+from tunesmith.evals.knobs import Evals
+from tunesmith.limits import check_strengths
 from tunesmith.models.adapters import Adapt
+from tunesmith.objectives.goal import Goal
 from tunesmith.plain_yaml import load_yaml
+from tunesmith.regularisers.average import Average
+from tunesmith.regularisers.strengths import Regularise
 from tunesmith.secret import holds_secret
 from tunesmith.spellings import hint as spelled_elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    files: tuple[str, ...] = ()  # general examples, in any form that data.train may have
+    share: float = 0.1  # of all learned tokens that theirs are; the plan says what came out
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,7 @@ class Data:
     dev: tuple[str, ...] = ()  # files to make choices on; without one, dev_frac of the training rows
     test: tuple[str, ...] = ()  # files of held-out cases for the verdict; without one, test_frac of the training rows
     ood: tuple[str, ...] = ()  # files of cases from elsewhere (other months, another shop): a row beside the verdict
+    replay: Replay = field(default_factory=Replay)  # general data among the training rows, so that less is forgotten
     columns: Columns = field(default_factory=Columns)  # which column means what; what is left out is told by its name
     reading: Reading = field(default_factory=Reading)  # how files are read, where they do not tell it themselves
     dev_frac: float = 0.1  # share of the rows to make choices on, where no dev file is given
@@ -66,11 +77,22 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyStop:
+    patience: int = 0  # looks at dev without a better one, after which training ends with the best weights; 0: off
+    every: int | None = None  # updates between two looks; null: ten looks in a run
+    on: Literal["loss", "score"] = "loss"  # what is looked at: nats per token, or the task's metric, which takes longer
+
+
+@dataclass(frozen=True, slots=True)
 class Train:
     # learning rate at its peak; auto picks by size and method; halve it when the loss jumps
     lr: float | Literal["auto"] = "auto"
     schedule: Schedule = field(default_factory=Schedule)  # how the learning rate rises and falls
     optim: AdamW = field(default_factory=AdamW)  # the optimizer
+    average: Average = field(default_factory=Average)  # which weights are the run's, once its updates are made
+    early_stop: EarlyStop = field(default_factory=EarlyStop)  # ends training where dev gets no better
+    by_depth: float = 1.0  # each layer's rate is that of the one above divided by this; 2.6 in ULMFiT; 1: all alike
+    unfreeze_groups: int = 0  # the depth in so many groups: epoch 1 trains the top one, epoch 2 two …; 0: all at once
     epochs: int = 2  # how often all training rows are seen; 3 to 5 for a few hundred rows, 1 for very many
     max_updates: int | None = None  # ends training early, to try something or to keep to a time; null: all epochs
     update_tokens: int = 4096  # tokens that are learned from at once, before shared prefixes are stored once
@@ -81,35 +103,6 @@ class Train:
     watch_prompts: tuple[str, ...] = ()  # prompts of your own to watch, beside those
     every_watch: int | None = None  # updates between these answers; null: at the start, half way and at the end
     compile: bool = False  # decoder layers through torch.compile: worth its first minute on long runs
-
-
-@dataclass(frozen=True, slots=True)
-class Evals:
-    max_cases: int = 400  # most held-out cases that both models answer; more takes longer and finds smaller differences
-    max_dev_cases: int = 48  # most dev cases, on which the base's best prompt form is chosen and the dev loss taken
-    few_shot: int = 4  # examples shown to the base in one of its prompt forms, to be fair to it; 0: not tried
-    max_new_tokens: int | None = None  # longest answer; null: from the lengths of the training replies
-    rows: int = 48  # answers written side by side; lower it when memory runs out
-    budget_s: float = 1800.0  # seconds for one model's answers; past it the run stops, and can be resumed
-    sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure
-    guards: Literal["full", "quick", "off"] = "full"  # probes of what the model could do before; quick: a quarter
-    guard_budget_s: float = 300.0  # seconds for one model's guard probes; the result says what was cut off
-    lm_eval: tuple[
-        str, ...
-    ] = ()  # more probes: tasks of lm-eval by name, or YAML files; pip install 'tunesmith[lm-eval]'
-    lm_eval_items: int = 200  # most items of each of these tasks; more takes longer and finds smaller losses
-    # slips, other wordings, inputs that fit no label, recited rows; quick: 40 cases in 5 ways, full: 200 in up to 10
-    robustness: Literal["off", "quick", "full"] = "off"
-    explain_cases: int = 2  # worst cases of which the report says which words and training examples moved them; 0: none
-    explain_budget_s: float = 20.0  # seconds for that; past it fewer cases are explained, by fewer examples
-    schema: str | dict[str, Any] | None = None  # a JSON schema, as a file or written here, that answers have to fit
-    code: Code = field(default_factory=Code)  # how programs are tried, for the metric pass_at_k
-    judge: JudgeBy = field(default_factory=JudgeBy)  # another model that compares the answers; off unless it is named
-    preferences: tuple[
-        str, ...
-    ] = ()  # files of chosen and rejected replies: does the model find the chosen one likelier?
-    preference_by: Literal["sum", "mean"] = "sum"  # of the tokens' log-probability; sum favours short replies
-    alpha: float = 0.05  # how often a verdict may be wrong when there is no difference; 0.05 is usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +125,8 @@ class Recipe:
     task: Task = field(default_factory=Task)  # what the model is for, and how that is measured
     adapt: Adapt = field(default_factory=Adapt)  # which weights train
     train: Train = field(default_factory=Train)  # how they train
+    objective: Goal = field(default_factory=Goal)  # what they are taught, beside the plain loss over reply tokens
+    regularise: Regularise = field(default_factory=Regularise)  # against over-fitting and forgetting
     evals: Evals = field(default_factory=Evals)  # how base and tuned are compared
     gates: Gates = field(default_factory=Gates)  # what must hold before it may ship, else exit code 3
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: what this machine is good at
@@ -258,7 +253,7 @@ def check(recipe: Recipe) -> None:
         "train.every_checkpoint": t.every_checkpoint, "data.max_tokens": d.max_tokens, "adapt.rank": a.rank,
         "adapt.last_k": a.last_k, "evals.max_cases": e.max_cases, "evals.max_dev_cases": e.max_dev_cases,
         "evals.rows": e.rows, "evals.budget_s": e.budget_s, "evals.guard_budget_s": e.guard_budget_s,
-        "evals.explain_budget_s": e.explain_budget_s,
+        "evals.explain_budget_s": e.explain_budget_s, "train.by_depth": t.by_depth,
         "train.lr": 1 if t.lr == "auto" else t.lr,
         "adapt.alpha": a.alpha, "train.max_updates": 1 if t.max_updates is None else t.max_updates,
         "evals.code.k": e.code.k, "evals.code.timeout_s": e.code.timeout_s, "evals.code.memory_mib": e.code.memory_mib,
@@ -266,8 +261,16 @@ def check(recipe: Recipe) -> None:
         "evals.judge.max_cases": e.judge.max_cases, "evals.judge.budget_s": e.judge.budget_s,
         "evals.max_new_tokens": 1 if e.max_new_tokens is None else e.max_new_tokens,
     }  # fmt: skip
-    above_0 |= {"train.every_watch": 1 if t.every_watch is None else t.every_watch,
-                "train.every_dev": 1 if t.every_dev is None else t.every_dev}  # fmt: skip
+    cadences = {
+        "train.every_watch": t.every_watch, "train.every_dev": t.every_dev,
+        "train.early_stop.every": t.early_stop.every, "objective.temperature": recipe.objective.temperature,
+    }  # fmt: skip
+    above_0 |= {key: value for key, value in cadences.items() if value is not None}
+    off_at_0 = {
+        "train.early_stop.patience": t.early_stop.patience, "train.unfreeze_groups": t.unfreeze_groups,
+        "train.average.last": t.average.last,
+    }  # fmt: skip
+    check_strengths(recipe.regularise, recipe.objective, off_at_0)
     if t.watch < 0:
         raise RecipeError(f"train.watch is {t.watch}; wanted how many prompts to watch, or 0 for none")
     if e.explain_cases < 0:
@@ -277,7 +280,10 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{key} is {value}; wanted a number above 0")
     fractions = {
         "data.dev_frac": d.dev_frac, "data.test_frac": d.test_frac, "adapt.dropout": a.dropout,
-        "train.schedule.warmup_frac": t.schedule.warmup_frac, "train.schedule.end_frac": t.schedule.end_frac,
+        "train.schedule.decay_frac": t.schedule.decay_frac, "train.schedule.warmup_frac": t.schedule.warmup_frac,
+        "train.schedule.end_frac": t.schedule.end_frac, "data.replay.share": d.replay.share,
+        "train.average.ema": t.average.ema,
+        "train.average.base_share": 0.0 if t.average.base_share == "auto" else t.average.base_share,
     }  # fmt: skip
     for key, value in fractions.items():
         if not 0 <= value < 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class Output(Protocol):
         self, fn: Callable[..., Tensor], *others: Any
     ) -> Tensor: ...  # fn(logits chunk, …) -> [c, k]; [L, k]
     def pooled(self, how: str) -> Tensor: ...  # [S, D], how: "last" | "mean" | "first"
+    def select(self, rows: Tensor) -> Output: ...  # the same, asked about these of its L rows
 
 
 class Objective(Protocol):
@@ -36,13 +38,69 @@ class Objective(Protocol):
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss: ...
 
 
-class Regulariser(Protocol):
-    """Acts at four points of an update; strength 0 is bitwise the identity."""
+class Noise(Protocol):
+    """What drawn noise is keyed by, for the micro-batch that runs. Implemented in `models/noise.py`."""
 
-    def attach(self, model: nn.Module) -> Callable[[], None]: ...  # returns its undo
-    def term(self, output: Output, batch: Forest) -> Loss | None: ...
-    def before_clip(self, params: dict[str, Tensor]) -> None: ...
-    def on_update(self, update: int) -> None: ...
+    seed: int  # of tenant and update
+
+    @property
+    def keys(self) -> Tensor | None: ...  # [N] int64, a hash of each token's path from its root; None: nothing runs
+    @property
+    def lengths(self) -> Tensor | None: ...  # [N] int64, tokens on the longest way from root to leaf through each
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """One adapted layer: its weight is changed by scale * B A."""
+
+    module: str  # dotted name in the model
+    a: str  # names of the tensors
+    b: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a regulariser sees of the tenant that it acts on. Tensors by the tenant's names for them."""
+
+    model: nn.Module
+    live: Mapping[str, nn.Parameter]  # in the model; they hold the tenant's values where something is attached
+    masters: Mapping[str, Tensor]  # float32
+    neutral: Mapping[str, Tensor]  # values at which the tenant is the untouched base
+    trainable: frozenset[str]
+    pairs: tuple[LowRank, ...]  # LoRA; empty where weights of the model itself train
+    noise: Noise
+    seed: int
+    update: int  # updates done before this one
+
+
+class Regulariser(Protocol):
+    """Acts at four points of an update; strength 0 is bitwise the identity. What is left out does nothing."""
+
+    needs: frozenset[str] = frozenset()  # of {"reference"}: what `term` finds in `others`
+
+    def attach(self, site: Site) -> Callable[[], None]:
+        """Before the forward passes of an update; may be called several times in one. Returns its undo."""
+        return lambda: None
+
+    def term(self, output: Output, batch: Forest, others: Mapping[str, Output]) -> Loss | None:
+        """Added to the loss of a micro-batch: a sum over its units, like the objective's."""
+        return None
+
+    def before_clip(self, site: Site) -> None:
+        """Once an update, when the masters hold its whole gradient."""
+        return
+
+    def on_update(self, site: Site) -> None:
+        """After the step; `site.update` counts it."""
+        return
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resume needs of it."""
+        return {}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        return
 
 
 class Feed(Protocol):

@@ -15,7 +15,7 @@ import torch
 
 from tunesmith import evaluate, explained, gates, guards, harness, openings, plan, robustness, sealed, understanding
 from tunesmith.answered import Sitting
-from tunesmith.build import TENANT, Compute, Material, check_files, compute, load_base, material, num_updates, start
+from tunesmith.build import Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
 from tunesmith.data.audit import summary_lines
 from tunesmith.data.feed import FileFeed
@@ -37,6 +37,7 @@ from tunesmith.preferences import preferences
 from tunesmith.recipe import Recipe, read
 from tunesmith.report import card, html
 from tunesmith.room import check_disk
+from tunesmith.settled import settle
 from tunesmith.teach import teach
 from tunesmith.trackers import energy
 from tunesmith.trackers.tracked import Tracked
@@ -113,10 +114,10 @@ def whole(
     session = Session(base, compiled=recipe.train.compile)
     base_asked = baseline(recipe, folder, session, made)
     report_base(folder, made, base_asked)
-    state = start(recipe, session, num_updates(recipe, feed))
+    state = start(recipe, session, made, num_updates(recipe, feed))
     with folder.stage("train"):
         teach(recipe, folder, session, made, state, feed, tracked)
-    snapshot = session.publish(TENANT)
+        snapshot = settle(recipe, folder, session, made)
     with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)

@@ -63,12 +63,17 @@ ALSO: dict[str, str] = {
     "eval_max_new_tokens": "evals.max_new_tokens",
     "max_samples": "evals.max_cases",
     "random_seed": "seed",
+    "neftune_noise_alpha": "regularise.neftune",
+    "label_smoothing_factor": "objective.smoothing",
+    "early_stopping_patience": "train.early_stop.patience",
+    "use_rslora": "adapt.rslora",
+    "use_dora": "adapt.dora",
 }
 # our key -> what has to be known where the units or the values are others
 NOTES: dict[str, str] = {
     "data.train": "a list of files",
     "data.dev_frac": "and data.test_frac for the held-out cases of the verdict",
-    "adapt.method": "lora, full or last_k",
+    "adapt.method": "lora, full, last_k or named",
     "adapt.targets": "empty means all linear layers",
     "train.update_tokens": "counted in tokens of one update, however it is cut",
     "train.micro_tokens": "counted in tokens; it changes memory, never the result",

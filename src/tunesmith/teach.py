@@ -10,10 +10,13 @@ from tunesmith.data.feed import FileFeed
 from tunesmith.engine import checkpoint
 from tunesmith.engine.loop import State, train
 from tunesmith.engine.session import Session
+from tunesmith.engine.unfreeze import Unfreeze
 from tunesmith.errors import RunError
 from tunesmith.files import sweep
 from tunesmith.folder import CHECKPOINTS, METRICS, RunFolder, peak_gib
+from tunesmith.looks import Looks
 from tunesmith.recipe import Recipe
+from tunesmith.roles import Listener
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.watch import NAME as WATCHED
 from tunesmith.watch import Watch
@@ -48,8 +51,21 @@ def teach(
         watch(update)
 
     folder.tell.step(state.update, state.num_updates, "updates")
+    listeners: list[Listener] = [after_update]
+    if recipe.train.unfreeze_groups:
+        unfreeze = Unfreeze(session, TENANT, recipe.train.unfreeze_groups, feed.updates_per_epoch)
+        unfreeze(state.update, {})
+        listeners.append(unfreeze)
+    looks = Looks(recipe, folder, session, made, state.num_updates)
     with folder.stop.gently("this update"):
-        train(session, state, feed, state.num_updates, [after_update])
+        looks.look(state.update)
+        for until in looks.stretches(state.update):
+            if looks.is_enough():
+                folder.tell.say(f"early stopping: ended after update {state.update} of {state.num_updates}")
+                saver.save(session, state, feed, best_on_dev(folder))
+                break
+            train(session, state, feed, until, listeners)
+            looks.look(until)
         saver.wait()
     spent_s = time.monotonic() - began
     if saver.num_saved:

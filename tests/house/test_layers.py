@@ -12,8 +12,8 @@ SERVICES = (
     *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
     *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
-    *("robustness", "pace", "harness", "questions", "answerers", "evaluated", "evaluations", "blind"),
-    *("sealed", "verified", "reproduced"),
+    *("robustness", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
+    *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),

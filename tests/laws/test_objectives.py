@@ -13,6 +13,7 @@ from tunesmith.data.pack import forest
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
 from tunesmith.models.attention import count_calls
+from tunesmith.roles import Regulariser
 from tunesmith.types import Forest, Loss, Record, Shared
 
 
@@ -156,13 +157,13 @@ def test_scalar_heads_train_and_score() -> None:
     assert session.scores("t", [forest(rows)])[0].mean() > 0.5
 
 
-class Pull:
+class Pull(Regulariser):
     """L2 to a point, through each of the four places where a regulariser acts."""
 
     def __init__(self, strength: float) -> None:
         self.strength, self.seen, self.attached = strength, [], 0
 
-    def attach(self, model: Any) -> Any:
+    def attach(self, site: Any) -> Any:
         self.attached += 1
 
         def undo() -> None:
@@ -170,16 +171,16 @@ class Pull:
 
         return undo
 
-    def term(self, output: Any, batch: Forest) -> Loss | None:
+    def term(self, output: Any, batch: Forest, others: Any) -> Loss | None:
         return Loss(self.strength * output.hidden.pow(2).sum()) if self.strength else None
 
-    def before_clip(self, params: dict[str, Tensor]) -> None:
-        for p in params.values():
+    def before_clip(self, site: Any) -> None:
+        for p in site.masters.values():
             if self.strength and p.grad is not None:
                 p.grad.add_(p, alpha=self.strength)
 
-    def on_update(self, update: int) -> None:
-        self.seen.append(update)
+    def on_update(self, site: Any) -> None:
+        self.seen.append(site.update)
 
 
 def test_a_regulariser_acts_at_its_four_places_and_at_strength_0_is_the_identity() -> None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tunesmith.data.pack import RopeLimit, pack, path_tokens
+from tunesmith.data.twins import doubled
 from tunesmith.errors import DataError, RunError
 from tunesmith.types import Forest, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Laying:
+    """How the records of an update are laid into forests; which these are does not depend on it."""
+
+    twice: bool = False  # each as two roots, for R-Drop
+    share_prefix: bool = True  # a prefix of several examples is stored once
 
 
 class FileFeed:
@@ -28,6 +38,7 @@ class FileFeed:
         epochs: int,
         seed: int,
         rope: RopeLimit | None = None,
+        laying: Laying = Laying(),
     ) -> None:
         if not records:
             raise DataError("there is no example to learn from: all were dropped or moved. See `tunesmith audit`.")
@@ -39,6 +50,7 @@ class FileFeed:
         self._micro_tokens, self._epochs, self._seed, self._rope = micro_tokens, epochs, seed, rope
         wanted = max(1, round(int(self._lengths.sum()) / update_tokens))
         self._per_epoch = min(wanted, len(self._records))
+        self._laying = laying
         self._position = 0
         self._consumed = ""  # SHA-256 over the ids of all examples given so far, in their order
         self._order: tuple[int, list[np.ndarray]] | None = None
@@ -53,6 +65,10 @@ class FileFeed:
         whole = num_updates >= self._per_epoch
         return len(self._records) if whole else sum(len(part) for part in self._cut(0)[:num_updates])
 
+    @property
+    def updates_per_epoch(self) -> int:
+        return self._per_epoch
+
     def update(self) -> list[Forest]:
         """The micro-batches of the next update. RunError when all have been given."""
         if self._position >= self.num_updates:
@@ -61,7 +77,8 @@ class FileFeed:
         self._position += 1
         said = "\n".join([self._consumed, *(self._records[i].example_id for i in members)])
         self._consumed = hashlib.sha256(said.encode()).hexdigest()
-        return pack([self._records[i] for i in members], self._micro_tokens, self._rope)
+        records = [doubled(self._records[i]) if self._laying.twice else self._records[i] for i in members]
+        return pack(records, self._micro_tokens, self._rope, share_prefix=self._laying.share_prefix)
 
     def members(self, update: int) -> list[int]:
         """Which records (by index) are in an update."""
@@ -99,15 +116,16 @@ class FileFeed:
 
     def shape(self) -> dict[str, Any]:
         """Facts for the plan; tokens are counted before sharing, for one epoch."""
-        per_update = [int(self._lengths[part].sum()) for part in self._cut(0)]
+        times = 2 if self._laying.twice else 1
+        per_update = [times * int(self._lengths[part].sum()) for part in self._cut(0)]
         return {
             "num_examples": len(self._records),
             "num_updates": self.num_updates,
             "updates_per_epoch": self._per_epoch,
             "epochs": self._epochs,
-            "tokens": int(self._lengths.sum()),
+            "tokens": times * int(self._lengths.sum()),
             "learned_tokens": sum(r.num_learned for r in self._records),
-            "longest_tokens": max(path_tokens(r) for r in self._records),
+            "longest_tokens": times * max(path_tokens(r) for r in self._records),
             "update_tokens_min": min(per_update),
             "update_tokens_max": max(per_update),
         }

@@ -133,27 +133,30 @@ def _flat(segments: list[Segment], owner: list[int], ids: tuple[str, ...]) -> Fo
     )
 
 
-def pack(records: Sequence[Record], max_tokens: int, rope: RopeLimit | None = None) -> list[Forest]:
+def pack(
+    records: Sequence[Record], max_tokens: int, rope: RopeLimit | None = None, *, share_prefix: bool = True
+) -> list[Forest]:
     """Few forests of at most `max_tokens` tokens, counted after sharing; a longer record has one of its own. Order is
     deterministic.
     """
     assert max_tokens > 0, "max_tokens must be above 0"
     if rope is None:
-        return _packed(list(records), max_tokens)
+        return _packed(list(records), max_tokens, share_prefix)
     within = [r for r in records if path_tokens(r) <= rope.boundary]
     beyond = [r for r in records if path_tokens(r) > rope.boundary]
     if rope.alone:
-        return _packed(within, max_tokens) + [forest([r]) for r in beyond]
-    return _packed(within, max_tokens) + _packed(beyond, max_tokens)
+        return _packed(within, max_tokens, share_prefix) + [forest([r]) for r in beyond]
+    return _packed(within, max_tokens, share_prefix) + _packed(beyond, max_tokens, share_prefix)
 
 
-def _packed(records: list[Record], max_tokens: int) -> list[Forest]:
+def _packed(records: list[Record], max_tokens: int, share_prefix: bool) -> list[Forest]:
     """First fit, longest first, group by group. A bin's own grouping saves at least what the plan of all records
     counted on.
     """
     bins: list[list[int]] = []
     used: list[int] = []
-    order = sorted(groups(records), key=lambda g: (-g.length, g.members[0]))
+    plan = groups(records) if share_prefix else [Group((i,), 0) for i in range(len(records))]
+    order = sorted(plan, key=lambda g: (-g.length, g.members[0]))
     for group in order:
         has_prefix: set[int] = set()
         for member in sorted(group.members, key=lambda i: (-records[i].num_tokens, i)):
@@ -167,4 +170,4 @@ def _packed(records: list[Record], max_tokens: int) -> list[Forest]:
             used[place] += own + (0 if place in has_prefix else group.length)
             has_prefix.add(place)
             bins[place].append(member)
-    return [forest([records[i] for i in sorted(members)]) for members in bins]
+    return [forest([records[i] for i in sorted(members)], share_prefix=share_prefix) for members in bins]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -19,14 +21,19 @@ class AdamW:
     clip_norm: float = 1.0  # of the gradient of a whole update, over all that trains; 0 = not used
 
 
-def build(masters: dict[str, Tensor], settings: AdamW) -> torch.optim.AdamW:
-    """The optimizer over the masters, in the order of their names; its rate is set before each step."""
-    matrices = [masters[n] for n in sorted(masters) if masters[n].dim() >= 2]
-    others = [masters[n] for n in sorted(masters) if masters[n].dim() < 2]
+def build(
+    masters: dict[str, Tensor], settings: AdamW, factors: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.AdamW:
+    """The optimizer over the masters, in the order of their names; its rate is set before each step, and times the
+    tensor's factor where it has one."""
+    members: dict[tuple[bool, float], list[Tensor]] = {}
+    for is_matrix in (True, False):
+        for name in sorted(masters):
+            if (masters[name].dim() >= 2) == is_matrix:
+                members.setdefault((is_matrix, factors.get(name, 1.0)), []).append(masters[name])
     groups = [
-        {"params": params, "weight_decay": decay}
-        for params, decay in ((matrices, settings.weight_decay), (others, 0.0))
-        if params
+        {"params": params, "weight_decay": settings.weight_decay if is_matrix else 0.0, "factor": factor}
+        for (is_matrix, factor), params in members.items()
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True)
 

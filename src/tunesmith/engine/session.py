@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.engine.memory import keep_freed_memory
 from tunesmith.engine.optim import global_norm
+from tunesmith.engine.sharing import exchange
 from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who
 from tunesmith.errors import NotFinite, PlanError, RunError
 from tunesmith.generate.decode import Sampler
@@ -27,10 +28,12 @@ from tunesmith.generate.plain import generate_plain
 from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
 from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
 from tunesmith.models.artifact import read_adapter, save_weights
+from tunesmith.models.depth import depths
 from tunesmith.models.heads import KeptHead
 from tunesmith.models.load import Base
+from tunesmith.models.noise import key_of
 from tunesmith.models.output import ForwardOutput, output
-from tunesmith.roles import Objective
+from tunesmith.roles import Objective, Site
 from tunesmith.types import Completion, Forest, Loss, Ratio, Shared
 
 
@@ -65,7 +68,9 @@ class Session:
                 self.slots[key] = open_slot(self.base.model, spec.adapt, spec.heads)
             elif spec.adapt.method != "lora" and any(t.slot.key == key for t in self.tenants.values()):
                 raise PlanError("weights of the model itself train in one tenant only; use LoRA for several tenants")
-            self.tenants[name] = Tenant.new(name, spec, self.slots[key])
+            slot = self.slots[key]
+            depth = depths(self.base.model, slot.live) if spec.by_depth != 1 else {}
+            self.tenants[name] = Tenant.new(name, spec, slot, depth)
 
     def create_from(self, name: str, folder: Path, *, insist: bool = False) -> None:
         """A new tenant that goes on from an adapter folder. Refused on another base unless the user insists."""
@@ -99,7 +104,7 @@ class Session:
             with self._training(tenant):
                 shares = self._shares(tenant, batches, objective, others)
                 for index, batch in enumerate(batches):
-                    with self._noise(tenant, index):
+                    with self._noise(tenant, index, batch):
                         found = self._learn(
                             tenant, batch, objective, scale, (shares[index] if shares else None, others[index])
                         )
@@ -117,7 +122,7 @@ class Session:
             for n, master in params.items():
                 master.grad = tenant.pending.get(n)
             for regulariser in tenant.spec.regularisers:
-                regulariser.before_clip(params)
+                regulariser.before_clip(self._site(tenant))
             gradients = {n: p.grad for n, p in params.items() if p.grad is not None}
             norm = global_norm(gradients)
             ids = tuple(dict.fromkeys(tenant.pending_ids))
@@ -129,7 +134,7 @@ class Session:
                 if limit and norm > limit:
                     torch._foreach_mul_(list(gradients.values()), float(limit / norm))
                 for group in tenant.optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["factor"]
                 tenant.optimizer.step()
             finally:
                 for master in params.values():
@@ -137,7 +142,7 @@ class Session:
             tenant.num_updates += 1
             tenant.slot.holder = None
             for regulariser in tenant.spec.regularisers:
-                regulariser.on_update(tenant.num_updates)
+                regulariser.on_update(self._site(tenant))
             return float(norm)
 
     # -- asking -------------------------------------------------------------------------------------------------
@@ -287,8 +292,9 @@ class Session:
     def _others(self, tenant: Tenant, batch: Forest, objective: Objective) -> dict[str, Any]:
         """Outputs, without gradients, of the frozen models that the objective asks for. Their heads are their own."""
         others: dict[str, Any] = {}
+        needs = objective.needs.union(*(r.needs for r in tenant.spec.regularisers))
         for role, frozen in (("reference", tenant.spec.reference), ("teacher", tenant.spec.teacher)):
-            if role in objective.needs:
+            if role in needs:
                 self._put(frozen)
                 out = self._output(frozen, batch)
                 values = tenant.slot.neutral if frozen is None else frozen.values
@@ -306,16 +312,17 @@ class Session:
         share, others = given
         out = self._output(tenant, batch)
         loss = self._loss(objective, out, batch, share[0] if share else None, others)
-        total = loss.total * scale
-        for term in (r.term(out, batch) for r in tenant.spec.regularisers):
-            total = total if term is None else total + term.total * scale
+        total, stats = loss.total * scale, loss.stats
+        for term in (r.term(out, batch, others) for r in tenant.spec.regularisers):
+            if term is not None:
+                total, stats = total + term.total * scale, {**stats, **term.stats}
         if share is not None:
             total = total + (objective.share(out, batch) * share[1]).sum() * scale
         if total.requires_grad:  # an empty micro-batch has nothing to send back
             total.backward()
         tenant.take_gradients()
         tenant.pending_ids.extend(batch.example_ids)
-        return {"loss": Ratio(loss.total.detach().double(), objective.count(batch)), **loss.stats}
+        return {"loss": Ratio(loss.total.detach().double(), objective.count(batch)), **stats}
 
     def _loss(
         self, objective: Objective, out: ForwardOutput, batch: Forest, shared: Shared | None, others: dict[str, Any]
@@ -338,24 +345,22 @@ class Session:
         outs, rows = [], []
         with torch.no_grad():
             for index, batch in enumerate(batches):
-                with self._noise(tenant, index):
+                with self._noise(tenant, index, batch):
                     out = self._output(tenant, batch)
                 outs.append(out)
                 rows.append(objective.share(out, batch))
-        everything = torch.cat(rows).detach().requires_grad_()
-        ends = torch.tensor([len(r) for r in rows]).cumsum(0).tolist()
-        shared = [Shared(everything, slice(end - len(r), end)) for end, r in zip(ends, rows)]
-        for out, batch, seen, other in zip(outs, batches, shared, others):
-            total = objective(out, batch, seen, other).total
-            if total.requires_grad:
-                total.backward()
-        cotangent = torch.zeros_like(everything) if everything.grad is None else everything.grad
-        return [(Shared(everything.detach(), s.mine), cotangent[s.mine]) for s in shared]
+        return exchange(objective, outs, batches, rows, others)
+
+    def _site(self, tenant: Tenant) -> Site:
+        slot, num = tenant.slot, tenant.num_updates
+        fixed = (self.base.model, slot.live, tenant.masters, slot.neutral, tenant.trainable, slot.pairs, slot.draw)
+        return Site(*fixed, seed=tenant.spec.seed, update=num)
 
     @contextmanager
     def _training(self, tenant: Tenant) -> Iterator[None]:
         """Train mode, the tenant's tensors require gradients, its regularisers are attached; undone at the end."""
-        undo = [r.attach(self.base.model) for r in tenant.spec.regularisers]
+        site = self._site(tenant)
+        undo = [r.attach(site) for r in tenant.spec.regularisers]
         self.base.model.train()
         for name in tenant.trainable:
             tenant.slot.live[name].requires_grad_(True)
@@ -372,12 +377,17 @@ class Session:
                 call()
 
     @contextmanager
-    def _noise(self, tenant: Tenant, index: int) -> Iterator[None]:
-        """Noise drawn inside is a function of seed, update and micro-batch, and of nothing that ran before."""
-        seed = keyed_generator(tenant.spec.seed, "noise", tenant.num_updates, index).initial_seed()
+    def _noise(self, tenant: Tenant, index: int, batch: Forest) -> Iterator[None]:
+        """Noise drawn inside is a function of seed, update and token; a library's own, of seed, update and micro-batch.
+        Nothing that ran before moves it."""
+        key = (tenant.spec.seed, "noise", tenant.num_updates)
+        tenant.slot.draw.set(batch, key_of(*key))
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield
+            torch.manual_seed(keyed_generator(*key, index).initial_seed())
+            try:
+                yield
+            finally:
+                tenant.slot.draw.set(None, 0)
 
     @contextmanager
     def _eager(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tunesmith.engine.optim import AdamW, build
 from tunesmith.errors import PlanError, RunError
 from tunesmith.models.adapters import Adapt, Slot, initial_values
+from tunesmith.models.depth import factors
 from tunesmith.roles import Regulariser
 
 
@@ -38,6 +39,7 @@ class Spec:
     regularisers: tuple[Regulariser, ...] = ()
     reference: Snapshot | None = None
     teacher: Snapshot | None = None
+    by_depth: float = 1.0  # each layer's rate is that of the one above divided by this
 
 
 @dataclass(slots=True)
@@ -55,9 +57,12 @@ class Tenant:
     pending_ids: list[str] = field(default_factory=list)
 
     @classmethod
-    def new(cls, name: str, spec: Spec, slot: Slot) -> Tenant:
+    def new(cls, name: str, spec: Spec, slot: Slot, depth: dict[str, int]) -> Tenant:
+        """`depth`: of each tensor, where rates go by depth."""
         masters = initial_values(slot, spec.seed)
-        return cls(name, spec, slot, masters, build(masters, spec.optim), frozenset(masters))
+        return cls(
+            name, spec, slot, masters, build(masters, spec.optim, factors(depth, spec.by_depth)), frozenset(masters)
+        )
 
     def take_gradients(self) -> None:
         """Move the gradients of the live parameters into `pending`, in float32, and clear them."""
@@ -109,6 +114,8 @@ class Tenant:
             for name, master in self.masters.items():
                 for key, value in self.optimizer.state.get(master, {}).items():
                     tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).detach().clone()
+        for index, regulariser in enumerate(self.spec.regularisers):
+            tensors |= {f"regulariser.{index}.{n}": t.detach().clone() for n, t in regulariser.state().items()}
         facts = {"adapt": self.slot.key, "seed": self.spec.seed, "num_updates": self.num_updates}
         return tensors, {**facts, "trainable": sorted(self.trainable), "with_optimizer": with_optimizer}
 
@@ -131,5 +138,8 @@ class Tenant:
                 }
                 if mine:
                     self.optimizer.state[master] = {k: v.to(master.device).clone() for k, v in mine.items()}
+        for index, regulariser in enumerate(self.spec.regularisers):
+            own = f"regulariser.{index}."
+            regulariser.load({n.removeprefix(own): t for n, t in tensors.items() if n.startswith(own)})
         self.trainable = frozenset(facts["trainable"])
         self.num_updates = facts["num_updates"]

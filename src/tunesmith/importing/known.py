@@ -109,11 +109,11 @@ ABSENT: Table = (
         use_tensorboard use_trackio use_otel_metrics""",
     ),
     (
-        "this regulariser is not here yet",
+        "not translated: say regularise.neftune or objective.smoothing by hand",
         "neftune_noise_alpha noisy_embedding_alpha label_smoothing label_smoothing_factor use_dft_loss",
     ),
     (
-        "of the ways to adapt, plain LoRA, all weights and the last layers are here",
+        "not translated: of the ways to adapt, LoRA (adapt.rslora, adapt.dora), all weights and some of them are here",
         """use_dora peft_use_dora peft.use_dora loraplus_* pissa_* use_galore galore_* use_badam badam_* use_apollo
         apollo_* oft_* use_llama_pro create_new_adapter relora* loftq* peft.loftq* peft_init_lora_weights peft_layers_*
         lora_fan_in_fan_out lora_layers_to_transform lora_target_parameters lora_bias bias lisa_*""",

@@ -7,7 +7,8 @@ model itself. Tenants own float32 masters; a slot is only where they sit while a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -17,25 +18,44 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
+from tunesmith.models.noise import Draw, KeyedDropout
+from tunesmith.roles import LowRank
+
+MAGNITUDE = "lora_magnitude_vector"  # peft's name for the lengths of DoRA
 
 
 @dataclass(frozen=True, slots=True)
 class Adapt:
     """Which weights train."""
 
-    method: Literal["lora", "full", "last_k"] = "lora"  # small added matrices, all weights, or the last layers
+    # small added matrices, all weights, the last layers, or weights by their names
+    method: Literal["lora", "full", "last_k", "named"] = "lora"
     rank: int = 16  # LoRA: size of the added matrices; more can learn more from very many rows
     alpha: float = 32.0  # LoRA: the update is scaled by alpha / rank
     dropout: float = 0.0  # LoRA: share of its input (of A) that is left out in training; 0.05 to 0.1 for few rows
     targets: tuple[str, ...] = ()  # LoRA: suffixes of module names; empty: all linear layers but the head
+    rslora: bool = False  # LoRA: scale by alpha / root of rank instead, so that a higher rank learns as fast
+    dora: bool = False  # LoRA: length and direction of each weight's rows train apart; slower, a little more memory
     last_k: int = 2  # last_k: number of decoder layers; the final norm trains with them
+    names: tuple[str, ...] = ()  # named: patterns of tensors, such as "*.mlp.*" or "*norm*"
 
     def key(self) -> str:
         """Tenants with one key share a slot. peft does not allow dots in adapter names."""
-        if self.method != "lora":
-            return self.method if self.method == "full" else f"last_{self.last_k}"
+        if self.method == "full":
+            return "full"
+        if self.method == "last_k":
+            return f"last_{self.last_k}"
         shape = f"{self.rank}-{self.alpha}-{self.dropout}-{self.targets}"
-        return f"lora_{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
+        if self.method == "named":
+            shape = repr(self.names)
+        elif self.rslora or self.dora:
+            shape += f"-{self.rslora}-{self.dora}"
+        return f"{self.method}_{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
+
+    @property
+    def scale(self) -> float:
+        """Of LoRA's B A."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
 
 @dataclass(slots=True)
@@ -45,9 +65,18 @@ class Slot:
     key: str
     adapt: Adapt
     live: dict[str, nn.Parameter]
-    neutral: dict[str, Tensor]  # LoRA: zeros, which add exact zeros; weights: the base's own, kept aside
+    # LoRA: zeros, which add exact zeros, and DoRA's lengths as they are; weights: the base's own, kept aside
+    neutral: dict[str, Tensor]
     holder: object = None  # whose values are live now
     heads: nn.ModuleDict | None = None
+    draw: Draw = field(default_factory=Draw)  # what drawn noise is keyed by while the tenant trains
+
+    @property
+    def pairs(self) -> tuple[LowRank, ...]:
+        """The layers that LoRA changes."""
+        scale = self.adapt.scale
+        found = [name.split(".lora_A")[0] for name in self.live if ".lora_A" in name]
+        return tuple(LowRank(n, f"{n}.lora_A.weight", f"{n}.lora_B.weight", scale) for n in found)
 
 
 def slot_key(adapt: Adapt, heads: tuple[str, ...]) -> str:
@@ -71,6 +100,8 @@ def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
         target_modules=targets_of(adapt, model),
         task_type="CAUSAL_LM",
         init_lora_weights=True,
+        use_rslora=adapt.rslora,
+        use_dora=adapt.dora,
         base_model_name_or_path=str(model.config.name_or_path),
     )
 
@@ -122,13 +153,16 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
     key = slot_key(adapt, heads_wanted)
     heads = nn.ModuleDict({n: nn.Linear(model.config.get_text_config().hidden_size, 1) for n in heads_wanted})
     heads.to(device=model.device, dtype=model.dtype)
+    draw = Draw()
     if adapt.method == "lora":
         inject_adapter_in_model(lora_config(adapt, model), model, adapter_name=key)
+        key_dropout(model, key, draw)
         model.requires_grad_(False)
         live = {n.replace(f".{key}.", "."): p for n, p in model.named_parameters() if f".{key}." in n}
-        for parameter in live.values():
-            parameter.data = torch.zeros_like(parameter.data, dtype=model.dtype, device=model.device)
-        neutral = {n: torch.zeros_like(p) for n, p in live.items()}
+        for name, parameter in live.items():
+            start = parameter.data if MAGNITUDE in name else torch.zeros_like(parameter.data)
+            parameter.data = start.to(dtype=model.dtype, device=model.device)
+        neutral = {n: p.detach().clone() for n, p in live.items()}
     else:
         live = dict(trained_weights(model, adapt))
         neutral = {n: p.detach().clone() for n, p in live.items()}
@@ -138,13 +172,22 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
         neutral[f"heads.{name}"] = torch.zeros_like(parameter)
     for parameter in live.values():
         parameter.requires_grad_(False)  # a verb switches on what the tenant trains
-    return Slot(key, adapt, live, neutral, None, heads if heads_wanted else None)
+    return Slot(key, adapt, live, neutral, None, heads if heads_wanted else None, draw)
+
+
+def key_dropout(model: PreTrainedModel, key: str, draw: Draw) -> None:
+    """Give one adapter's dropout masks that do not depend on how an update is cut."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and isinstance(plain := module.lora_dropout[key], nn.Dropout):
+            module.lora_dropout[key] = KeyedDropout(plain.p, name, draw)
 
 
 def trained_weights(model: PreTrainedModel, adapt: Adapt) -> list[tuple[str, nn.Parameter]]:
     """Names and live parameters of the model's own weights that train."""
     if adapt.method == "full":
         return list(model.named_parameters())
+    if adapt.method == "named":
+        return named_weights(model, adapt.names)
     layers = layers_of(model)
     if not 0 < adapt.last_k <= len(layers):
         raise PlanError(f"adapt.last_k is {adapt.last_k}; this model has {len(layers)} layers: use 1 to {len(layers)}")
@@ -152,6 +195,19 @@ def trained_weights(model: PreTrainedModel, adapt: Adapt) -> list[tuple[str, nn.
     tied = {id(p) for p in model.get_output_embeddings().parameters()}
     after = {id(p) for m in model.base_model.children() if "norm" in type(m).__name__.lower() for p in m.parameters()}
     return [(n, p) for n, p in model.named_parameters() if id(p) in (chosen | after) - tied]
+
+
+def named_weights(model: PreTrainedModel, patterns: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:
+    """What the patterns fit, each of which must fit something."""
+    every = list(model.named_parameters())
+    shown = ", ".join(name for name, _ in every[:3])
+    if not patterns:
+        raise PlanError(f"adapt.method named wants adapt.names, patterns of this model's tensors ({shown} …)")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name, _ in every):
+            near = did_you_mean(pattern, [name for name, _ in every])
+            raise PlanError(f"adapt.names has {pattern!r}, which fits no tensor of this model ({shown} …).{near}")
+    return [(n, p) for n, p in every if any(fnmatchcase(n, pattern) for pattern in patterns)]
 
 
 def initial_values(slot: Slot, seed: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError
 from tunesmith.files import read_json, save_tensors
-from tunesmith.models.adapters import Adapt, Slot, lora_config
+from tunesmith.models.adapters import MAGNITUDE, Adapt, Slot, lora_config
 from tunesmith.models.bars import no_bars
 from tunesmith.models.claims import read_facts
 
@@ -30,7 +30,9 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
         save_tensors(heads, folder / "heads.safetensors")
     if slot.adapt.method == "lora":
         tensors = {
-            PEFT_PREFIX + n: t.detach().cpu().contiguous() for n, t in values.items() if not n.startswith("heads.")
+            PEFT_PREFIX + on_disk(n): t.detach().cpu().contiguous()
+            for n, t in values.items()
+            if not n.startswith("heads.")
         }
         save_tensors(
             tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest}
@@ -45,6 +47,16 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
 
 
+def on_disk(name: str) -> str:
+    """peft leaves the last part of the name of DoRA's lengths away."""
+    return name.removesuffix(".weight") if MAGNITUDE in name else name
+
+
+def in_memory(name: str) -> str:
+    bare = name.removeprefix(PEFT_PREFIX)
+    return f"{bare}.weight" if bare.endswith(MAGNITUDE) else bare
+
+
 def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tuple[Adapt, dict[str, Tensor]]:
     """(shape, values) of an adapter folder. Refused on a base with another digest unless the user insists."""
     path = folder / "adapter_model.safetensors"
@@ -56,7 +68,7 @@ def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tup
     try:
         with safe_open(path, framework="pt") as handle:
             made_on = (handle.metadata() or {}).get("base_digest", "not recorded")
-            tensors = {name.removeprefix(PEFT_PREFIX): handle.get_tensor(name) for name in list(handle.keys())}
+            tensors = {in_memory(name): handle.get_tensor(name) for name in list(handle.keys())}
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
     refuse_other_base(folder, made_on, base_digest, insist=insist)
@@ -110,9 +122,7 @@ def refuse_other_base(folder: Path, made_on: str, base_digest: str, *, insist: b
 
 def adapt_of(config: LoraConfig, folder: Path) -> Adapt:
     """The shape of a peft LoRA configuration, where it is one that this engine computes."""
-    odd = [
-        k for k in ("use_rslora", "use_dora", "modules_to_save", "rank_pattern", "alpha_pattern") if getattr(config, k)
-    ]
+    odd = [k for k in ("modules_to_save", "rank_pattern", "alpha_pattern") if getattr(config, k)]
     if odd or config.bias != "none":
         raise ModelError(
             f"adapter {folder} uses {', '.join(odd) or 'bias'}, which is not read yet; merge it with peft first"
@@ -120,4 +130,5 @@ def adapt_of(config: LoraConfig, folder: Path) -> Adapt:
     targets = config.target_modules
     if not isinstance(targets, (list, set)):
         raise ModelError(f"adapter {folder} names its modules by a pattern ({targets}); wanted a list of names")
-    return Adapt("lora", config.r, float(config.lora_alpha), config.lora_dropout, tuple(sorted(targets)))
+    modules, rs, dora = tuple(sorted(targets)), config.use_rslora, config.use_dora
+    return Adapt("lora", config.r, float(config.lora_alpha), config.lora_dropout, modules, rslora=rs, dora=dora)

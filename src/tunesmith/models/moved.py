@@ -51,7 +51,7 @@ def weight_changes(slot: Slot, values: Mapping[str, Tensor]) -> list[tuple[str, 
 
 
 def lora_changes(model: PreTrainedModel, slot: Slot, values: Mapping[str, Tensor]) -> list[tuple[str, float, float]]:
-    scale = slot.adapt.alpha / slot.adapt.rank
+    scale = slot.adapt.scale
     weights = {n.replace(".base_layer.", "."): p for n, p in model.named_parameters() if ".lora_" not in n}
     found = []
     for name, a in values.items():

@@ -55,3 +55,20 @@ def test_precision_says_why() -> None:
     amx = torch.cpu._is_amx_tile_supported()
     assert (dtype == torch.bfloat16) == amx
     assert why
+
+
+def test_the_slanted_triangle_of_ulmfit_by_hand() -> None:
+    slanted = Schedule("slanted", warmup_frac=0.1)
+    assert slanted.factor(10, 100) == 1.0  # the peak is at the cut
+    assert slanted.factor(0, 100) == pytest.approx(1 / 32)
+    assert slanted.factor(5, 100) == pytest.approx((1 + 0.5 * 31) / 32)
+    assert slanted.factor(55, 100) == pytest.approx((1 + 0.5 * 31) / 32)
+    assert max(slanted.factor(u, 100) for u in range(100)) == 1.0
+    assert Schedule("slanted", warmup_frac=0.1).factor(0, 5) == 1.0  # too short to rise
+
+
+def test_warm_up_stable_decay_by_hand() -> None:
+    wsd = Schedule("wsd", warmup_frac=0.1, decay_frac=0.2)
+    assert wsd.factor(0, 20) == pytest.approx(1 / 3)
+    assert all(wsd.factor(u, 20) == 1.0 for u in range(2, 17))
+    assert [wsd.factor(u, 20) for u in (17, 18, 19)] == pytest.approx([0.75, 0.5, 0.25])

@@ -1,0 +1,29 @@
+"""Which strengths of regularisers and objectives are strengths at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tunesmith.errors import RecipeError
+from tunesmith.objectives.goal import Goal
+from tunesmith.regularisers.strengths import Regularise
+
+
+def check_strengths(regularise: Regularise, objective: Goal, off_at_0: Mapping[str, float]) -> None:
+    """RecipeError at the first that is none. `off_at_0`: others that are off at 0 and have no upper end."""
+    r, o = regularise, objective
+    at_least_0 = {
+        "regularise.l2sp": r.l2sp, "regularise.kl": r.kl, "regularise.neftune": r.neftune, "regularise.rdrop": r.rdrop,
+        "objective.focal": o.focal, **off_at_0,
+    }  # fmt: skip
+    below_1 = {
+        "regularise.mixout": r.mixout, "objective.smoothing": o.smoothing, "objective.contrastive": o.contrastive,
+    }  # fmt: skip
+    for key, value in at_least_0.items():
+        if not value >= 0:
+            raise RecipeError(f"{key} is {value}; wanted 0, which is off, or a number above it")
+    for key, value in below_1.items():
+        if not 0 <= value < 1:
+            raise RecipeError(f"{key} is {value}; wanted a fraction from 0, which is off, up to (not including) 1")
+    if 0 < o.focal < 1:
+        raise RecipeError(f"objective.focal is {o.focal}; wanted 0 or at least 1: below 1 its slope has no end")

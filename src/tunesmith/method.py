@@ -1,0 +1,118 @@
+"""What a recipe asks for beside the plain loss: made, put into words for the plan, and refused where it cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from tunesmith.data.feed import Laying
+from tunesmith.errors import PlanError
+from tunesmith.models.load import Base
+from tunesmith.objectives.goal import objective
+from tunesmith.recipe import Recipe
+from tunesmith.regularisers.average import Ema, Tail
+from tunesmith.regularisers.strengths import regularisers
+from tunesmith.roles import Objective, Regulariser
+from tunesmith.types import Example, Label
+
+Row = tuple[str, object, str]
+
+
+def laying_of(recipe: Recipe) -> Laying:
+    return Laying(twice=recipe.regularise.rdrop > 0, share_prefix=recipe.regularise.neftune == 0)
+
+
+def regularisers_of(recipe: Recipe, num_updates: int) -> tuple[Regulariser, ...]:
+    """Those that the recipe asks for, and the mean of the weights if it wants one."""
+    average = recipe.train.average
+    mean = [Ema(average.ema)] if average.ema else [Tail(max(0, num_updates - average.last))] if average.last else []
+    return (*regularisers(recipe.regularise), *mean)
+
+
+def objective_of(recipe: Recipe, examples: Sequence[Example]) -> Objective:
+    """`examples`: of training; their labels are what the contrastive loss compares by."""
+    names = sorted({e.target.name for e in examples if isinstance(e.target, Label)})
+    number = {name: i for i, name in enumerate(names)}
+    classes = {e.id: number[e.target.name] for e in examples if isinstance(e.target, Label)}
+    return objective(recipe.objective, classes)
+
+
+def own_dropout(base: Base) -> bool:
+    """Whether the model drops something by itself while it trains, in its modules or inside its attention."""
+    in_modules = any(isinstance(m, nn.Dropout) and m.p > 0 for m in base.model.modules())
+    settings = base.model.config.get_text_config().to_dict()
+    return in_modules or any(settings.get(name) for name in ("attention_dropout", "attn_pdrop"))
+
+
+def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> None:
+    """PlanError with the reason where what is asked for cannot work, or would do nothing."""
+    r, o, average, stop = recipe.regularise, recipe.objective, recipe.train.average, recipe.train.early_stop
+    drops = own_dropout(base) or (recipe.adapt.method == "lora" and recipe.adapt.dropout > 0)
+    if recipe.adapt.dora and (r.mixout or r.l2sp or average.base_share):
+        raise PlanError(
+            "regularise.mixout, regularise.l2sp and train.average.base_share act on the change of the weights, scale * "
+            "B A, and with adapt.dora that is not all that changes. Set adapt.dora: false, or leave them out"
+        )
+    reasons = {
+        "regularise.rdrop compares two passes with other dropout masks, and nothing here drops anything: both would be "
+        "the same. Set adapt.dropout to 0.1, say, with adapt.method lora": r.rdrop and not drops,
+        f"regularise.neftune knows the forest layout only, and this model needs the {base.layout} one "
+        f"({base.probe.reason}). Use another regulariser": r.neftune and base.layout != "forest",
+        "regularise.mixout changes the layers anew in each update, and train.compile would compile them each time. "
+        "Use one of the two": r.mixout and recipe.train.compile,
+        "objective.contrastive brings examples of one label together, and these rows have no labels: set data.columns."
+        "label, or leave it out": o.contrastive and not is_labelled,
+        "objective.contrastive and regularise.rdrop cannot be had at once: each example would be compared with its own "
+        "twin. Use one of the two": o.contrastive and r.rdrop,
+        "objective.smoothing and objective.focal both change the loss of a token, in opposite ways. Use one of the "
+        "two": o.smoothing and o.focal,
+        f"train.unfreeze_groups is {recipe.train.unfreeze_groups} and train.epochs {recipe.train.epochs}: one group "
+        "more trains each epoch, so the lowest would never. Use at most as many groups as epochs": (
+            recipe.train.unfreeze_groups > recipe.train.epochs
+        ),
+        "train.average.ema and train.average.last are two means of the same weights. Use one of the two": average.ema
+        and average.last,
+        "train.average.last counts from the end, which train.early_stop does not know beforehand. Use "
+        "train.average.ema with it": average.last and stop.patience,
+        "train.early_stop looks at dev, and there is none: give data.dev or a data.dev_frac above 0": stop.patience
+        and not has_dev,
+        "train.average.base_share auto is chosen on dev, and there is none: give data.dev or a data.dev_frac above 0, "
+        "or name a share": average.base_share == "auto" and not has_dev,
+    }
+    for reason, is_so in reasons.items():
+        if is_so:
+            raise PlanError(reason)
+
+
+def rows(recipe: Recipe, base: Base) -> list[Row]:
+    """Of the plan: what is asked for, and what it costs."""
+    r, o, average, stop = recipe.regularise, recipe.objective, recipe.train.average, recipe.train.early_stop
+    found: list[tuple[str, object, str]] = [
+        ("regularise.mixout", r.mixout, "of the change of each weight; as much memory again as the adapted weights"),
+        ("regularise.l2sp", r.l2sp, "on the change of the weights (of LoRA: scale * B A), once an update"),
+        ("regularise.kl", r.kl, "per learned token, exact; a second forward pass for each update, of the base"),
+        ("regularise.neftune", r.neftune, "each example's own noise, so no prefix is stored once: more tokens"),
+        ("regularise.rdrop", r.rdrop, "each example twice with other dropout: twice the time of an update"),
+        ("objective.smoothing", o.smoothing, "of the target goes to all tokens alike"),
+        ("objective.focal", o.focal, "the power of (1 - p) that a token's loss is multiplied with"),
+        ("objective.contrastive", o.contrastive, "of the loss; a second forward pass for each update"),
+        ("train.average.ema", average.ema, "the run's weights are a running mean"),
+        ("train.average.last", average.last, "the run's weights are the mean over this many last updates"),
+        ("train.average.base_share", average.base_share, "of the base in the run's weights (WiSE-FT)"),
+        ("train.early_stop.patience", stop.patience, f"looks at the {stop.on} on dev without a better one"),
+    ]
+    t = recipe.train
+    found += [
+        (
+            "train.by_depth",
+            t.by_depth if t.by_depth != 1 else 0,
+            "each layer's rate is that of the one above over this",
+        ),
+        ("train.unfreeze_groups", t.unfreeze_groups, "epoch k trains the top k groups of layers"),
+    ]
+    cut: list[Row] = []
+    if own_dropout(base):
+        why = "the model's own dropout is drawn by micro-batch: train.micro_tokens changes which numbers are dropped"
+        cut = [("micro-batches", "not free", why)]
+    return [row for row in found if row[1]] + cut

@@ -1,0 +1,32 @@
+"""Label smoothing (Szegedy et al. 2016): the target is 1 - eps of itself and eps of every token alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tunesmith.objectives.sft import SFT
+from tunesmith.roles import Output
+from tunesmith.types import Forest, Loss, Ratio, Shared
+
+
+def smoothed(logits: Tensor, target: Tensor, eps: float) -> Tensor:
+    """(1 - eps) of the target's negative log-probability + eps of the mean over the vocabulary, [c] nats."""
+    logp = logits.log_softmax(-1)
+    return -(1 - eps) * logp.gather(1, target[:, None])[:, 0] - eps * logp.mean(-1)
+
+
+class Smoothed(SFT):
+    """`eps`: above 0; at 0 it would be SFT."""
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def linear_weights(self, batch: Forest) -> Tensor | None:
+        return None
+
+    def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
+        each = output.over_vocab(lambda logits, target: smoothed(logits, target, self.eps), output.target)
+        nll = -(output.logp().detach() * output.weight).sum()
+        return Loss((each * output.weight).sum(), {"nll_nats_per_token": Ratio(nll, self.count(batch))})

@@ -1,0 +1,72 @@
+"""General examples among the training rows, so that less is forgotten: which ones, and what share they came to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+
+from tunesmith.data import ingest
+from tunesmith.data.columns import Columns
+from tunesmith.data.located import files_named
+from tunesmith.data.render import Renderer
+from tunesmith.data.split import Split, key
+from tunesmith.errors import DataError
+from tunesmith.recipe import Recipe
+from tunesmith.types import Label, Record, Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """`records` stand in every epoch; one may stand there twice where there are few."""
+
+    records: tuple[Record, ...] = ()
+    num_rows: int = 0  # that could be learned from
+    learned_frac: float = 0.0  # of all learned tokens of an epoch
+    token_frac: float = 0.0  # of all tokens
+    files: Mapping[str, str] = field(default_factory=dict)  # path -> SHA-256
+
+    @property
+    def words(self) -> str:
+        times = len(self.records) / max(1, self.num_rows)
+        again = f", each {times:.1f} times an epoch" if times > 1 else ""
+        return (
+            f"{len(self.records)} of {self.num_rows} general rows{again}: {self.learned_frac:.1%} of the learned "
+            f"tokens, {self.token_frac:.1%} of all"
+        )
+
+
+def replay_files(recipe: Recipe) -> list[Path]:
+    return [file for name in recipe.data.replay.files for file in files_named(name)]
+
+
+def replayed(recipe: Recipe, renderer: Renderer, parts: Split, train: Sequence[Record]) -> Replayed:
+    """Rows drawn by hash of seed and id until their learned tokens have the share that was asked for. None of them
+    stands in dev or test. They carry no instruction of the task."""
+    asked = recipe.data.replay
+    if not asked.files or not asked.share:
+        return Replayed()
+    read = ingest.read(replay_files(recipe), Columns(), recipe.data.reading)
+    held_out = {key(e) for e in (*parts.dev, *parts.test)}
+    fresh = [e for e in read.examples if isinstance(e.target, (Reply, Label)) and key(e) not in held_out]
+    found = [r for r in renderer.records(fresh).records if r.num_learned]
+    if not found:
+        raise DataError(
+            f"none of the {len(read.examples)} rows of data.replay can be learned from: wanted prompts with replies, "
+            "that stand neither in dev nor in test"
+        )
+    order = sorted(found, key=lambda r: hashlib.sha256(f"{recipe.seed}:{r.example_id}".encode()).digest())
+    own = sum(r.num_learned for r in train)
+    wanted, chosen, learned = own * asked.share / (1 - asked.share), [], 0
+    for record in cycle(order):
+        if learned + record.num_learned / 2 > wanted:  # nearer without it
+            break
+        chosen.append(record)
+        learned += record.num_learned
+    tokens = sum(r.num_tokens for r in chosen)
+    return Replayed(
+        tuple(chosen), len(found), learned / (own + learned), tokens / (tokens + sum(r.num_tokens for r in train)),
+        read.files,
+    )  # fmt: skip

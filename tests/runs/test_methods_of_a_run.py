@@ -1,0 +1,134 @@
+"""Methods in whole runs: early stopping, means, the way back to the base, replay; a resume restores what each keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tests.runs import tiny_runs
+from tests.runs.test_run import StopAfter
+
+from tunesmith.errors import Interrupted, PlanError, RecipeError
+from tunesmith.folder import Silent
+from tunesmith.recipe import parse
+from tunesmith.run import run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_runs.model_folder(tmp_path_factory.mktemp("model"))
+
+
+def do(settings: dict[str, Any], out: Path, tell: Any = None, *, resume: bool = False) -> None:
+    run(parse(settings), yaml.safe_dump(settings), out, tell or Silent(), resume=resume)
+
+
+def asked(model: Path, folder: Path, **train: Any) -> dict[str, Any]:
+    settings = tiny_runs.settings(model, tiny_runs.reply_file(folder / "rows.jsonl"), **train)
+    settings["export"] = ["adapter"]
+    settings["evals"] |= {"max_cases": 4, "few_shot": 0}
+    return settings
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def adapter(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "adapter" / "adapter_model.safetensors")
+
+
+def test_training_ends_where_dev_gets_worse_and_the_best_weights_are_the_runs(model: Path, tmp_path: Path) -> None:
+    """Of a rate that is much too high; the mutant, the last weights, differs."""
+    settings = asked(model, tmp_path, epochs=8, lr=0.3, early_stop={"patience": 2, "every": 1}, watch=0)
+    out = tmp_path / "out"
+    do(settings, out)
+    rows = rows_of(out)
+    looks = [(r["update"], r["look"]) for r in rows if "look" in r]
+    best = min(looks, key=lambda look: look[1])
+    planned = json.loads((out / "plan.json").read_text())["updates"]
+    assert looks[-1][0] == best[0] + 2 < planned
+    assert max(r["update"] for r in rows) == looks[-1][0]
+    kept, exported = load_file(out / "best" / "best.safetensors"), adapter(out)
+    assert all(torch.equal(exported[f"base_model.model.{n}"], t) for n, t in kept.items())
+    last = load_file(sorted((out / "checkpoints").glob("update_*"))[-1] / "state.safetensors")
+    assert any(not torch.equal(last[f"masters.{n}"], t) for n, t in kept.items())
+
+
+def test_a_stopped_run_goes_on_with_all_that_its_methods_keep(model: Path, tmp_path: Path) -> None:
+    general = tiny_runs.written(
+        tmp_path / "general.jsonl", [{"prompt": f"lazy {i}?", "completion": "quick brown fox"} for i in range(9)]
+    )
+    settings = asked(
+        model, tmp_path, average={"ema": 0.7, "base_share": "auto"},
+        early_stop={"patience": 9, "every": 2, "on": "score"},
+        unfreeze_groups=2, by_depth=1.5, schedule={"kind": "wsd"},
+    )  # fmt: skip
+    settings["adapt"] |= {"dropout": 0.2}
+    settings["regularise"] = {"mixout": 0.2, "l2sp": 0.1, "kl": 0.1, "neftune": 5, "rdrop": 1}
+    settings["objective"] = {"smoothing": 0.1}
+    settings["data"] |= {"replay": {"files": [str(general)], "share": 0.2}}
+    do(settings, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        do(settings, tmp_path / "parts", StopAfter(3))
+    do(settings, tmp_path / "parts", resume=True)
+    whole, parts = adapter(tmp_path / "whole"), adapter(tmp_path / "parts")
+    assert all(torch.equal(whole[n], parts[n]) for n in whole)
+    chosen = json.loads((tmp_path / "whole" / "average.json").read_text())
+    assert chosen == json.loads((tmp_path / "parts" / "average.json").read_text())
+    tried = {r["base_share"]: r["dev_loss"] for r in chosen["tried"] if r["base_share"] < 1}
+    assert tried[chosen["base_share"]] == min(tried.values())
+    assert all(r["bits_per_byte"] > 0 for r in chosen["tried"])
+    [words] = [
+        r["why"]
+        for r in json.loads((tmp_path / "whole" / "plan.json").read_text())["resolved"]
+        if r["key"] == "data.replay"
+    ]
+    share = float(words.split(": ")[1].split("%")[0]) / 100
+    assert share == pytest.approx(0.2, abs=0.02)
+    assert {"kl_nats_per_token", "rdrop_nats_per_token"} <= rows_of(tmp_path / "whole")[1].keys()
+
+
+REFUSED = {
+    "other dropout masks": {"regularise": {"rdrop": 1}},
+    "have no labels": {"objective": {"contrastive": 0.5}},
+    "opposite ways": {"objective": {"smoothing": 0.1, "focal": 2}},
+    "two means": {"train": {"average": {"ema": 0.9, "last": 2}}},
+    "counts from the end": {"train": {"average": {"last": 2}, "early_stop": {"patience": 2}}},
+    "there is none": {"train": {"early_stop": {"patience": 2}}, "data": {"dev_frac": 0.0}},
+    "compile them each time": {"regularise": {"mixout": 0.1}, "train": {"compile": True}},
+    "more trains each epoch": {"train": {"unfreeze_groups": 5}},
+    "not all that changes": {"regularise": {"l2sp": 0.1}, "adapt": {"dora": True}},
+    "its own twin": {"objective": {"contrastive": 0.5}, "regularise": {"rdrop": 1}, "adapt": {"dropout": 0.1}},
+}
+
+
+def test_what_cannot_work_is_refused_before_anything_is_trained(model: Path, tmp_path: Path) -> None:
+    labelled = tiny_runs.labelled_file(tmp_path / "labels.jsonl")
+    for message, part in REFUSED.items():
+        settings = asked(model, tmp_path)
+        if "twin" in message:
+            settings["data"]["train"] = [str(labelled)]
+        for group, keys in part.items():
+            settings[group] = settings.get(group, {}) | keys
+        with pytest.raises(PlanError, match=message):
+            do(settings, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "keys"),
+    [
+        ("regularise", {"mixout": 1.0}), ("regularise", {"l2sp": -1}), ("objective", {"focal": 0.5}),
+        ("objective", {"contrastive": 1.0}), ("objective", {"temperature": 0}), ("train", {"by_depth": 0}),
+        ("train", {"average": {"ema": 1.0}}), ("data", {"replay": {"share": 1.0}}), ("train", {"unfreeze_groups": -1}),
+    ],
+)  # fmt: skip
+def test_strengths_that_are_no_strengths(group: str, keys: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=next(iter(keys))):
+        parse({group: keys})
