@@ -120,20 +120,22 @@ def updates_why(recipe: Recipe, shape: dict[str, Any], updates: int) -> str:
     said = f"{recipe.train.epochs} epochs of {shape['updates_per_epoch']}"
     if updates == shape["num_updates"]:
         return said
-    seen = seen_of(shape) or "every example is seen"
-    return f"{said} would be {shape['num_updates']}; train.max_updates ends it early: {seen}"
+    seen = seen_of(shape)
+    what = f"only {seen} are seen, each once" if seen else "every example is seen"
+    return f"{said} would be {shape['num_updates']}; train.max_updates ends it early: {what}"
 
 
 def seen_of(shape: dict[str, Any]) -> str:
     """Where training ends before it has seen all examples: how many it sees. "" where it sees all."""
     seen, num = shape["num_seen"], shape["num_examples"]
-    return f"{seen:,} of {num:,} training examples are seen, once" if seen < num else ""
+    return f"{seen:,} of {num:,} training examples" if seen < num else ""
 
 
 def seen_note(planned: dict[str, Any]) -> str:
     """The same for the verdict, whose reader would take all training rows for learned ones."""
     said = seen_of(planned["feed"])
-    return f"training ended at train.max_updates: {said}; more updates may change the result." if said else ""
+    early = "training ended early, at train.max_updates: it saw"
+    return f"{early} {said}, each once; more updates may change the result." if said else ""
 
 
 def guards_why(recipe: Recipe, base: Base, made: Material, times: pace.Times) -> str:

@@ -79,6 +79,13 @@ def sentences(found: Mapping[str, Any], held: Mapping[str, Any]) -> tuple[str, .
     if held.get("unsure_frac") is not None and held["unsure_frac"] < 1:
         said.append(
             f"On {words.count(held.get('num_cases'))} held-out cases {share(held['unsure_frac'])} were unsure; of the "
-            f"rest {share(held.get('accuracy_when_sure'))} were right, of all {share(held.get('accuracy'))}."
+            f"other {others(held)}{share(held.get('accuracy_when_sure'))} were right, of all "
+            f"{share(held.get('accuracy'))}."
         )
     return tuple(said)
+
+
+def others(held: Mapping[str, Any]) -> str:
+    """How many answers were not called unsure: a share of few says little."""
+    num = held.get("num_cases")
+    return f"{round(num * (1 - held['unsure_frac'])):,} " if isinstance(num, int) else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DataError
+from tunesmith.evals.probes import ALPHA
 from tunesmith.report import cases, costs, first_screen, words
 from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read
@@ -115,7 +116,7 @@ def score_table(verdict: Mapping[str, Any]) -> list[str]:
     if guard:
         said = {True: "kept", False: "lost", None: "not known"}
         lines += table(
-            ["Guard probe", "Base", "Tuned", "Interval of the effect", "Result"],
+            ["Guard probe", "Base", "Tuned", f"{words.confidence({'alpha': ALPHA})} interval of the effect", "Result"],
             (
                 [plain_text(g["name"]), words.number(g.get("base")), words.number(g.get("tuned")),
                  words.interval(g.get("interval"), with_sign=True), said[g.get("passed")]]
@@ -125,7 +126,7 @@ def score_table(verdict: Mapping[str, Any]) -> list[str]:
     second = verdict.get("secondary") or {}
     if second:
         lines += table(
-            ["Secondary metric (decides nothing)", "Base", "Tuned", "Effect", "Interval"],
+            ["Secondary metric (decides nothing)", "Base", "Tuned", "Effect", f"{words.confidence(verdict)} interval"],
             (
                 [plain_text(words.metric(n)), words.number(r.get("base")), words.number(r.get("tuned")),
                  words.signed(r.get("effect")), words.interval(r.get("interval"), with_sign=True)]

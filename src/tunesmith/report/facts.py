@@ -56,6 +56,7 @@ class Facts:
     robustness: Mapping[str, Any] | None  # how far the verdict holds
     understanding: Mapping[str, Any] | None  # what the cases are about, and which layers moved
     explained: Mapping[str, Mapping[str, Any]]  # example id -> why the tuned model answered as it did
+    gates: tuple[Mapping[str, Any], ...] | None  # what the recipe demands, and whether it is met
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
 
@@ -102,13 +103,14 @@ def read(folder: Path) -> Facts:
         verdict=verdict,
         cost=read_mapping(folder / "cost.json"),
         export=read_mapping(folder / "export.json"),
-        forms=read_forms(folder / "scores" / "forms.json"),
+        forms=read_rows(folder / "scores" / "forms.json"),
         metrics=metrics,
         watched=watched,
         calibration=read_mapping(folder / "calibration.json"),
         robustness=read_mapping(folder / "robustness.json"),
         understanding=read_mapping(folder / "understanding.json"),
         explained=read_explained(folder / "explained"),
+        gates=read_rows(folder / "gates.json"),
         cases=read_cases(folder / "scores" / "cases.parquet"),
         missing=tuple(missing),
     )
@@ -171,12 +173,12 @@ def read_explained(folder: Path) -> Mapping[str, Mapping[str, Any]]:
     return {str(row["example_id"]): row for row in found if row is not None}
 
 
-def read_forms(path: Path) -> tuple[Mapping[str, Any], ...] | None:
+def read_rows(path: Path) -> tuple[Mapping[str, Any], ...] | None:
     found = parse(path)
     if found is None:
         return None
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise DataError(f"{path} is not a list of objects; wanted one per prompt form, as `tunesmith run` writes it.")
+        raise DataError(f"{path} is not a list of objects; wanted rows as `tunesmith run` writes them.")
     return tuple(found)
 
 

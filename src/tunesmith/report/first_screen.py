@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.report import cases, words
+from tunesmith.report import cases, demands, words
 from tunesmith.report.facts import Facts
 from tunesmith.report.words import Link, Sentence
 
@@ -90,7 +90,7 @@ def rows(facts: Facts) -> tuple[Row, ...]:
         Row("By how much?", (*how_much(facts, first, points(first)), *(f" {beside(c)}" for c in further))),
         Row("How sure is that?", (*how_sure(first, points(first)), *(f" {sure_beside(c)}" for c in further))),
         Row("What did it lose?", lost(facts, verdict)),
-        Row("May I use it?", may_i_use_it(facts, verdict)),
+        Row("May I use it?", (*may_i_use_it(facts, verdict), demands.summary(facts.gates))),
     )
 
 
@@ -123,7 +123,19 @@ def how_much(facts: Facts, verdict: Mapping[str, Any], scale: Points) -> Sentenc
     unit = f" {scale.unit}" if scale.unit else ""
     if float(by.replace(",", "")) == 0 if by != words.NOT_KNOWN else False:
         return ("By nothing that shows: ", base, " before and ", tuned, f" after{what}")
-    return (f"{moved} {by}{unit}, from ", base, " to ", tuned, what)
+    return (f"{moved} {by}{unit}, from ", base, " to ", tuned, what, floor(verdict, scale))
+
+
+def floor(verdict: Mapping[str, Any], scale: Points) -> str:
+    """What needs no model and does better than the base model: a gain over that base begins below it."""
+    sign = -1 if verdict.get("less_is_better") else 1
+    above = {
+        n: v for n, v in (verdict.get("baselines") or {}).items() if v is not None and sign * v > sign * verdict["base"]
+    }
+    if verdict["decision"] != "better" or not above:
+        return ""
+    name = max(above, key=lambda n: sign * above[n])
+    return f" Without a language model, {name} gets {scale.of(above[name])}: better than the base."
 
 
 def beside(claim: Mapping[str, Any]) -> str:
@@ -177,29 +189,42 @@ def lost(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     guard = verdict.get("guard") or ()
     if not guard:
         return (*said, "Other abilities: not checked in this run.")
+    return (*said, f"Other abilities, {guards(guard)}.")
+
+
+def guards(guard: Sequence[Mapping[str, Any]]) -> str:
+    """Lost probes with their numbers, those not known by name, the kept ones by number: the table below has all."""
+    lost, open_, kept = ([g for g in guard if g.get("passed") is state] for state in (False, None, True))
     parts = []
-    for passed, result in ((False, "lost"), (None, "not known"), (True, "kept")):
-        names = [
-            f"{g['name']} ({words.number(g.get('base'))} → {words.number(g.get('tuned'))})"
-            for g in guard
-            if g.get("passed") is passed
-        ]
-        parts += [f"{result}: {', '.join(names)}"] if names else []
-    return (*said, f"Other abilities, {'; '.join(parts)}.")
+    if lost:
+        parts.append("lost: " + ", ".join(f"{g['name']} ({from_to(g)})" for g in lost))
+    if open_:
+        parts.append(f"not known: {', '.join(str(g['name']) for g in open_)}")
+    if kept:
+        parts.append(f"kept: {len(kept)} of {len(guard)}")
+    return "; ".join(parts)
+
+
+def from_to(probe: Mapping[str, Any]) -> str:
+    """Shares out of 100; bits per byte, which have a minus, as they are."""
+    ends = [probe.get("base"), probe.get("tuned")]
+    if all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in ends):
+        return " → ".join(f"{100 * v:.0f}" for v in ends) + " of 100"
+    return " → ".join(words.number(v) for v in ends)
 
 
 def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     """The decision in a sentence; a yes names what is still wrong, for better is not the same as good."""
     may, _ = words.may_i_use_it(facts, verdict)
     tally = cases.counts(facts.cases or ())
-    if verdict["decision"] != "better" or not words.plain(may).startswith("Yes"):
-        return (*may, *but_read(verdict, tally)) if words.plain(may).startswith("Only") else may
     simpler = words.as_good(verdict)
-    if simpler:
+    if verdict["decision"] == "better" and simpler and not words.differs(facts):
         name, value = (min if verdict.get("less_is_better") else max)(simpler, key=lambda pair: pair[1])
         scale = points(verdict)
-        return (f"Yes, but something simpler does about as well: {name} gets {scale.of(value)}, this model ",
+        return (f"There may be no need: {name}, without a language model, gets {scale.of(value)}, this model ",
                 f"{scale.of(verdict['tuned'])}.")  # fmt: skip
+    if verdict["decision"] != "better" or not words.plain(may).startswith("Yes"):
+        return (*may, *but_read(verdict, tally)) if words.plain(may).startswith("Only") else may
     num = tally["tuned-wrong"]
     if not facts.cases or not num:
         return (*may, *but_read(verdict, tally))

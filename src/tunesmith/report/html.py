@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tunesmith.evals.probes import ALPHA
 from tunesmith.report import cases, first_screen, views, words
 from tunesmith.report.calibration_view import calibration
 from tunesmith.report.case_views import CasePage, Known, page
@@ -20,6 +21,7 @@ from tunesmith.report.watch_view import watched
 from tunesmith.report.why_view import tags, why
 
 FOLDER = Path(__file__).parent
+FEW_DEV = 50  # dev cases, below which scores of prompt forms are said to be close to a toss
 MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
 CASE_BUDGETS = (4_000_000, 3_200_000, 2_400_000, 1_600_000, 800_000)
 
@@ -106,6 +108,8 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "counts": cases.counts(facts.cases or ()),
         "base": base_model(facts),
         "confidence": words.confidence(words.claims(verdict)[0] if verdict else {}),
+        "guard_confidence": words.confidence({"alpha": ALPHA}),
+        "few_dev": any((f.get("num_cases") or 0) < FEW_DEV for f in (facts.forms or ())[1:]),
         "figure": views.effect_figure(verdict, answers.tone) if verdict else None,
         "metric_words": words.metric_meaning((verdict or {}).get("metric")),
         "scores": views.score_rows(verdict, is_share=is_share, with_cases=bool(facts.cases)) if verdict else [],

@@ -70,16 +70,23 @@ def fit_words(found: Facts) -> list[str]:
         )
     if gap := found.get("overfitting"):
         (train_before, train_after), (dev_before, dev_after) = gap["train_loss"], gap["dev_loss"]
-        kept = gap.get("kept_frac")
         said.append(
-            f"Loss on training rows {words.number(train_before)} → {words.number(train_after)}, on dev rows "
-            f"{words.number(dev_before)} → {words.number(dev_after)} nats per token: training rows gained "
-            f"{words.signed(gap['gap'])} more (interval {words.interval(gap['interval'], with_sign=True)})."
-            + (f" {share(min(1.0, kept))} of what was learned reaches rows that were not trained on." if kept else "")
+            f"Loss on training rows {train_before:.2f} → {train_after:.2f}, on dev rows {dev_before:.2f} → "
+            f"{dev_after:.2f} nats per token: training rows gained {words.signed(gap['gap'])} more (interval "
+            f"{words.interval(gap['interval'], with_sign=True)})." + kept_words(gap, train_before - train_after)
         )
     else:
         said.append("Train-dev gap: not known, there are too few dev rows.")
     return said
+
+
+def kept_words(gap: Facts, gained: float) -> str:
+    """How much of what was learned holds for new rows, with the range that the gap's interval leaves; "" if nothing."""
+    if not gap.get("kept_frac") or gained <= 0:
+        return ""
+    low, high = (min(1.0, max(0.0, 1 - end / gained)) for end in reversed(gap["interval"]))
+    of = f"{share(low)} to {share(high)}" if share(low) != share(high) else share(low)
+    return f" So {of} of what was learned reaches rows that were not trained on."
 
 
 def level_words(found: Facts) -> list[str]:

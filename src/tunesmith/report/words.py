@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.report import cases
+from tunesmith.report import cases, demands
 from tunesmith.report.facts import Facts
 from tunesmith.report.metric_words import METRICS
 
@@ -105,8 +105,8 @@ def p_value(p: Any) -> str:
 
 def chance(p: float) -> str:
     """A probability as people say it."""
-    if p < 0.0001:
-        return "less than once in 10,000 times"
+    if p <= 0.0001:  # as far as 9,999 drawn flips can tell
+        return "at most once in 10,000 times"
     if p > 0.95:
         return "almost always"
     out_of = 100 if p >= 0.02 else 1000 if p >= 0.002 else 10_000
@@ -161,7 +161,7 @@ def answers(facts: Facts) -> Answers:
         how_sure=(*how_sure(claims(verdict)[0]), *holm_words(verdict)),
         lost=what_it_lost(facts, verdict),
         may_use=may_use,
-        because=because,
+        because=(*because, *demands.sentences(facts.gates)),
         notes=tuple(n[:1].upper() + n[1:] for n in map(str, verdict.get("notes") or ())),
     )
 
@@ -354,10 +354,12 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, tu
     because += export_words(facts)
     if differs(facts):
         return ("Not the exported files: they do not answer as the model that was measured.",), tuple(because)
-    if as_good(verdict) or doubted:
-        return ("Yes, but something simpler may do as well.",), tuple(because)
+    if as_good(verdict):
+        return ("There may be no need: something simpler does about as well.",), tuple(because)
     if failed:
         return ("Only where the losses named here do not matter.",), tuple(because)
+    if doubted:
+        return ("Yes, but something simpler may do as well.",), tuple(because)
     return ("Yes, instead of the base model, for inputs like those it was tested on.",), tuple(because)
 
 

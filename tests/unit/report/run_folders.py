@@ -172,6 +172,8 @@ def make(
     files = {name: others.get(Path(name).stem, content) for name, content in JSON_FILES.items()}
     if verdict is not None:
         files["verdict.json"] = verdict
+    if "gates" in others:
+        files["gates.json"] = others["gates"]
     for name, content in files.items():
         if name not in without:
             (folder / name).write_text(json.dumps(content), encoding="utf-8")

@@ -82,6 +82,27 @@ def test_rounded_points_add_up(tmp_path: Path) -> None:
     assert found[1].startswith("Up 23 points of 100, from 22 to 45,")
 
 
+def test_what_needs_no_model_and_beats_the_base_is_named(tmp_path: Path) -> None:
+    """Mutant: a gain over a base that a fixed answer beats, told as if it began at nothing."""
+    texts = {"metric": "rouge_l", "base": 0.23, "tuned": 0.52, "effect": 0.29, "interval": [0.23, 0.34]}
+    found = said(tmp_path, {**texts, "baselines": {"majority answer": 0.31, "nearest training example": 0.2}})
+    assert found[1].endswith(
+        "with the right answer. Without a language model, majority answer gets 31: better than the base."
+    )
+    assert said(tmp_path, {**texts, "baselines": {"majority answer": 0.2}})[1].endswith("with the right answer.")
+    less = {"metric": "bits_per_byte", "base": 2.5, "tuned": 2.0, "effect": 0.5, "less_is_better": True}
+    found = said(tmp_path, {**less, "interval": [0.2, 0.8], "baselines": {"n-grams": 2.2, "noise": 2.6}})
+    assert found[1].endswith(" Without a language model, n-grams gets 2.20: better than the base.")
+
+
+def test_demands_of_the_recipe_are_told(tmp_path: Path) -> None:
+    met, not_met = (
+        {"name": n, "wanted": "w", "found": "f", "passed": p} for n, p in (("effect", True), ("stopped", False))
+    )
+    assert said(tmp_path, {}, gates=[met, not_met])[4].endswith(" What the recipe demands is not met: stopped.")
+    assert said(tmp_path, {}, gates=[met])[4].endswith(" All that the recipe demands is met.")
+
+
 def test_a_small_effect_is_not_rounded_away(tmp_path: Path) -> None:
     found = said(tmp_path, {"base": 0.412, "tuned": 0.426, "effect": 0.014, "interval": [0.003, 0.025]})
     assert found[1].startswith("Up 1.4 points of 100, from 41.2 to 42.6,")
@@ -108,7 +129,7 @@ def test_less_is_better_and_relative_scores_are_said_so(tmp_path: Path) -> None:
             "less_is_better": True, "baselines": {"n-grams": 1.9, "noise": 2.6}}  # fmt: skip
     rows = [{**case(i, 2.5, 2.0 if i else 3.0), "scale": "less"} for i in range(10)]
     found = said(tmp_path / "less", less, cases=rows)
-    assert found[1] == "Down 0.500, from 2.50 to 2.00 in bits per byte; less is better."
+    assert found[1].startswith("Down 0.500, from 2.50 to 2.00 in bits per byte; less is better.")
     assert found[3].startswith("1 of 10 cases scored worse than before.")
     assert "n-grams gets 1.90," in found[4]
     judged = {"metric": "judge", "base": 0.3, "tuned": 0.7, "effect": 0.4, "interval": [0.1, 0.7]}
@@ -129,7 +150,7 @@ def test_guards_are_named_with_their_numbers(tmp_path: Path) -> None:
     lost = {"name": "arithmetic", "base": 0.5, "tuned": 0.25, "effect": -0.25, "interval": [-0.3, -0.2], "margin": 0.02}
     kept = {**lost, "name": "reading", "tuned": 0.51}
     found = said(tmp_path, {"guard": [{**kept, "passed": True}, {**lost, "passed": False}]})
-    assert found[3].endswith("Other abilities, lost: arithmetic (0.500 → 0.250); kept: reading (0.500 → 0.510).")
+    assert found[3].endswith("Other abilities, lost: arithmetic (50 → 25 of 100); kept: 1 of 2.")
     assert found[4] == "Only where the losses named here do not matter."
 
 
@@ -149,7 +170,7 @@ def test_a_json_answer_is_right_only_in_every_field(tmp_path: Path) -> None:
 
 def test_something_simpler_is_named(tmp_path: Path) -> None:
     found = said(tmp_path, {"baselines": {"TF-IDF": 0.72, "majority": 0.3}})
-    assert found[4] == "Yes, but something simpler does about as well: TF-IDF gets 72, this model 70."
+    assert found[4] == "There may be no need: TF-IDF, without a language model, gets 72, this model 70."
 
 
 def test_a_run_that_stopped_says_how_far_it_came(tmp_path: Path) -> None:

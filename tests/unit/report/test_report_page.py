@@ -107,7 +107,7 @@ def test_no_guard_is_said_and_a_failed_one_holds_the_yes_back(tmp_path: Path) ->
     assert "Outside this task, not known: refusals." in page.words
     assert "not checked" not in page.words
     assert "Only where the losses named here do not matter." in page.words
-    assert page.row("arithmetic") == ["arithmetic", "0.500", "0.250", "−0.250", "−0.300 to −0.200", "0.020", "✗ lost"]
+    assert page.row("arithmetic") == ["arithmetic", "✗ lost", "0.500", "0.250", "−0.250", "−0.300 to −0.200", "0.020"]
     assert form_faults(text) == []
 
 
