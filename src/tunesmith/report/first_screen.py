@@ -34,6 +34,7 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
 }
 OF_100_ALREADY = ("chrf", "bleu")
 LIKENESS = ("rouge_l", "rouge_1", "chrf", "bleu", "token_f1")  # to one right answer, not truth
+LIMIT_MATTERS_FRAC = 0.2  # of one model's answers: from here on, the limit may have decided the comparison
 MANY_CUT_FRAC = 0.05  # of answers that ran into the length limit: from here on, said on the first screen
 NOT_YET: Sentence = ("Not known yet: base and tuned model were not compared.",)
 
@@ -88,7 +89,10 @@ def rows(facts: Facts) -> tuple[Row, ...]:
     return (
         Row("Is it better?", better(facts, verdict)),
         Row("By how much?", (*how_much(facts, first, points(first)), *(f" {beside(c)}" for c in further))),
-        Row("How sure is that?", (*how_sure(first, points(first)), *(f" {sure_beside(c)}" for c in further))),
+        Row(
+            "How sure is that?",
+            (*how_sure(first, points(first)), *(f" {sure_beside(c)}" for c in further), broken_off(facts)),
+        ),
         Row("What did it lose?", lost(facts, verdict)),
         Row("May I use it?", (*may_i_use_it(facts, verdict), demands.summary(facts.gates))),
     )
@@ -101,12 +105,20 @@ def linked(facts: Facts, text: str, tags: str) -> str | Link:
 
 def better(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     found = linked(facts, words.things(int(verdict.get("num_cases") or 0), "case"), "all")
+    if none_right(facts, verdict) and not verdict["base"]:
+        return ("On ", found, " kept out of training, neither the tuned model (trained on your examples) nor the base "
+                "model (before training) got one right.")  # fmt: skip
     did = {
         "better": "the tuned model (trained on your examples) did better than the base model (before training).",
         "worse": "the tuned model (trained on your examples) did worse than the base model (before training).",
         "no relevant difference": "the tuned model (trained on your examples) did about as well as the base model.",
     }.get(verdict["decision"], "the tuned model (trained on your examples) was neither clearly better nor worse.")
     return ("On ", found, " kept out of training, ", did)
+
+
+def none_right(facts: Facts, verdict: Mapping[str, Any]) -> bool:
+    """Of cases that are right or wrong: more of them would show how little it can do, not that it can."""
+    return verdict["tuned"] == 0 and words.is_share(facts, verdict)
 
 
 def how_much(facts: Facts, verdict: Mapping[str, Any], scale: Points) -> Sentence:
@@ -177,6 +189,18 @@ def how_sure(verdict: Mapping[str, Any], scale: Points) -> Sentence:
     return (f"{how}: the true {'gain' if is_gain else 'loss'} is likely {span}.{luck}",)
 
 
+def broken_off(facts: Facts) -> str:
+    """Where the length limit cut so many answers that it is a part of what was measured."""
+    tally = cases.counts(facts.cases or ())
+    base, tuned = tally["base-cut"], tally["tuned-cut"]
+    if max(base, tuned) < LIMIT_MATTERS_FRAC * max(1, tally["all"]):
+        return ""
+    return (
+        f" Of {tally['all']:,} answers {base:,} of the base and {tuned:,} of the tuned model broke off at the length "
+        "limit: a larger evals.max_new_tokens may change the result."
+    )
+
+
 def lost(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     """Cases that got worse, and abilities outside the task: kept, lost or not checked."""
     tally = cases.counts(facts.cases or ())
@@ -207,7 +231,7 @@ def guards(guard: Sequence[Mapping[str, Any]]) -> str:
 
 def from_to(probe: Mapping[str, Any]) -> str:
     """Shares out of 100; bits per byte, which have a minus, as they are."""
-    ends = [probe.get("base"), probe.get("tuned")]
+    ends: list[Any] = [probe.get("base"), probe.get("tuned")]
     if all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in ends):
         return " → ".join(f"{100 * v:.0f}" for v in ends) + " of 100"
     return " → ".join(words.number(v) for v in ends)
@@ -217,6 +241,8 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     """The decision in a sentence; a yes names what is still wrong, for better is not the same as good."""
     may, _ = words.may_i_use_it(facts, verdict)
     tally = cases.counts(facts.cases or ())
+    if verdict["decision"] != "worse" and none_right(facts, verdict):
+        return (f"No: it got none of {words.things(tally['all'], 'case')} right.",)
     simpler = words.as_good(verdict)
     if verdict["decision"] == "better" and simpler and not words.differs(facts):
         name, value = (min if verdict.get("less_is_better") else max)(simpler, key=lambda pair: pair[1])

@@ -95,6 +95,19 @@ def test_what_needs_no_model_and_beats_the_base_is_named(tmp_path: Path) -> None
     assert found[1].endswith(" Without a language model, n-grams gets 2.20: better than the base.")
 
 
+def test_two_models_that_get_nothing_right_are_told_so(tmp_path: Path) -> None:
+    """Mutant: "Test on more cases first", which reads as if more cases could show that a model works."""
+    rows = [{**case(i, 0.0, 0.0), "base_stopped": i > 7, "tuned_stopped": i > 4} for i in range(10)]
+    none = {"decision": "too few cases", "base": 0.0, "tuned": 0.0, "effect": 0.0, "interval": [-0.2, 0.2]}
+    found = said(tmp_path, none, cases=rows)
+    assert found[0].endswith("nor the base model (before training) got one right.")
+    assert found[2].endswith(
+        " Of 10 answers 8 of the base and 5 of the tuned model broke off at the length limit: a larger "
+        "evals.max_new_tokens may change the result."
+    )
+    assert found[4] == "No: it got none of 10 cases right."
+
+
 def test_demands_of_the_recipe_are_told(tmp_path: Path) -> None:
     met, not_met = (
         {"name": n, "wanted": "w", "found": "f", "passed": p} for n, p in (("effect", True), ("stopped", False))
