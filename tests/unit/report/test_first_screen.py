@@ -144,7 +144,7 @@ def test_less_is_better_and_relative_scores_are_said_so(tmp_path: Path) -> None:
     found = said(tmp_path / "less", less, cases=rows)
     assert found[1].startswith("Down 0.500, from 2.50 to 2.00 in bits per byte; less is better.")
     assert found[3].startswith("1 of 10 cases scored worse than before.")
-    assert "n-grams gets 1.90," in found[4]
+    assert "n-grams, without a language model, gets 1.90," in found[4]
     judged = {"metric": "judge", "base": 0.3, "tuned": 0.7, "effect": 0.4, "interval": [0.1, 0.7]}
     rows = [{**case(i, float(i < 3), float(i >= 3)), "scale": "relative"} for i in range(10)]
     found = said(tmp_path / "judge", judged, cases=rows)
