@@ -21,6 +21,7 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "real_sets.jsonl"
 PAGE = HERE.parent / "docs" / "results.md"
+BY_HAND = "<!-- below this line the page is written by hand, and kept -->"
 COMMON = ["train.update_tokens=2048", "evals.max_dev_cases=24"]
 SETS: dict[str, tuple[str, list[str]]] = {
     "meqsum": (
@@ -124,7 +125,8 @@ def main() -> None:
             with RESULTS.open("a", encoding="utf-8") as kept:
                 kept.write(json.dumps(row) + "\n")
     rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
-    PAGE.write_text(page(rows), encoding="utf-8")
+    _, mark, by_hand = PAGE.read_text(encoding="utf-8").partition(BY_HAND)
+    PAGE.write_text(page(rows) + (f"\n{mark}{by_hand}" if mark else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":
