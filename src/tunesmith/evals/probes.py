@@ -161,7 +161,7 @@ STOPPING = Probe(
     f"look at the training replies: each must be whole, and end where an answer should; or {LESS}",
 )  # fmt: skip
 HELD_OUT = Probe(
-    "supported claims in held-out cases", "", "answer", "brings more numbers and names that its source lacks", CLAIMS,
+    "supported claims, held-out cases", "", "answer", "brings more numbers and names that its source lacks", CLAIMS,
 )  # fmt: skip
 
 
