@@ -76,6 +76,17 @@ def truth_mean(discordance: float, better: bool) -> float:
     return discordance * (0.9 / 1.9 - 0.5 / 1.7) if better else 0.0
 
 
+def draw_judged(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A judge's vote (or which of a pair is likelier): the tuned model gets 0, 1/2 or 1 of it, the base the rest."""
+    wins = np.where(rng.random((batch, n)) < (0.7 if better else 0.5), 0.5, -0.5)
+    share = 0.5 + np.where(rng.random((batch, n)) < discordance, wins, 0.0)
+    return as_mean(1 - share, share)
+
+
+def truth_judged(discordance: float, better: bool) -> float:
+    return 0.4 * discordance if better else 0.0
+
+
 def draw_grouped(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
     """Right/wrong cases in groups that fare nearly alike: a model is right on a whole group or on none."""
     base = rng.random((batch, n // GROUP)) < 0.4
@@ -233,6 +244,7 @@ def texts(stats_of: Callable, value: Callable[[np.ndarray], np.ndarray]) -> Kind
 def kinds() -> dict[str, Kind]:
     return {
         "mean": Kind(mean_of, draw_mean, truth_mean),
+        "judge": Kind(mean_of, draw_judged, truth_judged),
         "groups": Kind(mean_of, draw_grouped, truth_grouped, group=GROUP),
         "macro_f1": Kind(counted.macro_f1, draw_labels(f1_parts), truth_labels(f1_parts, counted.macro_f1)),
         "mcc": Kind(counted.mcc, draw_labels(mcc_parts), truth_labels(mcc_parts, counted.mcc), span=2.0),
@@ -251,6 +263,7 @@ def rejects(
     *,
     better: bool = False,
     of_truth: bool = False,
+    num_flips: int = FLIPS,
     change: Callable[[permutation.Flips], permutation.Flips] = lambda flips: flips,
 ) -> float:
     """Share of comparisons that reject "no effect", or "the effect is the true one" (1 - coverage).
@@ -264,9 +277,19 @@ def rejects(
     for start in range(0, num, BATCH):
         batch = min(BATCH, num - start)
         base, tuned = kind.draw(rng, batch, n, discordance, better)
-        flips = permutation.flip(base, tuned, kind.value, kind.span, unit_n, FLIPS, seed=int(rng.integers(2**31)))
+        flips = permutation.flip(base, tuned, kind.value, kind.span, unit_n, num_flips, seed=int(rng.integers(2**31)))
         found += int((permutation.p_at(change(flips), shift) < ALPHA).sum())
     return found / num
+
+
+def cases_for_power(kind: Kind, discordance: float) -> int:
+    """How many cases it takes for the true effect to be the one that is announced as found four times in five, from
+    the spread of 20,000 cases."""
+    base, tuned = kind.draw(np.random.default_rng(3), 1, 20_000, discordance, True)
+    unit_n = None if kind.group == 1 else np.arange(20_000) // kind.group
+    flips = permutation.flip(base, tuned, kind.value, kind.span, unit_n, num_flips=1)
+    announced = stats.detectable_mean(stats.standard_error(flips.contribution_G[0]), ALPHA)
+    return round(20_000 * (announced / kind.truth(discordance, True)) ** 2 / kind.group) * kind.group
 
 
 def binary_rows(num: int, seed: int = 0) -> list[dict[str, float | str]]:

@@ -1,8 +1,8 @@
 """Laws of the verdict: its error rates, and that its test and its interval are one thing; with mutants that break each.
 
-The simulators are those of bench/verdict_rates.py, which runs 10,000 comparisons per kind (docs/statistics.md has its
-figures). Here right/wrong has 10,000 per cell; the permutation kinds have fewer, and their bounds are wider by 2.6
-standard errors of the simulation, so that a rate on the bound fails once in 200 times and not once in two.
+The simulators are those of bench/verdict_rates.py (docs/statistics.md has its figures with more flips). Right/wrong has
+10,000 comparisons per cell, every other kind 10,000 over its nine cells, judged together and without slack; where fewer
+are simulated the bounds are wider by 2.6 standard errors, so that a rate on the bound fails once in 200 times.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from tunesmith.evals import compare, mcnemar, permutation, stats
 from tunesmith.evals.metrics import METRICS, mean_of
 
 ALPHA = rates.ALPHA
-PER_CELL = 160  # of nine cells per kind
+PER_CELL = 1_112  # of nine cells per kind: 10,008
+FLIPS = 200  # enough for the level: 10 of 201 is just under 0.05
 KINDS = rates.kinds()
 
 
@@ -90,24 +91,53 @@ def test_mutants_of_right_wrong_fail():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_permutation_errs_as_said(name):
-    rate = np.mean([rates.rejects(KINDS[name], PER_CELL, n, d) for n, d in CELLS])
-    assert size_holds(rate, PER_CELL * len(CELLS))
+    cells = [rates.rejects(KINDS[name], PER_CELL, n, d, num_flips=FLIPS) for n, d in CELLS]
+    assert np.mean(cells) <= ALPHA + 0.01
+    assert all(size_holds(rate, PER_CELL) for rate in cells), cells
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_permutation_covers_as_said(name):
     regular = [(n, d) for n, d in CELLS if n * d / KINDS[name].group >= 10]  # ten units or more differ
-    missed = [rates.rejects(KINDS[name], PER_CELL, n, d, better=True, of_truth=True) for n, d in regular]
-    assert coverage_holds(1 - np.mean(missed), PER_CELL * len(regular))
+    missed = [
+        rates.rejects(KINDS[name], PER_CELL, n, d, better=True, of_truth=True, num_flips=FLIPS) for n, d in regular
+    ]
+    assert 0.93 <= 1 - np.mean(missed) <= 0.97
+    assert all(coverage_holds(1 - rate, PER_CELL) for rate in missed), missed
 
 
-def test_mean_finds_the_announced_effect():
-    rng = np.random.default_rng(14)
-    n, sd = 150, 0.2
-    effect = stats.detectable_mean(sd / np.sqrt(n))
-    base = np.full((1000, n), 0.4)
-    flips = permutation.flip(*rates.as_mean(base, base + rng.normal(effect, sd, base.shape)), mean_of, 1.0, None, 999)
-    assert power_holds((permutation.p_at(flips, 0.0) < ALPHA).mean())
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "groups"])
+def test_few_differing_cases_cover_nearly_as_said(name):
+    """Six of 60 differ. Without `sparse.py` bits per byte are at 0.91 and BLEU at 0.92."""
+    missed = rates.rejects(KINDS[name], 1_000, 60, 0.1, better=True, of_truth=True, num_flips=FLIPS)
+    assert coverage_holds(1 - missed, 1_000)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_finds_what_it_announces(name):
+    """Where the true effect is the one announced as found in 80%, it is found in 70 to 90%. A mutant that announces
+    half of it is not."""
+    kind, discordance = KINDS[name], 0.5
+    num_cases = rates.cases_for_power(kind, discordance)
+    found = rates.rejects(kind, 400, num_cases, discordance, better=True, num_flips=FLIPS)
+    assert 0.7 <= found <= 0.9, (num_cases, found)
+    quarter = max(2, round(num_cases / 4 / kind.group)) * kind.group
+    assert not 0.7 <= rates.rejects(kind, 200, quarter, discordance, better=True, num_flips=FLIPS) <= 0.9
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_simulated_tests_and_intervals_never_disagree(name):
+    kind, n = KINDS[name], 60
+    unit_n = None if kind.group == 1 else np.arange(n) // kind.group
+    rng = np.random.default_rng(18)
+    for k in range(12):
+        base, tuned = (side[0] for side in kind.draw(rng, 1, n, rates.DISCORDANCES[k % 3], bool(k % 2)))
+        flips = permutation.flip(base, tuned, kind.value, kind.span, unit_n, FLIPS, seed=k)
+        p_at = lambda shift, flips=flips: float(permutation.p_at(flips, shift))
+        low, high = stats.invert(p_at, float(flips.effect), kind.span, ALPHA)
+        assert (p_at(0.0) < ALPHA) == (low > 0 or high < 0)
+        assert p_at(low) >= ALPHA
+        assert p_at(high) >= ALPHA
 
 
 def test_groups_are_the_evidence():
@@ -146,9 +176,9 @@ def test_mutants_of_the_permutation_fail():
     assert not size_holds(rates.rejects(mean, 1000, 200, 0.5, change=one_sided), 1000)
 
     def without_extra(flips):
-        return dataclasses.replace(flips, extra=np.zeros_like(flips.extra))
+        return dataclasses.replace(flips, extra=np.zeros_like(flips.extra), reach=np.zeros_like(flips.reach))
 
-    # where six texts differ the added unit brings back most of the coverage; regular cases do not need it
+    # where six texts differ the added unit and the limits of few bring coverage back; regular cases do not need them
     bare, ours = (
         1 - rates.rejects(chrf, 1000, 60, 0.1, better=True, of_truth=True, change=change)
         for change in (without_extra, lambda flips: flips)

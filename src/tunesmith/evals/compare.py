@@ -11,8 +11,10 @@ import numpy as np
 from tunesmith.errors import DataError
 from tunesmith.evals import mcnemar, permutation, stats
 from tunesmith.evals.metrics import Metric
+from tunesmith.evals.sparse import FEW
 from tunesmith.types import Claim, Verdict
 
+MCNEMAR = "mid-p McNemar"
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no relevant difference", "too few cases"
 
 
@@ -56,6 +58,7 @@ class Effect:
     num_units: int
     least_p: float  # that this many units can give, whatever the outputs are
     smallest_detectable: float
+    num_differing: int  # units on which the two come out differently
 
 
 def units_of(groups: Sequence[str | None] | None) -> np.ndarray | None:
@@ -128,10 +131,11 @@ def paired_rights(base: np.ndarray, tuned: np.ndarray, rules: Rules) -> dict[str
         "effect": effect,
         "interval": stats.invert(p_at, effect, 1.0, rules.alpha),
         "p": p_at(0.0),
-        "test": "mid-p McNemar",
+        "test": MCNEMAR,
         "num_units": num_cases,
         "least_p": 2.0**-num_cases,
         "smallest_detectable": stats.detectable_binary(num_cases, (won + lost) / num_cases, rules.alpha, rules.power),
+        "num_differing": won + lost,
     }
 
 
@@ -164,6 +168,7 @@ def swapped(
         "num_units": num_units,
         "least_p": 2.0 ** (1 - num_units) if flips.is_exact else 1 / (1 + rules.num_flips),
         "smallest_detectable": min(detectable, span),
+        "num_differing": int(flips.num_differing),
     }
 
 
@@ -220,6 +225,12 @@ def notes_of(claim: Claim, found: Effect, metric: Metric, rules: Rules, about: s
     if found.num_units < claim.num_cases:
         notes.append(
             f"the {claim.num_cases} cases stand in {found.num_units} groups, which are what counts as evidence."
+        )
+    if 0 < found.num_differing < FEW and found.test != MCNEMAR:
+        units = "cases" if found.num_units == claim.num_cases else "groups"
+        notes.append(
+            f"{about}only {found.num_differing} of {found.num_units} {units} came out differently: an interval from "
+            "so few is only about as sure as it says."
         )
     if found.least_p >= claim.level:
         notes.append(

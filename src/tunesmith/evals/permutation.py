@@ -14,9 +14,10 @@ spread that the two scores really have. (Without it intervals of large effects c
 Few differing units show too little of their own spread, and an interval from them alone covers too little (measured:
 0.89 where 6 of 60 cases differ, 0.88 where 1 or 2 of 12 groups do). So away from 0 one unit more is flipped along, as
 unlike as the most unlike one seen; its weight grows from none at shift 0 to whole at the effect, and its part fades
-as units get many. Where no unit differs from another at all, a true effect that is `shift` in place of `effect` needs
-at least |shift - effect| / span of all units to be unlike these, and p is the chance of having met none: +-3/n for no
-difference in n cases at level 0.05.
+as units get many. Fewer than ten differing units leave their own number uncertain as well, which `sparse.py` bounds:
+away from 0 the larger of both p counts. Where no unit differs from another at all, a true effect that is `shift` in
+place of `effect` needs at least |shift - effect| / span of all units to be unlike these, and p is the chance of having
+met none: +-3/n for no difference in n cases at level 0.05.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from tunesmith.evals.sparse import p_of, reach
 
 Value = Callable[[np.ndarray], np.ndarray]
 MAX_EXACT_UNITS = 13  # 2^12 distinct splits, each with both signs of the added unit; above, splits are drawn
@@ -43,6 +46,8 @@ class Flips:
     kept: np.ndarray  # [R] share of a shift that stays on the tuned side less the share that goes over, in [-1, 1]
     contribution_G: np.ndarray  # [..., G] of each unit to effect, centred: sum 0
     extra: np.ndarray  # [R] sign of the added unit
+    reach: np.ndarray  # [..., 2, Z] of the limits where few units differ (`sparse.py`)
+    num_differing: np.ndarray  # [...] units whose outputs differ
     span: float  # of the metric
     is_exact: bool
 
@@ -105,6 +110,7 @@ def flip(
     swap_RG = drawn[:, 1:]
     # one product for everything: the K statistics and the unit's linear part
     linear_G = contribution_G + effect[..., None] * size_G
+    differs_G = by_unit(np.abs(base - tuned).sum(axis=-1, keepdims=True), unit_n)[..., 0] > 0
     moved = subset_sums(swap_RG, np.concatenate([by_unit(base - tuned, unit_n), linear_G[..., None]], axis=-1))
     over = moved[..., :-1]
     return Flips(
@@ -114,6 +120,8 @@ def flip(
         kept=1 - 2 * subset_sums(swap_RG, size_G[:, None])[:, 0],
         contribution_G=contribution_G,
         extra=1.0 - 2.0 * drawn[:, 0],
+        reach=reach(linear_G, differs_G),
+        num_differing=differs_G.sum(axis=-1),
         span=span,
         is_exact=is_exact,
     )
@@ -132,6 +140,7 @@ def p_at(flips: Flips, shift: float | np.ndarray) -> np.ndarray:
     seen = np.abs(flips.effect - shift)[..., None]
     rounding = TIE * np.maximum(np.abs(flips.effect), np.abs(shift))[..., None]
     p = (1 + (there >= seen - rounding).sum(axis=-1)) / (1 + there.shape[-1])
+    p = np.where(shift != 0, np.maximum(p, p_of(flips.reach, shift - flips.effect)), p)
     num_units = flips.contribution_G.shape[-1]
     unlike = np.minimum(np.abs(shift - flips.effect) / flips.span, 1)
     return np.where(is_flat(flips) & (shift != 0), np.maximum(p, (1 - unlike) ** num_units), p)
