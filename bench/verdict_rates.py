@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -261,15 +262,16 @@ def rejects(
     n: int,
     discordance: float,
     *,
-    better: bool = False,
-    of_truth: bool = False,
+    ask: Literal["level", "power", "coverage"] = "level",
     num_flips: int = FLIPS,
     change: Callable[[permutation.Flips], permutation.Flips] = lambda flips: flips,
 ) -> float:
-    """Share of comparisons that reject "no effect", or "the effect is the true one" (1 - coverage).
+    """Share of comparisons that reject "no effect" where there is none (level) or is one (power), or that reject the
+    true effect where there is one (1 - coverage).
 
     `change` breaks the flips on purpose, for the mutants of the laws.
     """
+    better, of_truth = ask != "level", ask == "coverage"
     rng = np.random.default_rng([0, n, int(discordance * 1000), better, of_truth])
     unit_n = None if kind.group == 1 else np.arange(n) // kind.group
     shift = kind.truth(discordance, better) if of_truth else 0.0
@@ -322,8 +324,8 @@ def main() -> None:
         for n in SIZES:
             for d in DISCORDANCES:
                 false = rejects(kind, per_cell, n, d)
-                missed = rejects(kind, per_cell, n, d, better=True, of_truth=True)
-                power = rejects(kind, max(per_cell // 5, 1), n, d, better=True)
+                missed = rejects(kind, per_cell, n, d, ask="coverage")
+                power = rejects(kind, max(per_cell // 5, 1), n, d, ask="power")
                 truth = round(kind.truth(d, True), 4)
                 rows.append({"kind": name, "n": n, "discordance": d, "comparisons": per_cell, "false": false})
                 rows[-1] |= {"coverage": 1 - missed, "effect": truth, "power": power}

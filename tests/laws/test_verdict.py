@@ -99,9 +99,7 @@ def test_permutation_errs_as_said(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_permutation_covers_as_said(name):
     regular = [(n, d) for n, d in CELLS if n * d / KINDS[name].group >= 10]  # ten units or more differ
-    missed = [
-        rates.rejects(KINDS[name], PER_CELL, n, d, better=True, of_truth=True, num_flips=FLIPS) for n, d in regular
-    ]
+    missed = [rates.rejects(KINDS[name], PER_CELL, n, d, ask="coverage", num_flips=FLIPS) for n, d in regular]
     assert 0.93 <= 1 - np.mean(missed) <= 0.97
     assert all(coverage_holds(1 - rate, PER_CELL) for rate in missed), missed
 
@@ -109,7 +107,7 @@ def test_permutation_covers_as_said(name):
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "groups"])
 def test_few_differing_cases_cover_nearly_as_said(name):
     """Six of 60 differ. Without `sparse.py` bits per byte are at 0.91 and BLEU at 0.92."""
-    missed = rates.rejects(KINDS[name], 1_000, 60, 0.1, better=True, of_truth=True, num_flips=FLIPS)
+    missed = rates.rejects(KINDS[name], 1_000, 60, 0.1, ask="coverage", num_flips=FLIPS)
     assert coverage_holds(1 - missed, 1_000)
 
 
@@ -119,10 +117,10 @@ def test_every_kind_finds_what_it_announces(name):
     half of it is not."""
     kind, discordance = KINDS[name], 0.5
     num_cases = rates.cases_for_power(kind, discordance)
-    found = rates.rejects(kind, 400, num_cases, discordance, better=True, num_flips=FLIPS)
+    found = rates.rejects(kind, 400, num_cases, discordance, ask="power", num_flips=FLIPS)
     assert 0.7 <= found <= 0.9, (num_cases, found)
     quarter = max(2, round(num_cases / 4 / kind.group)) * kind.group
-    assert not 0.7 <= rates.rejects(kind, 200, quarter, discordance, better=True, num_flips=FLIPS) <= 0.9
+    assert not 0.7 <= rates.rejects(kind, 200, quarter, discordance, ask="power", num_flips=FLIPS) <= 0.9
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -180,7 +178,7 @@ def test_mutants_of_the_permutation_fail():
 
     # where six texts differ the added unit and the limits of few bring coverage back; regular cases do not need them
     bare, ours = (
-        1 - rates.rejects(chrf, 1000, 60, 0.1, better=True, of_truth=True, change=change)
+        1 - rates.rejects(chrf, 1000, 60, 0.1, ask="coverage", change=change)
         for change in (without_extra, lambda flips: flips)
     )
     assert bare < 0.9
