@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,12 @@ class Compute:
     dtype_why: str
 
 
-def compute(recipe: Recipe) -> Compute:
+def compute(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> Compute:
+    """`lock`: of a run that goes on, whose precision stays."""
     device, device_why = choose_device()
-    if recipe.precision == "auto":
+    if lock is not None:
+        dtype, why = DTYPES[lock["precision"]], "kept from the start of this run"
+    elif recipe.precision == "auto":
         dtype, why = choose_dtype(device)
     else:
         dtype, why = DTYPES[recipe.precision], "said in the recipe"
@@ -254,7 +257,7 @@ def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:
     t = recipe.train
     records = (*made.train.records, *made.replay.records)
-    return FileFeed(records, t.update_tokens, t.micro_tokens, t.epochs, recipe.seed, base.rope, laying_of(recipe))
+    return FileFeed(records, t.update_tokens, t.micro, t.epochs, recipe.seed, base.rope, laying_of(recipe))
 
 
 def num_updates(recipe: Recipe, feed: FileFeed) -> int:

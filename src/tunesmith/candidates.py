@@ -224,7 +224,7 @@ def foretold(job: Job, session: Session, renderer: Renderer, cases: Sequence[Exa
             ids = [np.array(part, dtype=np.int64) for part in (context, tokens)]
             root = Segment(ids[0], np.zeros(len(context), np.float32))
             records[example.id] = Record(example.id, (root, Segment(ids[1], np.ones(len(tokens), np.float32), 0)))
-    forests = pack(list(records.values()), job.recipe.train.micro_tokens, session.base.rope)
+    forests = pack(list(records.values()), job.recipe.train.micro, session.base.rope)
     logps = label_logps(forests, session.logprobs(None, forests), 1)
     return [-float(logps[e.id][0]) if e.id in records else 0.0 for e in cases]
 
@@ -260,7 +260,7 @@ def answered(job: Job, session: Session, renderer: Renderer, cases: Sequence[Exa
     prompts = [job.form.prompt(e, job.instruction) for e in cases]
     if job.labels:
         records = [label_record(renderer, e.id, p, job.labels) for e, p in zip(cases, prompts)]
-        forests = pack(records, job.recipe.train.micro_tokens, session.base.rope)
+        forests = pack(records, job.recipe.train.micro, session.base.rope)
         return [a.text for a in chosen(forests, session.logprobs(None, forests), [e.id for e in cases], job.labels)]
     tokens = [renderer.prompt(p) for p in prompts]
     sample = job.replies[:: max(1, len(job.replies) // NUM_REPLIES)]

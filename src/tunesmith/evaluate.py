@@ -52,7 +52,7 @@ def ask(
         rows=recipe.evals.rows,
         deadline_s=recipe.evals.budget_s,
     )
-    asking = Asking(session, who, made.renderer, cases, prompts, limits, recipe.train.micro_tokens, sitting)
+    asking = Asking(session, who, made.renderer, cases, prompts, limits, recipe.train.micro, sitting)
     if made.kind.scoring == "likelihood":
         answers = _by_likelihood(session, who, recipe, made, cases, prompts, sitting)
         return Asked(form.name, tuple(with_numbers(asking, answers, made.means)))
@@ -73,7 +73,7 @@ def _by_likelihood(
     prompts: Sequence[tuple[Message, ...]], sitting: Sitting,
 ) -> list[Answer]:  # fmt: skip
     records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(cases, prompts)]
-    forests = pack(records, recipe.train.micro_tokens, session.base.rope)
+    forests = pack(records, recipe.train.micro, session.base.rope)
     said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
     known = sitting.begin(asking_key(who, said))
     logps = []
@@ -119,7 +119,7 @@ def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> floa
     """Nats per learned token on dev; None where there is no dev split."""
     if not made.dev.records:
         return None
-    forests = pack(made.dev.records, recipe.train.micro_tokens, session.base.rope)
+    forests = pack(made.dev.records, recipe.train.micro, session.base.rope)
     return mean_nll(forests, session.logprobs(who, forests))
 
 

@@ -192,7 +192,7 @@ def words(
             content = "".join(p for p, k in zip(pieces, kept_S) if k).strip()
             changed = (*prompt[:at], Message("user", content), *prompt[at + 1 :])
             records.append(answer_record(opened, str(index), changed, answer))
-        forests = pack(records, opened.recipe.train.micro_tokens, opened.session.base.rope)
+        forests = pack(records, opened.recipe.train.micro, opened.session.base.rope)
         scored = []
         for done, batch in enumerate(forests):
             progress(done, len(forests), text)

@@ -133,7 +133,7 @@ def reference_losses(
     by_id = {e.id: e for e in made.split.test}
     prompts = [made.forms[0].prompt(by_id[r["example_id"]], made.instruction) for r in rows]
     records = [answer_record(opened, r["example_id"], p, r["reference"]) for r, p in zip(rows, prompts)]
-    forests = pack(records, opened.recipe.train.micro_tokens, opened.session.base.rope)
+    forests = pack(records, opened.recipe.train.micro, opened.session.base.rope)
     scored = []
     for done, forest in enumerate(forests):
         progress(done, len(forests), "how likely the right answers are")

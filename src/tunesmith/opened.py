@@ -127,7 +127,7 @@ class Opened:
         records = [
             label_record(self.renderer, str(i), self.messages(p), self.served.labels) for i, p in enumerate(prompts)
         ]
-        forests = pack(records, self.recipe.train.micro_tokens, self.session.base.rope)
+        forests = pack(records, self.recipe.train.micro, self.session.base.rope)
         found = label_logps(forests, self.session.logprobs(self.who(who), forests), len(self.served.labels))
         return np.stack([found[str(i)] for i in range(len(prompts))])
 

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from tunesmith import explained, guards, harness, method, pace, robustness
-from tunesmith.build import Compute, Material, feed_of, learning_rate, num_updates
-from tunesmith.data.feed import FileFeed
+from tunesmith.build import Compute, Material, learning_rate, num_updates
 from tunesmith.errors import PlanError
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import detectable_binary, detectable_mean
-from tunesmith.models.adapters import check_adapt
+from tunesmith.fitted import KEYS, Fitted
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
-from tunesmith.room import Need, check_memory, need
+from tunesmith.room import disk_need
 
 ASSUMED_DISCORDANCE = 0.3  # of right/wrong cases that change; said beside the figure
 ASSUMED_SPREAD = 0.25  # standard deviation of a case's change, of the metric's range
@@ -36,12 +35,11 @@ PACKAGES = (
 )
 
 
-def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[dict[str, Any], FileFeed]:
-    """plan.json, and the feed it was made with. Raises PlanError for what cannot work."""
-    check_adapt(recipe.adapt, base.model)
+def make(fitted: Fitted, base: Base, made: Material, where: Compute) -> dict[str, Any]:
+    """plan.json. Raises PlanError for what cannot work."""
+    recipe, feed = fitted.recipe, fitted.feed
     method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
-    feed = feed_of(recipe, base, made)
-    room, room_why = room_of(recipe, base, feed, where)
+    disk_gib = disk_need(base.model, recipe.adapt, recipe.export)
     updates = num_updates(recipe, feed)
     lr, lr_why = learning_rate(recipe, base, updates)
     if not made.split.test:
@@ -59,8 +57,8 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
             "" if len(made.primary) == 1 else f"; {len(made.primary)} claims, Holm's correction")),
         *made.means.words,
         ("scoring", made.kind.scoring, "labels by likelihood, texts by generation"),
-        ("memory", f"{room.memory_gib:.2g} GiB", room_why),
-        ("disk", f"{room.disk_gib:.2g} GiB", "of the run folder: exports, checkpoints, report"),
+        *fitted.rows,
+        ("disk", f"{disk_gib:.2g} GiB", "of the run folder: exports, checkpoints, report"),
         ("instruction", made.instruction or "(none)", "system message of every prompt, in training and in evaluation"),
         ("adapt", recipe.adapt.method, adapt_why(recipe)),
         ("train.lr", f"{lr:.2g}", lr_why),
@@ -92,17 +90,11 @@ def make(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[di
         "seconds": {"all": times.total_s, **asdict(times)},
         "smallest_detectable": detectable,
         "lr": lr,
-        "disk_gib": room.disk_gib,
+        "disk_gib": disk_gib,
+        "memory": fitted.facts(),
         "feed": shape,
         "stages": [{"name": n, "budget_s": b} for n, b in stage_budgets(recipe, made).items()],
-    }, feed  # fmt: skip
-
-
-def room_of(recipe: Recipe, base: Base, feed: FileFeed, where: Compute) -> tuple[Need, str]:
-    """What the run takes of this machine, and why that fits. PlanError where it does not."""
-    shape, micro = feed.shape(), recipe.train.micro_tokens
-    wanted = need(base.model, recipe.adapt, recipe.export, min(micro, shape["update_tokens_max"]))
-    return wanted, check_memory(wanted, where.device, micro, shape["longest_tokens"])
+    }  # fmt: skip
 
 
 def adapt_why(recipe: Recipe) -> str:
@@ -192,4 +184,5 @@ def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str
         "threads": torch.get_num_threads(),
         "layout": base.layout,
         "compiled": recipe.train.compile,
+        "fitted": {key: getattr(recipe.train, key) for key in KEYS},
     }

@@ -74,7 +74,7 @@ def pair_logps(
         children = [Segment(r, np.ones(len(r), np.float32), 0) for r in replies]
         records.append(Record(example.id, (Segment(root, np.zeros(len(root), np.float32)), *children)))
     found: dict[str, tuple[float, int, float, int]] = {}
-    for forest in pack(records, recipe.train.micro_tokens, session.base.rope):
+    for forest in pack(records, recipe.train.micro, session.base.rope):
         [logp_L] = session.logprobs(who, [forest])
         sums = segment_sums(forest, logp_L)
         for index, name in enumerate(forest.example_ids):

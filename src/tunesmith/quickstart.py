@@ -38,7 +38,6 @@ def settings(data: Path) -> dict[str, Any]:
             "epochs": 1,
             "max_updates": 10,
             "update_tokens": 2048,
-            "micro_tokens": 2048,
             "every_checkpoint": 10,
             "watch": 0,  # seven seconds each time
         },

@@ -33,6 +33,8 @@ from tunesmith.regularisers.strengths import Regularise
 from tunesmith.secret import holds_secret
 from tunesmith.spellings import hint as spelled_elsewhere
 
+MICRO_TOKENS = 2048  # most that are picked: more are no faster on a CPU
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -96,13 +98,21 @@ class Train:
     epochs: int = 2  # how often all training rows are seen; 3 to 5 for a few hundred rows, 1 for very many
     max_updates: int | None = None  # ends training early, to try something or to keep to a time; null: all epochs
     update_tokens: int = 4096  # tokens that are learned from at once, before shared prefixes are stored once
-    micro_tokens: int = 2048  # tokens in memory at once; lower it when memory runs out, the result stays the same
+    # tokens in memory at once, which change memory and never the result; auto picks what fits, up to 2048
+    micro_tokens: int | Literal["auto"] = "auto"
+    # decoder layers run again in the backward: a third more time for much less memory; auto: where it fits only so
+    checkpointing: Literal["auto", "on", "off"] = "auto"
     every_checkpoint: int = 50  # updates between two saved states, from which --resume goes on
     every_dev: int | None = None  # updates between two losses on dev; null: at the start and at the end
     watch: int = 3  # prompts of dev that are answered while training, to see it learn; 0: none
     watch_prompts: tuple[str, ...] = ()  # prompts of your own to watch, beside those
     every_watch: int | None = None  # updates between these answers; null: at the start, half way and at the end
     compile: bool = False  # decoder layers through torch.compile: worth its first minute on long runs
+
+    @property
+    def micro(self) -> int:
+        """`micro_tokens` as a number, also where no run has picked one."""
+        return MICRO_TOKENS if self.micro_tokens == "auto" else self.micro_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +259,7 @@ def check(recipe: Recipe) -> None:
     """What can be said to be wrong without a model or data."""
     t, d, a, e = recipe.train, recipe.data, recipe.adapt, recipe.evals
     above_0 = {
-        "train.epochs": t.epochs, "train.update_tokens": t.update_tokens, "train.micro_tokens": t.micro_tokens,
+        "train.epochs": t.epochs, "train.update_tokens": t.update_tokens, "train.micro_tokens": t.micro,
         "train.every_checkpoint": t.every_checkpoint, "data.max_tokens": d.max_tokens, "adapt.rank": a.rank,
         "adapt.last_k": a.last_k, "evals.max_cases": e.max_cases, "evals.max_dev_cases": e.max_dev_cases,
         "evals.rows": e.rows, "evals.budget_s": e.budget_s, "evals.guard_budget_s": e.guard_budget_s,

@@ -186,7 +186,7 @@ def overfitting(trial: Trial) -> dict[str, Any] | None:
 
 def row_losses(trial: Trial, who: Who, records: Sequence[Record]) -> list[float]:
     """Nats per learned token of each record, weighted as in training."""
-    forests = pack(records, trial.recipe.train.micro_tokens, trial.session.base.rope)
+    forests = pack(records, trial.recipe.train.micro, trial.session.base.rope)
     found: dict[str, float] = {}
     for forest, logp_L in zip(forests, trial.session.logprobs(who, forests)):
         learned_L = (forest.weights != 0).nonzero()[:, 0]

@@ -24,29 +24,33 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """The least that a run takes beside the loaded model, in GiB."""
+    """The least that a run takes beside the loaded model, in GiB; for models whose operations cannot be traced."""
 
     layers_gib: float  # what the layers keep of a micro-batch while training
     state_gib: float
     export_gib: float  # memory of opening the exports, when the layers keep nothing any more
-    disk_gib: float
 
     @property
     def memory_gib(self) -> float:
         return self.state_gib + max(self.layers_gib, self.export_gib)
 
 
-def need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...], tokens: int) -> Need:
+def need(model: PreTrainedModel, adapt: Adapt, tokens: int) -> Need:
     """`tokens`: of the largest micro-batch."""
     config, each = model.config.get_text_config(), model.dtype.itemsize
-    trained, whole = num_trained(model, adapt), model.num_parameters()
-    out = trained * 4 + (whole * 4 if "merged" in exports else 0) if adapt.method == "lora" else whole * each
     return Need(
         KEPT_EACH * config.hidden_size * config.num_hidden_layers * each * tokens / GIB,
-        trained * STATE_BYTES / GIB,
-        whole * each / GIB,
-        (out + trained * SAVED_BYTES * NUM_SAVED) / GIB + REPORT_GIB,
+        num_trained(model, adapt) * STATE_BYTES / GIB,
+        model.num_parameters() * each / GIB,
     )
+
+
+def disk_need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...]) -> float:
+    """GiB of the run folder."""
+    trained, whole = num_trained(model, adapt), model.num_parameters()
+    merged = whole * 4 if "merged" in exports else 0
+    out = trained * 4 + merged if adapt.method == "lora" else whole * model.dtype.itemsize
+    return (out + trained * SAVED_BYTES * NUM_SAVED) / GIB + REPORT_GIB
 
 
 def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:

@@ -18,8 +18,8 @@ from tunesmith.answered import Sitting
 from tunesmith.build import Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
 from tunesmith.data.audit import summary_lines
-from tunesmith.data.feed import FileFeed
 from tunesmith.data.split import Ledger
+from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, Interrupted
@@ -27,6 +27,7 @@ from tunesmith.evals.score import Answer
 from tunesmith.export.verify import expect, verify
 from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged, write_tuned
+from tunesmith.fitted import Fitted, fit_or_halve
 from tunesmith.folder import RunFolder, Teller
 from tunesmith.generate.limits import Limits
 from tunesmith.importing.reading import flat
@@ -109,9 +110,12 @@ def whole(
     """Stage after stage; each leaves files behind that a resume finds."""
     out = folder.path
     with folder.stage("prepare"):
-        where, base, made, feed = prepare(recipe, folder)
+        fitted, where, base, made = prepare(recipe, folder)
+    recipe, feed = fitted.recipe, fitted.feed
     tracked.start(out.name, {"recipe": asdict(recipe), "plan": folder.read("plan.json")["resolved"]})
-    session = Session(base, compiled=recipe.train.compile)
+    session = Session(base, compiled=recipe.train.compile, checkpointing=recipe.train.checkpointing == "on")
+    if fitted.gives_back:
+        give_back_freed_memory()
     base_asked = baseline(recipe, folder, session, made)
     report_base(folder, made, base_asked)
     state = start(recipe, session, made, num_updates(recipe, feed))
@@ -196,9 +200,10 @@ def report_base(folder: RunFolder, made: Material, asked: evaluate.Asked) -> Non
     write_reports(folder.path)
 
 
-def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material, FileFeed]:
+def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, Material]:
     """Model and data, checked; audit, ledger, plan and lock are written. On a resume the lock must be the same."""
-    where = compute(recipe)
+    before = folder.read("lock.json")
+    where = compute(recipe, before)
     with folder.doing("model loaded and probed"):
         base = load_base(recipe, where)
     ledger_path = folder.path / "ledger.json"
@@ -208,12 +213,14 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material,
     folder.tell.understood(made.audit["understood"])
     for line in summary_lines(made.audit):
         folder.tell.say(line)
-    planned, feed = plan.make(recipe, base, made, where)
+    with folder.doing("memory predicted"):
+        where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"))
+    recipe = fitted.recipe
+    planned = plan.make(fitted, base, made, where)
     if not (folder.path / "lock.json").is_file():
         check_disk(folder.path, planned["disk_gib"], "name another --out, or say --set export=[adapter]")
     folder.write("plan.json", planned)
     locked = plan.lock(recipe, base, made, where)
-    before = folder.read("lock.json")
     if before is not None and before != locked:
         then, now = dict(flat(before)), dict(flat(locked))
         different = [k for k in {**then, **now} if then.get(k) != now.get(k)]
@@ -227,7 +234,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Compute, Base, Material,
     folder.write("serving.json", Served.of(made).facts())
     for row in planned["resolved"]:
         folder.tell.say(f"{row['key']}: {row['value']}  ({row['why']})")
-    return where, base, made, feed
+    return fitted, where, base, made
 
 
 def short(value: Any) -> str:

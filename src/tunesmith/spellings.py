@@ -95,7 +95,7 @@ NOT_KEYS: dict[str, str] = {
     "load_in_8bit": "there is no quantised training yet",
     "quantization_bit": "there is no quantised training yet",
     "flash_attention": "which attention is used is decided by a probe of the loaded model",
-    "gradient_checkpointing": "memory is set by train.micro_tokens",
+    "gradient_checkpointing": "here it is train.checkpointing: on, off, or auto (where a run fits only so)",
     "trust_remote_code": "code that comes with a model is never run",
     "do_train": "`tunesmith run` trains, `tunesmith plan` does not",
 }

@@ -12,7 +12,7 @@ SERVICES = (
     *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
     *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
-    *("robustness", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
+    *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
 )
 LAYERS = (

@@ -112,7 +112,7 @@ MODELS = [
             text("model/chat_template.jinja", "{% for m in messages %}")),
     Mistake("no room for the weights", NEW + "seed=1", ("too little memory", "0.02849 million weights", "models"),
             environ=(("TUNESMITH_MEMORY_GIB", "0.00001"),)),
-    Mistake("no room to train", NEW + "seed=1", ("too little memory", "--set train.micro_tokens=", "would fit"),
+    Mistake("no room to train", NEW + "seed=1", ("too little memory", "stage train", "take a smaller model"),
             environ=(("TUNESMITH_MEMORY_GIB", "0.0005"),)),
 ]  # fmt: skip
 

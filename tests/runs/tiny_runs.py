@@ -13,14 +13,14 @@ from tests.data import chat
 WORDS = ["order", "clips", "dog", "fox", "April", "May", "where", "sold", "brown", "quick", "lazy", "jumps"]
 
 
-def model_folder(folder: Path, family: str = "llama") -> Path:
+def model_folder(folder: Path, family: str = "llama", **shape: Any) -> Path:
     """A model that transformers opens, with a small tokenizer and ChatML."""
     tokenizer = chat.tokenizer("chatml")
     stop = tokenizer.eos_token_id
     changes = {"vocab_size": len(tokenizer), "eos_token_id": stop, "bos_token_id": None, "pad_token_id": stop}
     if "max_position_embeddings" in tiny.FAMILIES[family].arguments:
         changes["max_position_embeddings"] = 2048
-    model = tiny.build(family, **changes)
+    model = tiny.build(family, **changes, **shape)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -33,8 +33,8 @@ def test_the_weights_that_train_are_counted_as_they_are_made(family: str, adapt:
 
 def test_what_is_said_to_fit_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build("llama")
-    adapt, exports = Adapt("lora", rank=2), ("adapter",)
-    wanted = room.need(model, adapt, exports, 4096)
+    adapt = Adapt("lora", rank=2)
+    wanted = room.need(model, adapt, 4096)
     monkeypatch.setenv(MEMORY, str(wanted.memory_gib))
     assert "at least" in room.check_memory(wanted, "cpu", 4096, 100)
     monkeypatch.setenv(MEMORY, str(0.5 * wanted.memory_gib))
@@ -43,8 +43,8 @@ def test_what_is_said_to_fit_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     found = re.search(r"micro_tokens=(\d+)", str(refused.value))
     assert found is not None
     fitting = int(found.group(1))
-    assert room.need(model, adapt, exports, fitting).memory_gib <= memory_gib("cpu")
-    assert room.need(model, adapt, exports, fitting + 64).memory_gib > memory_gib("cpu")
+    assert room.need(model, adapt, fitting).memory_gib <= memory_gib("cpu")
+    assert room.need(model, adapt, fitting + 64).memory_gib > memory_gib("cpu")
     with pytest.raises(PlanError) as refused:
         room.check_memory(wanted, "cpu", 4096, 4000)  # an example is longer than what would fit
     assert "would fit" not in str(refused.value)
@@ -52,10 +52,11 @@ def test_what_is_said_to_fit_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_is_needed_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.build("llama")
-    small = room.need(model, Adapt("lora", rank=2), ("adapter",), 512)
-    assert room.need(model, Adapt("full"), (), 512).state_gib == pytest.approx(16 * model.num_parameters() / 2**30)
-    assert room.need(model, Adapt("lora", rank=2), ("adapter", "merged"), 512).disk_gib > small.disk_gib
-    half = room.need(model.to(torch.bfloat16), Adapt("lora", rank=2), ("adapter",), 512)
+    lora = Adapt("lora", rank=2)
+    small = room.need(model, lora, 512)
+    assert room.need(model, Adapt("full"), 512).state_gib == pytest.approx(16 * model.num_parameters() / 2**30)
+    assert room.disk_need(model, lora, ("adapter", "merged")) > room.disk_need(model, lora, ("adapter",))
+    half = room.need(model.to(torch.bfloat16), lora, 512)
     assert half.layers_gib == small.layers_gib / 2
     monkeypatch.setenv(MEMORY, "plenty")
     with pytest.raises(PlanError, match="is 'plenty'; wanted a number of GiB"):

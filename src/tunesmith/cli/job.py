@@ -137,7 +137,8 @@ def show_plan(recipe: Any, *, as_json: bool) -> None:
     where = build.compute(recipe)
     base = build.load_base(recipe, where)
     made = build.material(recipe, base)
-    planned, _ = part("plan").make(recipe, base, made, where)
+    where, base, fitted = part("fitted").fit_or_halve(recipe, base, made, where)
+    planned = part("plan").make(fitted, base, made, where)
     if as_json:
         show.out(json.dumps(planned, ensure_ascii=False))
         return

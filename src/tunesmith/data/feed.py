@@ -77,8 +77,21 @@ class FileFeed:
         self._position += 1
         said = "\n".join([self._consumed, *(self._records[i].example_id for i in members)])
         self._consumed = hashlib.sha256(said.encode()).hexdigest()
+        return self._laid(members)
+
+    def _laid(self, members: Sequence[int]) -> list[Forest]:
         records = [doubled(self._records[i]) if self._laying.twice else self._records[i] for i in members]
         return pack(records, self._micro_tokens, self._rope, share_prefix=self._laying.share_prefix)
+
+    def heaviest(self) -> list[Forest]:
+        """The micro-batches of the first epoch's update with most tokens, and of the longest example where that is
+        longer than all of these."""
+        parts = self._cut(0)
+        heaviest = max(parts, key=lambda part: int(self._lengths[part].sum()))
+        batches, longest = self._laid(list(heaviest)), self._laid([int(self._lengths.argmax())])
+        if longest[0].num_tokens > max(batch.num_tokens for batch in batches):
+            batches += longest
+        return batches
 
     def members(self, update: int) -> list[int]:
         """Which records (by index) are in an update."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
 from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
 from tunesmith.models.artifact import read_adapter, save_weights
 from tunesmith.models.depth import depths
+from tunesmith.models.forward import layers_again
 from tunesmith.models.heads import KeptHead
 from tunesmith.models.load import Base
 from tunesmith.models.noise import key_of
@@ -38,11 +39,12 @@ from tunesmith.types import Completion, Forest, Loss, Ratio, Shared
 
 
 class Session:
-    """Verbs over a base and its tenants. `compiled`: decoder layers run through torch.compile."""
+    """Verbs over a base and its tenants. Layers are `compiled`, or (`checkpointing`) run again to save memory."""
 
-    def __init__(self, base: Base, *, compiled: bool = False) -> None:
+    def __init__(self, base: Base, *, compiled: bool = False, checkpointing: bool = False) -> None:
         self.base = base
         self.compiled = compiled
+        self.checkpointing = checkpointing
         self.tenants: dict[str, Tenant] = {}
         self.slots: dict[str, Slot] = {}
         self._active: Slot | None = None
@@ -365,7 +367,8 @@ class Session:
         for name in tenant.trainable:
             tenant.slot.live[name].requires_grad_(True)
         try:
-            yield
+            with layers_again(self.base.model, self.base.layout) if self.checkpointing else nullcontext():
+                yield
         except BaseException:
             tenant.forget_gradients()
             raise
@@ -392,8 +395,5 @@ class Session:
     @contextmanager
     def _eager(self) -> Iterator[None]:
         """Generation never runs the compiled layers: its shapes change at every token."""
-        if not self.compiled:
-            yield
-            return
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
             yield

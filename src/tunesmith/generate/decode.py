@@ -179,14 +179,14 @@ class Sampler:
         until = None if limits.deadline_s is None else time.monotonic() + limits.deadline_s
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # rows of like length waste no padding
         with attention(self.model, NAME):
-            shared = common_prefix(prompts) if len(prompts) > 1 else 0
-            prefix = self._prefix(prompts[0][:shared])
+            num_shared = common_prefix(prompts) if len(prompts) > 1 else 0
+            prefix = self.shared(prompts[0][:num_shared])
             for first in range(0, len(order), limits.rows):
                 rows = order[first : first + limits.rows]
                 if kept is not None and all(i in kept.known for i in rows):
                     done.update((i, kept.known[i]) for i in rows)
                     continue
-                tails = [list(prompts[i][shared:]) for i in rows]
+                tails = [list(prompts[i][num_shared:]) for i in rows]
                 fresh = dict(zip(rows, self._batch(tails, rows, prefix, limits, until)))
                 done.update(fresh)
                 if progress is not None:
@@ -195,7 +195,15 @@ class Sampler:
                     kept.keep(fresh)
         return [done[i] for i in range(len(prompts))]
 
-    def _prefix(self, tokens: Sequence[int]) -> Buffers:
+    def read_in(self, tails: list[list[int]], prefix: Buffers, max_new_tokens: int) -> tuple[Tensor, Buffers]:
+        """(hidden state [B, D] behind each prompt, buffers with room for the answers)."""
+        longest = max(len(t) for t in tails)
+        pad = torch.tensor([longest - len(t) for t in tails], device=self.model.device)
+        buffers = Buffers(prefix.prefix, {}, prefix.num_prefix, pad, 0, longest + max_new_tokens)
+        return self._prefill(tails, longest, buffers), buffers
+
+    def shared(self, tokens: Sequence[int]) -> Buffers:
+        """Keys and values of the prefix that all prompts have."""
         if not tokens:
             return Buffers()
         buffers = Buffers(capacity=len(tokens), pad_B=torch.zeros(1, dtype=torch.int64, device=self.model.device))
@@ -262,7 +270,7 @@ class Sampler:
         `stopped`. Row i draws as row i of a call does. To be used up or closed in the thread that asked."""
         self.model.eval()
         with attention(self.model, NAME):
-            prefix = self._prefix(prompt[:-1] if num > 1 else ())
+            prefix = self.shared(prompt[:-1] if num > 1 else ())
             tails = [list(prompt[prefix.num_prefix :])] * num
             yield from self._steps(tails, list(range(num)), prefix, limits, stopped, top)
 
@@ -271,10 +279,7 @@ class Sampler:
     ) -> Generator[Step]:
         """The tokens of a batch, one step at a time. Rows that the caller has put into `stopped` leave after a step."""
         device = self.model.device
-        longest = max(len(t) for t in tails)
-        pad = torch.tensor([longest - len(t) for t in tails], device=device)
-        buffers = Buffers(prefix.prefix, {}, prefix.num_prefix, pad, 0, longest + limits.max_new_tokens)
-        hidden = self._prefill(tails, longest, buffers)
+        hidden, buffers = self.read_in(tails, prefix, limits.max_new_tokens)
         noise = [torch.Generator().manual_seed((limits.seed * 1_000_003 + row) % 2**63) for row in rows]
         alive = list(range(len(tails)))  # rows of the buffers, as indices into tails
         for step in range(limits.max_new_tokens):

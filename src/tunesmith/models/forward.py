@@ -3,7 +3,7 @@
 What is behind it (`hidden`, `padded`, `probe`, `output`, `rotary`) alone knows that there are two layouts.
 """
 
-from tunesmith.models.hidden import attention, body_of, hidden_states
+from tunesmith.models.hidden import attention, body_of, hidden_states, layers_again
 from tunesmith.models.output import ForwardOutput, Scored, output, scored
 from tunesmith.models.probe import Probe, probe
 from tunesmith.models.rotary import RopeLimit, rope_limit
@@ -16,6 +16,7 @@ __all__ = [
     "attention",
     "body_of",
     "hidden_states",
+    "layers_again",
     "output",
     "probe",
     "rope_limit",

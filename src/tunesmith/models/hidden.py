@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, PlanError
 from tunesmith.models.attention import LAYOUT, NAME, Layout
 from tunesmith.models.heads import unwrapped
 from tunesmith.models.padded import leaf_paths, padded_hidden
@@ -41,10 +41,27 @@ def attention(model: nn.Module, name: str) -> Iterator[None]:
         causal.set_attn_implementation(before)
 
 
+@contextmanager
+def layers_again(model: nn.Module, layout: str) -> Iterator[None]:
+    """Decoder layers keep their input only, and are run again in the backward (Chen et al. 2016, arXiv:1604.06174).
+
+    To be held around forward and backward; the noise of the second run is that of the first.
+    """
+    causal = unwrapped(model)
+    if not causal.supports_gradient_checkpointing:
+        raise PlanError(f"{type(causal).__name__} cannot run its layers again; say train.checkpointing: off")
+    causal.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        with attention(causal, NAME if layout == "forest" else causal.config._attn_implementation):
+            yield
+    finally:
+        causal.gradient_checkpointing_disable()
+
+
 def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
     """Hidden states after the final norm [N, D]. `layout`: "forest" (one flat run of tokens) or "padded".
 
-    Gradient checkpointing runs layers again in the backward: wrap forward and backward in `attention(model, NAME)`.
+    Gradient checkpointing runs layers again in the backward: wrap forward and backward in `layers_again`.
     """
     assert layout in LAYOUTS, f"no layout {layout!r}"
     causal = unwrapped(model)
@@ -59,7 +76,7 @@ def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
     if again and causal.config._attn_implementation != NAME:
         raise ModelError(
             "gradient checkpointing would run the layers again with the model's own attention, which mixes the "
-            "examples of a forest. Wrap forward and backward in tunesmith.models.forward.attention(model, NAME)."
+            "examples of a forest. Wrap forward and backward in tunesmith.models.forward.layers_again(model, layout)."
         )
     return _forest_hidden(causal, forest)
 

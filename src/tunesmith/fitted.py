@@ -1,0 +1,183 @@
+"""What a recipe leaves open (`auto`) is picked to fit the free memory: micro-batch, checkpointing, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from tunesmith.build import Compute, Material, feed_of, load_base
+from tunesmith.data.feed import FileFeed
+from tunesmith.errors import PlanError
+from tunesmith.footprint import Footprint, answering_bytes, footprint
+from tunesmith.models.adapters import check_adapt
+from tunesmith.models.here import MEMORY, memory_gib
+from tunesmith.models.load import Base
+from tunesmith.recipe import MICRO_TOKENS, Recipe
+from tunesmith.room import check_memory, need, size
+
+LEAST_MICRO_TOKENS = 256
+KEPT_COSTS = 4.5  # of a micro-batch's tensors: what freed memory takes where it is kept; measured 4.2 with 135M weights
+KEYS = ("micro_tokens", "checkpointing")  # of the lock
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """`recipe` with nothing left open. `gives_back`: memory is short, so what is freed goes back to the system."""
+
+    recipe: Recipe
+    feed: FileFeed
+    footprint: Footprint | None  # None where the model cannot be traced
+    gives_back: bool
+    rows: tuple[tuple[str, Any, str], ...]  # of the plan: key, value, why
+
+    def facts(self) -> dict[str, Any] | None:
+        """Of plan.json: GiB, of the whole process (on a GPU of torch) and by stage beside the loaded model."""
+        if self.footprint is None:
+            return None
+        found = self.footprint
+        return {"peak_gib": found.peak_gib, "there_gib": found.there_gib, "stages": found.stages,
+                "gives_back": self.gives_back}  # fmt: skip
+
+
+def fit_or_halve(
+    recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None
+) -> tuple[Compute, Base, Fitted]:
+    """`fit`, and where precision is open too, in bfloat16 if nothing fits in float32."""
+    try:
+        return where, base, fit(recipe, base, made, where, kept)
+    except PlanError:
+        if kept is not None or recipe.precision != "auto" or where.dtype != torch.float32:
+            raise
+    half = replace(where, dtype=torch.bfloat16, dtype_why="nothing fits in float32 in the memory that is free")
+    base = load_base(recipe, half)
+    return half, base, fit(recipe, base, made, half)
+
+
+def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None) -> Fitted:
+    """`kept`: what the lock of a run says was picked; it is taken as it is. PlanError where nothing fits."""
+    check_adapt(recipe.adapt, base.model)
+    free = memory_gib(where.device)
+    if base.layout != "forest":
+        return untraced(recipe, base, made, where, kept, "the padded layout is not traced")
+    tried: list[tuple[Recipe, Footprint]] = []
+    try:
+        answering = answering_bytes(recipe, base, made)
+        for candidate in candidates(recipe, base, made, kept):
+            feed = feed_of(candidate, base, made)
+            found = footprint(candidate, base, feed, answering)
+            tried.append((candidate, found))
+            if found.above_gib <= free:
+                rows = words(recipe, tried, kept, where, free)
+                return Fitted(candidate, feed, found, is_short(found, free, where), rows)
+        ways = would_fit(recipe, base, made, answering, free)
+    except (RuntimeError, NotImplementedError) as error:  # operations that need numbers: experts that are chosen
+        return untraced(recipe, base, made, where, kept, str(error).strip().splitlines()[0])
+    raise PlanError(refusal(tried, free, where, ways))
+
+
+def would_fit(recipe: Recipe, base: Base, made: Material, answering: int, free: float) -> list[str]:
+    """The nearest changes of the recipe that fit, each computed."""
+    train = replace(recipe.train, micro_tokens="auto", checkpointing="auto")
+    tuned = {"": recipe.adapt, "adapt.method=lora": replace(recipe.adapt, method="lora")}
+    ways = []
+    for said, adapt in tuned.items():
+        if said and recipe.adapt.method == "lora":
+            continue
+        for candidate in candidates(replace(recipe, train=train, adapt=adapt), base, made, None):
+            if footprint(candidate, base, feed_of(candidate, base, made), answering).above_gib <= free:
+                changes = [said, *(f"train.{k}={getattr(candidate.train, k)}" for k in KEYS
+                                   if getattr(candidate.train, k) != getattr(recipe.train, k))]  # fmt: skip
+                ways.append(" ".join(f"--set {change}" for change in changes if change) + " would fit")
+                break
+    return ways
+
+
+def candidates(recipe: Recipe, base: Base, made: Material, kept: Mapping[str, Any] | None) -> Iterator[Recipe]:
+    """What may be picked, the fastest first: fewer tokens at once cost little, running layers again a third more."""
+    train = recipe.train
+    if kept is not None:
+        yield replace(recipe, train=replace(train, **{key: kept[key] for key in KEYS}))
+        return
+    longest = max(r.num_tokens for r in made.train.records)
+    most = MICRO_TOKENS if train.micro_tokens == "auto" else train.micro_tokens
+    sizes = [most]
+    while train.micro_tokens == "auto" and sizes[-1] // 2 >= max(longest, LEAST_MICRO_TOKENS):
+        sizes.append(sizes[-1] // 2)
+    can_again = base.model.supports_gradient_checkpointing
+    switches: list[Literal["auto", "on", "off"]] = [train.checkpointing]
+    if train.checkpointing == "auto":
+        switches = ["off", "on"] if can_again else ["off"]
+    for switch in switches:
+        for tokens in sizes:
+            yield replace(recipe, train=replace(train, micro_tokens=tokens, checkpointing=switch))
+
+
+def is_short(found: Footprint, free: float, where: Compute) -> bool:
+    """Whether freed memory has to go back, which costs a tenth of an update's time on a CPU."""
+    return where.device == "cpu" and found.above_gib + (KEPT_COSTS - 1) * found.activations_gib > free
+
+
+def untraced(
+    recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None, why: str
+) -> Fitted:
+    """Nothing is known but the least that it takes."""
+    first = next(candidates(recipe, base, made, kept))
+    first = replace(first, train=replace(first.train, checkpointing="off" if kept is None and
+        first.train.checkpointing == "auto" else first.train.checkpointing))  # fmt: skip
+    feed = feed_of(first, base, made)
+    shape = feed.shape()
+    tokens = first.train.micro
+    wanted = need(base.model, first.adapt, min(tokens, shape["update_tokens_max"]))
+    said = check_memory(wanted, where.device, tokens, shape["longest_tokens"])
+    return Fitted(first, feed, None, False, (
+        ("memory", f"{wanted.memory_gib:.2g} GiB", f"{said}; not predicted: {why}"),
+        ("train.micro_tokens", tokens, "said in the recipe" if recipe.train.micro_tokens != "auto" else "the default"),
+        ("train.checkpointing", first.train.checkpointing, "said in the recipe or not predicted"),
+    ))  # fmt: skip
+
+
+def words(
+    recipe: Recipe, tried: list[tuple[Recipe, Footprint]], kept: Mapping[str, Any] | None, where: Compute, free: float
+) -> tuple[tuple[str, Any, str], ...]:
+    chosen, found = tried[-1]
+    larger = f"; {len(tried) - 1} larger or faster choices did not fit" if len(tried) > 1 else ""
+    picked = "kept from the start of this run" if kept is not None else f"picked: {size(free)} are free{larger}"
+    whom = "torch allocates" if where.device == "cuda" else "the whole process"
+    freed = ""
+    if where.device == "cpu":
+        short = is_short(found, free, where)
+        freed = (
+            "; freed memory goes back to the system" if short else "; freed memory is kept for speed, and takes more"
+        )
+    each = ", ".join(f"{name} {size(gib)}" for name, gib in found.stages.items())
+    return (
+        ("peak memory", f"{found.peak_gib:.2f} GiB", f"{whom}, in the stage {found.largest}{freed}"),
+        ("memory", f"{found.above_gib:.2f} GiB", f"beside the loaded model: {each}; {size(free)} are free"),
+        ("train.micro_tokens", chosen.train.micro, said(recipe.train.micro_tokens, picked)),
+        ("train.checkpointing", chosen.train.checkpointing, said(recipe.train.checkpointing, picked)),
+    )  # fmt: skip
+
+
+def said(value: Any, otherwise: str) -> str:
+    return otherwise if value == "auto" else "said in the recipe"
+
+
+def refusal(tried: list[tuple[Recipe, Footprint]], free: float, where: Compute, ways: list[str]) -> str:
+    """What was found, and the nearest change that would fit."""
+    least, found = min(tried, key=lambda pair: pair[1].above_gib)
+    stage, ways = found.largest, list(ways)
+    if stage in ("baseline", "evaluate"):
+        ways.append(f"--set evals.rows={max(1, least.evals.rows // 4)} writes fewer answers side by side")
+    if stage == "export" and "merged" in least.export and least.adapt.method == "lora":
+        ways.append("--set export=[adapter] leaves the merged model out")
+    if where.dtype == torch.float32:
+        ways.append("--set precision=bfloat16 takes about half for weights and layers")
+    ways.append("take a smaller model (`tunesmith models` shows which fit)")
+    return (
+        f"too little memory: beside the loaded model the run takes at least {size(found.above_gib)} (stage {stage}, "
+        f"train.micro_tokens {least.train.micro}, checkpointing {least.train.checkpointing}), and {size(free)} are "
+        f"free on {where.device}. {'; or '.join(ways)}. If more is free than it seems: {MEMORY}=GIB says how much"
+    )

@@ -1,0 +1,146 @@
+"""Memory that tensors of a computation take at most, from running it on a twin of the model that holds no numbers.
+
+The twin is made of meta tensors: every operation gives the shapes that it would give, and takes no memory and hardly
+any time. What is alive at each moment is counted by storage, as an allocator would. What the kernels take inside is not
+seen, but for forest attention, whose copies are known.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tunesmith.models import chunked
+from tunesmith.models.adapters import Adapt, activate_adapter, open_slot
+from tunesmith.models.forward import hidden_states, layers_again, scored
+from tunesmith.models.heads import Head
+from tunesmith.types import Forest
+
+META = torch.device("meta")
+OWN = "tunesmith::forest_attention"
+
+
+class Living(TorchDispatchMode):
+    """Bytes of the meta tensors that are alive, now and at most, above what was there when it was entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: dict[int, Any] = {}
+
+    def note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self._seen:
+            return
+
+        def gone(_: Any) -> None:
+            del self._seen[key]
+            self.now -= size
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def known(self, model: torch.nn.Module) -> None:
+        """Weights and buffers count as there before."""
+        before = self.now
+        for tensor in (*model.parameters(), *model.buffers()):
+            self.note(tensor)
+        self.peak -= self.now - before
+        self.now = before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return False  # a question about numbers: models ask whether a mask is empty
+        if func.name().startswith(OWN):
+            self.peak = max(self.peak, self.now + copies(func.name(), args))
+        out = func(*args, **(kwargs or {}))
+        for found in tree_iter(out):
+            if isinstance(found, Tensor) and found.is_meta:
+                self.note(found)
+        return out
+
+
+def copies(name: str, args: Any) -> int:
+    """Bytes that forest attention takes inside at most: its inputs grouped by heads, and what it makes by rows and by
+    tokens, each once."""
+    if name.startswith(f"{OWN}_backward"):
+        d_out, (q, k, v, out, _) = args[0], args[1]
+        return sum(x.numel() * x.element_size() for x in (q, k, v, d_out, out, q, k, v, q, k, v))
+    q, k, v = args[:3]
+    return sum(x.numel() * x.element_size() for x in (q, k, v, q))
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Bytes beside weights and optimizer: kept by the layers until the backward, and at most."""
+
+    kept: int
+    peak: int
+
+
+def twin_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The same architecture without numbers, and without adapters."""
+    with META:
+        twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
+    twin.requires_grad_(False)
+    return twin
+
+
+def trace_learning(model: PreTrainedModel, head: Head, adapt: Adapt, forest: Forest, *, checkpointing: bool) -> Traced:
+    """Of forward and backward of one micro-batch (forest layout), with the gradients of what trains."""
+    twin = twin_of(model)
+    slot = open_slot(twin, adapt)
+    if adapt.method == "lora":
+        activate_adapter(twin, slot.key)
+    twin.train()
+    for parameter in slot.live.values():
+        parameter.requires_grad_(True)
+    asked = scored(forest)
+    there = replace(forest, tokens=forest.tokens.to(META), positions=forest.positions.to(META))
+    projection = Head(twin, head.scale, head.softcap).projection
+
+    def learn(living: Living) -> int:
+        hidden = hidden_states(twin, there, "forest")
+        kept = living.now
+        rows = hidden[asked.at.to(META)]
+        total, _ = chunked.linear_loss(rows, projection, asked.target.to(META), asked.weight.to(META))
+        total.backward()
+        return kept
+
+    if not checkpointing:
+        return traced(twin, learn)
+    with layers_again(twin, "forest"):
+        return traced(twin, learn)
+
+
+@torch.no_grad()
+def trace_scoring(model: PreTrainedModel, head: Head, forest: Forest) -> Traced:
+    """Of the log-probabilities of a forest's learned tokens, without gradients."""
+    twin = twin_of(model)
+    asked = scored(forest)
+    there = replace(forest, tokens=forest.tokens.to(META), positions=forest.positions.to(META))
+    projection = Head(twin, head.scale, head.softcap).projection
+
+    def score(living: Living) -> int:
+        hidden = hidden_states(twin, there, "forest")
+        return chunked.logp(hidden[asked.at.to(META)], projection, asked.target.to(META)).numel()
+
+    return traced(twin, score)
+
+
+def traced(twin: PreTrainedModel, work: Callable[[Living], int]) -> Traced:
+    """`work` says what is kept at its end or before its backward."""
+    with Living() as living:
+        living.known(twin)
+        kept = work(living)
+        return Traced(kept, living.peak)

@@ -1,0 +1,130 @@
+"""What is picked fits, the faster choice comes first, and where nothing fits the change that is named would."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.runs import tiny_runs
+
+from tunesmith import plan
+from tunesmith.build import Compute, Material, compute, load_base, material
+from tunesmith.errors import PlanError
+from tunesmith.fitted import fit
+from tunesmith.models.here import MEMORY
+from tunesmith.models.load import Base
+from tunesmith.recipe import Recipe, parse, place
+
+Given = tuple[dict[str, Any], Recipe, Base, Material, Compute]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    folder = tmp_path_factory.mktemp("fitted")
+    shape = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3}
+    settings = tiny_runs.settings(
+        tiny_runs.model_folder(folder / "model", **shape),
+        tiny_runs.reply_file(folder / "rows.jsonl", 90),
+        micro_tokens="auto",
+    )
+    settings["train"]["update_tokens"] = 4096
+    recipe = parse(settings)
+    where = compute(recipe)
+    base = load_base(recipe, where)
+    return settings, recipe, base, material(recipe, base), where
+
+
+def changed(settings: dict[str, Any], **values: Any) -> Recipe:
+    copy = json.loads(json.dumps(settings))
+    for key, value in values.items():
+        place(copy, key.replace("__", "."), value)
+    return parse(copy)
+
+
+def attempt(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[list[tuple[str, Any]], float | None]:
+    """What is picked in the memory that is free, and a little less memory than that takes; nothing where none fits."""
+    try:
+        found = fit(recipe, base, made, where)
+    except PlanError:
+        return [], None
+    assert found.footprint is not None
+    return [(found.recipe.train.checkpointing, found.recipe.train.micro_tokens)], 0.999 * found.footprint.above_gib
+
+
+def test_less_memory_means_fewer_tokens_then_layers_run_again_then_no(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _settings, recipe, base, made, where = given
+    monkeypatch.setenv(MEMORY, "1000")
+    plenty = fit(recipe, base, made, where)
+    assert plenty.footprint is not None
+    assert not plenty.gives_back
+    assert (plenty.recipe.train.micro_tokens, plenty.recipe.train.checkpointing) == (2048, "off")
+    picked, free = [], plenty.footprint.above_gib
+    while free is not None:
+        monkeypatch.setenv(MEMORY, str(free))
+        found, free = attempt(recipe, base, made, where)
+        picked += found
+    assert picked[0] == ("off", 2048)
+    assert picked == list(dict.fromkeys(picked))
+    assert len(picked) > 2
+    switches = [switch for switch, _ in picked]
+    assert switches == sorted(switches, key=("off", "on").index)
+    assert "on" in switches
+
+
+def test_what_the_recipe_says_is_not_picked(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, _, base, made, where = given
+    monkeypatch.setenv(MEMORY, "1000")
+    recipe = changed(settings, train__micro_tokens=300, train__checkpointing="on")
+    found = fit(recipe, base, made, where)
+    assert (found.recipe.train.micro_tokens, found.recipe.train.checkpointing) == (300, "on")
+    assert ("train.checkpointing", "on", "said in the recipe") in found.rows
+
+
+def test_the_change_that_a_refusal_names_would_fit(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, _, base, made, where = given
+    recipe = changed(settings, train__micro_tokens=2048, train__checkpointing="off")
+    monkeypatch.setenv(MEMORY, "1000")
+    whole = fit(recipe, base, made, where).footprint
+    assert whole is not None
+    assert whole.largest == "train"
+    monkeypatch.setenv(MEMORY, str(whole.above_gib - 0.5 * whole.activations_gib))
+    with pytest.raises(PlanError, match="too little memory") as refused:
+        fit(recipe, base, made, where)
+    fitting = re.search(r"--set train.micro_tokens=(\d+) would fit", str(refused.value))
+    assert fitting is not None
+    fit(changed(settings, train__micro_tokens=int(fitting.group(1)), train__checkpointing="off"), base, made, where)
+
+
+def test_what_was_picked_is_locked_and_kept(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    _settings, recipe, base, made, where = given
+    monkeypatch.setenv(MEMORY, "1000")
+    first = fit(recipe, base, made, where)
+    locked = plan.lock(first.recipe, base, made, where)
+    assert locked["fitted"] == {"micro_tokens": 2048, "checkpointing": "off"}
+    kept = fit(recipe, base, made, where, {"micro_tokens": 512, "checkpointing": "on"})
+    assert (kept.recipe.train.micro_tokens, kept.recipe.train.checkpointing) == (512, "on")
+    assert plan.lock(kept.recipe, base, made, where) != locked
+    half = compute(recipe, {"precision": "bfloat16"})
+    assert half.dtype == torch.bfloat16
+    assert "kept" in half.dtype_why
+
+
+def test_a_model_that_cannot_be_traced_is_said_so(
+    given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings, _, _, _, _ = given
+    recipe = replace(parse(settings), model=str(tiny_runs.model_folder(tmp_path / "experts", "mixtral")))
+    where = compute(recipe)
+    base = load_base(recipe, where)
+    monkeypatch.setenv(MEMORY, "1000")
+    found = fit(recipe, base, material(recipe, base), where)
+    assert found.footprint is None
+    assert found.facts() is None
+    assert "not predicted" in found.rows[0][2]
