@@ -17,7 +17,7 @@ from tunesmith.data.split import key
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
 from tunesmith.errors import PlanError
-from tunesmith.evals.baselines import baselines
+from tunesmith.evals.baselines import UNCHANGED, baselines
 from tunesmith.evals.compare import Cases, Rules, compare, secondary
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.score import Answer, chosen, mean_nll, written
@@ -177,6 +177,7 @@ def simple_outputs(made: Material) -> dict[str, Any]:
     )  # fmt: skip
     if made.metric.needs == "answer":
         return dict(found)
+    found.pop(UNCHANGED, None)  # a question is no program, and no answer for a function that somebody wrote
     read = {name: of_texts(made.metric, texts, cases, made.means) for name, texts in found.items()}
     return {name: rows for name, rows in read.items() if rows is not None}
 

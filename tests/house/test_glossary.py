@@ -21,7 +21,7 @@ PRINTED = (
     "padded", "layout", "guard probe", "kept, lost, not known", "rejected", "dropped", "taken out", "learned",
     "token", "loss", "nat", "learning rate", "gradient norm", "watched prompt", "unsure", "calibrated", "adapter",
     "merged", "checkpoint", "majority answer", "TF-IDF + logistic regression", "nearest training example",
-    "prompt form", "smallest detectable effect", "gate", "seed",
+    "input unchanged", "prompt form", "smallest detectable effect", "gate", "seed",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def test_a_text_whose_nearest_training_example_answers_it(tmp_path: Path) -> Non
     model = tiny_runs.model_folder(tmp_path / "model")
     settings = tiny_runs.settings(model, tiny_runs.reply_file(tmp_path / "rows.jsonl"), max_updates=2, watch=0)
     verdict = run(parse(settings), yaml.safe_dump(settings), tmp_path / "out", Silent())
-    assert set(verdict["baselines"]) == {"majority answer", "nearest training example"}
+    assert set(verdict["baselines"]) == {"majority answer", "nearest training example", "input unchanged"}
     assert verdict["baselines"]["nearest training example"] > verdict["tuned"]
     said = [n for n in verdict["notes"] if n.startswith("nearest training example scores")]
     assert len(said) == 1

@@ -40,7 +40,11 @@ def test_names_by_task_and_refusals():
         "majority answer",
         "TF-IDF + logistic regression",
     }
-    assert set(b.baselines(INPUTS, LABELS, ["x"], is_labels=False)) == {"majority answer", "nearest training example"}
+    texts = b.baselines(INPUTS, LABELS, ["x"], is_labels=False)
+    assert set(texts) == {"majority answer", "nearest training example", "input unchanged"}
+    assert texts["input unchanged"] == [
+        "x"
+    ]  # mutant: without it, a model that copies its input passes for a translator
     assert b.baselines(INPUTS, LABELS, [], is_labels=True)["TF-IDF + logistic regression"] == []
     with pytest.raises(DataError, match="5 training inputs and 1 answers"):
         b.baselines(INPUTS, ["a"], ["x"], is_labels=True)
