@@ -10,7 +10,7 @@ TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 ALONE := $(BIN)/python -m pytest
 SCRIPTS := $(wildcard bench/*.py)
 
-.PHONY: help install model quickstart format lint types check laws runs real test docs bench clean
+.PHONY: help install model quickstart format lint types check laws runs real test docs bench bench-peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make real         runs on the embedded model"
 	@echo "make test         all of these                make docs    code blocks and commands of the documentation"
 	@echo "make bench        speed and memory, into bench/       make format   rewrite in the house format"
+	@echo "make bench-peers  the same rows through TRL, in turn, in an environment of its own"
 	@echo "make clean        what builds and tests left behind; .venv and runs/ stay"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -70,6 +71,11 @@ docs: $(INSTALLED)
 bench: model
 	@test -n "$(SCRIPTS)" || { echo "bench/ holds no script yet"; exit 1; }
 	@set -e; for script in $(SCRIPTS); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# TRL in an environment of its own, with the torch and transformers that are pinned here; both sides in turn, idle machine.
+bench-peers: model
+	test -x .venv-peers/bin/python || { $(PYTHON) -m venv .venv-peers && .venv-peers/bin/pip install --quiet $(PIP_FLAGS) -c constraints.txt trl peft; }
+	for adapt in lora full; do $(BIN)/python bench/speed.py --adapt $$adapt --against .venv-peers/bin/python; done
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info .venv/.stamp-*

@@ -1,0 +1,190 @@
+"""Speed and memory of supervised training: tokens a second without padding, the first update left out.
+
+    python bench/speed.py [--adapt lora|full] [--compile] [--examples 96] [--rows FILE.jsonl] [--against PYTHON]
+
+Alone it measures this side and appends a line to bench/results/speed.jsonl. `--against PYTHON` names an interpreter
+in whose environment TRL is installed (`make bench-peers` makes one): both sides then run in turn, each in a process of
+its own, `--pairs` times, and the line holds every figure, the medians and their ratio. Same rows, same template, same
+tokens an update, same threads; TRL both with the system's allocator settings and with those that the session makes,
+and the better of the two counts. TRL runs by its defaults for a CPU, or (`--preset best`, what is compared) packed and
+without gradient checkpointing.
+
+Rows are chats (`messages`); without --rows they are put together from the made-up shop, with lengths like those of
+chat data: most short, a few long. Any other process on the machine makes the figures worthless.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "speed.jsonl"
+MODEL = "smollm2-135m-instruct"
+NUM_HELD_OUT = 16  # the last rows: learned by neither side
+EXAMPLES_AN_UPDATE = 16
+
+
+def made_rows(num: int) -> list[dict[str, Any]]:
+    """Chats of several messages of the shop each: about 150 tokens of prompt, 60 of reply, lognormal."""
+    from tunesmith.data import shop
+
+    messages = [row.prompt for row in shop.inbox(seed=7, num_messages=1000)]
+    draw = random.Random(7)
+
+    def text(mean_words: float) -> str:
+        words: list[str] = []
+        want = min(400, max(8, round(mean_words * math.exp(draw.gauss(-0.18, 0.6)))))
+        while len(words) < want:
+            words += draw.choice(messages).split()
+        return " ".join(words[:want])
+
+    return [
+        {"messages": [{"role": "user", "content": text(105)}, {"role": "assistant", "content": text(40)}]}
+        for _ in range(num)
+    ]
+
+
+def ours(rows: Path, adapt: str, num: int, compiled: bool) -> dict[str, Any]:
+    """One epoch over the first `num` rows through the session, as `tunesmith run` does it; the last rows are scored."""
+    import torch
+
+    from tunesmith.data import ingest
+    from tunesmith.data.columns import Columns
+    from tunesmith.data.feed import FileFeed
+    from tunesmith.data.pack import pack
+    from tunesmith.data.render import Renderer
+    from tunesmith.engine.loop import State, train
+    from tunesmith.engine.schedule import Schedule
+    from tunesmith.engine.session import Session
+    from tunesmith.engine.tenant import Spec
+    from tunesmith.models.adapters import Adapt
+    from tunesmith.models.load import load
+    from tunesmith.objectives.sft import SFT
+
+    base = load(MODEL, torch.float32, "cpu")
+    examples = ingest.read([rows], Columns()).examples
+    renderer = Renderer(base.tokenizer, 1024, "cut")
+    records = renderer.records(examples).records
+    learned, held_out = records[:num], records[-NUM_HELD_OUT:]
+    tokens = sum(r.num_tokens for r in learned)
+    feed = FileFeed(learned, round(EXAMPLES_AN_UPDATE * tokens / num), 2048, 1, 0, base.rope)
+    session = Session(base, compiled=compiled)
+    session.create("speed", Spec(Adapt(method=adapt)))  # type: ignore[arg-type]
+    lr = 2e-4 if adapt == "lora" else 1e-5
+    state = State("speed", SFT(), Schedule("linear", 0.0), lr, feed.num_updates)
+    marks = [time.perf_counter()]
+    counts = [sum(records[i].num_tokens for i in feed.members(u)) for u in range(feed.num_updates)]
+    train(session, state, feed, feed.num_updates, [lambda *_: marks.append(time.perf_counter())])
+    seconds = [b - a for a, b in pairwise(marks)]
+    nats = [session.logprobs("speed", [b])[0] for b in pack(held_out, 2048, base.rope)]
+    return {
+        "tokens_per_s": sum(counts[1:]) / sum(seconds[1:]),
+        "first_update_s": seconds[0],
+        "held_out_loss": -float(torch.cat(nats).double().mean()),
+        "updates": len(seconds),
+        "tokens": tokens,
+    }
+
+
+def child(command: list[str], rows: Path, *, tuned: bool = True) -> dict[str, Any]:
+    """A measurement in a process of its own; the last line that it prints is the result. `tuned`: the allocator keeps
+    what is freed, as the session's does."""
+    settings = {"OMP_NUM_THREADS": str(os.cpu_count() or 1), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    if tuned:
+        settings["GLIBC_TUNABLES"] = "glibc.malloc.mmap_threshold=2147483647:glibc.malloc.trim_threshold=2147483647"
+    done = subprocess.run(
+        [*command, "--rows", str(rows)], env={**os.environ, **settings}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def median(side: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(r[key] for r in side)
+
+
+def summary(mine: list[dict[str, Any]], plain: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median ratio of the pairs and its range, against TRL with whichever allocator settings were faster."""
+    out: dict[str, Any] = {"tunesmith": mine}
+    if tuned:
+        best = max(plain, tuned, key=lambda side: median(side, "tokens_per_s"))
+        ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(mine, best)]
+        out |= {
+            "trl": plain, "trl_allocator_tuned": tuned,
+            "ratio_median": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+            "peak_gib": [median(side, "peak_gib") for side in (mine, best)],
+            "held_out_loss": [median(side, "held_out_loss") for side in (mine, best)],
+        }  # fmt: skip
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapt", choices=["lora", "full"], default="lora")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--examples", type=int, default=96)
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--against", help="an interpreter with TRL")
+    parser.add_argument("--preset", choices=["default", "best"], default="best", help="of TRL")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        found = ours(args.rows, args.adapt, args.examples, args.compile)
+        print(json.dumps(found | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = args.rows
+        if rows is None:
+            rows = Path(folder) / "rows.jsonl"
+            rows.write_text("".join(json.dumps(r) + "\n" for r in made_rows(args.examples + NUM_HELD_OUT)))
+        common = ["--adapt", args.adapt, "--examples", str(args.examples)]
+        mine, plain, tuned = [], [], []
+        for pair in range(args.pairs):
+            mine.append(child([sys.executable, __file__, "--child", *common, *["--compile"] * args.compile], rows))
+            if args.against:
+                peer = [args.against, str(HERE / "peers" / "trl.py"), *common, "--preset", args.preset]
+                peer += ["--model", str(model_folder())]
+                plain.append(child(peer, rows, tuned=False))
+                tuned.append(child(peer, rows))
+            print(pair, *(f"{side[-1]['tokens_per_s']:.0f}" for side in (mine, plain, tuned) if side), flush=True)
+    line = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "adapt": args.adapt, "compiled": args.compile, "examples": args.examples,
+        "rows": "made-up shop" if args.rows is None else args.rows.name,
+        "preset": args.preset if args.against else None,
+        "torch": __import__("torch").__version__,
+        **summary(mine, plain, tuned),
+    }  # fmt: skip
+    with RESULTS.open("a") as out:
+        out.write(json.dumps(line) + "\n")
+    if tuned:
+        print(f"ratio {line['ratio_median']:.2f} ({line['ratio_range'][0]:.2f} to {line['ratio_range'][1]:.2f})")
+
+
+def model_folder() -> Path:
+    from tunesmith.models.catalogue import locate
+
+    return locate(MODEL).folder
+
+
+if __name__ == "__main__":
+    main()
