@@ -69,6 +69,7 @@ def test_what_stopped_a_stage_is_kept(tmp_path: Path) -> None:
     folder.write_text("recipe.yaml", "model: m\n")
     with pytest.raises(Interrupted), folder.stage("prepare"):
         raise Interrupted("stopped")
+    folder.close()
     assert runs.read(tmp_path / "a").state == "interrupted"
     again = RunFolder.open(tmp_path / "a", Silent(), resume=True)
     later = os.stat(tmp_path / "a" / "cost.json").st_mtime_ns + 10**9
