@@ -17,7 +17,7 @@ from tunesmith import evaluate, explained, gates, guards, harness, openings, pla
 from tunesmith.answered import Sitting
 from tunesmith.build import Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
-from tunesmith.data.audit import summary_lines
+from tunesmith.data.audit import summary_lines, too_long
 from tunesmith.data.split import Ledger
 from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.engine.session import Session
@@ -136,9 +136,9 @@ def whole(
             folder.write(gates.LATENCY, gates.time_answers(session, snapshot, made))
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
-    seen = plan.seen_note(folder.read("plan.json"))
+    learned = [plan.seen_note(folder.read("plan.json")), *too_long(made.audit)]
     verdict = evaluate.verdict_of(
-        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, seen, base.located.note, *said]
+        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, *learned, base.located.note, *said]
     )
     verdict["secondary"] |= preferred
     verdict["run"], verdict["guard"] = out.name, [asdict(g) for g in guard]

@@ -22,6 +22,7 @@ from tunesmith.types import Example, Label, Pair, Reply
 MAX_LISTED = 200  # lines kept of each kind of finding; counts are of all
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 FEW_PER_CLASS = 8
+TOO_LONG_FRAC = 0.05  # of the training examples, from which on their loss is told beside the verdict
 DIGITS = re.compile(r"\d+")
 
 
@@ -159,7 +160,10 @@ def _warnings(found: dict[str, Any]) -> list[str]:
             f"{found['dropped']['count']} examples were dropped; the first: {found['dropped']['examples'][0]['reason']}"
         )
     if found["cut"]["count"]:
-        lines.append(f"the prompts of {found['cut']['count']} examples were cut to fit the context")
+        lines.append(
+            f"the prompts of {found['cut']['count']} training examples were cut in the middle to fit data.max_tokens; "
+            "held-out prompts are asked whole"
+        )
     if found["moved"]["count"]:
         lines.append(
             f"{found['moved']['count']} rows also stood in another split and were taken out: test rows never stand in "
@@ -187,6 +191,24 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     if unseen:
         lines.append(f"labels in test that training never shows: {', '.join(unseen[:5])}")
     return lines
+
+
+def too_long(found: dict[str, Any]) -> list[str]:
+    """For the verdict: where so many training examples were shortened or left out that it may show in the answers."""
+    num, said = max(1, found["splits"]["train"]), []
+    for kind, what in (
+        (
+            "cut",
+            "had their prompt cut in the middle (data.max_tokens, data.too_long); held-out prompts were asked whole.",
+        ),
+        (
+            "dropped",
+            "were left out, most often because they are too long (data.max_tokens): it learned from the others.",
+        ),
+    ):
+        if found[kind]["count"] >= TOO_LONG_FRAC * num:
+            said.append(f"{found[kind]['count']:,} of {num:,} training examples {what}")
+    return said
 
 
 def summary_lines(found: dict[str, Any]) -> list[str]:

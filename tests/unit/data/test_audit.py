@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.data.chat import tokenizer
 
-from tunesmith.data.audit import audit, summary_lines
+from tunesmith.data.audit import audit, summary_lines, too_long
 from tunesmith.data.ingest import read
 from tunesmith.data.render import Renderer
 from tunesmith.data.split import split
@@ -75,6 +75,13 @@ def test_a_held_out_row_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert any("1 of 43 rows were rejected" in warning for warning in found["warnings"])
     assert found["understood"]["rows"] == 40  # of the file that is understood
     assert len(found["files"]) == 2
+
+
+def test_many_examples_that_were_too_long_are_told_beside_the_verdict() -> None:
+    found = {"splits": {"train": 100}, "cut": {"count": 66}, "dropped": {"count": 4}}
+    [said] = too_long(found)
+    assert said.startswith("66 of 100 training examples had their prompt cut in the middle")
+    assert too_long({**found, "cut": {"count": 0}, "dropped": {"count": 5}})[0].startswith("5 of 100 training examples")
 
 
 def test_token_counts_and_the_row_that_is_shown(tmp_path: Path) -> None:
