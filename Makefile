@@ -10,13 +10,14 @@ TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 ALONE := $(BIN)/python -m pytest
 SCRIPTS := $(wildcard bench/*.py)
 
-.PHONY: help install model quickstart format lint types check laws runs real test docs bench bench-peers clean
+.PHONY: help install model quickstart format lint types check laws runs real test docs bench bench-peers clean faults torture
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   the whole job on the embedded model and made-up data (5 minutes on 2 cores after the install)"
 	@echo "make check        format, lint, types, unit and house tests (under 2 minutes)"
 	@echo "make laws         property tests              make runs    whole runs on tiny models"
+	@echo "make faults       kills, broken disks, no memory, poisoned data; make torture: 299 kills, and 20 of the embedded model"
 	@echo "make real         runs on the embedded model"
 	@echo "make test         all of these                make docs    code blocks and commands of the documentation"
 	@echo "make bench        speed and memory, into bench/       make format   rewrite in the house format"
@@ -55,6 +56,14 @@ check: lint types
 runs: $(INSTALLED)
 	$(TWO) tests/runs
 
+faults: $(INSTALLED)
+	$(TWO) --dist loadfile tests/faults
+
+# Half an hour and more. The counts stand at the end.
+torture: model
+	TUNESMITH_KILLS=299 OMP_NUM_THREADS=1 $(ALONE) tests/faults/test_kills.py
+	TUNESMITH_KILLS=20 TUNESMITH_KILLED_MODEL=smollm2-135m-instruct OMP_NUM_THREADS=1 $(ALONE) tests/faults/test_kills.py
+
 laws: $(INSTALLED)
 	$(TWO) tests/laws
 
@@ -63,6 +72,7 @@ real: model
 
 test: lint types model
 	$(TWO) tests/unit tests/house tests/laws tests/runs
+	$(TWO) --dist loadfile tests/faults
 	$(ALONE) tests/real
 
 docs: $(INSTALLED)

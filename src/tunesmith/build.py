@@ -277,7 +277,8 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int) -> Sta
     spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, regularisers=asked, by_depth=recipe.train.by_depth)
     session.create(TENANT, spec)
     lr, _ = learning_rate(recipe, session.base, updates)
-    return State(TENANT, objective_of(recipe, made.split.train), recipe.train.schedule, lr, updates)
+    objective = objective_of(recipe, made.split.train)
+    return State(TENANT, objective, recipe.train.schedule, lr, updates, on_nan=recipe.train.on_nan)
 
 
 def prompt_text(example: Example) -> str:

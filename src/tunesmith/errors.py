@@ -66,14 +66,26 @@ class EmptyUpdate(RunError):
 
 
 class NotFinite(RunError):
-    """A gradient is NaN or infinite; no parameter was changed. Carries the example ids."""
+    """A loss or gradient is NaN or infinite; no parameter was changed. Carries the example ids."""
 
-    def __init__(self, example_ids: tuple[str, ...]) -> None:
-        self.example_ids = example_ids
-        shown = ", ".join(example_ids[:5]) + (" …" if len(example_ids) > 5 else "")
+    def __init__(self, example_ids: tuple[str, ...], update: int | None = None) -> None:
+        self.example_ids, self.update = example_ids, update
+        shown = ", ".join(example_ids[:5]) + (f" … ({len(example_ids)} in all)" if len(example_ids) > 5 else "")
+        which = "an update" if update is None else f"update {update}"
         super().__init__(
-            f"the gradient of an update is not finite, and no parameter was changed; its examples: {shown}. "
-            "Lower train.lr, or look at these rows (`tunesmith audit`)."
+            f"loss or gradient of {which} is not finite, and no parameter was changed. It is due to: {shown}. Look at "
+            "these rows; --set train.on_nan=skip goes on without such updates. Where every update has them, it is not "
+            "the rows: lower train.lr, or say --set precision=float32"
+        )
+
+
+class Overflow(RunError):
+    """Weights left the range of their number format in a step."""
+
+    def __init__(self, update: int, lr: float) -> None:
+        super().__init__(
+            f"weights are not finite after update {update} with a learning rate of {lr:.2g}. The last checkpoint is "
+            "from before; start a new run with a smaller train.lr"
         )
 
 

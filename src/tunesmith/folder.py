@@ -17,6 +17,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from tunesmith.answered import Sitting
+from tunesmith.deaths import WORKING, working
 from tunesmith.errors import InputError
 from tunesmith.files import read_json, sha256_text, sweep, write_json, write_text
 from tunesmith.stopping import Stop
@@ -110,6 +111,7 @@ class RunFolder:
     stages: list[dict[str, Any]] = field(default_factory=list)
     budgets: Mapping[str, float] = field(default_factory=dict)  # seconds a stage should take, where somebody says so
     was_there: bool = True  # before this run
+    died: dict[str, Any] | None = None  # of the last process, where it was killed: its stage, and what deaths.py counts
     lock: FileLock | None = None  # held as long as the folder is filled
 
     @classmethod
@@ -133,13 +135,15 @@ class RunFolder:
             folder.close()
             raise
         sweep(path)
+        folder.died = folder.read(WORKING)
         folder.write(PROCESS, this_process())
         if resume and (kept := folder.read("cost.json")):
             folder.stages = list(kept["stages"])
         return folder
 
     def close(self) -> None:
-        """Let another process fill the folder."""
+        """This process ends by itself; another may fill the folder."""
+        (self.path / WORKING).unlink(missing_ok=True)
         if self.lock is not None:
             self.lock.release()
 
@@ -158,6 +162,7 @@ class RunFolder:
         """Times what is done inside; cost.json is true after each stage. Budgets are shown, not enforced."""
         budget_s = self.budgets.get(name, budget_s)
         self.tell.stage(name, budget_s)
+        self.write(WORKING, working(name))
         began = time.monotonic()
         row: dict[str, Any] = {"name": name, "seconds": 0.0, "budget_s": budget_s}
         try:

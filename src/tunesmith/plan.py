@@ -18,6 +18,7 @@ from tunesmith.fitted import KEYS, Fitted
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
 from tunesmith.room import disk_need
+from tunesmith.sealed import code_digest
 
 ASSUMED_DISCORDANCE = 0.3  # of right/wrong cases that change; said beside the figure
 ASSUMED_SPREAD = 0.25  # standard deviation of a case's change, of the metric's range
@@ -176,6 +177,7 @@ def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str
         "model": {"name": recipe.model, "digest": base.digest},
         "template": made.renderer.digest,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "code": code_digest(),
         "python": platform.python_version(),
         "metric": {"name": ", ".join(m.name for m in made.primary), **dict(made.means.digests)},
         "seed": recipe.seed,

@@ -39,6 +39,7 @@ def settings(data: Path) -> dict[str, Any]:
             "max_updates": 10,
             "update_tokens": 2048,
             "every_checkpoint": 10,
+            "rehearsal": False,  # half a minute; all of it comes within five anyway
             "watch": 0,  # seven seconds each time
         },
         "evals": {

@@ -36,10 +36,13 @@ from tunesmith.models.load import Base, weights_digest
 from tunesmith.opened import Opened, Served
 from tunesmith.preferences import preferences
 from tunesmith.recipe import Recipe, read
+from tunesmith.rehearse import rehearse
 from tunesmith.report import card, html
 from tunesmith.room import check_disk
 from tunesmith.settled import settle
-from tunesmith.teach import teach
+from tunesmith.sizes import NAME as SIZES
+from tunesmith.sizes import kept_sizes
+from tunesmith.teach import skipped_updates, teach
 from tunesmith.trackers import energy
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.types import GuardResult
@@ -113,9 +116,7 @@ def whole(
         fitted, where, base, made = prepare(recipe, folder)
     recipe, feed = fitted.recipe, fitted.feed
     tracked.start(out.name, {"recipe": asdict(recipe), "plan": folder.read("plan.json")["resolved"]})
-    session = Session(base, compiled=recipe.train.compile, checkpointing=recipe.train.checkpointing == "on")
-    if fitted.gives_back:
-        give_back_freed_memory()
+    session = rehearsed(folder, fitted, base, made, where)
     base_asked = baseline(recipe, folder, session, made)
     report_base(folder, made, base_asked)
     state = start(recipe, session, made, num_updates(recipe, feed))
@@ -144,7 +145,8 @@ def whole(
     verdict["run"], verdict["guard"] = out.name, [asdict(g) for g in guard]
     verdict["openings"] = [asdict(o) for o in earlier]
     looked = openings.note(earlier, len(made.split.test))
-    verdict["notes"] = [*([looked] if looked else []), *verdict["notes"], *guards.losses(guard)]
+    kept = [looked, *skipped_updates(folder), *(folder.read(SIZES) or {}).get("said", [])]
+    verdict["notes"] = [*filter(None, kept), *verdict["notes"], *guards.losses(guard)]
     robustness.into(verdict, robust)
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     table = evaluate.case_table(made, base_asked, tuned)
@@ -162,6 +164,18 @@ def whole(
     for name in folder.read("export.json"):
         card.write_model_card(out, out / name)
     return folder.read("verdict.json")
+
+
+def rehearsed(folder: RunFolder, fitted: Fitted, base: Base, made: Material, where: Compute) -> Session:
+    """The run's session, after the rehearsal in one of its own; both cut as this run's memory has shown."""
+    recipe = fitted.recipe
+    cuts = kept_sizes(recipe, folder)
+    rehearse(recipe, folder, base, made, where, fitted.feed, cuts)
+    session = Session(base, compiled=recipe.train.compile, checkpointing=recipe.train.checkpointing == "on")
+    session.cuts = cuts
+    if fitted.gives_back:
+        give_back_freed_memory()
+    return session
 
 
 def opened_before(folder: RunFolder, made: Material) -> list[openings.Opening]:

@@ -19,7 +19,7 @@ from tunesmith.report.facts import read_lines, read_mapping, read_verdict
 
 MARKS = ("lock.json", "plan.json", "verdict.json", "cost.json", "audit.json")  # one of them stands beside the recipe
 DEPTH = 3  # folders below the one that is looked through
-STAGES = ("prepare", "baseline", "train", "evaluate", "guards", "export", "the verdict")
+STAGES = ("prepare", "rehearsal", "baseline", "train", "evaluate", "guards", "export", "the verdict")
 ORDERS = ("when", "effect", "cost", "name", "state")
 
 

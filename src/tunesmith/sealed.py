@@ -10,12 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tunesmith.deaths import WORKING
 from tunesmith.errors import DataError
 from tunesmith.files import sha256_file, write_text
 from tunesmith.folder import LOCK
 
 SEAL = "seal.json"
-UNSEALED = (SEAL, LOCK)
+UNSEALED = (SEAL, LOCK, WORKING)  # the last two are of the process that fills the folder
 
 
 def files_in(folder: Path) -> dict[str, Path]:

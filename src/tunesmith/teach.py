@@ -38,9 +38,13 @@ def teach(
     def after_update(update: int, facts: dict[str, float]) -> None:
         saver.check()
         row = {"update": update, **facts, "elapsed_s": time.monotonic() - began, "peak_gib": peak_gib()}
-        folder.add_lines(METRICS, [row])
-        tracked.log(update, row)
-        folder.tell.updated(update, state.num_updates, row)
+        if update in state.skipped:
+            folder.add_lines(METRICS, [{"update": update, "skipped": state.skipped[update]}])
+            folder.tell.say(f"update {update} was left out, its numbers are not finite: {sources(made, state, update)}")
+        else:
+            folder.add_lines(METRICS, [row])
+            tracked.log(update, row)
+            folder.tell.updated(update, state.num_updates, row)
         is_asked = folder.stop.is_asked
         if update % recipe.train.every_checkpoint == 0 or update == state.num_updates or is_asked:
             saver.save(session, state, feed, best_on_dev(folder))
@@ -92,6 +96,21 @@ def go_on(folder: RunFolder, session: Session, state: State, feed: FileFeed) -> 
         )
     for name in (METRICS, WATCHED):
         folder.forget_after(name, state.update)
+
+
+def sources(made: Material, state: State, update: int) -> str:
+    """Where the examples stand that an update was skipped for."""
+    blamed = set(state.skipped[update])
+    return ", ".join(e.source for e in made.split.train if e.id in blamed)
+
+
+def skipped_updates(folder: RunFolder) -> list[str]:
+    """For the verdict's notes."""
+    rows = [r for r in folder.metrics() if "skipped" in r]
+    ids = sorted({e for r in rows for e in r["skipped"]})
+    return [
+        f"{len(rows)} updates were left out, for loss or gradient were not finite; examples: {', '.join(ids[:5])}."
+    ] * bool(rows)
 
 
 def best_on_dev(folder: RunFolder) -> int | None:

@@ -166,6 +166,7 @@ def test_errors_of_the_machine_have_words_of_their_own() -> None:
         (errno.EACCES, 2, "x.json: permission denied"),
         (errno.EROFS, 2, "x.json: read-only file system"),
         (errno.EISDIR, 2, "x.json: is a directory"),
+        (errno.EIO, 1, "x.json: input/output error: the disk"),
     ):
         message, found = faults.told(OSError(number, os.strerror(number), "x.json"))
         assert found == code

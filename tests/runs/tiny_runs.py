@@ -59,7 +59,14 @@ def settings(model: Path, data: Path, **train: Any) -> dict[str, Any]:
         "model": str(model),
         "data": {"train": [str(data)], "max_tokens": 256, "test_frac": 0.25, "dev_frac": 0.15},
         "adapt": {"rank": 4},
-        "train": {"update_tokens": 512, "micro_tokens": 256, "epochs": 2, "every_checkpoint": 2, **train},
+        "train": {
+            "update_tokens": 512,
+            "micro_tokens": 256,
+            "epochs": 2,
+            "every_checkpoint": 2,
+            "rehearsal": False,
+            **train,
+        },
         "evals": {
             "max_cases": 20,
             "max_dev_cases": 6,

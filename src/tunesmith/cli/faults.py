@@ -22,6 +22,7 @@ from tunesmith.secret import masked
 DEBUG = "TUNESMITH_DEBUG"
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+BAD = (errno.EIO, errno.EFBIG, errno.ESTALE) if hasattr(errno, "ESTALE") else (errno.EIO, errno.EFBIG)
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 FAILED, WRONG = 1, 2  # exit codes
 
@@ -65,6 +66,12 @@ def of_the_machine(error: Exception) -> tuple[str, int] | None:
                 f"{name}: {error.strerror.lower()}. Wanted a place that you may read and write: change its rights, or "
                 "name another one",
                 WRONG,
+            )
+        if error.errno in BAD:
+            return (
+                f"{name}: {error.strerror.lower()}: the disk, its connection or its limits refused. What was kept "
+                "before is whole, and a run goes on with --resume, here or in a copy of its folder on another disk",
+                FAILED,
             )
         if error.errno in MISPLACED:
             return f"{name}: {error.strerror.lower()}. Name another path", WRONG

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from tunesmith.engine.schedule import Schedule
 from tunesmith.engine.session import Session
-from tunesmith.errors import EmptyUpdate
+from tunesmith.engine.update import update
+from tunesmith.errors import NotFinite
 from tunesmith.roles import Feed, Listener, Objective
 
 
@@ -22,22 +24,21 @@ class State:
     lr: float  # peak
     num_updates: int  # of the whole run
     update: int = 0  # done so far
+    on_nan: Literal["abort", "skip"] = "abort"
+    skipped: dict[int, tuple[str, ...]] = field(default_factory=dict)  # update -> the examples to blame
 
 
 def train(session: Session, state: State, feed: Feed, until: int, listeners: Sequence[Listener] = ()) -> None:
-    """Run updates until `until` are done. The loss is divided once, by the units of the whole update, so the gradient
-    does not depend on how the update was cut."""
+    """Run updates until `until` are done."""
     while state.update < until:
         began = time.monotonic()
         batches = feed.update()
-        units = float(sum(state.objective.count(batch) for batch in batches))
-        if units == 0:
-            raise EmptyUpdate(
-                "an update has no unit to learn from: `tunesmith audit` shows which examples lose their reply"
-            )
-        stats = session.forward_backward(state.tenant, batches, state.objective, 1.0 / units)
         lr = state.lr * state.schedule.factor(state.update, state.num_updates)
-        norm = session.optim_step(state.tenant, lr)
+        try:
+            stats, units, norm = update(session, state.tenant, batches, state.objective, lr)
+        except NotFinite as error:
+            skip(session, state, error)
+            stats, units, norm = {}, 0.0, 0.0
         state.update += 1
         seconds = time.monotonic() - began
         tokens = sum(batch.num_tokens for batch in batches)
@@ -45,3 +46,13 @@ def train(session: Session, state: State, feed: Feed, until: int, listeners: Seq
         facts |= {"lr": lr, "grad_norm": norm, "units": units, "tokens": tokens, "tokens_per_s": tokens / seconds}
         for listener in listeners:
             listener(state.update, facts)
+
+
+def skip(session: Session, state: State, error: NotFinite) -> None:
+    """Count the update as made, with no step. Raises where that is not wanted, or the last ones were skipped too: then
+    it is not the data."""
+    last = {state.update, state.update - 1}
+    if state.on_nan == "abort" or last <= set(state.skipped):
+        raise error
+    state.skipped[state.update + 1] = error.example_ids
+    session.skip_update(state.tenant)

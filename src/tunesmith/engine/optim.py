@@ -38,6 +38,21 @@ def build(
     return torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True)
 
 
+def step(optimizer: torch.optim.AdamW, lr: float) -> None:
+    """One step. All memory it needs is taken before the first parameter moves, so that it happens whole or not at
+    all."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+        for p in group["params"]:
+            if p.grad is not None and not optimizer.state.get(p):
+                optimizer.state[p] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                    "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+                }
+    optimizer.step()
+
+
 def global_norm(gradients: dict[str, Tensor]) -> Tensor:
     """[] L2 norm over all tensors."""
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for _, g in sorted(gradients.items())]))

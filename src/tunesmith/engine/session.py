@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +15,36 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.memory import keep_freed_memory
-from tunesmith.engine.optim import global_norm
-from tunesmith.engine.sharing import exchange
+from tunesmith.engine.optim import global_norm, step
+from tunesmith.engine.sharing import loss_of, others_of, shares_of
 from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who
-from tunesmith.errors import NotFinite, PlanError, RunError
+from tunesmith.errors import NotFinite, Overflow, PlanError, RunError
 from tunesmith.generate.decode import Sampler
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
-from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
+from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key, take_out
 from tunesmith.models.artifact import read_adapter, save_weights
 from tunesmith.models.depth import depths
 from tunesmith.models.forward import layers_again
-from tunesmith.models.heads import KeptHead
 from tunesmith.models.load import Base
 from tunesmith.models.noise import key_of
 from tunesmith.models.output import ForwardOutput, output
 from tunesmith.roles import Objective, Site
-from tunesmith.types import Completion, Forest, Loss, Ratio, Shared
+from tunesmith.types import Completion, Forest, Ratio, Shared
 
 
 class Session:
     """Verbs over a base and its tenants. Layers are `compiled`, or (`checkpointing`) run again to save memory."""
 
     def __init__(self, base: Base, *, compiled: bool = False, checkpointing: bool = False) -> None:
-        self.base = base
-        self.compiled = compiled
-        self.checkpointing = checkpointing
+        self.base, self.compiled, self.checkpointing = base, compiled, checkpointing
         self.tenants: dict[str, Tenant] = {}
         self.slots: dict[str, Slot] = {}
+        self.cuts = Cuts()
         self._active: Slot | None = None
         self._lock = threading.RLock()
         keep_freed_memory()
@@ -99,20 +97,24 @@ class Session:
         """Add the gradient of `scale` times the summed loss of the micro-batches to the tenant's pending gradients."""
         with self._lock:
             tenant = self._tenant(name)
-            batches = [b.to(self.base.model.device) for b in batches]
-            others = [self._others(tenant, b, objective) for b in batches]
-            self._put(tenant)
-            stats: dict[str, Ratio] = {}
-            with self._training(tenant):
-                shares = self._shares(tenant, batches, objective, others)
-                for index, batch in enumerate(batches):
-                    with self._noise(tenant, index, batch):
-                        found = self._learn(
-                            tenant, batch, objective, scale, (shares[index] if shares else None, others[index])
-                        )
-                    for key, ratio in found.items():
-                        stats[key] = stats[key] + ratio if key in stats else ratio
-            return stats
+            if tenant.pending:  # those could not be made again here, so nothing may be tried twice
+                return self._teach(tenant, batches, objective, scale)
+            return self.cuts.learned(
+                batches, tenant.num_updates + 1, lambda c: self._teach(tenant, c, objective, scale)
+            )
+
+    def forget_gradients(self, name: str) -> bool:
+        """Drop what is pending. True where all of it was finite."""
+        with self._lock:
+            pending = self._tenant(name).pending
+            is_finite = not pending or bool(global_norm(pending).isfinite())
+            self._tenant(name).forget_gradients()
+            return is_finite
+
+    def skip_update(self, name: str) -> None:
+        """Count an update in which nothing was learned, so that the noise of the next one is its own."""
+        with self._lock:
+            self._tenant(name).num_updates += 1
 
     def optim_step(self, name: str, lr: float) -> float:
         """Clip, step, clear. Returns the gradient's norm before clipping; NotFinite, and no change, where it is not."""
@@ -135,14 +137,14 @@ class Session:
                     raise NotFinite(ids)
                 if limit and norm > limit:
                     torch._foreach_mul_(list(gradients.values()), float(limit / norm))
-                for group in tenant.optimizer.param_groups:
-                    group["lr"] = lr * group["factor"]
-                tenant.optimizer.step()
+                step(tenant.optimizer, lr)
             finally:
                 for master in params.values():
                     master.grad = None
-            tenant.num_updates += 1
             tenant.slot.holder = None
+            if not global_norm(params).isfinite():
+                raise Overflow(tenant.num_updates + 1, lr)
+            tenant.num_updates += 1
             for regulariser in tenant.spec.regularisers:
                 regulariser.on_update(self._site(tenant))
             return float(norm)
@@ -153,8 +155,10 @@ class Session:
     def logprobs(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
         """[L] nats of the learned tokens of each forest, on the CPU."""
         with self._lock:
-            self._put(self._holder(who))
-            return [self._output(self._holder(who), b.to(self.base.model.device)).logp().cpu() for b in batches]
+            holder = self._holder(who)
+            self._put(holder)
+            work = lambda part: self._output(holder, part.to(self.base.model.device)).logp().cpu()
+            return [self.cuts.scored(b, work) for b in batches]
 
     @torch.no_grad()
     def scores(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
@@ -178,8 +182,11 @@ class Session:
         with self._lock, self._eager():
             self._put(self._holder(who))
             if self.base.layout == "forest":
-                return Sampler(self.base.model, self.base.head, decode)(prompts, limits, progress, kept)
-            return generate_plain(self.base.model, prompts, limits, decode, progress, kept)
+                call = Sampler(self.base.model, self.base.head, decode)
+                return self.cuts.answered(limits, kept, lambda most, k: call(prompts, most, progress, k))
+            model = self.base.model
+            plain = lambda most, k: generate_plain(model, prompts, most, decode, progress, k)
+            return self.cuts.answered(limits, kept, plain)
 
     def stream(self, who: Who, prompt: Sequence[int], limits: Limits, ask: Ask, reader: Reader) -> Generator[Piece]:
         """One prompt's answers, piece by piece. The session is held until the iterator is used up or closed, which must
@@ -251,6 +258,15 @@ class Session:
             values = holder.masters if isinstance(holder, Tenant) else holder.values
             save_weights(self.base.model, holder.slot, values, folder, self.base.digest)
 
+    def close(self) -> None:
+        """Leave the base as it was found: its own weights live, no adapter in it, no tenant."""
+        with self._lock:
+            for slot in self.slots.values():
+                self._active = slot
+                self._put(None)
+            self.tenants, self.slots, self._active = {}, {}, None
+            take_out(self.base.model)
+
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _tenant(self, name: str) -> Tenant:
@@ -293,18 +309,28 @@ class Session:
     @torch.no_grad()
     def _others(self, tenant: Tenant, batch: Forest, objective: Objective) -> dict[str, Any]:
         """Outputs, without gradients, of the frozen models that the objective asks for. Their heads are their own."""
-        others: dict[str, Any] = {}
-        needs = objective.needs.union(*(r.needs for r in tenant.spec.regularisers))
-        for role, frozen in (("reference", tenant.spec.reference), ("teacher", tenant.spec.teacher)):
-            if role in needs:
-                self._put(frozen)
-                out = self._output(frozen, batch)
-                values = tenant.slot.neutral if frozen is None else frozen.values
-                moving = [n for n, p in tenant.slot.live.items() if p is out.head.weight]
-                if moving:  # the head trains: the reference keeps the weights it was computed with
-                    out.head = KeptHead(replace(out.head.projection, weight=values[moving[0]].to(out.hidden.dtype)))
-                others[role] = out
-        return others
+
+        def ask(frozen: Snapshot | None) -> ForwardOutput:
+            self._put(frozen)
+            return self._output(frozen, batch)
+
+        return others_of(tenant, objective, ask)
+
+    def _teach(self, tenant: Tenant, batches: Sequence[Forest], objective: Objective, scale: float) -> dict[str, Ratio]:
+        """Forward and backward of micro-batches, one after the other. Without a gradient left where one fails."""
+        batches = [b.to(self.base.model.device) for b in batches]
+        others = [self._others(tenant, b, objective) for b in batches]
+        self._put(tenant)
+        stats: dict[str, Ratio] = {}
+        with self._training(tenant):
+            shares = shares_of(lambda k, batch: self._noisy_output(tenant, k, batch), batches, objective, others)
+            for index, batch in enumerate(batches):
+                given = (shares[index] if shares else None, others[index])
+                with self._noise(tenant, index, batch):
+                    found = self._learn(tenant, batch, objective, scale, given)
+                for key, ratio in found.items():
+                    stats[key] = stats[key] + ratio if key in stats else ratio
+        return stats
 
     def _learn(
         self, tenant: Tenant, batch: Forest, objective: Objective, scale: float,
@@ -313,7 +339,7 @@ class Session:
         """Forward and backward of one micro-batch. `given`: what all shared, with my cotangent; the frozen outputs."""
         share, others = given
         out = self._output(tenant, batch)
-        loss = self._loss(objective, out, batch, share[0] if share else None, others)
+        loss = loss_of(objective, out, batch, share[0] if share else None, others)
         total, stats = loss.total * scale, loss.stats
         for term in (r.term(out, batch, others) for r in tenant.spec.regularisers):
             if term is not None:
@@ -326,32 +352,9 @@ class Session:
         tenant.pending_ids.extend(batch.example_ids)
         return {"loss": Ratio(loss.total.detach().double(), objective.count(batch)), **stats}
 
-    def _loss(
-        self, objective: Objective, out: ForwardOutput, batch: Forest, shared: Shared | None, others: dict[str, Any]
-    ) -> Loss:
-        weights = objective.linear_weights(batch)
-        if weights is not None:  # one pass over the head gives loss and gradient
-            total, _ = out.linear_loss(weights)
-            return Loss(total)
-        return objective(out, batch, shared, others)
-
-    def _shares(
-        self, tenant: Tenant, batches: Sequence[Forest], objective: Objective, others: list[dict[str, Any]]
-    ) -> list[tuple[Shared, Tensor]]:
-        """For objectives that must see all micro-batches at once: (what all shared, cotangent of mine), each [U, K].
-
-        The loss is differentiated with respect to the shares; a second forward pass sends that into the weights.
-        """
-        if "shared" not in objective.needs:  # asked before a forward pass is spent on it
-            return []
-        outs, rows = [], []
-        with torch.no_grad():
-            for index, batch in enumerate(batches):
-                with self._noise(tenant, index, batch):
-                    out = self._output(tenant, batch)
-                outs.append(out)
-                rows.append(objective.share(out, batch))
-        return exchange(objective, outs, batches, rows, others)
+    def _noisy_output(self, tenant: Tenant, index: int, batch: Forest) -> ForwardOutput:
+        with self._noise(tenant, index, batch):
+            return self._output(tenant, batch)
 
     def _site(self, tenant: Tenant) -> Site:
         slot, num = tenant.slot, tenant.num_updates
@@ -392,8 +395,6 @@ class Session:
             finally:
                 tenant.slot.draw.set(None, 0)
 
-    @contextmanager
-    def _eager(self) -> Iterator[None]:
+    def _eager(self) -> AbstractContextManager[Any]:
         """Generation never runs the compiled layers: its shapes change at every token."""
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-            yield
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()

@@ -1,15 +1,66 @@
-"""The exchange for objectives that must see all micro-batches of an update at once."""
+"""The loss of a micro-batch, and what it is made of beside the micro-batch: frozen models, and what objectives share
+that must see all micro-batches of an update at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tunesmith.engine.tenant import Snapshot, Tenant
+from tunesmith.models.heads import KeptHead
+from tunesmith.models.output import ForwardOutput
 from tunesmith.roles import Objective, Output
-from tunesmith.types import Forest, Shared
+from tunesmith.types import Forest, Loss, Shared
+
+
+def loss_of(
+    objective: Objective, out: ForwardOutput, batch: Forest, shared: Shared | None, others: dict[str, Any]
+) -> Loss:
+    weights = objective.linear_weights(batch)
+    if weights is not None:  # one pass over the head gives loss and gradient
+        total, _ = out.linear_loss(weights)
+        return Loss(total)
+    return objective(out, batch, shared, others)
+
+
+def others_of(tenant: Tenant, objective: Objective, ask: Callable[[Snapshot | None], ForwardOutput]) -> dict[str, Any]:
+    """What the frozen models say that objective and regularisers want, each with a head of its own."""
+    others: dict[str, Any] = {}
+    needs = objective.needs.union(*(r.needs for r in tenant.spec.regularisers))
+    for role, frozen in (("reference", tenant.spec.reference), ("teacher", tenant.spec.teacher)):
+        if role in needs:
+            out = ask(frozen)
+            values = tenant.slot.neutral if frozen is None else frozen.values
+            moving = [n for n, p in tenant.slot.live.items() if p is out.head.weight]
+            if moving:  # the head trains: the reference keeps the weights it was computed with
+                out.head = KeptHead(replace(out.head.projection, weight=values[moving[0]].to(out.hidden.dtype)))
+            others[role] = out
+    return others
+
+
+def shares_of(
+    forward: Callable[[int, Forest], ForwardOutput],
+    batches: Sequence[Forest],
+    objective: Objective,
+    others: Sequence[dict[str, Any]],
+) -> list[tuple[Shared, Tensor]]:
+    """(what all shared, cotangent of mine) of each micro-batch, [U, K] both; nothing where nothing is shared.
+
+    The loss is differentiated with respect to the shares; a second forward pass sends that into the weights.
+    """
+    if "shared" not in objective.needs:  # asked before a forward pass is spent on it
+        return []
+    outs, rows = [], []
+    with torch.no_grad():
+        for index, batch in enumerate(batches):
+            out = forward(index, batch)
+            outs.append(out)
+            rows.append(objective.share(out, batch))
+    return exchange(objective, outs, batches, rows, others)
 
 
 def exchange(

@@ -232,6 +232,15 @@ def keyed_generator(seed: int, *key: object) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+def take_out(model: PreTrainedModel) -> None:
+    """Put the plain layers back where adapters were injected."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            model.set_submodule(name, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
 def activate_adapter(model: PreTrainedModel, key: str) -> None:
     """Make one slot's adapter the only active one."""
     for module in model.modules():
