@@ -122,11 +122,7 @@ class FileFeed:
         most = max(order, key=lambda part: int(self._lengths[part].sum()))
         holds = next(part for part in order if int(self._lengths.argmax()) in part)
         return max(
-            (
-                f
-                for part in (most, holds)
-                for f in pack([self._records[i] for i in part], self._micro_tokens, self._rope)
-            ),
+            (f for part in (most, holds) for f in self._laid(part.tolist())),
             key=lambda f: f.num_tokens,
         )
 
