@@ -25,6 +25,7 @@ from tunesmith.data.pack import forest, pack
 from tunesmith.data.split import Ledger
 from tunesmith.errors import InputError, did_you_mean
 from tunesmith.evals.score import label_logps
+from tunesmith.models.noise import KeyedDropout
 from tunesmith.objectives.sft import SFT
 from tunesmith.opened import TUNED, Opened
 from tunesmith.types import Example, Message, Record, Segment
@@ -266,7 +267,7 @@ def gradient_bytes(opened: Opened) -> int:
 def similarities(opened: Opened, cases: Sequence[Record], records: Sequence[Record]) -> Iterator[list[float]]:
     """Of each record, the cosine of its gradient with that of each case, in the tuned parameters, without dropout."""
     for module in opened.session.base.model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, (nn.Dropout, KeyedDropout)):
             module.p = 0.0
     wanted = [gradient(opened, case) for case in cases]
     sizes = [norm(g) for g in wanted]

@@ -54,6 +54,7 @@ def run_at(place: str, kind: str) -> Given:
 GIVEN: dict[str, Given] = {
     "docs/evaluate.md": run_at("runs/first", "labels"),
     "docs/explain.md": run_at("runs/quickstart", "replies"),
+    "docs/verify.md": run_at("runs/quickstart", "replies"),
     "docs/export.md": run_at("runs/quickstart", "replies"),
     "docs/gates.md": run_at("runs/quickstart", "labels"),
     "docs/guides/laptop.md": run_at("runs/quickstart", "replies"),

@@ -38,7 +38,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     ("stages", "metrics", "state", "where"),
     [
         (PREPARED, run_folders.METRICS[:3], "interrupted", "at update 2 of 3"),
-        (PREPARED[:1], [], "interrupted", "before the end of baseline"),
+        (PREPARED[:1], [], "interrupted", "before the end of rehearsal"),
         ([], [], "interrupted", "in prepare"),
         ([*PREPARED, {"name": "train", "stopped_by": "Interrupted: after 2"}], run_folders.METRICS[:3], "interrupted",
          "at update 2 of 3"),
@@ -103,5 +103,5 @@ def test_all_runs_below_a_folder_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_stages_are_those_of_a_run() -> None:
-    text = (Path(runs.__file__).parent / "run.py").read_text(encoding="utf-8")
+    text = "".join((Path(runs.__file__).parent / f"{p}.py").read_text(encoding="utf-8") for p in ("run", "rehearse"))
     assert set(re.findall(r'folder\.stage\("(\w+)"', text)) == set(runs.STAGES[:-1])
