@@ -27,7 +27,7 @@ from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
 from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key, take_out
-from tunesmith.models.artifact import read_adapter, save_weights
+from tunesmith.models.artifact import about_adapter, read_adapter, save_weights
 from tunesmith.models.depth import depths
 from tunesmith.models.forward import layers_again
 from tunesmith.models.load import Base
@@ -74,7 +74,7 @@ class Session:
 
     def create_from(self, name: str, folder: Path, *, insist: bool = False) -> None:
         """A new tenant that goes on from an adapter folder. Refused on another base unless the user insists."""
-        with self._lock:
+        with self._lock, about_adapter(folder):
             adapt, values = read_adapter(folder, self.base.digest, insist=insist)
             self.create(name, Spec(adapt))
             self.tenants[name].start_from(values)

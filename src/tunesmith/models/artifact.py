@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, PlanError
 from tunesmith.files import read_json, save_tensors
 from tunesmith.models.adapters import MAGNITUDE, Adapt, Slot, lora_config
 from tunesmith.models.bars import no_bars
@@ -55,6 +56,15 @@ def on_disk(name: str) -> str:
 def in_memory(name: str) -> str:
     bare = name.removeprefix(PEFT_PREFIX)
     return f"{bare}.weight" if bare.endswith(MAGNITUDE) else bare
+
+
+@contextmanager
+def about_adapter(folder: Path) -> Iterator[None]:
+    """What a model says of an adapter that it cannot take names the adapter's folder."""
+    try:
+        yield
+    except PlanError as error:
+        raise PlanError(f"the adapter in {folder} does not fit this model: {error}") from error
 
 
 def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tuple[Adapt, dict[str, Tensor]]:
