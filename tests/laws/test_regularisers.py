@@ -29,7 +29,7 @@ from tunesmith.regularisers.l2sp import L2SP
 from tunesmith.regularisers.mixout import Mixout
 from tunesmith.regularisers.neftune import NEFTune
 from tunesmith.regularisers.rdrop import RDrop
-from tunesmith.roles import Regulariser
+from tunesmith.roles import Regulariser, Site
 from tunesmith.types import Forest, Record
 
 MAKE: dict[str, tuple[Callable[[float], Regulariser], float]] = {
@@ -72,8 +72,6 @@ def rows_for(kind: str) -> list[Record]:
 
 @pytest.mark.parametrize(("kind", "adapt"), [*((k, a) for k in MAKE for a in ("lora", "full")), ("mixout", "last_k")])
 def test_an_update_is_the_same_however_it_is_cut_and_packed(kind: str, adapt: str) -> None:
-    """Mutant tried by hand: masks of Mixout drawn anew for each micro-batch; NEFTune's noise from the call's random
-    state. Both show here."""
     make, strength = MAKE[kind]
     session, rows = session_with(DROPPING[adapt], make(strength)), rows_for(kind)
     whole = gradient(session, [forest(rows, share_prefix=False)])
@@ -86,6 +84,31 @@ def test_an_update_is_the_same_however_it_is_cut_and_packed(kind: str, adapt: st
         assert largest(whole, plain) > 1e-3
     if kind != "neftune":  # whose noise depends on the example's length: the feed shares no prefix under it
         assert largest(whole, gradient(session, [forest(rows)])) < 1e-5
+
+
+class Drawn(Mixout):
+    """Mutant: masks drawn anew for each micro-batch."""
+
+    def kept(self, site: Site, name: str, shape: tuple[int, ...], update: int) -> Tensor:
+        return torch.rand(shape) >= self.p
+
+
+class Unkeyed(NEFTune):
+    """Mutant: noise from the random state of the call."""
+
+    def attach(self, site: Site) -> Callable[[], None]:
+        def noisy(_: Any, __: Any, embedded: Tensor) -> Tensor:
+            return embedded + (torch.rand_like(embedded) * 2 - 1) * self.alpha / (30 * embedded.shape[-1]) ** 0.5
+
+        return site.model.get_input_embeddings().register_forward_hook(noisy).remove  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("mutant", [Drawn(0.4), Unkeyed(20.0)])
+def test_mutant_noise_of_the_call_makes_the_cut_show(mutant: Regulariser) -> None:
+    session, rows = session_with(DROPPING["lora"], mutant), records()
+    whole = gradient(session, [forest(rows, share_prefix=False)])
+    cut = gradient(session, [forest(part, share_prefix=False) for part in (rows[:1], rows[1:8], rows[8:])])
+    assert largest(whole, cut) > 1e-3
 
 
 def tuned(adapt: Adapt, *regularisers: Regulariser) -> dict[str, Tensor]:
