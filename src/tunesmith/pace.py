@@ -11,8 +11,10 @@ import torch
 
 from tunesmith import guards
 from tunesmith.build import Material
+from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
+from tunesmith.generate.decode import common_prefix
 from tunesmith.models.forward import output
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
@@ -20,14 +22,17 @@ from tunesmith.types import Message, Record, Segment
 
 TIMED_TOKENS = 256
 WRITING_COSTS = 2.4  # a written token against one that is only read; measured on a CPU
-LEARNING_COSTS = 3.0  # a learned token: forward, and twice that backward
+LEARNING_COSTS = {"lora": 2.2, "full": 3.3}  # a learned token: forward, and backward once or twice that, and the head
+NUM_LOOKED_AT = 32  # prompts, whose lengths stand for all
 
 
 @torch.no_grad()
 def second_per_token(base: Base, renderer: Renderer) -> float:
     """Seconds for each token that is read, of one pass of TIMED_TOKENS."""
     tokens = np.resize(np.array(renderer.prompt([Message("user", "How long does this take?")])), TIMED_TOKENS)
-    forest = pack([Record("0", (Segment(tokens, np.ones(TIMED_TOKENS, np.float32)),))], TIMED_TOKENS)[0]
+    weights = np.zeros(TIMED_TOKENS, np.float32)
+    weights[-1] = 1  # what is read needs the head at its end only
+    forest = pack([Record("0", (Segment(tokens, weights),))], TIMED_TOKENS)[0]
     took = []
     for _ in range(2):  # the first pass pays for what is built once
         began = time.monotonic()
@@ -60,7 +65,8 @@ class Times:
         return f"by a rough guess from one timed pass, in seconds: {shown}; loading and export come on top"
 
 
-def of_run(recipe: Recipe, base: Base, made: Material, train_tokens: int) -> Times:
+def of_run(recipe: Recipe, base: Base, made: Material, feed: FileFeed, train_tokens: int) -> Times:
+    """`train_tokens`: of all updates, before prefixes are stored once."""
     each, evals = second_per_token(base, made.renderer), recipe.evals
     num_test, num_dev = len(made.split.test), len(made.split.dev)
     read, learned = mean_tokens(made.train.records)
@@ -72,14 +78,28 @@ def of_run(recipe: Recipe, base: Base, made: Material, train_tokens: int) -> Tim
         one_guard = each * (scored + WRITING_COSTS * new)
         is_kept = guards.kept_at(base, made.renderer, evals.guards).is_file()
         whole_guard = (1 if is_kept else 2) * min(one_guard, evals.guard_budget_s)
+    cost = LEARNING_COSTS["lora" if recipe.adapt.method == "lora" else "full"]
     return Times(
-        train_s=LEARNING_COSTS * each * train_tokens,
-        answers_s=each * asked * (read + written),
+        train_s=cost * each * train_tokens * stored_frac(feed),
+        answers_s=each * asked * (own_tokens(made) + written),
         guards_s=whole_guard,
         one_guard_s=one_guard,
         losses_s=each * read * 2 * 2 * num_dev,  # as many rows of training as of dev, under both models
         explaining_s=evals.explain_budget_s if evals.explain_cases else 0.0,
     )
+
+
+def stored_frac(feed: FileFeed) -> float:
+    """Tokens of an update that are left where a shared prefix is stored once."""
+    return min(1.0, sum(batch.num_tokens for batch in feed.heaviest()) / feed.shape()["update_tokens_max"])
+
+
+def own_tokens(made: Material) -> float:
+    """Of a held-out prompt, without the beginning that all share, which is read once."""
+    form = made.forms[0]
+    prompts = [made.renderer.prompt(form.prompt(e, made.instruction)) for e in made.split.test[:NUM_LOOKED_AT]]
+    shared = common_prefix(prompts) if len(prompts) > 1 else 0
+    return sum(len(p) - shared for p in prompts) / max(1, len(prompts))
 
 
 def mean_tokens(records: Sequence[Record]) -> tuple[float, float]:

@@ -48,7 +48,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute) -> dict[str
     shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
-    times = pace.of_run(recipe, base, made, train_tokens)
+    times = pace.of_run(recipe, base, made, feed, train_tokens)
     rows = [
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
         ("device", where.device, where.device_why),
