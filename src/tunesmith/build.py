@@ -218,7 +218,7 @@ def material(
             f"none of the {len(parts.train)} training examples can be learned from; the first: "
             f"{train.dropped[0][1] if train.dropped else 'there is none'}"
         )
-    again = replayed(recipe, renderer, parts, train.records)
+    again = replayed(recipe, renderer, parts, train.records, lambda files: read_rows(recipe, files, Columns()))
     found = audit(main, parts, train, others)
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}

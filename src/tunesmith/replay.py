@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
-from tunesmith.data import ingest
-from tunesmith.data.columns import Columns
+from tunesmith.data.ingest import Ingested
 from tunesmith.data.located import files_named
 from tunesmith.data.render import Renderer
 from tunesmith.data.split import Split, key
@@ -24,6 +23,7 @@ class Replayed:
 
     records: tuple[Record, ...] = ()
     num_rows: int = 0  # that could be learned from
+    num_rejected: int = 0  # that could not be read
     learned_frac: float = 0.0  # of all learned tokens of an epoch
     token_frac: float = 0.0  # of all tokens
     files: Mapping[str, str] = field(default_factory=dict)  # path -> SHA-256
@@ -32,9 +32,10 @@ class Replayed:
     def words(self) -> str:
         times = len(self.records) / max(1, self.num_rows)
         again = f", each {times:.1f} times an epoch" if times > 1 else ""
+        unread = f"; {self.num_rejected} rows could not be read" if self.num_rejected else ""
         return (
             f"{len(self.records)} of {self.num_rows} general rows{again}: {self.learned_frac:.1%} of the learned "
-            f"tokens, {self.token_frac:.1%} of all"
+            f"tokens, {self.token_frac:.1%} of all{unread}"
         )
 
 
@@ -42,13 +43,19 @@ def replay_files(recipe: Recipe) -> list[Path]:
     return [file for name in recipe.data.replay.files for file in files_named(name)]
 
 
-def replayed(recipe: Recipe, renderer: Renderer, parts: Split, train: Sequence[Record]) -> Replayed:
+def replayed(
+    recipe: Recipe,
+    renderer: Renderer,
+    parts: Split,
+    train: Sequence[Record],
+    read_rows: Callable[[list[Path]], Ingested],
+) -> Replayed:
     """Rows drawn by hash of seed and id until their learned tokens have the share that was asked for. None of them
     stands in dev or test. They carry no instruction of the task."""
     asked = recipe.data.replay
     if not asked.files or not asked.share:
         return Replayed()
-    read = ingest.read(replay_files(recipe), Columns(), recipe.data.reading)
+    read = read_rows(replay_files(recipe))
     held_out = {key(e) for e in (*parts.dev, *parts.test)}
     fresh = [e for e in read.examples if isinstance(e.target, (Reply, Label)) and key(e) not in held_out]
     found = [r for r in renderer.records(fresh).records if r.num_learned]
@@ -67,6 +74,10 @@ def replayed(recipe: Recipe, renderer: Renderer, parts: Split, train: Sequence[R
         learned += record.num_learned
     tokens = sum(r.num_tokens for r in chosen)
     return Replayed(
-        tuple(chosen), len(found), learned / (own + learned), tokens / (tokens + sum(r.num_tokens for r in train)),
-        read.files,
-    )  # fmt: skip
+        tuple(chosen),
+        num_rows=len(found),
+        num_rejected=len(read.rejected),
+        learned_frac=learned / (own + learned),
+        token_frac=tokens / (tokens + sum(r.num_tokens for r in train)),
+        files=read.files,
+    )
