@@ -16,7 +16,6 @@ from tunesmith.opened import kept_recipe
 from tunesmith.recipe import read
 from tunesmith.report.facts import read_cases
 from tunesmith.run import run
-from tunesmith.sealed import code_digest, read_seal
 
 
 def reproduce(folder: Path, out: Path | None, tell: Teller) -> dict[str, Any]:
@@ -28,7 +27,8 @@ def reproduce(folder: Path, out: Path | None, tell: Teller) -> dict[str, Any]:
     then = read_json(folder / "lock.json")
     torch.set_num_threads(int(then["threads"]))
     there = out or folder.with_name(f"{folder.name}-again")
-    verdict = run(replace(recipe, trackers=()), text, there, tell)
+    picked = replace(recipe.train, **then["fitted"])  # as the memory of then allowed; another cut, other last bits
+    verdict = run(replace(recipe, trackers=(), train=picked, precision=then["precision"]), text, there, tell)
     return compared(folder, there, verdict)
 
 
@@ -41,10 +41,6 @@ def compared(folder: Path, again: Path, verdict: dict[str, Any]) -> dict[str, An
         for key in {**was, **is_now}
         if was.get(key) != is_now.get(key)
     ]
-    sealed = read_seal(folder)
-    code = (sealed or {}).get("made_by", {}).get("code")
-    if code != code_digest():
-        differs.append({"what": "code", "then": code, "now": code_digest()})
     old, new = (
         {c.example_id: c.tuned_output for c in read_cases(at / "scores" / "cases.parquet") or ()}
         for at in (folder, again)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,7 @@ def code_digest() -> str:
 
 
 def seal(folder: Path) -> None:
-    made_by = {"tunesmith": metadata.version("tunesmith"), "code": code_digest()}
-    written(folder, {"made_by": made_by, "files": {name: sha256_file(p) for name, p in files_in(folder).items()}})
+    written(folder, {"files": {name: sha256_file(p) for name, p in files_in(folder).items()}})
 
 
 def written(folder: Path, facts: dict[str, Any]) -> None:
