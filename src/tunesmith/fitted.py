@@ -15,6 +15,7 @@ from tunesmith.footprint import Footprint, answering_bytes, footprint
 from tunesmith.models.adapters import check_adapt
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.load import Base
+from tunesmith.models.traced import Untraceable
 from tunesmith.recipe import MICRO_TOKENS, Recipe
 from tunesmith.room import check_memory, need, size
 
@@ -73,8 +74,8 @@ def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mappin
                 rows = words(recipe, tried, kept, where, free)
                 return Fitted(candidate, feed, found, is_short(found, free, where), rows)
         ways = would_fit(recipe, base, made, answering, free)
-    except (RuntimeError, NotImplementedError) as error:  # operations that need numbers: experts that are chosen
-        return untraced(recipe, base, made, where, kept, str(error).strip().splitlines()[0])
+    except Untraceable as error:
+        return untraced(recipe, base, made, where, kept, str(error))
     raise PlanError(refusal(tried, free, where, ways))
 
 

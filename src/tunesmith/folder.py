@@ -84,7 +84,7 @@ def refuse_files(path: Path) -> None:
         raise InputError(f"{path} is not empty: {way} name another folder with --out")
 
 
-def held(path: Path) -> FileLock:
+def held(path: Path, tell: Teller) -> FileLock:
     """A lock on the folder, which the system lets go of when the process ends, however it ends: none is ever stale."""
     lock = FileLock(path / LOCK)
     try:
@@ -96,8 +96,8 @@ def held(path: Path) -> FileLock:
         raise InputError(
             f"{path} is being filled by {named}: wait for it, stop it (it saves first), or name another --out"
         ) from None
-    except NotImplementedError:  # a network file system without locks
-        pass
+    except NotImplementedError:
+        tell.say(f"{path} is on a file system without locks: see to it that no second process fills the same folder")
     return lock
 
 
@@ -122,12 +122,12 @@ class RunFolder:
         if resume and not (path / "recipe.yaml").is_file():
             raise InputError(f"{path} holds no run to resume (no recipe.yaml); leave --resume out to start one there")
         if (path / LOCK).exists():
-            held(path).release()
+            held(path, tell).release()
         if not resume:
             refuse_files(path)
         was_there = path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, tell, Stop(tell.say), was_there=was_there, lock=held(path))
+        folder = cls(path, tell, Stop(tell.say), was_there=was_there, lock=held(path, tell))
         try:
             if not resume:
                 refuse_files(path)  # two may have found it empty

@@ -83,9 +83,7 @@ def footprint(recipe: Recipe, base: Base, feed: FileFeed, answering: int) -> Foo
 
 def opened_bytes(recipe: Recipe, whole: int, each: int) -> int:
     """What exports take while they are opened and compared: on the CPU, whatever the run's device."""
-    if recipe.adapt.method != "lora":
-        return whole * each
-    if "merged" not in recipe.export:
+    if recipe.adapt.method != "lora" or "merged" not in recipe.export:
         return whole * each
     return whole * (4 + each)  # the merged one, in float32, and the one read back; before it, the adapter's base and it
 

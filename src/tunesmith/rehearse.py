@@ -58,7 +58,8 @@ def rehearse(
         try:
             state = start(recipe, session, made, num_updates(recipe, feed))
             with doing("longest micro-batch, forward and backward, and a step"):
-                update(session, TENANT, [feed.longest()], state.objective, state.lr)
+                longest = max(feed.heaviest(), key=lambda batch: batch.num_tokens)
+                update(session, TENANT, [longest], state.objective, state.lr)
             with doing("longest prompts answered"):
                 answer_longest(session, made)
             with doing("checkpoint written and read"):

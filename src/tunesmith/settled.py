@@ -13,7 +13,7 @@ from tunesmith.build import TENANT, Material
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.evals.probes import PROBES
-from tunesmith.files import save_tensors
+from tunesmith.files import publish_folder, save_tensors
 from tunesmith.folder import RunFolder
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.average import Mean, towards_base
@@ -31,12 +31,9 @@ def averaged(session: Session) -> Snapshot:
 
 
 def keep_best(run: Path, snapshot: Snapshot) -> None:
-    """The best weights so far, in the place of those before."""
-    place = run / BEST
-    place.parent.mkdir(exist_ok=True)
-    partial = place.with_name(f".partial_{place.name}")
-    save_tensors({n: t.detach().cpu() for n, t in snapshot.values.items()}, partial)
-    partial.replace(place)
+    """The best weights so far, in the place of those before, whole or not at all."""
+    tensors = {n: t.detach().cpu() for n, t in snapshot.values.items()}
+    publish_folder(lambda out: save_tensors(tensors, out / BEST.name), run / BEST.parent)
 
 
 def settle(recipe: Recipe, folder: RunFolder, session: Session, made: Material) -> Snapshot:

@@ -115,17 +115,6 @@ class FileFeed:
             cuts.append(min(max(nearest, first), last))
         return np.split(order, cuts)
 
-    def longest(self) -> Forest:
-        """The largest micro-batch that can be expected, of those of the update with most tokens and of the one with the
-        longest example."""
-        order = [*self._cut(0)]
-        most = max(order, key=lambda part: int(self._lengths[part].sum()))
-        holds = next(part for part in order if int(self._lengths.argmax()) in part)
-        return max(
-            (f for part in (most, holds) for f in self._laid(part.tolist())),
-            key=lambda f: f.num_tokens,
-        )
-
     def state(self) -> dict[str, Any]:
         return {"position": self._position, "digest": self.digest, "consumed": self._consumed}
 

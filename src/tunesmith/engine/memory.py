@@ -24,8 +24,8 @@ def keep_freed_memory() -> bool:
 def give_back_freed_memory() -> bool:
     """Tell it the contrary: what a tensor took goes back when it is freed. True where it was told.
 
-    Kept memory is never cut to measure: freed blocks that are aligned do not fit their like again (glibc before 2.38),
-    and a run of 1 GiB of tensors was seen to take 3.5 GiB. Given back, it takes what its tensors take.
+    Kept memory is never cut to measure: a run of about 1 GiB of tensors was seen to take 3.5 GiB. The likely cause:
+    aligned blocks, which do not fit their like again (glibc before 2.38). Given back, it takes what its tensors take.
     """
     is_told = told(
         (M_MMAP_MAX, MAPPINGS), (M_MMAP_THRESHOLD, OWN_MAPPING_BYTES), (M_TRIM_THRESHOLD, 2**20), (M_TOP_PAD, 0)

@@ -280,7 +280,7 @@ def compare(
     effects = at_holm_levels(tested, rules)
     claims, sentences, said = [], [], list(notes)
     for (there, one), (found, level, p_holm) in zip(tested, effects):
-        own_rules = rules if one is metric else replace(rules, smallest_that_matters=None)
+        own_rules = rules if one is metric else replace(rules, smallest_that_matters=None, smallest_detectable=None)
         claim = claimed(found, one, own_rules, len(there.references), (level, p_holm))
         sentences.append(sentence_of(claim, one))
         said += notes_of(claim, found, one, rules, f"{one.name}: " if further else "")

@@ -28,6 +28,10 @@ META = torch.device("meta")
 OWN = "tunesmith::forest_attention"
 
 
+class Untraceable(Exception):
+    """An operation that needs numbers (experts that are chosen, say), in torch's words."""
+
+
 class Living(TorchDispatchMode):
     """Bytes of the meta tensors that are alive, now and at most, above what was there when it was entered."""
 
@@ -139,8 +143,11 @@ def trace_scoring(model: PreTrainedModel, head: Head, forest: Forest) -> Traced:
 
 
 def traced(twin: PreTrainedModel, work: Callable[[Living], int]) -> Traced:
-    """`work` says what is kept at its end or before its backward."""
+    """`work` says what is kept at its end or before its backward. Raises Untraceable."""
     with Living() as living:
         living.known(twin)
-        kept = work(living)
+        try:
+            kept = work(living)
+        except RuntimeError as error:
+            raise Untraceable(str(error).strip().splitlines()[0]) from error
         return Traced(kept, living.peak)
