@@ -203,17 +203,20 @@ def measured(only: Sequence[str]) -> None:
         spent = {"level": level, "cpu_s": round(time.process_time() - began, 1)}
         found = guards.results(base, asked)
         if not names or "supported claims" in names:
-            found += guards.held_out("summarise", sources, summaries(None), summaries(who))
+            found += guards.held_out("summarise", sources, base_summaries(), summaries(who))
         keep({"model": name, "what": what, **spent, "probes": rows_of(found)})
         if name in session.tenants:
             session.unload(name)
 
     sources = [item["text"] for item in probes.load("prose.json")][:24]  # held-out cases of a task
 
-    @cache
     def summaries(who: Snapshot | None) -> list[str]:
         claims = next(p for p in probes.PROBES if p.name == "supported claims")
         return [w.text for w in guards.answers(session, who, renderer, [(claims, {"text": s}) for s in sources])]
+
+    @cache
+    def base_summaries() -> list[str]:
+        return summaries(None)
 
     began = time.process_time()
     base = guards.ask_base(session, renderer, "full", 1e9, progress)
