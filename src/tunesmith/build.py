@@ -17,6 +17,7 @@ from tunesmith.data.feed import FileFeed
 from tunesmith.data.located import check_there, files_named, find_splits
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import Ledger, Split, key, split
+from tunesmith.engine.fisher import fisher
 from tunesmith.engine.loop import State
 from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.engine.schedule import auto_lr
@@ -30,7 +31,7 @@ from tunesmith.measured import Means, means_of
 from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
 from tunesmith.recipe import Recipe
-from tunesmith.replay import Replayed, replay_files, replayed
+from tunesmith.replay import Replayed, general, replay_files, replayed
 from tunesmith.types import Example, Label, Pair, Task
 
 TENANT = "tuned"
@@ -271,9 +272,13 @@ def learning_rate(recipe: Recipe, base: Base, updates: int) -> tuple[float, str]
     return auto_lr(recipe.adapt.method, base.model.num_parameters(), updates)
 
 
-def start(recipe: Recipe, session: Session, made: Material, updates: int) -> State:
-    """The tenant at update 0, and what the loop needs to know of it."""
-    asked = regularisers_of(recipe, updates)
+def start(recipe: Recipe, session: Session, made: Material, updates: int, most_general: int | None = None) -> State:
+    """The tenant at update 0, and what the loop needs to know of it. `most_general`: rows on which EWC measures."""
+    weights = {}
+    if recipe.regularise.ewc:
+        rows = general(recipe, session.base.tokenizer, made.replay)[:most_general]
+        weights = fisher(session.base, recipe.adapt, rows, recipe.seed)
+    asked = regularisers_of(recipe, updates, weights)
     spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, regularisers=asked, by_depth=recipe.train.by_depth)
     session.create(TENANT, spec)
     lr, _ = learning_rate(recipe, session.base, updates)

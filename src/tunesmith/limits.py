@@ -13,7 +13,8 @@ def check_strengths(regularise: Regularise, objective: Goal, off_at_0: Mapping[s
     """RecipeError at the first that is none. `off_at_0`: others that are off at 0 and have no upper end."""
     r, o = regularise, objective
     at_least_0 = {
-        "regularise.l2sp": r.l2sp, "regularise.kl": r.kl, "regularise.neftune": r.neftune, "regularise.rdrop": r.rdrop,
+        "regularise.l2sp": r.l2sp, "regularise.kl": r.kl, "regularise.ewc": r.ewc,
+        "regularise.neftune": r.neftune, "regularise.rdrop": r.rdrop,
         "objective.focal": o.focal, **off_at_0,
     }  # fmt: skip
     below_1 = {

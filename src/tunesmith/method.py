@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.data.feed import Laying
 from tunesmith.errors import PlanError
@@ -23,11 +23,11 @@ def laying_of(recipe: Recipe) -> Laying:
     return Laying(twice=recipe.regularise.rdrop > 0, share_prefix=recipe.regularise.neftune == 0)
 
 
-def regularisers_of(recipe: Recipe, num_updates: int) -> tuple[Regulariser, ...]:
-    """Those that the recipe asks for, and the mean of the weights if it wants one."""
+def regularisers_of(recipe: Recipe, num_updates: int, fisher: Mapping[str, Tensor]) -> tuple[Regulariser, ...]:
+    """Those that the recipe asks for, and the mean of the weights if it wants one. `fisher`: of the base, for EWC."""
     average = recipe.train.average
     mean = [Ema(average.ema)] if average.ema else [Tail(max(0, num_updates - average.last))] if average.last else []
-    return (*regularisers(recipe.regularise), *mean)
+    return (*regularisers(recipe.regularise, fisher), *mean)
 
 
 def objective_of(recipe: Recipe, examples: Sequence[Example]) -> Objective:
@@ -49,9 +49,9 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
     """PlanError with the reason where what is asked for cannot work, or would do nothing."""
     r, o, average, stop = recipe.regularise, recipe.objective, recipe.train.average, recipe.train.early_stop
     drops = own_dropout(base) or (recipe.adapt.method == "lora" and recipe.adapt.dropout > 0)
-    if recipe.adapt.dora and (r.mixout or r.l2sp or average.base_share):
+    if recipe.adapt.dora and (r.mixout or r.l2sp or r.ewc or average.base_share):
         raise PlanError(
-            "regularise.mixout, regularise.l2sp and train.average.base_share act on the change of the weights, scale * "
+            "regularise.mixout, l2sp and ewc and train.average.base_share act on the change of the weights, scale * "
             "B A, and with adapt.dora that is not all that changes. Set adapt.dora: false, or leave them out"
         )
     reasons = {
@@ -91,6 +91,7 @@ def rows(recipe: Recipe, base: Base) -> list[Row]:
     found: list[tuple[str, object, str]] = [
         ("regularise.mixout", r.mixout, "of the change of each weight; as much memory again as the adapted weights"),
         ("regularise.l2sp", r.l2sp, "on the change of the weights (of LoRA: scale * B A), once an update"),
+        ("regularise.ewc", r.ewc, "the same, weighed by the Fisher information of general text; memory of the weights"),
         ("regularise.kl", r.kl, "per learned token, exact; a second forward pass for each update, of the base"),
         ("regularise.neftune", r.neftune, "each example's own noise, so no prefix is stored once: more tokens"),
         ("regularise.rdrop", r.rdrop, "each example twice with other dropout: twice the time of an update"),

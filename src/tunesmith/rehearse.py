@@ -56,7 +56,7 @@ def rehearse(
     session.cuts = cuts
     with folder.stage("rehearsal"):
         try:
-            state = start(recipe, session, made, num_updates(recipe, feed))
+            state = start(recipe, session, made, num_updates(recipe, feed), most_general=1)
             with doing("longest micro-batch, forward and backward, and a step"):
                 longest = max(feed.heaviest(), key=lambda batch: batch.num_tokens)
                 update(session, TENANT, [longest], state.objective, state.lr)

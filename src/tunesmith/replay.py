@@ -7,14 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from tunesmith.data.ingest import Ingested
 from tunesmith.data.located import files_named
 from tunesmith.data.render import Renderer
 from tunesmith.data.split import Split, key
 from tunesmith.errors import DataError
+from tunesmith.evals.probes import PROBES
+from tunesmith.guards import text_record
 from tunesmith.recipe import Recipe
 from tunesmith.types import Label, Record, Reply
+
+MOST_GENERAL = 64  # rows on which EWC measures what matters
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Replayed:
     learned_frac: float = 0.0  # of all learned tokens of an epoch
     token_frac: float = 0.0  # of all tokens
     files: Mapping[str, str] = field(default_factory=dict)  # path -> SHA-256
+    general: tuple[Record, ...] = ()  # some of the rows, each once: what matters for general text is measured on them
 
     @property
     def words(self) -> str:
@@ -53,7 +59,7 @@ def replayed(
     """Rows drawn by hash of seed and id until their learned tokens have the share that was asked for. None of them
     stands in dev or test. They carry no instruction of the task."""
     asked = recipe.data.replay
-    if not asked.files or not asked.share:
+    if not asked.files or not (asked.share or recipe.regularise.ewc):
         return Replayed()
     read = read_rows(replay_files(recipe))
     held_out = {key(e) for e in (*parts.dev, *parts.test)}
@@ -80,4 +86,16 @@ def replayed(
         learned_frac=learned / (own + learned),
         token_frac=tokens / (tokens + sum(r.num_tokens for r in train)),
         files=read.files,
+        general=tuple(order[:MOST_GENERAL]),
     )
+
+
+def general(recipe: Recipe, tokenizer: Any, found: Replayed) -> tuple[Record, ...]:
+    """What stands for general text: rows of data.replay.files, or the guard's own text, of which those first that its
+    probe does not ask."""
+    if found.general:
+        return found.general
+    [probe] = [p for p in PROBES if p.how == "prose"]
+    asked = {"off": 0, "quick": len(probe.items("quick")), "full": 0}[recipe.evals.guards]
+    texts = [item["text"] for item in probe.items("full")[asked:]]
+    return tuple(text_record(tokenizer, f"general {n}", text) for n, text in enumerate(texts[:MOST_GENERAL]))

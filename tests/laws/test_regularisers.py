@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import forest
 from tunesmith.data.twins import doubled
 from tunesmith.engine import checkpoint
+from tunesmith.engine.fisher import fisher
 from tunesmith.engine.loop import State, train
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
@@ -24,6 +26,7 @@ from tunesmith.engine.tenant import Spec
 from tunesmith.models.adapters import Adapt
 from tunesmith.objectives.sft import SFT
 from tunesmith.regularisers.average import Ema, Mean, Tail
+from tunesmith.regularisers.ewc import EWC
 from tunesmith.regularisers.kl import KLToBase
 from tunesmith.regularisers.l2sp import L2SP
 from tunesmith.regularisers.mixout import Mixout
@@ -32,9 +35,17 @@ from tunesmith.regularisers.rdrop import RDrop
 from tunesmith.roles import Regulariser, Site
 from tunesmith.types import Forest, Record
 
+
+@cache
+def measured() -> dict[str, Tensor]:
+    """The Fisher information of all weights of the base, on rows that are not learned."""
+    return fisher(base_of(), ADAPTS["full"], records(4, seed=9), seed=1)
+
+
 MAKE: dict[str, tuple[Callable[[float], Regulariser], float]] = {
     "mixout": (Mixout, 0.4),
     "l2sp": (L2SP, 0.5),
+    "ewc": (lambda strength: EWC(strength, measured()), 300.0),
     "kl": (KLToBase, 0.5),
     "neftune": (NEFTune, 20.0),
     "rdrop": (RDrop, 2.0),

@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_with_all_that_its_methods_keep(model: Path, tmp_p
         unfreeze_groups=2, by_depth=1.5, schedule={"kind": "wsd"},
     )  # fmt: skip
     settings["adapt"] |= {"dropout": 0.2}
-    settings["regularise"] = {"mixout": 0.2, "l2sp": 0.1, "kl": 0.1, "neftune": 5, "rdrop": 1}
+    settings["regularise"] = {"mixout": 0.2, "l2sp": 0.1, "ewc": 100, "kl": 0.1, "neftune": 5, "rdrop": 1}
     settings["objective"] = {"smoothing": 0.1}
     settings["data"] |= {"replay": {"files": [str(general)], "share": 0.2}}
     do(settings, tmp_path / "whole")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from tunesmith.regularisers.ewc import EWC
 from tunesmith.regularisers.kl import KLToBase
 from tunesmith.regularisers.l2sp import L2SP
 from tunesmith.regularisers.mixout import Mixout
@@ -18,16 +22,20 @@ class Regularise:
 
     mixout: float = 0.0  # share of the weights' entries that are the base's in each update; 0.1 to 0.9 for few rows
     l2sp: float = 0.0  # pull of the weights to where they began; 0.001 to 0.1, most with adapt.method full
+    # EWC: the same pull, of each weight as strongly as it matters for general text (data.replay.files, or the guard's)
+    ewc: float = 0.0
     kl: float = 0.0  # pull of the answers to those of the base, per token; 0.01 to 0.5; a second pass for each update
     neftune: float = 0.0  # noise on the embeddings while training; 5 to 15
     rdrop: float = 0.0  # two passes with other dropout shall agree, 1 to 5; needs dropout, and twice the time
 
 
-def regularisers(asked: Regularise) -> tuple[Regulariser, ...]:
-    """Those above 0. Mixout stands first: what others add to a gradient is not theirs to be masked."""
-    made = {
+def regularisers(asked: Regularise, fisher: Mapping[str, Tensor]) -> tuple[Regulariser, ...]:
+    """Those above 0. Mixout stands first: what others add to a gradient is not theirs to be masked. `fisher`: of the
+    base, for EWC."""
+    made: dict[Callable[[float], Regulariser], float] = {
         Mixout: asked.mixout,
         L2SP: asked.l2sp,
+        lambda strength: EWC(strength, fisher): asked.ewc,
         KLToBase: asked.kl,
         NEFTune: asked.neftune,
         RDrop: asked.rdrop,

@@ -108,6 +108,6 @@ def test_the_way_to_the_base() -> None:
 
 
 def test_what_is_asked_for_is_made_and_nothing_else() -> None:
-    assert regularisers(Regularise()) == ()
-    made = regularisers(Regularise(rdrop=1, mixout=0.1, kl=0.2))
-    assert [type(r).__name__ for r in made] == ["Mixout", "KLToBase", "RDrop"]
+    assert regularisers(Regularise(), {}) == ()
+    made = regularisers(Regularise(rdrop=1, mixout=0.1, kl=0.2, ewc=3), {})
+    assert [type(r).__name__ for r in made] == ["Mixout", "EWC", "KLToBase", "RDrop"]
