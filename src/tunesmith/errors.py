@@ -75,7 +75,7 @@ class NotFinite(RunError):
         super().__init__(
             f"loss or gradient of {which} is not finite, and no parameter was changed. It is due to: {shown}. Look at "
             "these rows; --set train.on_nan=skip goes on without such updates. Where every update has them, it is not "
-            "the rows: lower train.lr, or say --set precision=float32"
+            "the rows: lower train.lr, say --set precision=float32, or go back by --set train.on_nan=rollback"
         )
 
 

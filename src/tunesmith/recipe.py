@@ -103,7 +103,7 @@ class Train:
     # decoder layers run again in the backward: a third more time for much less memory; auto: where it fits only so
     checkpointing: Literal["auto", "on", "off"] = "auto"
     every_checkpoint: int = 50  # updates between two saved states, from which --resume goes on
-    on_nan: Literal["abort", "skip"] = "abort"  # an update whose loss is no number ends the run, or is left out
+    on_nan: Literal["abort", "skip", "rollback"] = "abort"  # a loss that is no number: end, leave out, or go back
     rehearsal: bool = True  # all that a run will do is tried once before it begins: what would fail late fails early
     every_dev: int | None = None  # updates between two losses on dev; null: at the start and at the end
     watch: int = 3  # prompts of dev that are answered while training, to see it learn; 0: none

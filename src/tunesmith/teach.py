@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 from tunesmith import evaluate
@@ -11,7 +12,7 @@ from tunesmith.engine import checkpoint
 from tunesmith.engine.loop import State, train
 from tunesmith.engine.session import Session
 from tunesmith.engine.unfreeze import Unfreeze
-from tunesmith.errors import RunError
+from tunesmith.errors import NotFinite, RunError
 from tunesmith.files import sweep
 from tunesmith.folder import CHECKPOINTS, METRICS, RunFolder, peak_gib
 from tunesmith.looks import Looks
@@ -40,7 +41,7 @@ def teach(
         row = {"update": update, **facts, "elapsed_s": time.monotonic() - began, "peak_gib": peak_gib()}
         if update in state.skipped:
             folder.add_lines(METRICS, [{"update": update, "skipped": state.skipped[update]}])
-            folder.tell.say(f"update {update} was left out, its numbers are not finite: {sources(made, state, update)}")
+            folder.tell.say(f"update {update} was left out: {why_left_out(made, state, update)}")
         else:
             folder.add_lines(METRICS, [row])
             tracked.log(update, row)
@@ -57,11 +58,12 @@ def teach(
     folder.tell.step(state.update, state.num_updates, "updates")
     listeners: list[Listener] = [after_update]
     if recipe.train.unfreeze_groups:
-        unfreeze = Unfreeze(session, TENANT, recipe.train.unfreeze_groups, feed.updates_per_epoch)
-        unfreeze(state.update, {})
-        listeners.append(unfreeze)
+        listeners.append(Unfreeze(session, TENANT, recipe.train.unfreeze_groups, feed.updates_per_epoch))
     looks = Looks(recipe, folder, session, made, state.num_updates)
-    with folder.stop.gently("this update"):
+
+    def learn() -> None:
+        for unfreeze in listeners[1:]:
+            unfreeze(state.update, {})
         looks.look(state.update)
         for until in looks.stretches(state.update):
             if looks.is_enough():
@@ -71,6 +73,16 @@ def teach(
             train(session, state, feed, until, listeners)
             looks.look(until)
         saver.wait()
+
+    with folder.stop.gently("this update"):
+        has_ended = False
+        while not has_ended:
+            try:
+                learn()
+                has_ended = True
+            except NotFinite as error:
+                saver.wait()
+                go_back(folder, session, state, feed, error)
     spent_s = time.monotonic() - began
     if saver.num_saved:
         share = saver.waited_s / spent_s
@@ -98,18 +110,41 @@ def go_on(folder: RunFolder, session: Session, state: State, feed: FileFeed) -> 
         folder.forget_after(name, state.update)
 
 
-def sources(made: Material, state: State, update: int) -> str:
-    """Where the examples stand that an update was skipped for."""
+def go_back(folder: RunFolder, session: Session, state: State, feed: FileFeed, failed: NotFinite) -> None:
+    """From an update that failed behind two that were skipped, to a checkpoint of at least one update before all that
+    were skipped in a row; those between are passed by. Raises `failed` where that is not asked for, or none is left."""
+    last = first = state.update + 1
+    while first - 1 in state.skipped:
+        first -= 1
+    checkpoints = folder.path / CHECKPOINTS
+    there = checkpoint.updates_in(checkpoints)
+    if state.on_nan != "rollback" or not any(update < first - 1 for update in there):
+        raise failed
+    for path in (checkpoints / checkpoint.checkpoint_name(update) for update in there if update >= first - 1):
+        if (path / checkpoint.PINNED).exists():
+            path.rename(path.with_name(f"left_{path.name}"))
+        else:
+            shutil.rmtree(path)
+    folder.tell.say(f"updates {max(first, last - 2)} to {last} in a row are not finite: going back")
+    go_on(folder, session, state, feed)
+    state.skipped |= dict.fromkeys(range(state.update + 1, last + 1), ())
+
+
+def why_left_out(made: Material, state: State, update: int) -> str:
+    """With the places of the examples that are to blame."""
     blamed = set(state.skipped[update])
-    return ", ".join(e.source for e in made.split.train if e.id in blamed)
+    sources = ", ".join(e.source for e in made.split.train if e.id in blamed)
+    return f"its numbers are not finite: {sources}" if blamed else "training went back from it"
 
 
 def skipped_updates(folder: RunFolder) -> list[str]:
     """For the verdict's notes."""
-    rows = [r for r in folder.metrics() if "skipped" in r]
-    ids = sorted({e for r in rows for e in r["skipped"]})
+    rows = [r["skipped"] for r in folder.metrics() if "skipped" in r]
+    ids = sorted({e for blamed in rows for e in blamed})
+    examples = f"; examples: {', '.join(ids[:5])}" * bool(ids)
     return [
-        f"{len(rows)} updates were left out, for loss or gradient were not finite; examples: {', '.join(ids[:5])}."
+        f"{len(rows)} updates were left out, for loss or gradient were not finite"
+        f"{examples}{' (training went back from some)' * (() in map(tuple, rows))}."
     ] * bool(rows)
 
 

@@ -46,7 +46,10 @@ def updates_in(folder: Path) -> list[int]:
 
 def copied(session: Session, state: State, feed: Feed) -> Copy:
     tensors, facts = session.save_state(state.tenant)
-    everything = {"tenant": facts, "update": state.update, "feed": feed.state(), "settings": settings(session, state)}
+    everything = {
+        "tenant": facts, "update": state.update, "skipped": sorted(state.skipped.items()), "feed": feed.state(),
+        "settings": settings(session, state),
+    }  # fmt: skip
     return Copy(state.update, tensors, everything)
 
 
@@ -112,6 +115,7 @@ def load(path: Path, session: Session, state: State, feed: Feed) -> None:
     session.load_state(state.tenant, load_file(path / TENSORS), facts["tenant"])
     feed.load(facts["feed"])
     state.update = facts["update"]
+    state.skipped = {update: tuple(blamed) for update, blamed in facts["skipped"]}
 
 
 def spent(whole: Sequence[int], most: int, best: int | None, pinned: Collection[int]) -> list[int]:

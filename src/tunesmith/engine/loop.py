@@ -12,6 +12,7 @@ from tunesmith.engine.session import Session
 from tunesmith.engine.update import update
 from tunesmith.errors import NotFinite
 from tunesmith.roles import Feed, Listener, Objective
+from tunesmith.types import Forest, Ratio
 
 
 @dataclass(slots=True)
@@ -24,8 +25,9 @@ class State:
     lr: float  # peak
     num_updates: int  # of the whole run
     update: int = 0  # done so far
-    on_nan: Literal["abort", "skip"] = "abort"
-    skipped: dict[int, tuple[str, ...]] = field(default_factory=dict)  # update -> the examples to blame
+    on_nan: Literal["abort", "skip", "rollback"] = "abort"
+    # Updates without a step -> the examples to blame; none where training went back from there, and passes them by
+    skipped: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def train(session: Session, state: State, feed: Feed, until: int, listeners: Sequence[Listener] = ()) -> None:
@@ -34,11 +36,7 @@ def train(session: Session, state: State, feed: Feed, until: int, listeners: Seq
         began = time.monotonic()
         batches = feed.update()
         lr = state.lr * state.schedule.factor(state.update, state.num_updates)
-        try:
-            stats, units, norm = update(session, state.tenant, batches, state.objective, lr)
-        except NotFinite as error:
-            skip(session, state, error)
-            stats, units, norm = {}, 0.0, 0.0
+        stats, units, norm = made(session, state, batches, lr)
         state.update += 1
         seconds = time.monotonic() - began
         tokens = sum(batch.num_tokens for batch in batches)
@@ -48,11 +46,16 @@ def train(session: Session, state: State, feed: Feed, until: int, listeners: Seq
             listener(state.update, facts)
 
 
-def skip(session: Session, state: State, error: NotFinite) -> None:
-    """Count the update as made, with no step. Raises where that is not wanted, or the last ones were skipped too: then
-    it is not the data."""
-    last = {state.update, state.update - 1}
-    if state.on_nan == "abort" or last <= set(state.skipped):
-        raise error
-    state.skipped[state.update + 1] = error.example_ids
+def made(session: Session, state: State, batches: Sequence[Forest], lr: float) -> tuple[dict[str, Ratio], float, float]:
+    """The update, or none, where it is passed by or not finite. Raises NotFinite where that is not wanted, or the last
+    two were skipped too: then it is not the data."""
+    number = state.update + 1
+    if number not in state.skipped:
+        try:
+            return update(session, state.tenant, batches, state.objective, lr)
+        except NotFinite as error:
+            if state.on_nan == "abort" or {number - 1, number - 2} <= set(state.skipped):
+                raise
+            state.skipped[number] = error.example_ids
     session.skip_update(state.tenant)
+    return {}, 0.0, 0.0
