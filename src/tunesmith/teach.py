@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 
 from tunesmith import evaluate
 from tunesmith.build import TENANT, Material
@@ -74,19 +75,26 @@ def teach(
             looks.look(until)
         saver.wait()
 
+    def back(failed: NotFinite) -> None:
+        saver.wait()
+        go_back(folder, session, state, feed, failed)
+
     with folder.stop.gently("this update"):
-        has_ended = False
-        while not has_ended:
-            try:
-                learn()
-                has_ended = True
-            except NotFinite as error:
-                saver.wait()
-                go_back(folder, session, state, feed, error)
-    spent_s = time.monotonic() - began
+        again(learn, back)
     if saver.num_saved:
-        share = saver.waited_s / spent_s
+        share = saver.waited_s / (time.monotonic() - began)
         folder.tell.say(f"{saver.num_saved} checkpoints: training stood still for {saver.waited_s:.1f} s ({share:.1%})")
+
+
+def again(learn: Callable[[], None], back: Callable[[NotFinite], None]) -> None:
+    """Until it has learned; after each failure from where `back` went."""
+    has_ended = False
+    while not has_ended:
+        try:
+            learn()
+            has_ended = True
+        except NotFinite as error:
+            back(error)
 
 
 def go_on(folder: RunFolder, session: Session, state: State, feed: FileFeed) -> None:
