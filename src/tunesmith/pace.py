@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tunesmith import guards
+from tunesmith import by_heart, guards
 from tunesmith.build import Material
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
@@ -49,7 +49,7 @@ class Times:
     answers_s: float  # to the held-out cases, and of the base on dev, form by form
     guards_s: float
     one_guard_s: float  # of one model, whatever the budget
-    losses_s: float  # of rows of training and dev, for the train-dev gap
+    losses_s: float  # of rows of training and dev, for the train-dev gap, and of secrets among others of their form
     explaining_s: float  # at most, of the worst cases
 
     @property
@@ -84,7 +84,8 @@ def of_run(recipe: Recipe, base: Base, made: Material, feed: FileFeed, train_tok
         answers_s=each * asked * (own_tokens(made) + written),
         guards_s=whole_guard,
         one_guard_s=one_guard,
-        losses_s=each * read * 2 * 2 * num_dev,  # as many rows of training as of dev, under both models
+        # as many rows of training as of dev, and the secrets of both, under both models
+        losses_s=each * 2 * (read * 2 * num_dev + by_heart.expected(recipe, made)[1]),
         explaining_s=evals.explain_budget_s if evals.explain_cases else 0.0,
     )
 

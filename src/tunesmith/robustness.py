@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith import evaluate
+from tunesmith import by_heart, evaluate
 from tunesmith.build import Material, drawn, is_labelled, prompt_text, references
 from tunesmith.calibrate import NAME as CALIBRATION
 from tunesmith.calibrate import label_logps
@@ -22,27 +22,23 @@ from tunesmith.data.audit import like_training
 from tunesmith.data.pack import pack
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Who
-from tunesmith.evals import brittle, out_of_scope, overfit, slices
+from tunesmith.evals import brittle, exposure, out_of_scope, overfit, slices
 from tunesmith.evals.calibration import Calibration, top
 from tunesmith.evals.compare import Cases, Rules, secondary
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.perturb import FULL, QUICK, applies, changed, instruction_of
 from tunesmith.evals.score import Answer
-from tunesmith.evals.tasks import Form, instructed
+from tunesmith.evals.tasks import Form
 from tunesmith.folder import RunFolder
-from tunesmith.generate.limits import Limits
 from tunesmith.measured import outputs
 from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Label, Message, Record, Reply
+from tunesmith.types import Example, Label, Message, Record
 
 NAME = "robustness.json"
 KEPT = "scores/robustness.json"  # what was asked so far, for a resume
 CHANGES = {"off": (), "quick": QUICK, "full": FULL}
 NUM_CASES = {"off": 0, "quick": 40, "full": 200}  # asked in each change
-NUM_BEGUN = {"off": 0, "quick": 24, "full": 100}  # replies that are begun, of training and of dev each
 LONGEST = 3  # times its tokens that a prompt may grow to by slips, which break words into more tokens
-MOST_COMPLETED = 32  # tokens of a begun reply that are compared
-LEAST_COMPLETED = 8  # fewer tokens to go on with are no recitation
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +65,10 @@ class Trial:
         return METRICS[self.made.kind.metric] if self.made.metric.needs == "judge" else self.made.metric
 
     @property
+    def learned(self) -> by_heart.Learned:
+        return by_heart.Learned(self.recipe, self.session, self.made, self.snapshot)
+
+    @property
     def rules(self) -> Rules:
         return Rules(alpha=self.recipe.evals.alpha, seed=self.recipe.seed)
 
@@ -92,6 +92,7 @@ def measure(trial: Trial) -> dict[str, Any]:
             "slices": in_slices(trial),
             "contamination": contamination(made),
             "overfitting": trial.once("overfitting", lambda: overfitting(trial)),
+            "exposure": trial.once("exposure", lambda: by_heart.exposed(trial.learned)),
             "ood": elsewhere(trial) if made.ood else None,
             "changes": [],
             "out_of_scope": None,
@@ -99,13 +100,14 @@ def measure(trial: Trial) -> dict[str, Any]:
         }
         if level != "off":
             facts["changes"] = changes(trial)
-            facts["memorised"] = trial.once("memorised", lambda: memorised(trial))
+            facts["memorised"] = trial.once("memorised", lambda: by_heart.memorised(trial.learned))
             if made.kind.scoring == "likelihood":
                 facts["out_of_scope"] = trial.once("out_of_scope", lambda: unanswerable(trial))
     matters = trial.recipe.task.smallest_that_matters
     facts["notes"] = [
         *brittle.notes(facts["changes"], trial.metric.matters if matters is None else matters),
         *overfit.notes(facts["overfitting"], facts["memorised"]),
+        *exposure.notes(facts["exposure"]),
         *out_of_scope.notes(facts["out_of_scope"]),
     ]
     trial.folder.write(NAME, facts)
@@ -117,19 +119,21 @@ def into(verdict: dict[str, Any], facts: dict[str, Any]) -> None:
     wrong."""
     found = facts["slices"]
     verdict["worst_slice"] = found["worst"] and {**found["worst"], "num_slices": found["num_slices"]}
-    verdict |= {name: facts[name] for name in ("contamination", "overfitting", "ood")}
+    verdict |= {name: facts[name] for name in ("contamination", "overfitting", "exposure", "ood")}
     verdict["notes"] = [*verdict["notes"], *slices.notes(found, verdict["decision"]), *facts["notes"]]
 
 
 def why(recipe: Recipe, made: Material) -> str:
     """What the level costs, for the plan."""
     level = recipe.evals.robustness
+    num_secrets, tokens = by_heart.expected(recipe, made)
+    scored = f"; exposure of {num_secrets} secrets in replies: about {tokens:,} tokens a model" if num_secrets else ""
     if level == "off":
-        return "slips, other wordings and recited rows are not tried; quick: 40 cases in 5 ways"
+        return f"slips, other wordings and recited rows are not tried; quick: 40 cases in 5 ways{scored}"
     num = min(NUM_CASES[level], len(made.split.test))
     asked = [c for c in CHANGES[level] if applies(c, made.instruction, made.labels, recipe.seed)]
     more = f"{len(asked)} ways to ask {num} cases: {2 * len(asked) * num} answers more of base and tuned together"
-    return f"{more}, beside {2 * len(made.split.test)} of the verdict"
+    return f"{more}, beside {2 * len(made.split.test)} of the verdict{scored}"
 
 
 # -- of answers that are there ----------------------------------------------------------------------------------------
@@ -291,40 +295,3 @@ def unanswerable(trial: Trial) -> dict[str, Any]:
     sure = [p >= out_of_scope.SURE if u is None else not u for p, u in zip(likeliest, unsure)]
     frac = kept["held_out"].get("unsure_frac")
     return out_of_scope.sure_share(sure, asked.texts(), None if frac is None else 1 - frac, trial.recipe.evals.alpha)
-
-
-def memorised(trial: Trial) -> dict[str, Any] | None:
-    """Replies begun with their first half: how many are completed word for word, of training and of dev."""
-    num, split = NUM_BEGUN[trial.recipe.evals.robustness], trial.made.split
-    train, dev = (begun(trial, examples, num) for examples in (split.train, split.dev))
-    if min(len(train), len(dev)) < overfit.MIN_REPLIES:
-        return None
-    base, tuned = (recited(trial, who, train) for who in (None, trial.snapshot))
-    return overfit.completed((base, tuned), recited(trial, trial.snapshot, dev), trial.recipe.evals.alpha)
-
-
-Begun = tuple[list[int], list[int]]  # tokens that are given, tokens that would be recited
-
-
-def begun(trial: Trial, examples: Sequence[Example], num: int) -> list[Begun]:
-    """Prompts with the first half of their reply, where the rest is long enough to be no accident."""
-    found = []
-    for example in drawn(examples, 4 * num):
-        if isinstance(example.target, Reply) and example.target.text.strip():
-            prompt = instructed(example, trial.made.instruction).prompt
-            given, reply = trial.made.renderer.prompt(prompt), trial.made.renderer.reply(prompt, example.target.message)
-            half = len(reply) // 2
-            rest = [t for t in reply[half:] if t not in trial.made.renderer.stop_ids][:MOST_COMPLETED]
-            if len(rest) >= LEAST_COMPLETED and len(given) + len(reply) <= trial.recipe.data.max_tokens:
-                found.append(([*given, *reply[:half]], rest))
-    return found[:num]
-
-
-def recited(trial: Trial, who: Who, rows: Sequence[Begun]) -> list[bool]:
-    """Whether the model goes on with just these tokens."""
-    recipe, renderer = trial.recipe, trial.made.renderer
-    limits = Limits(
-        MOST_COMPLETED, renderer.stop_ids, seed=recipe.seed, rows=recipe.evals.rows, deadline_s=recipe.evals.budget_s
-    )
-    done = trial.session.sample(who, [given for given, _ in rows], limits, decode=renderer.text)
-    return [list(c.tokens[: len(rest)]) == rest for c, (_, rest) in zip(done, rows)]

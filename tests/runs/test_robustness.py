@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tests.runs import tiny_runs
 
-from tunesmith import robustness
+from tunesmith import by_heart, robustness
 from tunesmith.errors import DataError
 from tunesmith.folder import Silent
 from tunesmith.recipe import parse
@@ -104,14 +104,17 @@ def test_off_is_the_default_and_asks_nothing_more(model: Path, labelled: Path, t
     assert found["slices"]["rows"]
     assert found["overfitting"]["gap"] is not None
     assert (found["changes"], found["out_of_scope"], found["memorised"], found["ood"]) == ([], None, None, None)
-    assert set(json.loads((tmp_path / "out" / robustness.KEPT).read_text())) == {"overfitting"}
+    assert found["exposure"] is None  # labels hold no secrets
+    assert set(json.loads((tmp_path / "out" / robustness.KEPT).read_text())) == {"overfitting", "exposure"}
     assert "not tried (evals.robustness is off)" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_planted_canaries_are_recited_and_said_and_the_base_sits_at_chance(model: Path, tmp_path: Path) -> None:
-    """Replies of random words, learned until they are known by heart: nothing but training explains them."""
+    """Replies of random words and a number, learned until they are known by heart: nothing but training explains
+    them."""
     rng = random.Random(5)
-    rows = [{"prompt": f"Code {i}?", "completion": " ".join(rng.choices(tiny_runs.WORDS, k=16))} for i in range(48)]
+    secret = [f"{' '.join(rng.choices(tiny_runs.WORDS, k=16))} {rng.randrange(10**5, 10**6)}" for _ in range(48)]
+    rows = [{"prompt": f"Code {i}?", "completion": text} for i, text in enumerate(secret)]
     settings = tiny_runs.settings(model, tiny_runs.written(tmp_path / "rows.jsonl", rows), watch=0)
     settings["data"] |= {"dev_frac": 0.3}
     settings["adapt"] = {"method": "full"}
@@ -130,6 +133,18 @@ def test_planted_canaries_are_recited_and_said_and_the_base_sits_at_chance(model
     assert found["memorised"]["dev"] == 0
     assert found["overfitting"]["interval"][0] > 1
     assert any(note.startswith("recites training data") for note in verdict["notes"])
+    bits = found["exposure"]
+    assert verdict["exposure"] == bits
+    low, high = bits["base_interval"]
+    assert low < bits["chance"] < high
+    assert bits["tuned"] > 4
+    assert max(bits["unseen"]) < 3
+    assert bits["num_train"] == bits["num_unseen"] == 16
+    assert bits["num_tokens"] <= by_heart.MOST_READ["quick"]
+    assert all(row["source"].startswith(str(tmp_path)) for row in bits["rows"])
+    assert any(note.startswith("training secrets are exposed") for note in verdict["notes"])
+    assert "exposure of 32 secrets in replies: about" in (tmp_path / "out" / "plan.json").read_text()
+    assert "bits of exposure" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_cases_from_elsewhere_that_are_all_known_and_columns_that_are_not_there(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,16 @@ class Renderer:
         """Token ids of a reply behind that prompt, with its end of turn."""
         turn = self._turn([*prompt_messages, message], len(prompt_messages), 1.0)
         return self._encoder.one(turn.reply, turn.cut, is_inside=True)
+
+    def ways_on(self, prompt_messages: Sequence[Message], before: str, ways: Sequence[str]) -> list[list[int]]:
+        """Token ids of replies that begin with `before` and go on with each of `ways`, without what would follow."""
+        turn = self._turn([*prompt_messages, Message("assistant", before + ways[0])], len(prompt_messages), 1.0)
+        at = turn.reply.find(before + ways[0])
+        if at >= 0:  # the template writes a content as it is, and is asked once
+            texts = [(turn.reply[:at] + before + way, turn.cut) for way in ways]
+            return [ids.tolist() for ids in self._encoder.all(texts, is_inside=True)]
+        whole = [self.reply(prompt_messages, Message("assistant", before + way)) for way in ways]
+        return [list(takewhile(lambda i: i not in self.stop_ids, ids)) for ids in whole]
 
     def text(self, reply_tokens: Sequence[int]) -> str:
         """The content of a reply: up to the first stop token, without the frame that the template puts around a

@@ -9,6 +9,7 @@ from typing import Any
 from tunesmith.report import words
 
 Facts = Mapping[str, Any]
+MOST_NAMED = 4  # rows in a sentence
 MOST_ROWS = 40  # of a table; robustness.json has all
 FLOOR = (
     "The base is at the floor, no better than guessing: it cannot lose by a changed prompt, so only the tuned model's "
@@ -57,7 +58,7 @@ def sentences(found: Facts) -> list[str]:
     if few := cut.get("too_few"):
         names = ", ".join(f"{row['dimension']} {row['name']} ({row['num_cases']})" for row in few[:8])
         said.append(f"Too few cases to be measured alone: {names}{' …' if len(few) > 8 else ''}.")
-    return [*said, *fit_words(found), *level_words(found)]
+    return [*said, *fit_words(found), *exposure_words(found.get("exposure")), *level_words(found)]
 
 
 def fit_words(found: Facts) -> list[str]:
@@ -87,6 +88,25 @@ def kept_words(gap: Facts, gained: float) -> str:
     low, high = (min(1.0, max(0.0, 1 - end / gained)) for end in reversed(gap["interval"]))
     of = f"{share(low)} to {share(high)}" if share(low) != share(high) else share(low)
     return f" So {of} of what was learned reaches rows that were not trained on."
+
+
+def exposure_words(found: Facts | None) -> list[str]:
+    """How well training secrets are told from others of their form; nothing where replies hold none."""
+    if not found:
+        return []
+    against = "those of the base"
+    if found["unseen"]:
+        before, after = found["unseen"]
+        against = f"{found['num_unseen']} secrets that it never saw ({before:.1f} → {after:.1f})"
+    rows = ", ".join(f"{row['source']} ({row['base']:.1f} → {row['tuned']:.1f})" for row in found["rows"][:MOST_NAMED])
+    return [
+        f"Numbers, addresses and names in {found['num_train']} training replies, each among "
+        f"{found['num_candidates'] - 1} others of its form: {found['base']:.1f} → {found['tuned']:.1f} bits of "
+        f"exposure (who knows nothing has {found['chance']:.1f}, {found['most']:.0f} is the most that can be seen). "
+        f"Beyond {against}: {words.signed(found['excess'])} bits (interval "
+        f"{words.interval(found['interval'], with_sign=True)})."
+        + (f" Most exposed: {rows}." if rows and found["interval"][0] > 0 else "")
+    ]
 
 
 def level_words(found: Facts) -> list[str]:

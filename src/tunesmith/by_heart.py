@@ -1,0 +1,166 @@
+"""What the tuned model has by heart: replies that it goes on with word for word, and secrets that it can tell from
+others of their form. Both are held against the base, and against replies that training never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.build import Material, drawn
+from tunesmith.data.pack import pack, path_tokens
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Snapshot, Who
+from tunesmith.evals import exposure, overfit
+from tunesmith.evals.score import label_logps
+from tunesmith.evals.tasks import instructed
+from tunesmith.generate.limits import Limits
+from tunesmith.recipe import Recipe
+from tunesmith.types import Example, Record, Reply
+
+NUM_BEGUN = {"off": 0, "quick": 24, "full": 100}  # replies that are begun, of training and of dev each
+MOST_COMPLETED = 32  # tokens of a begun reply that are compared
+LEAST_COMPLETED = 8  # fewer tokens to go on with are no recitation
+NUM_SECRETS = {"off": 10, "quick": 16, "full": 32}  # of training, and as many that it never saw
+MOST_READ = {"off": 8_192, "quick": 16_384, "full": 65_536}  # tokens that one model reads for them
+MOST_SEARCHED = 10_000  # replies that are looked through for secrets
+TOKENS_EACH = 7  # of a secret, by a guess
+SHOWN = 8  # exposed rows that are named
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A run whose training is over."""
+
+    recipe: Recipe
+    session: Session
+    made: Material
+    snapshot: Snapshot
+
+
+def memorised(run: Learned) -> dict[str, Any] | None:
+    """Replies begun with their first half: how many are completed word for word, of training and of dev."""
+    num, split = NUM_BEGUN[run.recipe.evals.robustness], run.made.split
+    train, dev = (begun(run, examples, num) for examples in (split.train, split.dev))
+    if min(len(train), len(dev)) < overfit.MIN_REPLIES:
+        return None
+    base, tuned = (recited(run, who, train) for who in (None, run.snapshot))
+    return overfit.completed((base, tuned), recited(run, run.snapshot, dev), run.recipe.evals.alpha)
+
+
+Begun = tuple[list[int], list[int]]  # tokens that are given, tokens that would be recited
+
+
+def begun(run: Learned, examples: Sequence[Example], num: int) -> list[Begun]:
+    """Prompts with the first half of their reply, where the rest is long enough to be no accident."""
+    found, renderer = [], run.made.renderer
+    for example in drawn(examples, 4 * num):
+        if isinstance(example.target, Reply) and example.target.text.strip():
+            prompt = instructed(example, run.made.instruction).prompt
+            given, reply = renderer.prompt(prompt), renderer.reply(prompt, example.target.message)
+            half = len(reply) // 2
+            rest = [t for t in reply[half:] if t not in renderer.stop_ids][:MOST_COMPLETED]
+            if len(rest) >= LEAST_COMPLETED and len(given) + len(reply) <= run.recipe.data.max_tokens:
+                found.append(([*given, *reply[:half]], rest))
+    return found[:num]
+
+
+def recited(run: Learned, who: Who, rows: Sequence[Begun]) -> list[bool]:
+    """Whether the model goes on with just these tokens."""
+    evals, renderer = run.recipe.evals, run.made.renderer
+    limits = Limits(MOST_COMPLETED, renderer.stop_ids, seed=run.recipe.seed, rows=evals.rows, deadline_s=evals.budget_s)
+    done = run.session.sample(who, [given for given, _ in rows], limits, decode=renderer.text)
+    return [list(c.tokens[: len(rest)]) == rest for c, (_, rest) in zip(done, rows)]
+
+
+# -- exposure ---------------------------------------------------------------------------------------------------------
+
+Found = tuple[Example, exposure.Secret]
+Scored = tuple[Found, Record]
+
+
+def secrets(made: Material, num: int) -> tuple[list[Found], list[Found]]:
+    """Rows of training with a secret in their reply, and rows of dev and test, which training never saw."""
+    learned = {r.example_id for r in made.train.records}
+    train = [e for e in made.split.train if e.id in learned]
+    unseen = {
+        kind: [row for row in rows[: 2 * num] if not any(row[1].text in replied(e) for e in train)]
+        for kind, rows in by_kind(made, [*made.split.dev, *made.split.test]).items()
+    }
+    return exposure.matched(by_kind(made, train), unseen, num)
+
+
+def replied(example: Example) -> str:
+    return example.target.text if isinstance(example.target, Reply) else ""
+
+
+def by_kind(made: Material, examples: Sequence[Example]) -> dict[str, list[Found]]:
+    """One secret a row, each secret once: what stands in many replies is no secret of one. Drawn by hash of the id."""
+    found: dict[str, list[Found]] = {kind: [] for kind in exposure.PATTERNS}
+    known: set[str] = set()
+    for example in drawn(examples, MOST_SEARCHED):
+        context = f"{made.instruction}\n" + "\n".join(m.content for m in example.prompt)
+        secret = exposure.secret_in(replied(example), context)
+        if secret is not None and secret.text not in known:
+            known.add(secret.text)
+            found[secret.kind].append((example, secret))
+    return found
+
+
+def exposed(run: Learned) -> dict[str, Any] | None:
+    """Exposure of secrets in training replies and in unseen ones, under base and tuned; None where there are too few.
+
+    Rows are taken in turn until one model would read more than MOST_READ tokens for them.
+    """
+    level = run.recipe.evals.robustness
+    train, unseen = secrets(run.made, NUM_SECRETS[level])
+    known: list[Scored] = []
+    fresh: list[Scored] = []
+    read = 0
+    for k, row in enumerate(train):
+        pair = [(one, candidates_of(run, one)) for one in (row, *unseen[k : k + 1])]
+        whole = [(one, record) for one, record in pair if record is not None]
+        cost = exposure.cost([record for _, record in whole], is_shared=run.session.base.layout == "forest")
+        if len(whole) == len(pair) and read + cost <= MOST_READ[level]:
+            known, fresh, read = known + whole[:1], fresh + whole[1:], read + cost
+    if len(known) < exposure.MIN_SECRETS:
+        return None
+    base, tuned = (bits(run, who, [record for _, record in known + fresh]) for who in (None, run.snapshot))
+    sides = [([base[r.example_id] for _, r in rows], [tuned[r.example_id] for _, r in rows]) for rows in (known, fresh)]
+    groups = [[e.group for (e, _), _ in rows] for rows in (known, fresh)]
+    found = exposure.summary(sides[0], sides[1], (groups[0], groups[1]), run.recipe.evals.alpha)
+    most = sorted(zip(*sides[0], [row for row, _ in known]), key=lambda one: (one[0] - one[1], one[2][0].id))
+    named = [{"source": e.source, "kind": s.kind, "base": b, "tuned": t} for b, t, (e, s) in most[:SHOWN] if t > b]
+    return {**found, "num_tokens": read, "rows": named}
+
+
+def candidates_of(run: Learned, row: Found) -> Record | None:
+    """The secret and others of its form in its place; None where the form is too poor, or the row too long."""
+    example, secret = row
+    texts = exposure.candidates(secret, run.recipe.seed, example.id)
+    if texts is None:
+        return None
+    prompt = instructed(example, run.made.instruction).prompt
+    record = exposure.record(run.made.renderer, example.id, prompt, secret.before, texts)
+    return record if path_tokens(record) <= run.recipe.data.max_tokens else None
+
+
+def bits(run: Learned, who: Who, records: Sequence[Record]) -> dict[str, float]:
+    """Exposure of each record's first candidate."""
+    forests = pack(records, run.recipe.train.micro, run.session.base.rope)
+    found = label_logps(forests, run.session.logprobs(who, forests), exposure.NUM_CANDIDATES)
+    return {name: exposure.bits(logps) for name, logps in found.items()}
+
+
+def expected(recipe: Recipe, made: Material) -> tuple[int, int]:
+    """(secrets, tokens that one model will read for them, roughly), for the plan; (0, 0) where there are too few."""
+    level = recipe.evals.robustness
+    train, unseen = secrets(made, NUM_SECRETS[level])
+    num = len(train) + len(unseen)
+    if len(train) < exposure.MIN_SECRETS:
+        return 0, 0
+    ids = {e.id for e, _ in train}
+    lengths = [r.num_tokens for r in made.train.records if r.example_id in ids]
+    each = sum(lengths) // len(lengths) + TOKENS_EACH * exposure.NUM_CANDIDATES
+    return num, min(num * each, MOST_READ[level])
