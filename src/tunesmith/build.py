@@ -30,6 +30,7 @@ from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instruc
 from tunesmith.measured import Means, means_of
 from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
+from tunesmith.models.teacher import load_teacher
 from tunesmith.recipe import Recipe
 from tunesmith.replay import Replayed, general, replay_files, replayed
 from tunesmith.types import Example, Label, Pair, Task
@@ -92,13 +93,16 @@ def compute(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> Compute:
     return Compute(device, device_why, dtype, why)
 
 
-def load_base(recipe: Recipe, where: Compute) -> Base:
+def load_base(recipe: Recipe, where: Compute, *, learns: bool = False) -> Base:
+    """`learns`: with the teacher that it learns from, where the recipe names one."""
     base = load(recipe.model, where.dtype, where.device)
     if base.context_tokens is not None and recipe.data.max_tokens > base.context_tokens:
         raise PlanError(
             f"data.max_tokens is {recipe.data.max_tokens}; {recipe.model} was made for {base.context_tokens} tokens: "
             "use at most that"
         )
+    if learns and recipe.objective.distil.share:
+        base.teacher = load_teacher(recipe.objective.distil.teacher, base, recipe.data.max_tokens)
     return base
 
 
@@ -279,7 +283,8 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int, most_g
         rows = general(recipe, session.base.tokenizer, made.replay)[:most_general]
         weights = fisher(session.base, recipe.adapt, rows, recipe.seed)
     asked = regularisers_of(recipe, updates, weights)
-    spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, regularisers=asked, by_depth=recipe.train.by_depth)
+    teacher, by_depth = session.base.teacher, recipe.train.by_depth
+    spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, (), asked, teacher=teacher, by_depth=by_depth)
     session.create(TENANT, spec)
     lr, _ = learning_rate(recipe, session.base, updates)
     objective = objective_of(recipe, made.split.train)

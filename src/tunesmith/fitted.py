@@ -53,7 +53,7 @@ def fit_or_halve(
         if kept is not None or recipe.precision != "auto" or where.dtype != torch.float32:
             raise
     half = replace(where, dtype=torch.bfloat16, dtype_why="nothing fits in float32 in the memory that is free")
-    base = load_base(recipe, half)
+    base = load_base(recipe, half, learns=True)
     return half, base, fit(recipe, base, made, half)
 
 

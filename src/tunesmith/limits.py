@@ -26,5 +26,13 @@ def check_strengths(regularise: Regularise, objective: Goal, off_at_0: Mapping[s
     for key, value in below_1.items():
         if not 0 <= value < 1:
             raise RecipeError(f"{key} is {value}; wanted a fraction from 0, which is off, up to (not including) 1")
+    if not 0 <= o.distil.share <= 1:
+        raise RecipeError(f"objective.distil.share is {o.distil.share}; wanted a share from 0, which is off, to 1")
+    if not o.distil.temperature > 0:
+        raise RecipeError(f"objective.distil.temperature is {o.distil.temperature}; wanted a number above 0")
+    if bool(o.distil.share) != bool(o.distil.teacher):
+        raise RecipeError(
+            "objective.distil wants both teacher (a model with the same tokenizer) and share (above 0), or neither"
+        )
     if 0 < o.focal < 1:
         raise RecipeError(f"objective.focal is {o.focal}; wanted 0 or at least 1: below 1 its slope has no end")

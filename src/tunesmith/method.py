@@ -65,6 +65,8 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
         "label, or leave it out": o.contrastive and not is_labelled,
         "objective.contrastive and regularise.rdrop cannot be had at once: each example would be compared with its own "
         "twin. Use one of the two": o.contrastive and r.rdrop,
+        "objective.contrastive and objective.distil are two losses beside that of the tokens, and one is computed. Use "
+        "one of the two": o.contrastive and o.distil.share,
         "objective.smoothing and objective.focal both change the loss of a token, in opposite ways. Use one of the "
         "two": o.smoothing and o.focal,
         f"train.unfreeze_groups is {recipe.train.unfreeze_groups} and train.epochs {recipe.train.epochs}: one group "
@@ -97,6 +99,7 @@ def rows(recipe: Recipe, base: Base) -> list[Row]:
         ("regularise.rdrop", r.rdrop, "each example twice with other dropout: twice the time of an update"),
         ("objective.smoothing", o.smoothing, "of the target goes to all tokens alike"),
         ("objective.focal", o.focal, "the power of (1 - p) that a token's loss is multiplied with"),
+        ("objective.distil.share", o.distil.share, f"of the loss is {o.distil.teacher}'s, a second forward pass"),
         ("objective.contrastive", o.contrastive, "of the loss; a second forward pass for each update"),
         ("train.average.ema", average.ema, "the run's weights are a running mean"),
         ("train.average.last", average.last, "the run's weights are the mean over this many last updates"),

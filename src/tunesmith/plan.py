@@ -175,6 +175,7 @@ def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str
     return {
         "data": made.files,
         "model": {"name": recipe.model, "digest": base.digest},
+        **({} if base.teacher is None else {"teacher": base.teacher.digest}),
         "template": made.renderer.digest,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "code": code_digest(),

@@ -19,7 +19,7 @@ from tunesmith.guards import text_record
 from tunesmith.recipe import Recipe
 from tunesmith.types import Label, Record, Reply
 
-MOST_GENERAL = 64  # rows on which EWC measures what matters
+MOST_GENERAL = 32  # rows on which EWC measures what matters
 
 
 @dataclass(frozen=True, slots=True)

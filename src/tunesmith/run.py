@@ -219,7 +219,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
     before = folder.read("lock.json")
     where = compute(recipe, before)
     with folder.doing("model loaded and probed"):
-        base = load_base(recipe, where)
+        base = load_base(recipe, where, learns=True)
     ledger_path = folder.path / "ledger.json"
     made = material(recipe, base, Ledger.load(ledger_path) if ledger_path.is_file() else None, folder.tell.step)
     made.split.ledger.save(ledger_path)

@@ -19,6 +19,7 @@ THEIR_ARGUMENTS = {
     "src/tunesmith/cli/predict.py predict": "typer reads a command's options from its arguments",
     "src/tunesmith/cli/chat.py chat": "the same",
     "src/tunesmith/cli/evaluate.py evaluate": "the same",
+    "src/tunesmith/cli/distil.py distil": "the same",
     "src/tunesmith/cli/models.py models": "the same",
     "src/tunesmith/generate/decode.py decode_attention": "called by transformers' AttentionInterface",
     "src/tunesmith/models/attention.py _forest_attention": "schema of a torch custom operator",

@@ -42,6 +42,7 @@ SESSION: dict[str, str] = {
     "predict": f"predict {RUN} rows.csv answers.csv --json",
     "report": f"report {RUN} --json",
     "evaluate": f"evaluate {RUN} --cases 5 --out checked --json",
+    "distil": f"distil {RUN} --data rows.csv --cases 4 --out taught.jsonl --json",
     "explain": f"explain {RUN} --json",
     "judge": f"judge {RUN} --sheet choices.csv --cases 5 --json",
     "gate": f"gate {RUN} --set gates.effect=-1 --json",

@@ -71,7 +71,8 @@ def test_a_stopped_run_goes_on_with_all_that_its_methods_keep(model: Path, tmp_p
     )  # fmt: skip
     settings["adapt"] |= {"dropout": 0.2}
     settings["regularise"] = {"mixout": 0.2, "l2sp": 0.1, "ewc": 100, "kl": 0.1, "neftune": 5, "rdrop": 1}
-    settings["objective"] = {"smoothing": 0.1}
+    teacher = tiny_runs.model_folder(tmp_path / "teacher", num_hidden_layers=1)
+    settings["objective"] = {"smoothing": 0.1, "distil": {"teacher": str(teacher), "share": 0.5}}
     settings["data"] |= {"replay": {"files": [str(general)], "share": 0.2}}
     do(settings, tmp_path / "whole")
     with pytest.raises(Interrupted):
@@ -91,7 +92,9 @@ def test_a_stopped_run_goes_on_with_all_that_its_methods_keep(model: Path, tmp_p
     ]
     share = float(words.split(": ")[1].split("%")[0]) / 100
     assert share == pytest.approx(0.2, abs=0.02)
-    assert {"kl_nats_per_token", "rdrop_nats_per_token"} <= rows_of(tmp_path / "whole")[1].keys()
+    assert {"distil_nats_per_token", "kl_nats_per_token", "rdrop_nats_per_token"} <= rows_of(tmp_path / "whole")[
+        1
+    ].keys()
 
 
 REFUSED = {

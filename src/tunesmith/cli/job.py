@@ -135,7 +135,7 @@ def show_plan(recipe: Any, *, as_json: bool) -> None:
     build = part("build")
     build.check_files(recipe)
     where = build.compute(recipe)
-    base = build.load_base(recipe, where)
+    base = build.load_base(recipe, where, learns=True)
     made = build.material(recipe, base)
     where, base, fitted = part("fitted").fit_or_halve(recipe, base, made, where)
     planned = part("plan").make(fitted, base, made, where)

@@ -12,6 +12,7 @@ import typer
 
 from tunesmith.cli import (
     chat,
+    distil,
     doctor,
     evaluate,
     explain,
@@ -54,6 +55,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         runs.compare,
         evaluate.evaluate,
         judge.judge,
+        distil.distil,
         explain.explain,
         gate.gate,
         verify.verify,

@@ -314,7 +314,7 @@ class Session:
             self._put(frozen)
             return self._output(frozen, batch)
 
-        return others_of(tenant, objective, ask)
+        return others_of(tenant, batch, objective, ask)
 
     def _teach(self, tenant: Tenant, batches: Sequence[Forest], objective: Objective, scale: float) -> dict[str, Ratio]:
         """Forward and backward of micro-batches, one after the other. Without a gradient left where one fails."""

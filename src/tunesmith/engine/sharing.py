@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tunesmith.engine.tenant import Snapshot, Tenant
 from tunesmith.models.heads import KeptHead
-from tunesmith.models.output import ForwardOutput
+from tunesmith.models.load import Base
+from tunesmith.models.output import ForwardOutput, output
 from tunesmith.roles import Objective, Output
 from tunesmith.types import Forest, Loss, Shared
 
@@ -27,18 +28,24 @@ def loss_of(
     return objective(out, batch, shared, others)
 
 
-def others_of(tenant: Tenant, objective: Objective, ask: Callable[[Snapshot | None], ForwardOutput]) -> dict[str, Any]:
+def others_of(
+    tenant: Tenant, batch: Forest, objective: Objective, ask: Callable[[Snapshot | None], ForwardOutput]
+) -> dict[str, Any]:
     """What the frozen models say that objective and regularisers want, each with a head of its own."""
     others: dict[str, Any] = {}
     needs = objective.needs.union(*(r.needs for r in tenant.spec.regularisers))
     for role, frozen in (("reference", tenant.spec.reference), ("teacher", tenant.spec.teacher)):
-        if role in needs:
-            out = ask(frozen)
-            values = tenant.slot.neutral if frozen is None else frozen.values
-            moving = [n for n, p in tenant.slot.live.items() if p is out.head.weight]
-            if moving:  # the head trains: the reference keeps the weights it was computed with
-                out.head = KeptHead(replace(out.head.projection, weight=values[moving[0]].to(out.hidden.dtype)))
-            others[role] = out
+        if role not in needs:
+            continue
+        if isinstance(frozen, Base):
+            others[role] = output(frozen.model, frozen.head, batch, frozen.layout)
+            continue
+        out = ask(frozen)
+        values = tenant.slot.neutral if frozen is None else frozen.values
+        moving = [n for n, p in tenant.slot.live.items() if p is out.head.weight]
+        if moving:  # the head trains: the reference keeps the weights it was computed with
+            out.head = KeptHead(replace(out.head.projection, weight=values[moving[0]].to(out.hidden.dtype)))
+        others[role] = out
     return others
 
 

@@ -13,6 +13,7 @@ from tunesmith.engine.optim import AdamW, build
 from tunesmith.errors import PlanError, RunError
 from tunesmith.models.adapters import Adapt, Slot, initial_values
 from tunesmith.models.depth import factors
+from tunesmith.models.load import Base
 from tunesmith.roles import Regulariser
 
 
@@ -38,7 +39,7 @@ class Spec:
     heads: tuple[str, ...] = ()  # of {"value", "score"}
     regularisers: tuple[Regulariser, ...] = ()
     reference: Snapshot | None = None
-    teacher: Snapshot | None = None
+    teacher: Snapshot | Base | None = None  # a Base: another model, loaded beside
     by_depth: float = 1.0  # each layer's rate is that of the one above divided by this
 
 

@@ -37,6 +37,7 @@ class Base:
     probe: Probe
     head: Head
     rope: RopeLimit | None
+    teacher: Base | None = None  # frozen, loaded beside it to learn from
 
     @property
     def layout(self) -> str:

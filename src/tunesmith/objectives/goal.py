@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tunesmith.objectives.contrastive import Contrastive
+from tunesmith.objectives.distil import Distil, Distilled
 from tunesmith.objectives.focal import Focal
 from tunesmith.objectives.sft import SFT
 from tunesmith.objectives.smoothing import Smoothed
@@ -20,9 +21,12 @@ class Goal:
     focal: float = 0.0  # what is known already counts less, by this power of what is missing; 0, or 1 to 5
     contrastive: float = 0.0  # labels: share of the loss that brings examples of one label together; 0.1 to 0.9
     temperature: float = 0.3  # of the contrastive loss; lower looks at the nearest examples only
+    distil: Distil = field(default_factory=Distil)  # what another model would say is learned, token by token
 
 
 def objective(goal: Goal, classes: Mapping[str, int]) -> Objective:
     """`classes`: the label of each training example by its id, for the contrastive loss."""
     inner = Smoothed(goal.smoothing) if goal.smoothing else Focal(goal.focal) if goal.focal else SFT()
+    if goal.distil.share:
+        return Distilled(inner, goal.distil)
     return Contrastive(inner, classes, goal.contrastive, goal.temperature) if goal.contrastive else inner

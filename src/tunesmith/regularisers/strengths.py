@@ -22,7 +22,8 @@ class Regularise:
 
     mixout: float = 0.0  # share of the weights' entries that are the base's in each update; 0.1 to 0.9 for few rows
     l2sp: float = 0.0  # pull of the weights to where they began; 0.001 to 0.1, most with adapt.method full
-    # EWC: the same pull, of each weight as strongly as it matters for general text (data.replay.files, or the guard's)
+    # EWC: the same pull, of each weight as strongly as it matters for general text (data.replay.files, or the
+    # guard's); 10 to 1000
     ewc: float = 0.0
     kl: float = 0.0  # pull of the answers to those of the base, per token; 0.01 to 0.5; a second pass for each update
     neftune: float = 0.0  # noise on the embeddings while training; 5 to 15

@@ -1,0 +1,95 @@
+"""Sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947): a teacher's answers to prompts, as rows.
+
+Which teacher wrote a row, and which row of yours it answered, stands in the row; its digest and all that it was asked
+with in a file beside. What was answered is kept beside OUT until it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.answerers import Answerer
+from tunesmith.build import prompt_text
+from tunesmith.errors import DataError, InputError
+from tunesmith.evals.score import Answer
+from tunesmith.evaluated import progress_of, stopping
+from tunesmith.files import write_json, write_text
+from tunesmith.folder import Teller
+from tunesmith.questions import Questions
+from tunesmith.stopping import Stop
+from tunesmith.types import Example, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the rows go, and what lies beside them."""
+
+    out: Path
+
+    @property
+    def kept(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.partial")
+
+    @property
+    def about(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.teacher.json")
+
+    def check(self, *, resume: bool) -> None:
+        """InputError where something would be overwritten, or paid for twice."""
+        if self.out.suffix != ".jsonl":
+            raise InputError(f"--out {self.out} is written as JSON lines: wanted a name that ends with .jsonl")
+        if self.out.exists():
+            raise InputError(f"--out {self.out} is there already: name another file, or move this one away")
+        if self.kept.exists() and not resume:
+            raise InputError(
+                f"{self.kept} holds answers of a teacher that was stopped: add --resume to go on, or remove it"
+            )
+
+
+def distil(teacher: Answerer, asked: Questions, place: Place, tell: Teller) -> dict[str, Any]:
+    """Asks and writes; returns what stands beside the rows. Answers that are empty or were cut off are left out."""
+    place.kept.mkdir(parents=True, exist_ok=True)
+    with Stop(tell.say) as stop, stop.gently("what is being answered"):
+        said = teacher.answer(asked, place.kept, progress_of(tell, teacher.name), stopping(stop, place.kept))
+    rows, left_out = [], {"empty": 0, "cut off at the limit of tokens": 0}
+    for example, answer in zip(asked.cases, said.answers, strict=True):
+        reason = unusable(answer, asked)
+        if reason:
+            left_out[reason] += 1
+        else:
+            rows.append(row_of(example, answer.text, said.name, is_label=bool(asked.labels)))
+    if not rows:
+        raise DataError(
+            f"{said.name} gave no answer to learn from: {left_out}. Give longer answers room with --max-tokens, or ask "
+            "another teacher"
+        )
+    facts = {
+        "teacher": said.name, **said.about, "source": asked.source, "instruction": asked.instruction,
+        "max_new_tokens": asked.max_new_tokens, "num_asked": len(asked.cases), "num_rows": len(rows),
+        "left_out": left_out, "notes": [*asked.notes, *said.notes],
+    }  # fmt: skip
+    write_json(place.about, facts)
+    write_text(place.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    shutil.rmtree(place.kept)
+    return facts
+
+
+def unusable(answer: Answer, asked: Questions) -> str:
+    """Why nobody should learn from it; "" where there is no reason."""
+    if not answer.text.strip() or (asked.labels and answer.text not in asked.labels):
+        return "empty"
+    return "" if answer.stopped or asked.labels else "cut off at the limit of tokens"
+
+
+def row_of(example: Example, text: str, teacher: str, *, is_label: bool) -> dict[str, Any]:
+    """A row as `tunesmith run` reads it. The instruction is not in it: the run that learns from it brings its own."""
+    turns = [*example.prompt, Message("assistant", text)]
+    row: dict[str, Any] = (
+        {"text": prompt_text(example), "label": text} if is_label else {"messages": [m.as_dict() for m in turns]}
+    )
+    group = {"group": example.group} if example.group else {}
+    return {**row, **group, **example.slices, "teacher": teacher, "answers": example.source}

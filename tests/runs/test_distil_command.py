@@ -1,0 +1,56 @@
+"""A teacher behind an address writes rows: with provenance, once each, and in a form that a run learns from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
+from tests.unit.evals.test_judge import completion, server
+
+from tunesmith.data import ingest
+from tunesmith.evals import endpoint
+
+
+def test_rows_of_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs out of credit after three answers, and goes on; an empty answer is left out and counted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(endpoint, "NUM_TRIES", 1)
+    rows = [json.loads(line) for line in tiny_runs.reply_file(tmp_path / "own.jsonl", 12).read_text().splitlines()]
+    prompts = [r["prompt"] for r in rows]
+    tiny_runs.written(tmp_path / "own.jsonl", [{**r, "group": f"g{i}"} for i, r in enumerate(rows)])
+    credit = [3]
+
+    def teach(body: dict[str, Any], headers: dict[str, str]) -> Any:
+        said = body["messages"][-1]["content"]
+        credit[0] -= 1
+        if credit[0] < 0:
+            return 401, {}, "no credit left"
+        return completion(" " if said == prompts[0] else f"taught: {said.split()[0]}")
+
+    with server(teach) as (url, seen):
+        words = ["distil", f"{url}#big", "--data", "own.jsonl", "--out", "taught.jsonl", "--json"]
+        assert "no credit left" in typed(words).text
+        assert not Path("taught.jsonl").exists()
+        assert "add --resume" in typed(words).text
+        credit[0] = 10**6
+        said = typed([*words, "--resume"])
+        assert said.code == 0, said.text
+        assert len(seen) <= 12 + 5  # those that were refused are asked again, and none that was answered
+    facts = json.loads(said.out)
+    assert (facts["num_asked"], facts["num_rows"], facts["left_out"]["empty"]) == (12, 11, 1)
+    assert facts["model"] == "big" == json.loads(Path("taught.jsonl.teacher.json").read_text())["model"]
+    assert not Path("taught.jsonl.partial").exists()
+    written = [json.loads(line) for line in Path("taught.jsonl").read_text().splitlines()]
+    assert {r["answers"] for r in written} == {f"own.jsonl:{i}" for i in range(2, 13)}
+    assert all("big" in r["teacher"] for r in written)
+    found = ingest.read([Path("taught.jsonl")])
+    assert (len(found.examples), found.rejected) == (11, ())
+    assert {(e.prompt[-1].content, e.target.text, e.group) for e in found.examples} == {  # type: ignore[union-attr]
+        (p, f"taught: {p.split()[0]}", f"g{i}") for i, p in enumerate(prompts) if i
+    }
+    assert "is there already" in typed(words).text
+    assert "--yes-send" in typed([*words[:1], "https://example.org/v1#big", *words[2:5], "new.jsonl"]).text
