@@ -1,6 +1,6 @@
 """Error rates of the verdict by simulation: false better-or-worse, coverage, power.
 
-    python bench/verdict_rates.py [--per-kind 10000]
+    python bench/verdict_rates.py [--per-kind 20000]
 
 Appends a dated line to bench/results/verdict_rates.jsonl. The simulators call the package's own tests on batches;
 tests/laws/test_verdict.py runs the same ones with fewer comparisons.
@@ -22,11 +22,14 @@ import numpy as np
 from tunesmith.evals import counted, mcnemar, permutation, sets, stats
 from tunesmith.evals.metrics import METRICS, mean_of
 
-SIZES = (60, 200, 600)
+SIZES = (100, 200, 600)  # units of a comparison: cases, or groups where there are groups
+SMALL = 60  # cases; of one tenth that differ, six are left (of groups of five, one)
 DISCORDANCES = (0.1, 0.25, 0.5)
 ALPHA = 0.05
-FLIPS = 999
-BATCH = 50  # comparisons that share their swaps
+ANNOUNCED = 2_000  # comparisons where the true effect is the announced one
+FLIPS = 200  # enough for the level: 10 of 201 is just under 0.05
+BATCH = 50  # comparisons that share their swaps, at most
+BATCH_CASES = 12_000  # at most: what fits in a processor's cache
 GROUP = 5  # cases of a group, where there are groups
 RESULTS = Path(__file__).parent / "results" / "verdict_rates.jsonl"
 
@@ -275,13 +278,18 @@ def rejects(
     rng = np.random.default_rng([0, n, int(discordance * 1000), better, of_truth])
     unit_n = None if kind.group == 1 else np.arange(n) // kind.group
     shift = kind.truth(discordance, better) if of_truth else 0.0
-    found = 0
-    for start in range(0, num, BATCH):
-        batch = min(BATCH, num - start)
+    found, most = 0, max(1, min(BATCH, BATCH_CASES // n))
+    for start in range(0, num, most):
+        batch = min(most, num - start)
         base, tuned = kind.draw(rng, batch, n, discordance, better)
         flips = permutation.flip(base, tuned, kind.value, kind.span, unit_n, num_flips, seed=int(rng.integers(2**31)))
         found += int((permutation.p_at(change(flips), shift) < ALPHA).sum())
     return found / num
+
+
+def cells(kind: Kind) -> list[tuple[int, float]]:
+    """(cases, discordance) of the nine cells."""
+    return [(size * kind.group, d) for size in SIZES for d in DISCORDANCES]
 
 
 def cases_for_power(kind: Kind, discordance: float) -> int:
@@ -297,7 +305,7 @@ def cases_for_power(kind: Kind, discordance: float) -> int:
 def binary_rows(num: int, seed: int = 0) -> list[dict[str, float | str]]:
     rng = np.random.default_rng(seed)
     rows: list[dict[str, float | str]] = []
-    for n in SIZES:
+    for n in (SMALL, *SIZES):
         for d in DISCORDANCES:
             half = d / 2
             detectable = stats.detectable_binary(n, d, ALPHA)
@@ -313,7 +321,7 @@ def binary_rows(num: int, seed: int = 0) -> list[dict[str, float | str]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kinds", nargs="*", help="only these, without right/wrong")
-    parser.add_argument("--per-kind", type=int, default=10_000, help="comparisons per kind, over the nine cells")
+    parser.add_argument("--per-kind", type=int, default=20_000, help="comparisons per kind, over the nine cells")
     said = parser.parse_args()
     per_cell = -(-said.per_kind // 9)
     began = time.perf_counter()
@@ -321,15 +329,18 @@ def main() -> None:
     for name, kind in kinds().items():
         if said.kinds and name not in said.kinds:
             continue
-        for n in SIZES:
-            for d in DISCORDANCES:
-                false = rejects(kind, per_cell, n, d)
-                missed = rejects(kind, per_cell, n, d, ask="coverage")
-                power = rejects(kind, max(per_cell // 5, 1), n, d, ask="power")
-                truth = round(kind.truth(d, True), 4)
-                rows.append({"kind": name, "n": n, "discordance": d, "comparisons": per_cell, "false": false})
-                rows[-1] |= {"coverage": 1 - missed, "effect": truth, "power": power}
-                print(json.dumps(rows[-1]), flush=True)
+        for n, d in [*((SMALL, d) for d in DISCORDANCES), *cells(kind)]:
+            false = rejects(kind, per_cell, n, d)
+            missed = rejects(kind, per_cell, n, d, ask="coverage")
+            power = rejects(kind, max(per_cell // 5, 1), n, d, ask="power")
+            row = {"kind": name, "n": n, "units": n // kind.group, "discordance": d, "comparisons": per_cell}
+            row |= {"false": false, "coverage": 1 - missed, "effect": round(kind.truth(d, True), 4), "power": power}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+        num_cases = cases_for_power(kind, 0.5)
+        row = {"kind": name, "n": num_cases, "discordance": 0.5, "comparisons": ANNOUNCED, "announced": 0.8}
+        rows.append(row | {"power": rejects(kind, ANNOUNCED, num_cases, 0.5, ask="power")})
+        print(json.dumps(rows[-1]), flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     facts = {"date": datetime.date.today().isoformat(), "alpha": ALPHA, "flips": FLIPS, "per_cell": per_cell}
     with RESULTS.open("a") as out:

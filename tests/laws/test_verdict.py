@@ -1,8 +1,10 @@
 """Laws of the verdict: its error rates, and that its test and its interval are one thing; with mutants that break each.
 
-The simulators are those of bench/verdict_rates.py (docs/statistics.md has its figures with more flips). Right/wrong has
-10,000 comparisons per cell, every other kind 10,000 over its nine cells, judged together and without slack; where fewer
-are simulated the bounds are wider by 2.6 standard errors, so that a rate on the bound fails once in 200 times.
+The simulators are those of bench/verdict_rates.py (docs/statistics.md has its figures with more comparisons). The nine
+cells are three numbers of units (cases, or groups) and three discordances; right/wrong has 10,000 comparisons in each,
+every other kind 10,000 over all nine, most of them where units are few: judged together and without slack, and each
+cell by itself with bounds wider by 2.6 standard errors, so that a rate on the bound fails once in 200 times. Sixty
+cases, of which as few as six differ (of groups one), are beside them: no more false verdicts, wider bounds of coverage.
 """
 
 import dataclasses
@@ -18,8 +20,11 @@ from tunesmith.evals import compare, mcnemar, permutation, stats
 from tunesmith.evals.metrics import METRICS, mean_of
 
 ALPHA = rates.ALPHA
-PER_CELL = 1_112  # of nine cells per kind: 10,008
-FLIPS = 200  # enough for the level: 10 of 201 is just under 0.05
+PER_CELL = {100: 1_500, 200: 1_200, 600: 640}  # by units; of nine cells together 10,020
+FLIPS = 100  # enough for the level: 5 of 101 is just under 0.05
+SMALL = [(rates.SMALL, d) for d in rates.DISCORDANCES]
+PER_SMALL = 1_000
+COVERS_AT_MOST = {"groups": 0.995}  # with 12 units, of which one to six differ; 28% of those comparisons show no change
 KINDS = rates.kinds()
 
 
@@ -28,10 +33,10 @@ def size_holds(rate: float, num: int) -> bool:
     return rate <= ALPHA + 0.01 + 2.6 * np.sqrt(0.06 * 0.94 / num)
 
 
-def coverage_holds(rate: float, num: int) -> bool:
+def coverage_holds(rate: float, num: int, most: float = 0.97) -> bool:
     """93 to 97%."""
     slack = 2.6 * np.sqrt(0.05 * 0.95 / num)
-    return 0.93 - slack <= rate <= 0.97 + slack
+    return 0.93 - slack <= rate <= most + slack
 
 
 def power_holds(rate: float) -> bool:
@@ -39,13 +44,19 @@ def power_holds(rate: float) -> bool:
     return 0.75 <= rate <= 0.86
 
 
-CELLS = [(n, d) for n in rates.SIZES for d in rates.DISCORDANCES]
+def of_cells(name: str, ask: str) -> tuple[float, list[tuple[float, int]]]:
+    """Rejected of all nine cells together, and of each with its number of comparisons."""
+    cells = [(n, d, PER_CELL[n // KINDS[name].group]) for n, d in rates.cells(KINDS[name])]
+    found = [(rates.rejects(KINDS[name], num, n, d, ask=ask, num_flips=FLIPS), num) for n, d, num in cells]
+    return sum(rate * num for rate, num in found) / sum(num for _, num in found), found
 
 
 # Right/wrong
 
 
-@pytest.mark.parametrize(("n", "discordance"), CELLS)
+@pytest.mark.parametrize(
+    ("n", "discordance"), [(n, d) for n in (rates.SMALL, *rates.SIZES) for d in rates.DISCORDANCES]
+)
 def test_right_wrong_errs_and_covers_as_said(n, discordance):
     rng = np.random.default_rng(11)
     false = rates.binary_rejects(rng, 10_000, n, discordance, 0.0)
@@ -91,24 +102,33 @@ def test_mutants_of_right_wrong_fail():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_permutation_errs_as_said(name):
-    cells = [rates.rejects(KINDS[name], PER_CELL, n, d, num_flips=FLIPS) for n, d in CELLS]
-    assert np.mean(cells) <= ALPHA + 0.01
-    assert all(size_holds(rate, PER_CELL) for rate in cells), cells
+    together, cells = of_cells(name, "level")
+    assert sum(num for _, num in cells) >= 10_000
+    assert together <= ALPHA + 0.01
+    assert all(size_holds(rate, num) for rate, num in cells), cells
+    small = [rates.rejects(KINDS[name], PER_SMALL, n, d, num_flips=FLIPS) for n, d in SMALL]
+    assert all(size_holds(rate, PER_SMALL) for rate in small), small
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_permutation_covers_as_said(name):
-    regular = [(n, d) for n, d in CELLS if n * d / KINDS[name].group >= 10]  # ten units or more differ
-    missed = [rates.rejects(KINDS[name], PER_CELL, n, d, ask="coverage", num_flips=FLIPS) for n, d in regular]
-    assert 0.93 <= 1 - np.mean(missed) <= 0.97
-    assert all(coverage_holds(1 - rate, PER_CELL) for rate in missed), missed
+    together, cells = of_cells(name, "coverage")
+    assert 0.93 <= 1 - together <= 0.97
+    assert all(coverage_holds(1 - rate, num) for rate, num in cells), cells
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "groups"])
-def test_few_differing_cases_cover_nearly_as_said(name):
-    """Six of 60 differ. Without `sparse.py` bits per byte are at 0.91 and BLEU at 0.92."""
-    missed = rates.rejects(KINDS[name], 1_000, 60, 0.1, ask="coverage", num_flips=FLIPS)
-    assert coverage_holds(1 - missed, 1_000)
+@pytest.mark.parametrize("name", KINDS)
+def test_few_cases_cover_nearly_as_said(name):
+    """A weaker law: six of 60 cases differ, or one of 12 groups, and an interval may cover up to 98% (groups: 99.5)."""
+    missed = [rates.rejects(KINDS[name], PER_SMALL, n, d, ask="coverage", num_flips=FLIPS) for n, d in SMALL]
+    most = COVERS_AT_MOST.get(name, 0.98)
+    assert all(coverage_holds(1 - rate, PER_SMALL, most) for rate in missed), missed
+
+
+def test_without_the_limits_of_few_a_mutant_covers_too_little():
+    without = lambda flips: dataclasses.replace(flips, reach=np.zeros_like(flips.reach))
+    missed = rates.rejects(KINDS["bits_per_byte"], 1_500, 60, 0.1, ask="coverage", num_flips=FLIPS, change=without)
+    assert not coverage_holds(1 - missed, 1_500, 0.98)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -18,17 +18,24 @@ an estimate, and covers too little).
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import binom
+from scipy.special import betainc, ndtr, ndtri
 
 Counts = np.ndarray | int
 FARTHEST = 37.0  # standard deviations; beyond, the tail of the normal is 0 in float64
 
 
+def at_least(count: np.ndarray, num: Counts, chance: np.ndarray | float) -> np.ndarray:
+    """P(Binomial(num, chance) >= count), for count from 0 to num + 1."""
+    beyond = num - count + 1
+    inside = betainc(np.maximum(count, 1), np.maximum(beyond, 1), chance)
+    return np.where(count <= 0, 1.0, np.where(beyond <= 0, 0.0, inside))
+
+
 def mid_p_tails(count: np.ndarray, num: Counts, chance: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """P(fewer) and P(more) of a Binomial(num, chance), each with half of P(as many)."""
-    at = binom.pmf(count, num, chance)
-    return binom.cdf(count - 1, num, chance) + at / 2, binom.sf(count, num, chance) + at / 2
+    rest = num - count
+    fewer = at_least(rest, num, 1 - chance) + at_least(rest + 1, num, 1 - chance)
+    return fewer / 2, (at_least(count, num, chance) + at_least(count + 1, num, chance)) / 2
 
 
 def mid_p_score(count: np.ndarray, num: Counts, chance: np.ndarray) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 Swapping outputs shows how the units that differ might have come out, and little of how many there might have been. The
 sum of the gains of a few units that differ is a weighted sum of Poisson counts, for which Fay and Feuer (1997,
-Statistics in Medicine 16:791) give gamma limits: the upper one has a unit more, as heavy as the heaviest, of which half
-is taken here (a mid-p limit, after Fay and Kim 2017, Biometrical Journal 59:377). Gains and losses each have their
-limits, joined as those of a difference of two independent parts (MOVER, Zou and Donner 2008, Statistics in Medicine
-27:1693).
+Statistics in Medicine 16:791) give gamma limits: the upper one has a unit more, as heavy as the heaviest. Where all
+weigh alike, the sum is a count and half of that unit is enough (a mid-p limit, after Fay and Kim 2017, Biometrical
+Journal 59:377); the less alike they are, the likelier is an unseen one that is heavier still, and the more of it is
+taken, up to the whole (`share`). Gains and losses each have their limits, joined as those of a difference of two
+independent parts (MOVER, Zou and Donner 2008, Statistics in Medicine 27:1693).
 """
 
 from __future__ import annotations
@@ -15,16 +16,24 @@ from scipy.stats import gamma, norm
 
 FEW = 10  # differing units; with as many, swaps alone cover at 93 to 97% (docs/statistics.md)
 MANY = 30  # units; among fewer, a differing one is not rare and no Poisson count, and swaps cover at 96% and more
-SCORE_Z = np.linspace(0, 6, 121)  # normal scores at which the limits are worked out
+SCORE_Z = np.linspace(0, 6, 61)  # normal scores at which the limits are worked out
 
 
-def limits(weight: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far below and above the sum of weight [B, G] (0 or more) its limits lie, each [B, Z]."""
+def share(own: np.ndarray, num: np.ndarray) -> np.ndarray:
+    """[B] of the added unit, for gains [B, G] of which `num` differ: 1/2 where they are alike, to 1 the less they are,
+    by Kish's effective number per unit."""
+    square = (own**2).sum(-1)
+    return 1 - np.abs(own).sum(-1) ** 2 / (2 * num * np.where(square > 0, square, 1.0))
+
+
+def limits(weight: np.ndarray, more: np.ndarray, more_square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far below and above the sum of weight [B, G] (0 or more) its limits lie, each [B, Z]. more, more_square [B]:
+    what the added unit adds to mean and variance of the upper one."""
     tail = norm.sf(SCORE_Z)
     total, square = weight.sum(-1, keepdims=True), (weight**2).sum(-1, keepdims=True)
-    more, more_square = total + largest[:, None] / 2, square + largest[:, None] ** 2 / 2
     low = np.where(total > 0, quantile(tail, total, square), 0.0)
-    return np.maximum(total - low, 0), np.maximum(quantile(1 - tail, more, more_square) - total, 0)
+    high = quantile(1 - tail, total + more[:, None], square + more_square[:, None])
+    return np.maximum(total - low, 0), np.maximum(high - total, 0)
 
 
 def quantile(chance: np.ndarray, total: np.ndarray, square: np.ndarray) -> np.ndarray:
@@ -42,9 +51,9 @@ def reach(gain_G: np.ndarray, differs_G: np.ndarray) -> np.ndarray:
     few = np.flatnonzero((num > 0) & (num < FEW) & (gain_G.shape[-1] >= MANY))
     if len(few):
         own = np.where(differs[few], flat_G[few], 0.0)
-        largest = np.abs(own).max(axis=-1)
-        won_down, won_up = limits(np.maximum(own, 0), largest)
-        lost_down, lost_up = limits(np.maximum(-own, 0), largest)
+        largest, part = np.abs(own).max(axis=-1), share(own, num[few])
+        won_down, won_up = limits(np.maximum(own, 0), part * largest, part * largest**2)
+        lost_down, lost_up = limits(np.maximum(-own, 0), part * largest, part * largest**2)
         found[few] = np.stack([np.hypot(won_down, lost_up), np.hypot(won_up, lost_down)], axis=1)
     return found.reshape(*gain_G.shape[:-1], 2, len(SCORE_Z))
 
