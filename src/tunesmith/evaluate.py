@@ -123,6 +123,17 @@ def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> floa
     return mean_nll(forests, session.logprobs(who, forests))
 
 
+def dev_score(session: Session, who: Who, recipe: Recipe, made: Material, sitting: Sitting) -> tuple[float, float]:
+    """(the task's metric on dev, the same turned so that less is better)."""
+    cases = made.split.dev
+    asked = ask(session, who, recipe, made, made.forms[0], cases, sitting)
+    sitting.forget()
+    # a judge compares two models, and here is one
+    metric = METRICS[made.kind.metric] if made.metric.needs == "judge" else made.metric
+    score = metric.corpus(outputs(metric, asked.answers), references(cases))
+    return score, score if metric.less_is_better else -score
+
+
 def verdict_of(
     recipe: Recipe, made: Material, base: Asked, tuned: Asked, forms: Sequence[dict[str, Any]], notes: Sequence[str]
 ) -> dict[str, Any]:

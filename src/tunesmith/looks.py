@@ -6,12 +6,10 @@ What was seen stands in metrics.jsonl and the best weights in best/, so a resume
 from __future__ import annotations
 
 from tunesmith import evaluate
-from tunesmith.build import Material, references
+from tunesmith.build import Material
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
-from tunesmith.evals.metrics import METRICS as METRICS_BY_NAME
 from tunesmith.folder import METRICS, RunFolder
-from tunesmith.measured import outputs
 from tunesmith.recipe import Recipe
 from tunesmith.settled import averaged, keep_best
 
@@ -57,13 +55,8 @@ class Looks:
             assert loss is not None
             return loss, {"dev_loss": loss}
         sitting = self.folder.sitting("look", "a look at dev")
-        cases = self.made.split.dev
-        asked = evaluate.ask(self.session, snapshot, self.recipe, self.made, self.made.forms[0], cases, sitting)
-        sitting.forget()
-        # a judge compares two models; a look has one
-        metric = METRICS_BY_NAME[self.made.kind.metric] if self.made.metric.needs == "judge" else self.made.metric
-        score = metric.corpus(outputs(metric, asked.answers), references(cases))
-        return (score if metric.less_is_better else -score), {"dev_score": score}
+        score, small = evaluate.dev_score(self.session, snapshot, self.recipe, self.made, sitting)
+        return small, {"dev_score": score}
 
     def is_enough(self) -> bool:
         """`patience` looks in a row were no better than the best before them."""

@@ -30,7 +30,8 @@ from tunesmith.objectives.goal import Goal
 from tunesmith.plain_yaml import load_yaml
 from tunesmith.regularisers.average import Average
 from tunesmith.regularisers.strengths import Regularise
-from tunesmith.secret import holds_secret
+from tunesmith.secret import refuse_secrets
+from tunesmith.space import Sweep, check_sweep
 from tunesmith.spellings import hint as spelled_elsewhere
 
 MICRO_TOKENS = 2048  # most that are picked: more are no faster on a CPU
@@ -140,6 +141,7 @@ class Recipe:
     objective: Goal = field(default_factory=Goal)  # what they are taught, beside the plain loss over reply tokens
     regularise: Regularise = field(default_factory=Regularise)  # against over-fitting and forgetting
     evals: Evals = field(default_factory=Evals)  # how base and tuned are compared
+    sweep: Sweep = field(default_factory=Sweep)  # how `tunesmith sweep` looks for better settings, on dev alone
     gates: Gates = field(default_factory=Gates)  # what must hold before it may ship, else exit code 3
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: what this machine is good at
     seed: int = 0  # of split, order and start; another one is another run of the same recipe
@@ -283,6 +285,7 @@ def check(recipe: Recipe) -> None:
         "train.average.last": t.average.last,
     }  # fmt: skip
     check_strengths(recipe.regularise, recipe.objective, off_at_0)
+    check_sweep(recipe.sweep)
     if t.watch < 0:
         raise RecipeError(f"train.watch is {t.watch}; wanted how many prompts to watch, or 0 for none")
     if e.explain_cases < 0:
@@ -339,20 +342,6 @@ def read(path: Path | None, overrides: dict[str, Any]) -> tuple[Recipe, str]:
     return parse(settings), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def refuse_secrets(settings: Any, key: str) -> None:
-    """A recipe is copied into every run, its lock and its report: keys do not belong into it."""
-    parts = (
-        settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
-    )
-    for name, value in parts:
-        refuse_secrets(value, f"{key}.{name}" if key else str(name))
-    if isinstance(settings, str) and holds_secret(settings):
-        raise RecipeError(
-            f"{key} holds what looks like a key or a password, and a recipe is copied into every run: put it into an "
-            "environment variable, and its name into the recipe (evals.judge.api_key_env)"
-        )
-
-
 def beside(settings: Any, folder: Path) -> None:
     """A metric of one's own and a schema lie next to the recipe, unless they are found from here."""
     for group, key in (("task", "metric"), ("evals", "schema")):
@@ -381,7 +370,9 @@ def place(settings: Any, dotted: str, value: Any) -> None:
     """Set a.b.c in nested dicts."""
     *parents, last = dotted.split(".")
     for name in parents:
-        settings = settings.setdefault(name, {}) if isinstance(settings, dict) else None
+        if isinstance(settings, dict) and settings.get(name) is None:  # a group of which only comments are there
+            settings[name] = {}
+        settings = settings[name] if isinstance(settings, dict) else None
         if not isinstance(settings, dict):
             raise RecipeError(f"cannot set {dotted}: {name} is a value, not a group of keys")
     settings[last] = value

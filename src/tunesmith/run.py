@@ -42,6 +42,7 @@ from tunesmith.room import check_disk
 from tunesmith.settled import settle
 from tunesmith.sizes import NAME as SIZES
 from tunesmith.sizes import kept_sizes
+from tunesmith.space import chosen_note
 from tunesmith.teach import skipped_updates, teach
 from tunesmith.trackers import energy
 from tunesmith.trackers.tracked import Tracked
@@ -137,7 +138,7 @@ def whole(
             folder.write(gates.LATENCY, gates.time_answers(session, snapshot, made))
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
-    learned = [plan.seen_note(folder.read("plan.json")), *too_long(made.audit)]
+    learned = [chosen_note(recipe.sweep.tried), plan.seen_note(folder.read("plan.json")), *too_long(made.audit)]
     verdict = evaluate.verdict_of(
         recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, *learned, base.located.note, *said]
     )

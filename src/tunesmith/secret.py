@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from tunesmith.errors import RecipeError
 
 # What hands out tokens of a shape of its own. Plain hex and words (W&B, AWS secret keys) cannot be told from digests.
 SHAPES = (
@@ -37,3 +40,17 @@ def masked(text: str) -> str:
 
 def holds_secret(text: str) -> bool:
     return SECRET.search(text) is not None or PASSWORD.search(text) is not None
+
+
+def refuse_secrets(settings: Any, key: str) -> None:
+    """A recipe is copied into every run, its lock and its report: keys do not belong into it."""
+    parts = (
+        settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
+    )
+    for name, value in parts:
+        refuse_secrets(value, f"{key}.{name}" if key else str(name))
+    if isinstance(settings, str) and holds_secret(settings):
+        raise RecipeError(
+            f"{key} holds what looks like a key or a password, and a recipe is copied into every run: put it into an "
+            "environment variable, and its name into the recipe (evals.judge.api_key_env)"
+        )

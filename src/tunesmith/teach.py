@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable
 
@@ -73,14 +74,17 @@ def teach(
                 break
             train(session, state, feed, until, listeners)
             looks.look(until)
-        saver.wait()
 
     def back(failed: NotFinite) -> None:
         saver.wait()
         go_back(folder, session, state, feed, failed)
 
     with folder.stop.gently("this update"):
-        again(learn, back)
+        try:
+            again(learn, back)
+        finally:
+            if not isinstance(sys.exception(), KeyboardInterrupt):  # who has no patience does not wait for the disk
+                saver.wait()
     if saver.num_saved:
         share = saver.waited_s / (time.monotonic() - began)
         folder.tell.say(f"{saver.num_saved} checkpoints: training stood still for {saver.waited_s:.1f} s ({share:.1%})")

@@ -15,6 +15,7 @@ SERVICES = (
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
     *("rehearse", "sizes", "deaths", "by_heart", "distilled"),
+    *("space", "study", "sweep"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),
@@ -31,7 +32,7 @@ SINGLE_FILES = {*LAYERS[0], *LAYERS[5]}  # files, not folders: those of one line
 # Each of these has one file that wraps it, so that the rest of the package runs without it.
 HEAVY = (
     *("vllm", "ray", "fastapi", "bitsandbytes", "llama_cpp", "liger_kernel", "torchao", "sacrebleu", "rouge_score"),
-    *("tensorboard", "wandb", "mlflow", "trackio", "lm_eval"),
+    *("tensorboard", "wandb", "mlflow", "trackio", "lm_eval", "optuna"),
 )
 
 

@@ -58,7 +58,7 @@ def test_no_technique_is_passed_over() -> None:
     "line",
     [
         "| Mixout | a | `adapt.mixout` | tested |",
-        "| sweeps | a | `tunesmith sweep` | tested |",
+        "| merging | a | `tunesmith merge` | tested |",
         "| packing | a | always | tested |",
         "| LoRA | a | `adapt.rank` | |",
         "| DPO | a | not yet | 0.9 accuracy |",

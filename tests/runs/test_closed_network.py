@@ -38,6 +38,7 @@ SESSION: dict[str, str] = {
     "init": "init rows.csv --model model --out proposed.yaml --json",
     "audit": "audit recipe.yaml --json",
     "plan": "plan recipe.yaml --json",
+    "sweep": "sweep recipe.yaml --trials 1 --try rank=2,4 --out search --json",
     "run": f"run recipe.yaml --out {RUN} --json",
     "predict": f"predict {RUN} rows.csv answers.csv --json",
     "report": f"report {RUN} --json",

@@ -87,3 +87,9 @@ def test_words_that_older_yaml_takes_for_booleans_are_words(word: str, tmp_path:
     assert (recipe.evals.guards, recipe.train.compile, recipe.data.columns.label) == ("off", True, "no")
     (tmp_path / "kept.yaml").write_text(text)
     assert read(tmp_path / "kept.yaml", {})[0] == recipe
+
+
+def test_a_group_that_holds_comments_alone_can_be_set(tmp_path: Path) -> None:
+    """As `tunesmith init` leaves `adapt:`."""
+    (tmp_path / "r.yaml").write_text("adapt:  # which weights train\n  # rank: 16\n")
+    assert read(tmp_path / "r.yaml", {"adapt.rank": 8})[0].adapt.rank == 8

@@ -28,6 +28,7 @@ from tunesmith.cli import (
     schema,
     serve,
     show,
+    sweep,
     verify,
 )
 from tunesmith.cli.faults import told
@@ -51,6 +52,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         export.export,
         job.audit,
         job.plan,
+        sweep.sweep,
         runs.runs,
         runs.compare,
         evaluate.evaluate,

@@ -1,0 +1,84 @@
+"""`tunesmith sweep`: settings of a recipe tried on dev, and the best one as a recipe."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tunesmith.cli import show
+from tunesmith.cli.going_on import going_on
+from tunesmith.cli.options import DataFiles, Json, Model, RecipeFile, Resume, Set, part, recipe_of
+from tunesmith.errors import InputError
+
+Try = Annotated[
+    list[str] | None, typer.Option("--try", help="What to try: lr=1e-5..1e-3, or adapt.rank=8,16,64. May be repeated.")
+]
+Trials = Annotated[int | None, typer.Option("--trials", help="How many settings are tried: sweep.trials.")]
+Minutes = Annotated[float | None, typer.Option("--minutes", help="How long it may take: sweep.minutes.")]
+Out = Annotated[Path | None, typer.Option(help="The folder of the search; made from date and data without it.")]
+
+
+def sweep(
+    file: RecipeFile = None,
+    model: Model = None,
+    data: DataFiles = None,
+    tries: Try = None,
+    trials: Trials = None,
+    minutes: Minutes = None,
+    sets: Set = None,
+    out: Out = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Try settings of a recipe on dev, never on test, and write the best one as a recipe to run.
+
+    Example: tunesmith sweep recipe.yaml --try lr=1e-5..1e-3 --try adapt.rank=8,16,64 --minutes 30
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise InputError("a sweep needs the package optuna, which is not installed: `pip install 'tunesmith[sweep]'`")
+    if resume and out is None:
+        raise InputError("--resume needs --out: the folder of the search that is to go on")
+    if resume and out is not None and file is None and not data:
+        file = part("opened").kept_recipe(out)
+    said = dict(part("space").tried(text) for text in tries or [])
+    budget = [f"sweep.{k}={v}" for k, v in (("trials", trials), ("minutes", minutes)) if v is not None]
+    recipe, text = recipe_of(file, model, data, None, [*(sets or []), *budget])
+    if said:
+        recipe, text = part("sweep").trying(text, said)
+    job = part("sweep")
+    folder = out or job.default_name(recipe)
+    with going_on("sweep", folder, ["--json"] if as_json else [], quiet=as_json) as tell:
+        found = job.sweep(recipe, text, folder, tell, resume=resume)
+    if as_json:
+        show.out(json.dumps({**found, "folder": str(folder)}, ensure_ascii=False))
+    else:
+        told(found, folder)
+
+
+def told(found: dict[str, Any], folder: Path) -> None:
+    page = part("report.sweep_page")
+    console = Console(highlight=False)
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    heads = ["setting", *(k.split(".", 1)[1] for k in found["space"]), found["on"], "how it ended"]
+    for name in heads:
+        table.add_column(name, overflow="fold")
+    for row in page.ranked(found):
+        value = row["score"] if found["on"] == "score" else row["loss"]
+        cells = [str(row["number"]), *(page.shown(row["values"][k]) for k in found["space"])]
+        table.add_row(
+            *cells, "" if value is None else f"{value:.4f}", page.WORDS[row["state"]],
+            style="bold green" if row["number"] == found["best"] else "",
+        )  # fmt: skip
+    console.print(table)
+    for sentence in page.summary(found):
+        console.print(Text(sentence), soft_wrap=True)
+    console.print(Text(f"page: {folder / 'sweep.html'}", style="bold"))
+    console.print(Text("next:", style="bold"))
+    show.out(f"  tunesmith run {found['recipe']}")

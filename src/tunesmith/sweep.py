@@ -1,0 +1,325 @@
+"""`tunesmith sweep`: which settings of a recipe do best on dev. No trial sees a test case: they are put away before.
+
+A trial is the training of a run, through the same code, on a base that is loaded once. What each came to is kept in a
+SQLite file at once, so a search that is killed goes on, and into the trial that it was killed in.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunesmith import evaluate, method
+from tunesmith.answered import Sitting
+from tunesmith.build import (
+    Compute,
+    Material,
+    check_files,
+    compute,
+    learning_rate,
+    load_base,
+    material,
+    num_updates,
+    start,
+)
+from tunesmith.engine.memory import give_back_freed_memory
+from tunesmith.engine.session import Session
+from tunesmith.errors import InputError, NotFinite, Overflow, PlanError, RunError, TunesmithError
+from tunesmith.files import write_json, write_text
+from tunesmith.fitted import fit, fit_or_halve
+from tunesmith.folder import CHECKPOINTS, RunFolder, Silent, Teller
+from tunesmith.importing.reading import flat
+from tunesmith.models.load import Base
+from tunesmith.recipe import Recipe, known_keys, parse, place, read
+from tunesmith.report import sweep_page
+from tunesmith.settled import BEST as BEST_WEIGHTS
+from tunesmith.settled import settle
+from tunesmith.space import Dimension, dimensions, full_key, usual
+from tunesmith.study import NUM_LOOKS, Asked, Study, best
+from tunesmith.teach import teach
+from tunesmith.trackers.tracked import Tracked
+
+NAME, BEST = "sweep.json", "best.yaml"
+SAME = "same.json"  # what must be the same for a search to go on
+BUDGET = ("sweep.trials", "sweep.minutes")  # may be other ones when it goes on
+
+
+class Ended(TunesmithError):
+    """A trial that does not come to its end; `state` says why in a word."""
+
+    def __init__(self, state: str, why: str) -> None:
+        super().__init__(why)
+        self.state = state
+
+
+class Looking(Tracked):
+    """Hears what a trial notes, and ends one that looks hopeless or has no time left. It is no tracker's."""
+
+    def __init__(self, asked: Asked, updates: int, until: float) -> None:
+        super().__init__((), Path(), lambda text: None)
+        self.asked, self.updates, self.until = asked, updates, until
+
+    def log(self, update: int, facts: Mapping[str, float]) -> None:
+        if time.monotonic() > self.until:
+            raise Ended("out of time", f"the time was over at update {update} of {self.updates}")
+        loss = facts.get("dev_loss")
+        if loss is None or not 0 < update < self.updates:
+            return
+        if not isfinite(loss):
+            raise Ended("diverged", f"loss on dev is no number at update {update}")
+        look = round(NUM_LOOKS * update / self.updates)
+        if self.asked.report(look, loss):
+            raise Ended("pruned", f"loss on dev {loss:.4g} at update {update} of {self.updates} is behind the others")
+
+
+class Within(Silent):
+    """Of a trial's own words only its progress is shown."""
+
+    def __init__(self, tell: Teller) -> None:
+        self.tell = tell
+
+    def step(self, done: int, total: int, text: str) -> None:
+        self.tell.step(done, total, text)
+
+    def updated(self, update: int, num_updates: int, facts: Mapping[str, float]) -> None:
+        self.tell.updated(update, num_updates, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all trials share. `made` holds no test case."""
+
+    recipe: Recipe
+    text: str
+    folder: RunFolder
+    base: Base
+    made: Material
+    where: Compute
+    dimensions: tuple[Dimension, ...]
+    lr: float  # that the recipe takes by itself
+
+
+def default_name(recipe: Recipe) -> Path:
+    """runs/<date>-sweep-<data>, with a number where that is taken."""
+    data = Path(recipe.data.train[0]).name.split(".")[0] if recipe.data.train else "data"
+    stem = f"{date.today().isoformat()}-sweep-{data}"
+    names = [stem, *(f"{stem}-{n}" for n in range(2, 10_000))]
+    return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
+
+
+def trying(text: str, said: Mapping[str, Any]) -> tuple[Recipe, str]:
+    """(recipe, text) that tries what the command line says, beside what the recipe says of other keys."""
+    settings = yaml.safe_load(text) or {}
+    known = known_keys()
+    space = {full_key(name, known): value for name, value in parse(settings).sweep.space.items()}
+    place(settings, "sweep.space", space | {full_key(name, known): value for name, value in said.items()})
+    return parse(settings), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def sweep(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False) -> dict[str, Any]:
+    """Tries settings until trials or time are used up; returns sweep.json. best.yaml is the recipe to run."""
+    named = dimensions(recipe.sweep.space, known_keys())
+    for d in named:
+        for value in d.ends:
+            changed(text, {d.key: value})
+    check_files(recipe)
+    folder = RunFolder.open(out, tell, resume=resume)
+    try:
+        if resume:
+            refuse_other(recipe, out)
+        folder.write_text("recipe.yaml", text)
+        with folder.stop:
+            return search(laid_out(recipe, text, folder, named))
+    except InputError:
+        if not resume and not (out / SAME).is_file():
+            folder.take_back()
+        raise
+    finally:
+        folder.close()
+
+
+def changed(text: str, values: Mapping[str, Any], *, tried: int | None = None) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with these values; with `tried`, as it is left behind: of its sweep only the count."""
+    settings = yaml.safe_load(text)
+    for key, value in values.items():
+        place(settings, key, list(value) if isinstance(value, tuple) else value)
+    if tried is not None:
+        settings["sweep"] = {"tried": tried}
+    return parse(settings), settings
+
+
+def refuse_other(recipe: Recipe, out: Path) -> None:
+    """Half of a search of one recipe and half of another's would be a search of neither."""
+    before, _ = read(out / "recipe.yaml", {})
+    then, now = (dict(flat(asdict(r))) for r in (before, recipe))
+    different = [k for k in {**then, **now} if then.get(k) != now.get(k) and k not in BUDGET]
+    if different:
+        raise InputError(
+            f"this is not the search that was started: {', '.join(different)} changed since then. To go on with it: "
+            f"tunesmith sweep --resume --out {out}; for another one, name another --out"
+        )
+
+
+def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimension, ...]) -> Bench:
+    """Model and data, once for all trials; the test cases are put away here."""
+    folder.tell.stage("prepare", None)
+    where = compute(recipe)
+    with folder.doing("model loaded and probed"):
+        base = load_base(recipe, where)
+    made = put_away(material(recipe, base, step=folder.tell.step))
+    if not made.dev.records:
+        raise PlanError("a sweep chooses on dev, and there is none: give data.dev or a data.dev_frac above 0")
+    where, base, fitted = fit_or_halve(recipe, base, made, where)
+    lr, _ = learning_rate(recipe, base, num_updates(recipe, fitted.feed))
+    space = named or usual(recipe.adapt.method, lr, recipe.train.epochs)
+    if recipe.train.max_updates is not None and not named:
+        space = tuple(d for d in space if d.key != "train.epochs")  # it would change nothing
+    same = {"data": made.files, "model": base.digest, "space": {d.key: d.words for d in space}}
+    before = folder.read(SAME)
+    if before is not None and before != same:
+        what = next(key for key in same if before.get(key) != same[key])
+        raise InputError(
+            f"this is not the search that was started: {what} changed since then; another one needs another --out"
+        )
+    folder.write(SAME, same)
+    for d in space:
+        folder.tell.say(f"{d.key}: {d.words}")
+    folder.tell.say(f"chosen by {recipe.sweep.on} on {len(made.split.dev)} dev cases; no test case is looked at")
+    return Bench(recipe, text, folder, base, made, where, space, lr)
+
+
+def put_away(made: Material) -> Material:
+    """Without a test case or one from elsewhere: what a trial does not have, it cannot look at."""
+    return replace(made, split=replace(made.split, test=()), ood=())
+
+
+def search(bench: Bench) -> dict[str, Any]:
+    recipe, folder = bench.recipe, bench.folder
+    own = dict(flat(asdict(recipe))) | {"train.lr": bench.lr}
+    study = Study(folder.path, bench.dimensions, recipe.sweep, recipe.seed, own)
+    facts = kept(bench, study)
+    while len(study.rows()) < recipe.sweep.trials and left_s(recipe, study) > 0:
+        asked = study.ask()
+        if asked is None:
+            folder.tell.say("every setting of the space was tried")
+            break
+        shown = ", ".join(f"{key.split('.', 1)[1]} {value}" for key, value in asked.values.items())
+        folder.tell.stage(f"setting {asked.number} of at most {recipe.sweep.trials}: {shown}", None)
+        value, row = tried(bench, asked, left_s(recipe, study))
+        study.finish(asked, value, row)
+        facts = kept(bench, study)
+        folder.tell.say(in_a_line(facts, row, left_s(recipe, study), recipe.sweep.trials))
+    if facts["best"] is None:
+        reasons = "; ".join(dict.fromkeys(f"{r['state']}: {r['why']}" for r in facts["rows"]))
+        raise RunError(f"no setting came to its end, so none can be chosen. {reasons or 'There was no time for one.'}")
+    return facts
+
+
+def left_s(recipe: Recipe, study: Study) -> float:
+    """Seconds of the time budget, which all sittings of a search share."""
+    minutes = recipe.sweep.minutes
+    return float("inf") if minutes is None else 60 * minutes - sum(r["seconds"] for r in study.rows())
+
+
+def tried(bench: Bench, asked: Asked, budget_s: float) -> tuple[float | None, dict[str, Any]]:
+    """(what is to be small, or None where the trial did not come to its end; what stands in its row)."""
+    began = time.monotonic()
+    row: dict[str, Any] = {"state": "tried", "why": "", "loss": None, "score": None, "updates": 0, "curve": []}
+    path = bench.folder.path / "trials" / f"trial_{asked.number:03d}"
+    path.parent.mkdir(exist_ok=True)
+    recipe, settings = changed(bench.text, asked.values, tried=0)
+    inner = RunFolder.open(path, Within(bench.folder.tell), resume=(path / "recipe.yaml").is_file())
+    inner.stop = bench.folder.stop
+    value = None
+    try:
+        inner.write_text("recipe.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        value = trained(bench, recipe, inner, asked, row, began + budget_s)
+    except (Ended, NotFinite, Overflow, PlanError) as error:
+        row["why"] = str(error)
+        row["state"] = (
+            error.state if isinstance(error, Ended) else "refused" if isinstance(error, PlanError) else "diverged"
+        )
+    finally:
+        inner.close()
+    rows = [r for r in inner.metrics() if r.get("dev_loss") is not None and isfinite(r["dev_loss"])]
+    row["curve"] = [[r["update"], r["dev_loss"]] for r in rows]
+    row["seconds"] = round(time.monotonic() - began, 2)
+    for kept_for_a_resume in (CHECKPOINTS, BEST_WEIGHTS.parent.name):
+        shutil.rmtree(path / kept_for_a_resume, ignore_errors=True)
+    return value, row
+
+
+def trained(
+    bench: Bench, recipe: Recipe, inner: RunFolder, asked: Asked, row: dict[str, Any], until: float
+) -> float | None:
+    """The training of a run, and its loss or score on dev."""
+    made, base = bench.made, bench.base
+    method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=True)
+    fitted = fit(recipe, base, made, bench.where)
+    updates = num_updates(recipe, fitted.feed)
+    looks = replace(fitted.recipe.train, every_dev=max(1, updates // NUM_LOOKS), watch=0, watch_prompts=())
+    recipe = replace(fitted.recipe, train=looks)
+    session = Session(base, compiled=recipe.train.compile, checkpointing=recipe.train.checkpointing == "on")
+    if fitted.gives_back:
+        give_back_freed_memory()
+    try:
+        state = start(recipe, session, made, updates)
+        row["num_updates"] = updates
+        try:
+            teach(recipe, inner, session, made, state, fitted.feed, Looking(asked, updates, until))
+        finally:
+            row["updates"] = state.update
+        snapshot = settle(recipe, inner, session, made)
+        row["loss"] = evaluate.dev_loss(session, snapshot, recipe, made)
+        if not isfinite(row["loss"]):
+            raise Ended("diverged", "loss on dev is no number at the end")
+        if bench.recipe.sweep.on == "loss":
+            return float(row["loss"])
+        sitting = Sitting(lambda done, of: inner.tell.step(done, of, "answers to the dev cases"))
+        row["score"], small = evaluate.dev_score(session, snapshot, recipe, made, sitting)
+        return small
+    finally:
+        session.close()
+
+
+def kept(bench: Bench, study: Study) -> dict[str, Any]:
+    """What is known so far, as JSON, Markdown and a page, and the best recipe so far."""
+    recipe, out, rows = bench.recipe, bench.folder.path, study.rows()
+    chosen = best(rows)
+    num = len(rows) + recipe.sweep.tried
+    facts: dict[str, Any] = {
+        "best": chosen and chosen["number"], "num_tried": num, "on": recipe.sweep.on,
+        "metric": bench.made.metric.name, "num_dev": len(bench.made.split.dev), "model": recipe.model,
+        "space": {d.key: d.words for d in bench.dimensions},
+        "by_factors": [d.key for d in bench.dimensions if d.is_log],
+        "seconds": round(sum(r["seconds"] for r in rows), 1), "rows": rows, "recipe": str(out / BEST),
+    }  # fmt: skip
+    write_json(out / NAME, facts)
+    if chosen is not None:
+        _, settings = changed(bench.text, chosen["values"], tried=num)
+        head = (
+            f"# Setting {chosen['number']} of {num} that tunesmith sweep tried; the best on dev. Test was not seen.\n"
+        )
+        write_text(out / BEST, head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_text(out / "sweep.md", sweep_page.markdown(facts))
+    write_text(out / "sweep.html", sweep_page.page(facts, out.name))
+    return facts
+
+
+def in_a_line(facts: Mapping[str, Any], row: Mapping[str, Any], time_left_s: float, num_trials: int) -> str:
+    """For the screen, behind a trial."""
+    rows = facts["rows"]
+    said = f"{row['state']}: {row['why']}" if row["why"] else sweep_page.measured(row)
+    if facts["best"] is not None:
+        first = next(r for r in rows if r["number"] == facts["best"])
+        said += f"; best so far: setting {first['number']}, {sweep_page.measured(first)}"
+    ahead_s = min(time_left_s, (num_trials - len(rows)) * sum(r["seconds"] for r in rows) / len(rows))
+    return said + (f"; at most {max(1, round(ahead_s / 60))} min left at this pace" if ahead_s > 0 else "")
