@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tunesmith import evaluate
 from tunesmith.build import TENANT, Material
@@ -79,15 +80,21 @@ def teach(
         saver.wait()
         go_back(folder, session, state, feed, failed)
 
-    with folder.stop.gently("this update"):
-        try:
-            again(learn, back)
-        finally:
-            if not isinstance(sys.exception(), KeyboardInterrupt):  # who has no patience does not wait for the disk
-                saver.wait()
+    with folder.stop.gently("this update"), waited(saver):
+        again(learn, back)
     if saver.num_saved:
         share = saver.waited_s / (time.monotonic() - began)
         folder.tell.say(f"{saver.num_saved} checkpoints: training stood still for {saver.waited_s:.1f} s ({share:.1%})")
+
+
+@contextmanager
+def waited(saver: checkpoint.Saver) -> Iterator[None]:
+    """The last checkpoint is on the disk behind it, also behind an error; who has no patience does not wait."""
+    try:
+        yield
+    finally:
+        if not isinstance(sys.exception(), KeyboardInterrupt):
+            saver.wait()
 
 
 def again(learn: Callable[[], None], back: Callable[[NotFinite], None]) -> None:
