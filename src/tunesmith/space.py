@@ -15,6 +15,7 @@ NO_CHOICE = (  # keys in these groups that change no result, or only when someth
     "train.checkpointing", "train.compile", "train.every_checkpoint", "train.every_dev", "train.every_watch",
     "train.micro_tokens", "train.on_nan", "train.rehearsal", "train.watch", "train.watch_prompts",
 )  # fmt: skip
+LOADED = ("objective.distil.teacher",)  # with the base, once for all trials
 DIGITS = 3  # of a number that is tried
 WIDE = 10.0  # a range whose ends differ by more than this factor is searched by factors
 
@@ -111,7 +112,7 @@ def tried(text: str) -> tuple[str, Any]:
 def full_key(name: str, known: Iterable[str]) -> str:
     """The key of a recipe that is meant: `lr` is train.lr. RecipeError where it is none that a sweep may try."""
     every = list(known)
-    may = [k for k in every if k.split(".")[0] in GROUPS and k not in NO_CHOICE]
+    may = [k for k in every if k.split(".")[0] in GROUPS and k not in (*NO_CHOICE, *LOADED)]
     found = [k for k in may if k == name] or [k for k in may if k.endswith(f".{name}")]
     if len(found) == 1:
         return found[0]
@@ -119,9 +120,10 @@ def full_key(name: str, known: Iterable[str]) -> str:
         raise RecipeError(f"sweep: {name} may be {' or '.join(found)}: say which")
     if name in every:
         why = "changes no result" if name in NO_CHOICE else "would change what is asked or compared"
+        why = "is loaded once for all trials" if name in LOADED else why
         raise RecipeError(
-            f"sweep: {name} {why}, so no dev score can choose it; keys of {', '.join(GROUPS)} can be tried. To compare "
-            "others: one run each, then `tunesmith compare`"
+            f"sweep: {name} {why}, so no score on dev can choose it; keys of {', '.join(GROUPS)} can be tried. To "
+            "compare others: one run each, then `tunesmith compare`"
         )
     raise RecipeError(f"sweep: no recipe has a key {name}.{did_you_mean(name, may)}")
 

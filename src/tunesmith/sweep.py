@@ -173,7 +173,7 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
     folder.tell.stage("prepare", None)
     where = compute(recipe)
     with folder.doing("model loaded and probed"):
-        base = load_base(recipe, where)
+        base = load_base(most_taught(text, recipe, named), where, learns=True)
     made = put_away(material(recipe, base, step=folder.tell.step))
     if not made.dev.records:
         raise PlanError("a sweep chooses on dev, and there is none: give data.dev or a data.dev_frac above 0")
@@ -194,6 +194,12 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
         folder.tell.say(f"{d.key}: {d.words}")
     folder.tell.say(f"chosen by {recipe.sweep.on} on {len(made.split.dev)} dev cases; no test case is looked at")
     return Bench(recipe, text, folder, base, made, where, space, lr)
+
+
+def most_taught(text: str, recipe: Recipe, named: tuple[Dimension, ...]) -> Recipe:
+    """The recipe with the largest share of a teacher that is tried: where one is above 0, the teacher is loaded."""
+    shares = [max(d.ends) for d in named if d.key == "objective.distil.share"]
+    return changed(text, {"objective.distil.share": shares[0]})[0] if shares else recipe
 
 
 def put_away(made: Material) -> Material:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from tests.runs.mistakes import Said, typed
 
-from tunesmith.recipe import parse
+from tunesmith.recipe import Loader, parse
 
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```", re.M | re.S)
 INDENTED = re.compile(r"\n\n    (\S[^\n]*)")
