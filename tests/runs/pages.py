@@ -132,7 +132,7 @@ class Reader:
         elif block.language == "python":
             self.python(block)
         elif block.language == "yaml":
-            parse(yaml.safe_load(block.body) or {})
+            parse(yaml.load(block.body, Loader) or {})
         elif block.language == "json":
             json.loads(block.body)
         elif block.language == "powershell":
