@@ -26,7 +26,7 @@ from tunesmith.evals import brittle, exposure, out_of_scope, overfit, slices
 from tunesmith.evals.calibration import Calibration, top
 from tunesmith.evals.compare import Cases, Rules, secondary
 from tunesmith.evals.metrics import METRICS, Metric
-from tunesmith.evals.perturb import FULL, QUICK, applies, changed, instruction_of
+from tunesmith.evals.perturb import FULL, QUICK, Change, applies, changed, form_of, instruction_of
 from tunesmith.evals.score import Answer
 from tunesmith.evals.tasks import Form
 from tunesmith.folder import RunFolder
@@ -131,7 +131,8 @@ def why(recipe: Recipe, made: Material) -> str:
     if level == "off":
         return f"slips, other wordings and recited rows are not tried; quick: 40 cases in 5 ways{scored}"
     num = min(NUM_CASES[level], len(made.split.test))
-    asked = [c for c in CHANGES[level] if applies(c, made.instruction, made.labels, recipe.seed)]
+    cases = drawn(made.split.test, num)
+    asked = [c for c in CHANGES[level] if applies(c, cases, made.instruction, made.labels, recipe.seed)]
     more = f"{len(asked)} ways to ask {num} cases: {2 * len(asked) * num} answers more of base and tuned together"
     return f"{more}, beside {2 * len(made.split.test)} of the verdict{scored}"
 
@@ -205,11 +206,14 @@ def row_losses(trial: Trial, who: Who, records: Sequence[Record]) -> list[float]
 # -- of answers that are asked for ------------------------------------------------------------------------------------
 
 
-def asked_again(trial: Trial, name: str, made: Material, cases: Sequence[Example]) -> tuple[list[Answer], list[Answer]]:
-    """What base and tuned say to these cases, each in the form of the verdict."""
+def asked_again(
+    trial: Trial, name: str, made: Material, cases: Sequence[Example], change: Change | None = None
+) -> tuple[list[Answer], list[Answer]]:
+    """What base and tuned say to these cases, each in the form of the verdict, or in what a change makes of it."""
 
     def ask(which: str, who: Who, form: Form) -> list[dict[str, Any]]:
         sitting = trial.folder.sitting(f"robustness_{which}", f"{which}: {name}")
+        form = form if change is None else form_of(form, change)
         asked = evaluate.ask(trial.session, who, trial.recipe, made, form, cases, sitting)
         sitting.forget()
         return [asdict(a) for a in asked.answers]
@@ -241,12 +245,27 @@ def changes(trial: Trial) -> list[dict[str, Any]]:
     base, tuned = (outputs(trial.metric, [a.answers[at[e.id]] for e in cases]) for a in (trial.base, trial.tuned))
     sides = {}
     for change in CHANGES[level]:
-        if applies(change, made.instruction, made.labels, seed):
-            there = replace(made, instruction=instruction_of(made.instruction, change, made.labels, seed))
-            said = asked_again(trial, change.title, there, [changed(e, change, seed) for e in cases])
-            of_base, of_tuned = (outputs(trial.metric, answers) for answers in said)
+        if applies(change, cases, made.instruction, made.labels, seed):
+            of_base, of_tuned = (outputs(trial.metric, answers) for answers in asked_otherwise(trial, change, cases))
             sides[change.title] = brittle.Sides(references(cases), base, tuned, of_base, of_tuned, groups)
     return brittle.of_changes(sides, trial.metric, trial.rules, is_floor=is_floor(trial))
+
+
+def asked_otherwise(trial: Trial, change: Change, cases: Sequence[Example]) -> tuple[list[Answer], list[Answer]]:
+    """What base and tuned say to the changed cases; those that share an instruction are asked together."""
+    made, seed = trial.made, trial.recipe.seed
+    by_instruction: dict[str, list[Example]] = {}
+    for example in cases:
+        said = instruction_of(made.instruction, change, made.labels, seed, example.id)
+        by_instruction.setdefault(said, []).append(example)
+    found: tuple[dict[str, Answer], dict[str, Answer]] = {}, {}
+    for number, (said, mine) in enumerate(by_instruction.items(), 1):
+        name = change.title + (f", way {number}" if len(by_instruction) > 1 else "")
+        rows = [changed(e, change, made.labels, seed) for e in mine]
+        for side, answers in zip(found, asked_again(trial, name, replace(made, instruction=said), rows, change)):
+            side.update(zip([e.id for e in mine], answers))
+    base, tuned = ([side[e.id] for e in cases] for side in found)
+    return base, tuned
 
 
 def is_floor(trial: Trial) -> bool:

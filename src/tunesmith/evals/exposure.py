@@ -111,13 +111,15 @@ def other_name(secret: Secret, rng: random.Random) -> str:
 
 
 def other_address(secret: Secret, rng: random.Random) -> str:
-    """Words before the @ drawn from names, single letters and digits at random; the domain stays."""
+    """Words before the @ drawn from names, the first from given ones; single letters and digits at random; the domain
+    stays."""
+    words = iter((GIVEN, *[FAMILY] * len(secret.text)))
 
     def drawn(part: re.Match[str]) -> str:
         if part[0].isdecimal():
             return "".join(str(rng.randrange(10)) for _ in part[0])
         is_word = len(part[0]) > 2
-        new = rng.choice(GIVEN + FAMILY) if is_word else "".join(rng.choices(LETTERS, k=len(part[0])))
+        new = rng.choice(next(words)) if is_word else "".join(rng.choices(LETTERS, k=len(part[0])))
         return new if part[0][0].isupper() else new.lower()
 
     local, _, domain = secret.text.partition("@")

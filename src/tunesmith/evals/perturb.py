@@ -14,8 +14,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tunesmith.evals.tasks import answer_text
-from tunesmith.types import Example
+from tunesmith.evals.reword import ways
+from tunesmith.evals.tasks import Form, answer_text
+from tunesmith.types import Example, Message
 
 NEIGHBOURS = {  # on an English keyboard
     "a": "qwsz", "b": "vghn", "c": "xdfv", "d": "serfcx", "e": "wsdr", "f": "drtgvc", "g": "ftyhbv", "h": "gyujnb",
@@ -35,12 +36,7 @@ ASIDES = (  # true, dull, and about nothing that anybody is asked for
     "Somebody left a blue umbrella on the train.",
     "The radio played quietly in the next room.",
 )
-WORDINGS = (  # of an instruction; what it asks stays
-    "Please do the following. {instruction}",
-    "{instruction} Thank you.",
-    "Here is what you have to do: {instruction}",
-    "You get one message. {instruction}",
-)
+SECTION = re.compile(r"[^\W\d_][\w -]{0,30}:\s")  # how a part of a prompt that came from a column begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,28 +147,56 @@ TEXT: dict[str, Callable[[str, float, random.Random, Keep], str]] = {
 }  # fmt: skip
 
 
-def changed(example: Example, change: Change, seed: int) -> Example:
-    """The example with its last user turn put otherwise; what came before, and the answer, stay. The id stays too."""
-    at = max((k for k, m in enumerate(example.prompt) if m.role == "user"), default=None)
-    if at is None or change.name not in TEXT:
-        return example
+def changed(example: Example, change: Change, labels: Sequence[str], seed: int) -> Example:
+    """The example with its last user turn put otherwise, or with a system message of its own in other words; the rest,
+    and the answer, stay. The id stays too."""
+    return replace(example, prompt=tuple(turns_of(example, change, labels, seed)))
+
+
+def turns_of(example: Example, change: Change, labels: Sequence[str], seed: int) -> list[Message]:
     turns = list(example.prompt)
+    if change.name in ("wording", "order"):
+        for k, m in enumerate(turns):
+            if m.role == "system":
+                turns[k] = replace(m, content=instruction_of(m.content, change, labels, seed, example.id))
+    at = max((k for k, m in enumerate(turns) if m.role == "user"), default=None)
+    if at is None:
+        return turns
     text = turns[at].content
-    rng, stays = dice(seed, change, example.id), kept(text, answer_text(example))
-    turns[at] = replace(turns[at], content=TEXT[change.name](text, change.frac, rng, stays))
-    return replace(example, prompt=tuple(turns))
+    if change.name == "order":
+        turns[at] = replace(turns[at], content=sections_turned(text))
+    elif change.name in TEXT:
+        rng, stays = dice(seed, change, example.id), kept(text, answer_text(example))
+        turns[at] = replace(turns[at], content=TEXT[change.name](text, change.frac, rng, stays))
+    return turns
 
 
-def instruction_of(instruction: str, change: Change, labels: Sequence[str], seed: int) -> str:
-    """The instruction in other words, or with its list of labels the other way round. The same where neither fits."""
-    if change.name == "wording" and instruction:
-        return dice(seed, change, "").choice(WORDINGS).format(instruction=instruction)
+def sections_turned(text: str) -> str:
+    """The last part of a prompt first, where all of its parts begin with a name, as those of several columns do."""
+    parts = text.split("\n\n")
+    return "\n\n".join(reversed(parts)) if all(SECTION.match(part) for part in parts) else text
+
+
+def instruction_of(instruction: str, change: Change, labels: Sequence[str], seed: int, example_id: str) -> str:
+    """The instruction in other words, of which each example gets one of a few, or with its list of labels the other way
+    round. The same where neither fits."""
+    if change.name == "wording" and (said := ways(instruction, seed, labels)):
+        return dice(seed, change, example_id).choice(said)
     listed = ", ".join(labels)
     if change.name == "order" and len(labels) > 1 and listed in instruction:
         return instruction.replace(listed, ", ".join(reversed(labels)))
     return instruction
 
 
-def applies(change: Change, instruction: str, labels: Sequence[str], seed: int) -> bool:
+def form_of(form: Form, change: Change) -> Form:
+    """Where the instruction stands: by a change of order behind the input, and behind the solved examples."""
+    return replace(form, place="last") if change.name == "order" else form
+
+
+def applies(change: Change, cases: Sequence[Example], instruction: str, labels: Sequence[str], seed: int) -> bool:
     """Whether the change does anything here: without an instruction there is none to be put in other words."""
-    return change.name in TEXT or instruction_of(instruction, change, labels, seed) != instruction
+    if change.name in TEXT:
+        return True
+    if instruction or any(m.role == "system" for e in cases for m in e.prompt):
+        return True
+    return any(changed(e, change, labels, seed) != e for e in cases)

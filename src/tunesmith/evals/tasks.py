@@ -42,13 +42,15 @@ class Form:
     """One way to put a case to the model. The tuned model is trained and asked in the form `system`."""
 
     name: str
-    place: Literal["system", "user", "none"]  # where the instruction stands
+    place: Literal["system", "user", "last", "none"]  # where the instruction stands; last: behind the input
     shots: tuple[Example, ...] = ()  # answered before, as earlier turns
 
     def prompt(self, example: Example, instruction: str) -> tuple[Message, ...]:
         """The messages before the answer. A row that brings a system message of its own keeps that one."""
         own = [m for m in example.prompt if m.role == "system"]
         system = own or ([Message("system", instruction)] if instruction and self.place == "system" else [])
+        if self.place == "last":
+            system, instruction = [], "\n\n".join(m.content for m in own) or instruction
         turns: list[Message] = []
         for shot in self.shots:
             turns += [*[m for m in shot.prompt if m.role != "system"], Message("assistant", answer_text(shot), 0.0)]
@@ -57,6 +59,9 @@ class Form:
             first = next((i for i, m in enumerate(turns) if m.role == "user"), None)
             if first is not None:
                 turns[first] = replace(turns[first], content=f"{instruction}\n\n{turns[first].content}")
+        last = max((i for i, m in enumerate(turns) if m.role == "user"), default=None)
+        if self.place == "last" and instruction and last is not None:
+            turns[last] = replace(turns[last], content=f"{turns[last].content}\n\n{instruction}")
         return (*system, *turns)
 
 
