@@ -53,9 +53,9 @@ Begun = tuple[list[int], list[int]]  # tokens that are given, tokens that would 
 
 
 def begun(run: Learned, examples: Sequence[Example], num: int) -> list[Begun]:
-    """Prompts with the first half of their reply, where the rest is long enough to be no accident."""
+    """Prompts with the first half of their reply, where the rest is long enough to be no accident; one of a group."""
     found, renderer = [], run.made.renderer
-    for example in drawn(examples, 4 * num):
+    for example in one_each(drawn(examples, 4 * num)):
         if isinstance(example.target, Reply) and example.target.text.strip():
             prompt = instructed(example, run.made.instruction).prompt
             given, reply = renderer.prompt(prompt), renderer.reply(prompt, example.target.message)
@@ -64,6 +64,11 @@ def begun(run: Learned, examples: Sequence[Example], num: int) -> list[Begun]:
             if len(rest) >= LEAST_COMPLETED and len(given) + len(reply) <= run.recipe.data.max_tokens:
                 found.append(([*given, *reply[:half]], rest))
     return found[:num]
+
+
+def one_each(examples: Sequence[Example]) -> list[Example]:
+    """The first of each group, and all without one: rows of one group are no cases of their own."""
+    return list({e.id if e.group is None else f"group {e.group}": e for e in reversed(examples)}.values())[::-1]
 
 
 def recited(run: Learned, who: Who, rows: Sequence[Begun]) -> list[bool]:

@@ -30,7 +30,7 @@ from tunesmith.fit import CHARS_PER_TOKEN
 from tunesmith.folder import Teller
 from tunesmith.generate.limits import Limits
 from tunesmith.models.catalogue import known
-from tunesmith.models.here import Here, all_here, memory_gib, named
+from tunesmith.models.here import Here, all_here, looked_at, memory_gib, named
 from tunesmith.ranked import Board, Found, Ranking, Room, choose, notes_of, row_of
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example, Label, Message, Record, Reply, Segment
@@ -106,11 +106,14 @@ def job_of(recipe: Recipe, asked: Asked) -> Job:
 
 
 def inventory(folders: Sequence[Path] = ()) -> dict[str, Any]:
-    """What is here, what each would take of the memory that is free, and the known ones that are not here."""
+    """What is here, what each would take of the memory that is free, what looks like a model and cannot be used, and
+    the known ones that are not here."""
     where = compute(Recipe())
     each, free = where.dtype.itemsize, memory_gib(where.device)
     rows = []
-    for model in located(folders):
+    check_named(folders)
+    found, unusable = looked_at(folders)
+    for model in found:
         needs = {"full": model.full_gib(each), "lora": model.need_gib(each), "answers": model.answer_gib(each)}
         rows.append({**asdict(model), "needs_gib": needs, "fits": {way: need <= free for way, need in needs.items()}})
     there = {row["name"] for row in rows}
@@ -119,17 +122,23 @@ def inventory(folders: Sequence[Path] = ()) -> dict[str, Any]:
         "device": where.device,
         "precision": str(where.dtype).removeprefix("torch."),
         "here": rows,
+        "unusable": [asdict(model) for model in unusable],
         "not_here": [model for model in known() if model["name"] not in there],
     }
 
 
 def located(folders: Sequence[Path]) -> list[Here]:
     """All that are here and in these folders, in which there must be one."""
+    check_named(folders)
+    return all_here(folders)
+
+
+def check_named(folders: Sequence[Path]) -> None:
+    """Raises where a folder that somebody named holds no model."""
     for folder in folders:
         named(str(folder))
         if not folder.expanduser().is_dir():
             raise InputError(f"--folder {folder}: there is no such folder")
-    return all_here(folders)
 
 
 def candidates(names: Sequence[str], folders: Sequence[Path] = ()) -> list[Here]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith import candidates, ranked
@@ -209,3 +210,13 @@ def test_the_hub_cache_is_part_of_what_is_here(world: Path, tmp_path: Path, monk
     assert models_here() == []  # nobody who named no model is given a base model
     assert candidates.inventory()["here"][0]["fits"]["answers"]
     assert {m["name"] for m in candidates.inventory()["not_here"]} >= {"smollm2-135m-instruct", "gemma-3-270m"}
+    assert candidates.inventory()["unusable"] == []
+    weights = snapshot / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    [broken] = candidates.inventory()["unusable"]
+    assert (broken["name"], all_here()) == ("owner/small", [])
+    assert "is not a whole safetensors file" in broken["why"]
+    shown = " ".join(typed(["models"]).out.split())
+    assert "cannot be used: owner/small: the weights in" in shown
+    weights.unlink()
+    assert candidates.inventory()["unusable"][0]["why"].endswith("has a config.json and no weights in safetensors")

@@ -105,6 +105,8 @@ def inventory(folders: list[Path], *, as_json: bool) -> None:
     if facts["here"]:
         console.print(table)
         console.print(Text(ABOUT.format(facts["free_gib"], facts["precision"]), style="dim"))
+    for model in facts["unusable"]:
+        console.print(Text(f"cannot be used: {model['name']}: {model['why']}", style="yellow"))
     for model in facts["not_here"]:
         size = f"{model['licence']}, {model['num_weights'] / 1e6:,.0f}M weights, {model['download_mb']} MB to download"
         console.print(Text(f"not here: {model['name']} ({size}): tunesmith models fetch {model['name']}"))

@@ -49,7 +49,8 @@ def gap(
 ) -> dict[str, Any] | None:  # fmt: skip
     """`train` and `dev`: (before, after) tuning, nats per token of each row. None where there are too few rows.
 
-    `gap`: by how much more the loss of training rows fell than that of dev rows, nats per token.
+    `gained`: by how much the loss of training rows fell, `gap`: by how much more than that of dev rows; nats per token,
+    means over units.
     """
     fell = [by_unit(np.subtract(before, after).tolist(), g) for (before, after), g in zip((train, dev), groups)]
     if min(map(len, fell)) < MIN_UNITS:
@@ -58,14 +59,16 @@ def gap(
     return {
         "num_train": len(train[0]), "num_dev": len(dev[0]), "num_units": [len(f) for f in fell],
         "train_loss": [float(np.mean(rows)) for rows in train], "dev_loss": [float(np.mean(rows)) for rows in dev],
-        "gap": difference, "interval": interval, "unit": "nats per token, before less after tuning",
+        "gained": float(fell[0].mean()), "gap": difference, "interval": interval,
+        "unit": "nats per token, before less after tuning",
         "kept_frac": None if fell[0].mean() <= 0 else float(fell[1].mean() / fell[0].mean()),
     }  # fmt: skip
 
 
 def completed(train: tuple[Sequence[bool], Sequence[bool]], dev: Sequence[bool], alpha: float) -> dict[str, Any] | None:
     """`train`: of each begun training reply, whether (base, tuned) completed it word for word; `dev`: tuned, of replies
-    that it never saw. What anybody would write next is completed on dev too: `excess` is what only training explains.
+    that it never saw. What anybody would write next is completed on dev too: `excess` is what only training explains,
+    if the base did not know it before: `gain`.
     """
     if min(len(train[0]), len(dev)) < MIN_REPLIES:
         return None
@@ -76,11 +79,12 @@ def completed(train: tuple[Sequence[bool], Sequence[bool]], dev: Sequence[bool],
         centred = (rows - share) / len(rows)
         found[name] = share, stats.score_interval(share, centred, (0.0, 1.0), is_binary=True, alpha=alpha)
     excess, interval = apart(found["tuned"], found["dev"])
+    gain, gain_interval = apart(found["tuned"], found["base"])
     return {
         "num_train": len(train[0]), "num_dev": len(dev),
         **{name: share for name, (share, _) in found.items()},
         **{f"{name}_interval": ends for name, (_, ends) in found.items()},
-        "excess": excess, "interval": interval,
+        "excess": excess, "interval": interval, "gain": gain, "gain_interval": gain_interval,
     }  # fmt: skip
 
 
@@ -89,14 +93,13 @@ def notes(found: dict[str, Any] | None, memorised: dict[str, Any] | None) -> lis
     said = []
     if found is not None:
         (train_before, train_after), (dev_before, dev_after) = found["train_loss"], found["dev_loss"]
-        gained = train_before - train_after
-        if gained > 0 and found["interval"][0] > (1 - LEAST_KEPT) * gained:
+        if found["gained"] > 0 and found["interval"][0] > (1 - LEAST_KEPT) * found["gained"]:
             said.append(
                 f"over-fitted: the loss fell from {train_before:.2f} to {train_after:.2f} nats per token on training "
                 f"rows and from {dev_before:.2f} to {dev_after:.2f} on dev rows; more than half of what was learned "
                 "holds for the training rows only. Fewer epochs, a lower learning rate or more rows mend it."
             )
-    if memorised is not None and memorised["interval"][0] > 0:
+    if memorised is not None and memorised["interval"][0] > 0 and memorised["gain_interval"][0] > 0:
         said.append(
             f"recites training data: begun replies of training are completed word for word in {memorised['tuned']:.0%} "
             f"of {memorised['num_train']}, those of dev in {memorised['dev']:.0%} (the base: {memorised['base']:.0%} "

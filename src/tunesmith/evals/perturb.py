@@ -96,7 +96,8 @@ def typos(text: str, frac: float, rng: random.Random, keep: Keep) -> str:
     for at in chosen([k for k, c in enumerate(text) if c.lower() in NEIGHBOURS and not keep[k]], frac, rng):
         kind = rng.choice(("swapped", "doubled", "left out", "beside"))
         letter = text[at]
-        if kind == "swapped" and at + 1 < len(text) and text[at + 1].lower() in NEIGHBOURS:
+        is_next = at + 1 < len(text) and text[at + 1].lower() in NEIGHBOURS
+        if kind == "swapped" and is_next and letters[at + 1] != letter:
             letters[at : at + 2] = [letters[at + 1], letter]
         elif kind == "doubled":
             letters[at] = letter * 2

@@ -50,11 +50,34 @@ class Here:
         return self.num_weights * bytes_each / 2**30 + 1.5
 
 
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A folder that looks like a model and is none that could be tuned."""
+
+    name: str
+    why: str
+
+
+def looked_at(more: Iterable[Path] = ()) -> tuple[list[Here], list[Unusable]]:
+    """Catalogue, hub cache and the folders `more`: what can be used, the smallest first, and what cannot."""
+    found: list[Here] = []
+    unusable: list[Unusable] = []
+    for name, folder in (*folders(), *((str(path), path.expanduser()) for path in more)):
+        try:
+            model = measured(name, folder)
+        except ModelError as error:
+            unusable.append(Unusable(name, str(error)))
+            continue
+        if model is not None:
+            found.append(model)
+        elif (folder / "config.json").is_file():
+            unusable.append(Unusable(name, f"{folder} has a config.json and no weights in safetensors"))
+    return sorted(found, key=lambda m: (m.num_weights, m.name)), sorted(unusable, key=lambda m: m.name)
+
+
 def all_here(more: Iterable[Path] = ()) -> list[Here]:
-    """Catalogue, hub cache and the folders `more`, the smallest first; what has its weights in safetensors."""
-    places = [*folders(), *((str(path), path.expanduser()) for path in more)]
-    found = (whole(name, folder) for name, folder in places)
-    return sorted((m for m in found if m is not None), key=lambda m: (m.num_weights, m.name))
+    """What can be used; what is broken is not offered to anybody."""
+    return looked_at(more)[0]
 
 
 def models_here() -> list[Here]:
@@ -72,14 +95,6 @@ def folders() -> Iterator[tuple[str, Path]]:
     for repo in cached.repos:
         if repo.repo_type == "model" and repo.revisions:
             yield repo.repo_id, max(repo.revisions, key=lambda r: r.last_modified).snapshot_path
-
-
-def whole(name: str, folder: Path) -> Here | None:
-    """As `measured`; what is broken is not offered to anybody, and named by whoever loads it."""
-    try:
-        return measured(name, folder)
-    except ModelError:
-        return None
 
 
 def measured(name: str, folder: Path) -> Here | None:

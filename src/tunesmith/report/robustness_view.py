@@ -74,7 +74,8 @@ def fit_words(found: Facts) -> list[str]:
         said.append(
             f"Loss on training rows {train_before:.2f} → {train_after:.2f}, on dev rows {dev_before:.2f} → "
             f"{dev_after:.2f} nats per token: training rows gained {words.signed(gap['gap'])} more (interval "
-            f"{words.interval(gap['interval'], with_sign=True)})." + kept_words(gap, train_before - train_after)
+            f"{words.interval(gap['interval'], with_sign=True)})."
+            + kept_words(gap, gap.get("gained", train_before - train_after))
         )
     else:
         said.append("Train-dev gap: not known, there are too few dev rows.")

@@ -55,6 +55,16 @@ def test_rows_of_a_group_are_one_unit_and_too_few_units_say_nothing() -> None:
     assert gap(rows(3, 1), rows(3, 1), (["a"] * 10, NONE), 0.05) is None
 
 
+def test_what_was_gained_is_a_mean_over_units_like_the_gap() -> None:
+    """One group of 40 rows that gained nothing, and 9 rows that gained 1: nine tenths, and not nine in 49."""
+    groups: list[str | None] = ["a"] * 40 + [None] * 9
+    found = gap(([1.0] * 49, [1.0] * 40 + [0.0] * 9), ([1.0] * 10, [1.0] * 10), (groups, NONE), 0.05)
+    assert found is not None
+    assert found["gained"] == pytest.approx(0.9)
+    assert found["gap"] == pytest.approx(0.9)
+    assert notes(found, None)
+
+
 def test_the_gap_covers_its_truth() -> None:
     rng = np.random.default_rng(0)
     inside = 0
@@ -71,6 +81,7 @@ def test_what_is_completed_on_dev_too_is_no_recitation() -> None:
     [said] = notes(None, completed((no, yes), no, 0.05))
     assert "word for word in 90% of 20, those of dev in 0%" in said
     assert notes(None, completed((no, yes), yes, 0.05)) == []
+    assert notes(None, completed((yes, yes), no, 0.05)) == []  # the base knew them before
     assert completed((no[:3], yes[:3]), yes, 0.05) is None
 
 

@@ -41,6 +41,11 @@ def test_case_changes_as_many_letters_as_said_and_nothing_else(frac: float) -> N
     assert sum(a != b for a, b in zip(found, TEXT)) == round(frac * letters)
 
 
+def test_a_doubled_letter_is_never_swapped_with_itself() -> None:
+    """That would be a slip that nobody sees."""
+    assert all(last(Change("typos", 0.01), seed, text="oo") != "oo" for seed in range(40))
+
+
 @pytest.mark.parametrize("name", ["typos", "case", "punctuation"])
 def test_digits_and_the_number_of_words_stay(name: str) -> None:
     for seed in range(20):
