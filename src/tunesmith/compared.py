@@ -42,10 +42,11 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The second run's tuned model against the first one's; `effect` is second minus first."""
+    """The second run's tuned model against the first one's on one metric; `effect` is second minus first."""
 
     first: str
     second: str
+    metric: str
     effect: float
     interval: tuple[float, float]  # at `level`, so that it holds 0 if and only if Holm does not reject
     level: float
@@ -62,7 +63,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    metric: str
+    metric: str  # the first primary one, which the scores of sides and cases are of
     num_cases: int
     alpha: float
     smallest_that_matters: float
@@ -83,10 +84,9 @@ class Shared:
     cases: tuple[tuple[Case, ...], ...]
     references: tuple[str, ...]
     groups: tuple[str | None, ...] | None
-    metric: Metric
 
-    def outputs(self, run: int, who: str = "tuned") -> list[object]:
-        return outputs(self.cases[run], self.metric, who)
+    def outputs(self, run: int, metric: Metric, who: str = "tuned") -> list[object]:
+        return outputs(self.cases[run], metric, who)
 
 
 def outputs(cases: Sequence[Case], metric: Metric, who: str = "tuned") -> list[object]:
@@ -95,16 +95,20 @@ def outputs(cases: Sequence[Case], metric: Metric, who: str = "tuned") -> list[o
         return [(c.base_output if who == "base" else c.tuned_output) or "" for c in cases]
     found = [c.base_measured if who == "base" else c.tuned_measured for c in cases]
     if metric.needs == "judge" or any(m is None for m in found):
-        raise InputError(
-            f"the metric {metric.name} cannot be worked out from the texts of a run"
-            + (
-                ": a judge compared each tuned model with its own base, not with another run's."
-                if metric.needs == "judge"
-                else ", and not all of these runs measured it as their primary metric."
-            )
-            + " Name one that reads the answers, such as --metric rouge_l."
-        )
+        raise unreadable(metric)
     return list(found)
+
+
+def unreadable(metric: Metric) -> InputError:
+    why = (
+        ": a judge compared each tuned model with its own base, not with another run's."
+        if metric.needs == "judge"
+        else ", and not all of these runs measured it as their (first) primary metric."
+    )
+    return InputError(
+        f"the metric {metric.name} cannot be worked out from the texts of a run{why} Name one that reads the answers, "
+        "such as --metric rouge_l."
+    )
 
 
 def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Compared:
@@ -115,20 +119,19 @@ def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Com
         )
     runs = [finished(Path(folder)) for folder in folders]
     verdicts = [r.verdict or {} for r in runs]
-    metric = metric_of(verdicts, metric_name)
-    common = shared_cases(folders, runs, metric)
+    metrics = metrics_of(verdicts, metric_name)
+    metric, common = metrics[0], shared_cases(folders, runs)
     alpha = min(float(v.get("alpha", 0.05)) for v in verdicts)
-    said = [v["smallest_that_matters"] for v in verdicts if v["metric"] == metric.name and "smallest_that_matters" in v]
-    matters = min(said, default=metric.matters)
+    matters = [matters_of(verdicts, one) for one in metrics]
     sides = tuple(side(at, str(folders[at]), runs[at], common, metric, alpha) for at in range(len(runs)))
     return Compared(
         metric=metric.name,
         num_cases=len(common.references),
         alpha=alpha,
-        smallest_that_matters=matters,
+        smallest_that_matters=matters[0],
         sides=sides,
-        pairs=pairs_of(sides, common, metric, alpha, matters),
-        notes=notes_of(sides, runs, common),
+        pairs=pairs_of(sides, common, list(zip(metrics, matters)), alpha),
+        notes=(*notes_of(sides, runs, common), *left_out(verdicts, metrics)),
         differences=differences(runs),
         cases=case_rows(sides, common, metric),
     )
@@ -143,17 +146,35 @@ def finished(folder: Path) -> Facts:
     return found
 
 
-def metric_of(verdicts: Sequence[Any], name: str | None) -> Metric:
+def claims_of(verdict: Any) -> list[Any]:
+    """Of each primary metric, the first one first; an evaluation has one."""
+    return list(verdict.get("claims") or [verdict])
+
+
+def metrics_of(verdicts: Sequence[Any], name: str | None) -> list[Metric]:
+    """The one that is named, or the first of all verdicts and what else all of them have as a primary metric."""
     names = sorted({str(v["metric"]) for v in verdicts})
     if name is None and len(names) > 1:
         raise InputError(f"the verdicts are about different metrics ({', '.join(names)}): name one with --metric")
     chosen = name or names[0]
     if chosen not in METRICS:
         raise InputError(f"there is no metric {chosen!r}; wanted one of {', '.join(sorted(METRICS))}")
-    return METRICS[chosen]
+    if METRICS[chosen].needs != "answer" and names != [chosen]:  # what was measured is kept of the first metric only
+        raise unreadable(METRICS[chosen])
+    further = [] if name is not None else [n for n in named(verdicts[0])[1:] if all(n in named(v) for v in verdicts)]
+    return [METRICS[chosen], *(METRICS[n] for n in further if n in METRICS and METRICS[n].needs == "answer")]
 
 
-def shared_cases(folders: Sequence[Path], runs: Sequence[Facts], metric: Metric) -> Shared:
+def named(verdict: Any) -> list[str]:
+    return [str(c["metric"]) for c in claims_of(verdict)]
+
+
+def matters_of(verdicts: Sequence[Any], metric: Metric) -> float:
+    own = [c for v in verdicts for c in claims_of(v) if c["metric"] == metric.name]
+    return min((c["smallest_that_matters"] for c in own if "smallest_that_matters" in c), default=metric.matters)
+
+
+def shared_cases(folders: Sequence[Path], runs: Sequence[Facts]) -> Shared:
     """By example id, which is the hash of prompt and answer. What all runs held out, none of them learned from."""
     by_id = [{c.example_id: c for c in run.cases or ()} for run in runs]
     ids = sorted(set.intersection(*(set(found) for found in by_id)))
@@ -168,13 +189,14 @@ def shared_cases(folders: Sequence[Path], runs: Sequence[Facts], metric: Metric)
         raise DataError("a run holds cases that its tuned model did not answer: run it to its end first")
     first = cases[0]
     groups = tuple(c.group or None for c in first)
-    return Shared(cases, tuple(c.reference for c in first), groups if any(groups) else None, metric)
+    return Shared(cases, tuple(c.reference for c in first), groups if any(groups) else None)
 
 
 def side(at: int, folder: str, run: Facts, common: Shared, metric: Metric, alpha: float) -> Side:
     is_alone = any(c.base_output is None and c.base_measured is None for c in common.cases[at])
-    base = common.outputs(at, "tuned" if is_alone else "base")
-    found = measure(Cases(common.references, base, common.outputs(at), common.groups), metric, Rules(alpha=alpha))
+    base = common.outputs(at, metric, "tuned" if is_alone else "base")
+    cases = Cases(common.references, base, common.outputs(at, metric), common.groups)
+    found = measure(cases, metric, Rules(alpha=alpha))
     verdict = run.verdict or {}
     return Side(
         ascii_uppercase[at % 26], folder, facts.base_model(run).name, None if is_alone else found.base, found.tuned,
@@ -182,22 +204,26 @@ def side(at: int, folder: str, run: Facts, common: Shared, metric: Metric, alpha
     )  # fmt: skip
 
 
-def pairs_of(sides: Sequence[Side], common: Shared, metric: Metric, alpha: float, matters: float) -> tuple[Pair, ...]:
-    """All pairs; the level of each interval is the one at which Holm's procedure looks at it."""
-    pairs = list(combinations(range(len(sides)), 2))
+def pairs_of(
+    sides: Sequence[Side], common: Shared, metrics: Sequence[tuple[Metric, float]], alpha: float
+) -> tuple[Pair, ...]:
+    """All pairs on all metrics (each with what matters of it); the level of each interval is the one at which Holm's
+    procedure looks at it."""
+    pairs = [(*pair, *one) for one in metrics for pair in combinations(range(len(sides)), 2)]
 
-    def at_level(first: int, second: int, level: float) -> Effect:
-        cases = Cases(common.references, common.outputs(first), common.outputs(second), common.groups)
-        return measure(cases, metric, Rules(alpha=level))
+    def at_level(first: int, second: int, metric: Metric, level: float) -> Effect:
+        one, other = (common.outputs(at, metric) for at in (first, second))
+        return measure(Cases(common.references, one, other, common.groups), metric, Rules(alpha=level))
 
-    plainly = [at_level(*pair, alpha) for pair in pairs]
+    plainly = [at_level(*pair[:3], alpha) for pair in pairs]
     adjusted = holm([found.p for found in plainly])
     levels = holm_levels([found.p for found in plainly], alpha)
     rows = []
     for pair, found, p_holm, level in zip(pairs, plainly, adjusted, levels):
-        corrected = found if level == alpha else at_level(*pair, level)
-        words = Words(sides[pair[0]], sides[pair[1]], metric, matters, len(pairs), level, p_holm)
-        rows.append(words.pair(corrected, common.cases[pair[0]], common.cases[pair[1]]))
+        first, second, metric, matters = pair
+        corrected = found if level == alpha else at_level(first, second, metric, level)
+        words = Words(sides[first], sides[second], metric, matters, len(pairs), level, p_holm)
+        rows.append(words.pair(corrected, common.cases[first], common.cases[second]))
     return tuple(rows)
 
 
@@ -235,8 +261,8 @@ class Words:
         same = len(changes) - better - worse
         how += f"; {self.second} scores higher in {better} cases, lower in {worse}, the same in {same}"
         return Pair(
-            self.first, self.second, found.effect, found.interval, self.level, found.p, self.p_holm, found.test,
-            decision, self.claim(found, decision, len(changes)), how, better, worse, largest,
+            self.first, self.second, self.metric.name, found.effect, found.interval, self.level, found.p, self.p_holm,
+            found.test, decision, self.claim(found, decision, len(changes)), how, better, worse, largest,
         )  # fmt: skip
 
     def claim(self, found: Effect, decision: str, num_cases: int) -> str:
@@ -279,6 +305,15 @@ def notes_of(sides: Sequence[Side], runs: Sequence[Facts], common: Shared) -> tu
     return tuple(notes)
 
 
+def left_out(verdicts: Sequence[Any], metrics: Sequence[Metric]) -> list[str]:
+    own = dict.fromkeys(n for v in verdicts for n in named(v))
+    return [
+        f"{name} is a primary metric of these runs too, and no claim here: name it with --metric."
+        for name in own
+        if name not in [m.name for m in metrics]
+    ]
+
+
 def differences(runs: Sequence[Facts]) -> dict[str, tuple[str, ...]]:
     """Keys that the recipes say differently, and what the plans resolved differently."""
     said = []
@@ -293,7 +328,7 @@ def differences(runs: Sequence[Facts]) -> dict[str, tuple[str, ...]]:
 
 def case_rows(sides: Sequence[Side], common: Shared, metric: Metric) -> tuple[dict[str, Any], ...]:
     """One row per shared case, for programs."""
-    outputs = [common.outputs(at) for at in range(len(sides))]
+    outputs = [common.outputs(at, metric) for at in range(len(sides))]
     scores = [metric.cases(answers, common.references) for answers in outputs]
     return tuple(
         {

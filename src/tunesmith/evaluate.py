@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -139,8 +139,8 @@ def verdict_of(
 ) -> dict[str, Any]:
     """verdict.json but for the run's name and the digests of the models."""
     cases = made.split.test
-    compared = cases_of(made, made.metric, base, tuned)
-    simple = simple_outputs(made)
+    simple = simple_texts(made)
+    [first, *further] = [(cases_of(made, metric, base, tuned, simple), metric) for metric in made.primary]
     notes = [n for n in notes if n]
     best = next((f["dev_score"] for f in forms if f["chosen"]), None)
     if best is not None:
@@ -157,8 +157,7 @@ def verdict_of(
                 f"of {made.max_new_tokens} tokens."
             )
     rules = Rules(alpha=recipe.evals.alpha, smallest_that_matters=recipe.task.smallest_that_matters, seed=recipe.seed)
-    further = [(cases_of(made, metric, base, tuned), metric) for metric in made.primary[1:]]
-    verdict = compare(compared, made.metric, rules, baselines=simple, task=made.task, notes=notes, further=further)
+    verdict = compare(*first, rules, task=made.task, notes=notes, further=further)
     facts = as_facts(verdict)
     facts["secondary"] = {}
     for metric in made.secondary:
@@ -169,27 +168,34 @@ def verdict_of(
     return facts
 
 
-def cases_of(made: Material, metric: Metric, base: Asked, tuned: Asked) -> Cases:
-    """What the metric compares: all held-out cases, but for a judge that was asked about some."""
+def cases_of(
+    made: Material, metric: Metric, base: Asked, tuned: Asked, simple: Mapping[str, Sequence[str]] | None = None
+) -> Cases:
+    """What the metric compares: all held-out cases, but for a judge that was asked about some. `simple`: texts of what
+    needs no tuning."""
     cases, sides = made.split.test, [outputs(metric, asked.answers) for asked in (base, tuned)]
     there = [k for k, pair in enumerate(zip(*sides)) if None not in pair]
     wanted = references(cases)
     groups = [cases[k].group for k in there] if any(e.group for e in cases) else None
     of_base, of_tuned = ([side[k] for k in there] for side in sides)
-    return Cases([wanted[k] for k in there], of_base, of_tuned, groups)
+    return Cases([wanted[k] for k in there], of_base, of_tuned, groups, as_read(made, metric, simple or {}))
 
 
-def simple_outputs(made: Material) -> dict[str, Any]:
-    """What needs no tuning, as the primary metric reads it; nothing where it reads more than a text."""
+def simple_texts(made: Material) -> dict[str, Sequence[str]]:
+    """What needs no tuning."""
     train, cases = made.split.train, made.split.test
-    found = baselines(
+    return dict(baselines(
         [prompt_text(e) for e in train], references(train), [prompt_text(e) for e in cases],
         is_labels=is_labelled(cases),
-    )  # fmt: skip
-    if made.metric.needs == "answer":
-        return dict(found)
-    found.pop(UNCHANGED, None)  # a question is no program, and no answer for a function that somebody wrote
-    read = {name: of_texts(made.metric, texts, cases, made.means) for name, texts in found.items()}
+    ))  # fmt: skip
+
+
+def as_read(made: Material, metric: Metric, simple: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The texts as the metric reads them; nothing where it reads more than a text."""
+    if metric.needs == "answer":
+        return dict(simple)
+    # a question is no program, and no answer for a function that somebody wrote
+    read = {n: of_texts(metric, texts, made.split.test, made.means) for n, texts in simple.items() if n != UNCHANGED}
     return {name: rows for name, rows in read.items() if rows is not None}
 
 

@@ -14,13 +14,17 @@ import yaml
 
 from tunesmith import gates
 from tunesmith.errors import InputError, RunError
-from tunesmith.evals.seeds import FEWEST, over_seeds, variances
+from tunesmith.evals.compare import UNKNOWN, decide
+from tunesmith.evals.compare import together as decided_together
+from tunesmith.evals.seeds import FEWEST, fewest, over_seeds, variances
+from tunesmith.evals.stats import holm, holm_levels
 from tunesmith.files import read_json, write_json, write_text
 from tunesmith.folder import Teller
 from tunesmith.recipe import Recipe, place
 from tunesmith.run import run
 
 NAME = "seeds.json"
+TOO_FEW = "too few seeds"
 BASE_SAID = ("forms.json", "base.json")  # what the base answered: the same for every seed, so it is asked once
 
 
@@ -76,26 +80,32 @@ def together(folders: list[Path], alpha: float) -> dict[str, Any]:
                     f"{folder} has another digest of {key} than {folders[0]}: data or model changed between the seeds. "
                     "Start again in another folder"
                 )
-    effects = [v["effect"] for v in verdicts]
-    said = over_seeds(effects, alpha)
-    low, high = said.interval
-    matters = first["smallest_that_matters"]
-    if len(effects) < FEWEST:
-        decision = "too few seeds"
-    elif low > 0:
-        decision = "better"
-    elif high < 0:
-        decision = "worse"
-    else:
-        decision = "no relevant difference" if -matters <= low and high <= matters else "too few seeds"
+    claims = claims_of(verdicts, alpha)
+    decision = decided_together([UNKNOWN if c["decision"] == TOO_FEW else c["decision"] for c in claims])
     return {
-        "decision": decision, "metric": first["metric"], "alpha": alpha, "effects": effects, "mean": said.mean,
-        "interval": [x if isfinite(x) else None for x in said.interval], "p": said.p,
-        "sd_of_seeds": float(np.std(effects, ddof=1)), "num_seeds": len(effects), "num_cases": first["num_cases"],
-        "worst": min(effects), "best": max(effects), "spread": spread(folders, effects),
-        "runs": [str(f) for f in folders],
+        **claims[0], "decision": TOO_FEW if decision == UNKNOWN else decision, "alpha": alpha, "claims": claims,
+        "fewest": max(FEWEST, fewest(alpha / len(claims))), "num_seeds": len(folders), "num_cases": first["num_cases"],
+        "spread": spread(folders, claims[0]["effects"]), "runs": [str(f) for f in folders],
         "gates_met": all(g["passed"] for f in folders for g in gates.kept(f / gates.NAME) or []),
     }  # fmt: skip
+
+
+def claims_of(verdicts: list[dict[str, Any]], alpha: float) -> list[dict[str, Any]]:
+    """What the seeds say on each primary metric; each interval at the level at which Holm's step-down tests it."""
+    rows = list(zip(*(v["claims"] for v in verdicts)))  # of a metric what each seed says
+    effects = [[c["effect"] for c in row] for row in rows]
+    p_values = [over_seeds(own, alpha).p for own in effects]
+    claims = []
+    for row, own, level, p_holm in zip(rows, effects, holm_levels(p_values, alpha), holm(p_values)):
+        said = over_seeds(own, level)
+        decision = UNKNOWN if len(own) < FEWEST else decide(said.interval, row[0]["smallest_that_matters"])
+        claims.append({
+            "decision": TOO_FEW if decision == UNKNOWN else decision, "metric": row[0]["metric"], "effects": own,
+            "mean": said.mean, "interval": [x if isfinite(x) else None for x in said.interval], "level": level,
+            "p": said.p, "p_holm": p_holm, "sd_of_seeds": float(np.std(own, ddof=1)),
+            "worst": min(own), "best": max(own),
+        })  # fmt: skip
+    return claims
 
 
 def spread(folders: list[Path], effects: list[float]) -> dict[str, Any] | None:
@@ -117,22 +127,32 @@ def spread(folders: list[Path], effects: list[float]) -> dict[str, Any] | None:
 
 def in_words(found: dict[str, Any]) -> str:
     """seeds.md."""
-    low, high = ("unbounded" if x is None else f"{x:+.4g}" for x in found["interval"])
-    lines = [
-        f"# {found['num_seeds']} seeds: {found['decision']}", "",
-        f"{found['metric']}: mean effect {found['mean']:+.4g}, interval {low} to {high} with the seeds as units "
-        f"(sign flips, p = {found['p']:.2g}); worst {found['worst']:+.4g}, best {found['best']:+.4g}, standard "
-        f"deviation between seeds {found['sd_of_seeds']:.2g}; {found['num_cases']} held-out cases, the same for all.",
-    ]  # fmt: skip
-    if found["num_seeds"] < FEWEST:
-        lines += ["", f"A claim about the method needs at least {FEWEST} seeds: fewer cannot reach a level of 0.05."]
+    claims = found["claims"]
+    lines = [f"# {found['num_seeds']} seeds: {found['decision']}"]
+    for claim in claims:
+        low, high = ("unbounded" if x is None else f"{x:+.4g}" for x in claim["interval"])
+        of_holm = f", {claim['p_holm']:.2g} by Holm over {len(claims)} metrics" if len(claims) > 1 else ""
+        own = f"{claim['metric']}, {claim['decision']}" if len(claims) > 1 else claim["metric"]
+        lines += [
+            "",
+            f"{own}: mean effect {claim['mean']:+.4g}, interval {low} to {high} with the seeds as units (sign flips, "
+            f"p = {claim['p']:.2g}{of_holm}); worst {claim['worst']:+.4g}, best {claim['best']:+.4g}, standard "
+            f"deviation between seeds {claim['sd_of_seeds']:.2g}; {found['num_cases']} held-out cases, the same for "
+            "all.",
+        ]
+    if found["num_seeds"] < found["fewest"]:
+        lines += [
+            "", f"A claim about the method needs at least {found['fewest']} seeds: fewer cannot reach a level of "
+            f"{found['alpha'] / len(claims):.3g}.",
+        ]  # fmt: skip
     if found["spread"]:
         total = sum(found["spread"]["of_mean"].values()) or 1.0
         shares = ", ".join(f"{name} {part / total:.0%}" for name, part in found["spread"]["of_mean"].items())
         lines += [
-            "", f"What the uncertainty of the mean ({found['spread']['standard_error']:.2g}) is made of: {shares}. "
-            "More seeds shrink the first part, more test cases the second.",
+            "", f"What the uncertainty of the mean on {found['metric']} ({found['spread']['standard_error']:.2g}) is "
+            f"made of: {shares}. More seeds shrink the first part, more test cases the second.",
         ]  # fmt: skip
-    lines += ["", "| run | effect |", "| --- | --- |"]
-    lines += [f"| {Path(name).name} | {effect:+.4g} |" for name, effect in zip(found["runs"], found["effects"])]
+    lines += ["", f"| run | {' | '.join(c['metric'] for c in claims)} |", f"| --- {'| --- ' * len(claims)}|"]
+    for name, *effects in zip(found["runs"], *(c["effects"] for c in claims)):
+        lines.append(f"| {Path(name).name} | {' | '.join(f'{effect:+.4g}' for effect in effects)} |")
     return "\n".join([*lines, ""])

@@ -105,3 +105,29 @@ def test_recipes_are_told_apart(tmp_path: Path) -> None:
     (two / "recipe.yaml").write_text("model: smollm2-135m-instruct\ntrain:\n  lr: 0.01\n  epochs: 4\n")
     differences = compare_runs([one, two]).differences
     assert differences == {"train.lr": ("auto", "0.01"), "train.epochs": ("(default)", "4")}
+
+
+def claims(*rows: tuple[str, float]) -> list[dict[str, object]]:
+    return [{"metric": name, "smallest_that_matters": matters} for name, matters in rows]
+
+
+def test_all_primary_metrics_that_the_runs_share_are_compared(tmp_path: Path) -> None:
+    """12 against 4 has p = 0.049: shown on one metric, not on two."""
+    rights = [1] * 10 + [0] * 12 + [1] * 4 + [0] * 16, [1] * 10 + [1] * 12 + [0] * 4 + [0] * 16
+    several = claims(("accuracy", 0.03), ("exact_match", 0.02), ("bits_per_byte", 0.02))
+    one, two = (run(tmp_path / n, r, claims=several) for n, r in zip(("one", "two"), rights))
+    alone = compare_runs([one, two], "accuracy")
+    assert [(p.metric, p.level, p.decision) for p in alone.pairs] == [("accuracy", 0.05, "better")]
+    found = compare_runs([one, two])
+    assert [p.metric for p in found.pairs] == ["accuracy", "exact_match"]
+    assert [p.p_holm for p in found.pairs] == holm([p.p for p in found.pairs])
+    for pair in found.pairs:  # a mutant without Holm says "better" of both
+        assert (pair.p, pair.level, pair.decision) == (alone.pairs[0].p, 0.025, "too few cases")
+        assert pair.interval[0] < 0 < alone.pairs[0].interval[0]
+        assert "by Holm over 2 comparisons" in pair.how
+    assert found.smallest_that_matters == 0.03
+    assert any(note.startswith("bits_per_byte is a primary metric of these runs too") for note in found.notes)
+    fewer = run(tmp_path / "three", rights[0], claims=claims(("accuracy", 0.02)))
+    assert [p.metric for p in compare_runs([one, fewer]).pairs] == ["accuracy"]
+    with pytest.raises(InputError, match="bits_per_byte cannot be worked out"):
+        compare_runs([one, two], "bits_per_byte")

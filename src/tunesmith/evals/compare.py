@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ class Cases:
     base: Sequence[object]
     tuned: Sequence[object]
     groups: Sequence[str | None] | None = None  # cases of a group are no independent evidence; None = a unit of its own
+    simple: Mapping[str, Sequence[object]] = field(
+        default_factory=dict
+    )  # what needs no tuning answers to the same cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,26 +242,27 @@ def notes_of(claim: Claim, found: Effect, metric: Metric, rules: Rules, about: s
     return notes
 
 
-def against_baselines(
-    outputs: Mapping[str, Sequence[object]], cases: Cases, metric: Metric, rules: Rules
-) -> tuple[dict[str, float], list[str]]:
-    """Each baseline's score, and a sentence for each that the tuned model is not shown to beat: "it beats all of these"
-    is as many claims as there are baselines, so Holm decides."""
-    found = {
-        name: measure(Cases(cases.references, given, cases.tuned, cases.groups), metric, rules)
-        for name, given in outputs.items()
-    }
-    adjusted = stats.holm([against.p for against in found.values()])
+def against_baselines(tested: Sequence[tuple[Cases, Metric]], rules: Rules) -> tuple[dict[str, float], list[str]]:
+    """Each baseline's score on the first metric, and a sentence for each baseline and metric on which the tuned model
+    is not shown to beat it: "it beats all of these on all of them" is as many claims, so Holm decides."""
+    found = [
+        (name, metric, measure(Cases(cases.references, given, cases.tuned, cases.groups), metric, rules))
+        for cases, metric in tested
+        for name, given in cases.simple.items()
+    ]
+    adjusted = stats.holm([against.p for *_, against in found])
     notes = []
-    for (name, against), p in zip(found.items(), adjusted):
-        shown = f"{name} scores {plain(against.base, metric)} against {plain(against.tuned, metric)} of the tuned model"
+    for (name, metric, against), p in zip(found, adjusted):
+        about = f"{metric.name}: " if len(tested) > 1 else ""
+        scores = f"{plain(against.base, metric)} against {plain(against.tuned, metric)}"
+        shown = f"{about}{name} scores {scores} of the tuned model"
         if against.effect <= 0:
             notes.append(
                 f"{shown}: this simple baseline does as well or better, without any tuning of a language model."
             )
         elif p >= rules.alpha:
             notes.append(f"{shown}: it may do as well, these cases do not show that the tuned model beats it.")
-    return {name: against.base for name, against in found.items()}, notes
+    return {name: against.base for name, metric, against in found if metric is tested[0][1]}, notes
 
 
 def compare(
@@ -266,14 +270,11 @@ def compare(
     metric: Metric,
     rules: Rules | None = None,
     *,
-    baselines: Mapping[str, Sequence[object]] | None = None,
     task: str = "",
     notes: Sequence[str] = (),
     further: Sequence[tuple[Cases, Metric]] = (),
 ) -> Verdict:
-    """The verdict on the primary metric, or on several (`further`), with Holm. `baselines`: outputs of what needs no
-    tuning, for the same cases (`baselines.py`).
-    """
+    """The verdict on the primary metric, or on several (`further`), with Holm."""
     rules = rules or Rules()
     check_rules(rules)
     tested = [(cases, metric), *further]
@@ -285,7 +286,7 @@ def compare(
         sentences.append(sentence_of(claim, one))
         said += notes_of(claim, found, one, rules, f"{one.name}: " if further else "")
         claims.append(claim)
-    scores, doubts = against_baselines(baselines or {}, cases, metric, rules)
+    scores, doubts = against_baselines(tested, rules)
     first, found = claims[0], effects[0][0]
     decision = together([c.decision for c in claims])
     return Verdict(

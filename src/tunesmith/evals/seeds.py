@@ -41,6 +41,11 @@ class Variances:
         return self.seeds / num_seeds, self.cases / num_cases, self.rest / (num_seeds * num_cases)
 
 
+def fewest(level: float) -> int:
+    """Seeds with which a sign flip can reject at this level: the smallest p of n is 2/2^n."""
+    return next(num for num in range(2, 60) if 2.0 ** (1 - num) < level)
+
+
 def over_seeds(effects: Sequence[float], alpha: float) -> OverSeeds:
     """Sign flips of the seeds' effects: every one up to 14 seeds, 20,000 drawn above."""
     effect_S = np.array(effects, dtype=float)

@@ -40,6 +40,11 @@ def robustness(found: Facts) -> RobustnessView:
     return RobustnessView(tuple(sentences(found)), tuple(s for s in sheets if s is not None and s.rows))
 
 
+def on_metric(found: Facts) -> str:
+    """Which one: slices and changes are about the first where there are several."""
+    return f" on {words.metric(found['metric'])}" if found.get("metric") else ""
+
+
 def share(value: Any) -> str:
     return f"{100 * value:.0f}%" if isinstance(value, (int, float)) else words.NOT_KNOWN
 
@@ -151,7 +156,7 @@ def slice_sheet(found: Facts) -> Sheet:
     rows: Sequence[Facts] = (found.get("slices") or {}).get("rows") or ()
     ordered = sorted(rows, key=lambda r: r["effect"])[:MOST_ROWS]
     return Sheet(
-        "Slices", f"The gain in parts of the held-out cases, the least first. {LEVEL}",
+        "Slices", f"The gain{on_metric(found)} in parts of the held-out cases, the least first. {LEVEL}",
         ("Where", "Which", "Cases", "Base", "Tuned", "Gain", "Interval"),
         tuple((str(r["dimension"]), str(r["name"]), words.count(r["num_cases"]), *both(r)) for r in ordered), 2,
     )  # fmt: skip

@@ -338,6 +338,7 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, tu
     unknown = [str(g["name"]) for g in guard if g.get("passed") is None]
     because: list[Sentence] = []
     notes = [str(n) for n in verdict.get("notes") or ()]
+    notes = [n.removeprefix(f"{verdict['metric']}: ") for n in notes]  # of several primary metrics the first is meant
     doubted = [n for n in verdict.get("baselines") or {} if any(note.startswith(f"{n} scores") for note in notes)]
     for name, value in as_good(verdict):
         if name in doubted:

@@ -1,5 +1,7 @@
 """Decisions, notes and refusals of the verdict."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -100,9 +102,8 @@ def test_small_but_shown_is_better_with_a_note():
 def test_baselines_are_weighed():
     cases = cases_of(60, 10, 200, 30)
     right = [t if k % 40 else "no" for k, t in enumerate(cases.tuned)]
-    verdict = compare(
-        cases, ACCURACY, baselines={"as good": cases.tuned, "near": right, "poor": cases.base, "best": cases.references}
-    )
+    simple = {"as good": cases.tuned, "near": right, "poor": cases.base, "best": cases.references}
+    verdict = compare(dataclasses.replace(cases, simple=simple), ACCURACY)
     assert verdict.baselines == pytest.approx(
         {"as good": 260 / 300, "near": 253 / 300, "poor": 0.7, "best": 1.0}, abs=0.01
     )

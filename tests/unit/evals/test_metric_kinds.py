@@ -148,7 +148,8 @@ def test_less_is_better_turns_the_decision_and_nothing_else():
     turned = compare.compare(compare.Cases(texts, tuned, base), metric)
     assert turned.decision == "worse"
     assert turned.interval == pytest.approx((-verdict.interval[1], -verdict.interval[0]))
-    simple = compare.compare(compare.Cases(texts, base, tuned), metric, baselines={"n-grams": tuned, "noise": base})
+    cases = compare.Cases(texts, base, tuned, simple={"n-grams": tuned, "noise": base})
+    simple = compare.compare(cases, metric)
     assert len(simple.notes) == 1
     assert "n-grams scores" in simple.notes[0]
     assert "does as well or better" in simple.notes[0]

@@ -79,3 +79,34 @@ def test_each_claim_agrees_with_its_test_and_keeps_its_own_unit():
 )
 def test_the_decision_together(decisions, wanted):
     assert together(decisions) == wanted
+
+
+def test_a_baseline_is_weighed_on_every_metric():
+    """The simple one is right as often as the tuned model, and finds less of the rare class."""
+    wanted = ["yes"] * 80 + ["no"] * 20
+    tuned = ["yes"] * 70 + ["no"] * 30  # 90 right, as the simple one
+    cases = Cases(wanted, ["yes"] * 100, tuned, simple={"simple": ["yes"] * 80 + ["no"] * 10 + ["yes"] * 10})
+
+    def doubts(*further):
+        verdict = compare(cases, ACCURACY, Rules(num_flips=999), further=further)
+        assert verdict.baselines == {"simple": pytest.approx(0.9)}  # of the first metric
+        return [n for n in verdict.notes if "simple scores" in n]
+
+    as_well = "simple scores 0.900 against 0.900 of the tuned model: this simple baseline does as well or better"
+    assert [n.startswith(as_well) for n in doubts()] == [True]
+    first, second = doubts((cases, MACRO))
+    assert first.startswith(f"accuracy: {as_well}")
+    assert second.startswith("macro_f1: simple scores 0.804 against 0.867 of the tuned model: it may do as well")
+    assert len(doubts((Cases(wanted, tuned, tuned), MACRO))) == 1  # a metric that no baseline could be read by
+
+
+def test_beating_baselines_on_two_metrics_is_twice_as_many_claims():
+    """19 against 8 has p = 0.036: shown of one metric, not of two (0.07), each of which says so; without Holm none."""
+    cases = cases_of(19, 8, 100)
+    cases = dataclasses.replace(cases, simple={"nearest": cases.base})
+    alone = compare(cases, ACCURACY)
+    assert not any("nearest" in note for note in alone.notes)
+    both = compare(cases, ACCURACY, further=[(cases, METRICS["exact_match"])])
+    said = [note for note in both.notes if "nearest" in note]
+    assert [note.split(":")[0] for note in said] == ["accuracy", "exact_match"]
+    assert all("may do as well" in note for note in said)
