@@ -51,10 +51,10 @@ class Delivery:
 
     def weights(self, kind: str) -> Path:
         """Where the run itself keeps its adapter or its whole model."""
-        is_lora = self.opened.recipe.adapt.method == "lora"
-        if kind == "adapter" and not is_lora:
+        is_adapter = self.opened.recipe.adapt.is_adapter
+        if kind == "adapter" and not is_adapter:
             raise PlanError("this run tuned weights of the model itself, so there is no adapter: export `--to merged`")
-        return self.folder / (kind if is_lora else "model")
+        return self.folder / (kind if is_adapter else "model")
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ def check_room(opened: Opened, final: Path, kind: Kind, quant: Quant, *, has_mer
     if kind == "adapter":
         return
     check_disk(final, size * (4 if kind == "merged" else QUANT_BYTES[quant]), "name another folder with --out")
-    if not has_merged and opened.recipe.adapt.method == "lora":
+    if not has_merged and opened.recipe.adapt.is_adapter:
         scratch = Path(tempfile.gettempdir())
         check_disk(scratch, size * 4, "set TMPDIR to a folder with more")
 

@@ -59,7 +59,7 @@ def fit_or_halve(
 
 def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None) -> Fitted:
     """`kept`: what the lock of a run says was picked; it is taken as it is. PlanError where nothing fits."""
-    check_adapt(recipe.adapt, base.model)
+    check_adapt(recipe.adapt, base.model, base.probe)
     free = memory_gib(where.device)
     if base.layout != "forest":
         return untraced(recipe, base, made, where, kept, "the padded layout is not traced")

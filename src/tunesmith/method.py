@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from tunesmith.data.feed import Laying
 from tunesmith.errors import PlanError
+from tunesmith.models.adapters import config_of
 from tunesmith.models.load import Base
+from tunesmith.models.peft_methods import unmergeable
 from tunesmith.objectives.goal import objective
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.average import Ema, Tail
@@ -54,6 +56,15 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
             "regularise.mixout, l2sp and ewc and train.average.base_share act on the change of the weights, scale * "
             "B A, and with adapt.dora that is not all that changes. Set adapt.dora: false, or leave them out"
         )
+    if recipe.adapt.is_pefts and (r.mixout or r.l2sp or r.ewc or average.base_share):
+        raise PlanError(
+            "regularise.mixout, l2sp and ewc and train.average.base_share act on the change of the weights, and what a "
+            f"method of peft changes is known to it alone ({recipe.adapt.peft or 'ia3'}). Use adapt.method: lora"
+        )
+    if recipe.adapt.is_pefts and "merged" in recipe.export:
+        why = unmergeable(base.model, config_of(recipe.adapt, base.model))
+        if why:
+            raise PlanError(f"peft cannot merge this adapter ({why}): leave merged out, --set export=[adapter]")
     reasons = {
         "regularise.rdrop compares two passes with other dropout masks, and nothing here drops anything: both would be "
         "the same. Set adapt.dropout to 0.1, say, with adapt.method lora": r.rdrop and not drops,

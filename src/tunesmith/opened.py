@@ -140,7 +140,7 @@ def open_run(folder: Path, *, insist: bool = False) -> Opened:
     if recipe.adapt.method == "lora":
         session.create_from(TUNED, weights, insist=insist)
     else:
-        session.create(TUNED, Spec(recipe.adapt))
+        session.create(TUNED, Spec(recipe.adapt, seed=recipe.seed))
         tenant = session.tenants[TUNED]
         tenant.start_from(read_weights(weights, list(tenant.masters), base.digest, insist=insist))
     renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
@@ -151,7 +151,7 @@ def kept_run(folder: Path) -> tuple[Served, Recipe, Path]:
     """What a finished run's folder holds, and where in it the tuned weights are."""
     served = Served.read(folder)
     recipe, _ = read(folder / "recipe.yaml", {})
-    weights = folder / ("adapter" if recipe.adapt.method == "lora" else "model")
+    weights = folder / ("adapter" if recipe.adapt.is_adapter else "model")
     if not (weights / "tunesmith.json").is_file():
         raise InputError(f"{folder} has no tuned model yet: `tunesmith run --resume --out {folder}` goes on with it")
     return served, recipe, weights

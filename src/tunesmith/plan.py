@@ -103,6 +103,11 @@ def adapt_why(recipe: Recipe) -> str:
     if a.method == "lora":
         kind = "".join(f", {name}" for name, on in (("rsLoRA", a.rslora), ("DoRA", a.dora)) if on)
         return f"rank {a.rank}, alpha {a.alpha:g}{kind}, on {', '.join(a.targets) or 'all linear layers but the head'}"
+    if a.is_pefts:
+        said = ", ".join(f"{k} {v}" for k, v in a.options.items())
+        return (
+            f"{a.peft or a.method} of peft{', ' if said else ''}{said}; begins at the base, and was tried in a forest"
+        )
     if a.method == "named":
         return f"weights named {', '.join(a.names)}"
     return "all weights" if a.method == "full" else f"the last {a.last_k} layers and the final norm"

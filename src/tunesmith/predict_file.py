@@ -180,7 +180,7 @@ def added_columns(served: Served, asked: Asked, found: Survey, *, calibrated: bo
 
 def fingerprint(folder: Path, source: Path, asked: Asked, predictor: Predictor) -> dict[str, Any]:
     """All that decides the answers. A resume must have the same; threads are set to what they were."""
-    weights = folder / ("adapter" if predictor.opened.recipe.adapt.method == "lora" else "model") / "manifest.json"
+    weights = folder / ("adapter" if predictor.opened.recipe.adapt.is_adapter else "model") / "manifest.json"
     kept = (weights, folder / "serving.json", folder / CALIBRATION_FILE)
     base = predictor.opened.session.base
     return {

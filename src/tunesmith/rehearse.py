@@ -97,7 +97,7 @@ def export_once(recipe: Recipe, session: Session, made: Material, where: Compute
     snapshot = session.publish(TENANT)
     expected = expect(session, snapshot, prompts, Limits(min(NUM_TOKENS, made.max_new_tokens), stops))
     tuned = write_tuned(session, snapshot, serving, folder.path / SCRATCH / "export")
-    if recipe.adapt.method == "lora":
+    if recipe.adapt.is_adapter:
         opened: PreTrainedModel | PeftModel = open_adapter(session.base.located.folder, tuned, where.dtype)
     else:
         opened = open_model(tuned, where.dtype)

@@ -9,8 +9,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError
-from tunesmith.models.adapters import Adapt, targets_of, trained_weights
+from tunesmith.models.adapters import Adapt, config_of, targets_of, trained_weights
 from tunesmith.models.here import MEMORY, memory_gib
+from tunesmith.models.peft_methods import tried
 
 # Numbers that a layer keeps for its backward pass, per token and hidden unit. 17 in half precision with fused
 # attention (Korthikanti et al. 2022, eq. 2); 24 to 45 were measured here on a CPU. The least is meant, so that what
@@ -49,12 +50,15 @@ def disk_need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...]) ->
     """GiB of the run folder."""
     trained, whole = num_trained(model, adapt), model.num_parameters()
     merged = whole * 4 if "merged" in exports else 0
-    out = trained * 4 + merged if adapt.method == "lora" else whole * model.dtype.itemsize
+    out = trained * 4 + merged if adapt.is_adapter else whole * model.dtype.itemsize
     return (out + trained * SAVED_BYTES * NUM_SAVED) / GIB + REPORT_GIB
 
 
 def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
     """Weights that train: of LoRA, rank times both sides of each adapted layer."""
+    if adapt.is_pefts:
+        with tried(model, config_of(adapt, model)) as live:
+            return sum(p.numel() for p in live.values())
     if adapt.method != "lora":
         return sum(p.numel() for _, p in trained_weights(model, adapt))
     targets = targets_of(adapt, model)

@@ -338,7 +338,7 @@ def export(
         expected = expect(session, snapshot, prompts, Limits(min(NUM_CHECKED_TOKENS, made.max_new_tokens), stops))
     origin = session.base.located.folder
     facts: dict[str, Any] = {}
-    if recipe.adapt.method != "lora":
+    if not recipe.adapt.is_adapter:
         tuned = write_tuned(session, snapshot, serving, folder.path / "model")
         with folder.doing("model opened by transformers and compared"):
             facts["model"] = {"path": "model", **verify("model", open_model(tuned, where.dtype), expected)}

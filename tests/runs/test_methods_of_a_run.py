@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from tests.runs import tiny_runs
 from tests.runs.test_run import StopAfter
 
+from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import Interrupted, PlanError, RecipeError
 from tunesmith.folder import Silent
+from tunesmith.opened import open_run
 from tunesmith.recipe import parse
 from tunesmith.run import run
 
@@ -97,6 +99,25 @@ def test_a_stopped_run_goes_on_with_all_that_its_methods_keep(model: Path, tmp_p
     ].keys()
 
 
+def test_a_method_of_peft_runs_through_and_opens_again(model: Path, tmp_path: Path) -> None:
+    """Rehearsed, stopped, gone on with, opened by plain peft, merged, and opened as a run."""
+    settings = asked(model, tmp_path, rehearsal=True, lr=0.05)
+    settings["adapt"] = {"method": "peft", "peft": "loha", "options": {"r": 2, "alpha": 4}}
+    settings["export"] = ["adapter", "merged"]
+    with pytest.raises(Interrupted):
+        do(settings, tmp_path / "out", StopAfter(3))
+    do(settings, tmp_path / "out", resume=True)
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert facts["adapter"]["same_text"]
+    assert facts["merged"]["same_text"]
+    opened = open_run(tmp_path / "out")
+    tuned = opened.who("tuned")
+    assert isinstance(tuned, Snapshot)
+    stored = adapter(tmp_path / "out")
+    assert all(torch.equal(stored[f"base_model.model.{n}"], t) for n, t in tuned.values.items())
+    assert any(bool(t.any()) for n, t in tuned.values.items() if "w2_a" in n or "w1_a" in n)
+
+
 REFUSED = {
     "other dropout masks": {"regularise": {"rdrop": 1}},
     "have no labels": {"objective": {"contrastive": 0.5}},
@@ -107,6 +128,10 @@ REFUSED = {
     "compile them each time": {"regularise": {"mixout": 0.1}, "train": {"compile": True}},
     "more trains each epoch": {"train": {"unfreeze_groups": 5}},
     "not all that changes": {"regularise": {"l2sp": 0.1}, "adapt": {"dora": True}},
+    "known to it alone": {"regularise": {"ewc": 1}, "adapt": {"method": "ia3"}},
+    "and one is computed": {"objective": {"contrastive": 0.5, "distil": {"teacher": "MODEL", "share": 0.5}}},
+    "cannot merge": {"adapt": {"method": "peft", "peft": "beft"}, "export": ["adapter", "merged"]},
+    "no place for": {"adapt": {"method": "peft", "peft": "prefix_tuning"}},
     "its own twin": {"objective": {"contrastive": 0.5}, "regularise": {"rdrop": 1}, "adapt": {"dropout": 0.1}},
 }
 
@@ -115,10 +140,12 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(model: Path, tmp
     labelled = tiny_runs.labelled_file(tmp_path / "labels.jsonl")
     for message, part in REFUSED.items():
         settings = asked(model, tmp_path)
-        if "twin" in message:
+        if "twin" in message or "one is computed" in message:
             settings["data"]["train"] = [str(labelled)]
         for group, keys in part.items():
-            settings[group] = settings.get(group, {}) | keys
+            settings[group] = settings.get(group, {}) | keys if isinstance(keys, dict) else keys
+        if "distil" in settings.get("objective", {}):
+            settings["objective"]["distil"]["teacher"] = str(model)
         with pytest.raises(PlanError, match=message):
             do(settings, tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -48,15 +48,21 @@ class Schedule:
         return (1 + p * (SLANTED_RATIO - 1)) / SLANTED_RATIO
 
 
+ADDED = ("lora", "ia3", "peft")  # methods that add weights, beside those of the model
+
+
 def auto_lr(method: str, num_parameters: int, num_updates: int) -> tuple[float, str]:
     """(peak rate, why). Rules of thumb, for AdamW and updates of some thousand tokens.
 
     Full tuning: 2e-5 at 1B weights, larger for smaller models with the square root of the size, at most 1e-4. LoRA:
-    ten times that of full tuning, whatever the rank (Schulman et al. 2025, "LoRA without regret"). A run of under 100
-    updates may go up to twice as high, since it has no time to recover from going too slowly.
+    ten times that of full tuning, whatever the rank (Schulman et al. 2025, "LoRA without regret"); for other adapters
+    that is a first guess. A run of under 100 updates may go up to twice as high, since it has no time to recover from
+    going too slowly.
     """
     full = min(1e-4, 2e-5 * (1e9 / num_parameters) ** 0.5)
     short = 1 + max(0.0, 1 - num_updates / 100)
-    rate = full * short * (10 if method == "lora" else 1)
-    why = f"{full:.1e} for all of {num_parameters / 1e6:.0f}M weights" + (", x10 for LoRA" if method == "lora" else "")
+    rate = full * short * (10 if method in ADDED else 1)
+    why = f"{full:.1e} for all of {num_parameters / 1e6:.0f}M weights" + (
+        ", x10 for LoRA and its kin" if method in ADDED else ""
+    )
     return float(f"{rate:.2g}"), why + (f", x{short:.2f} for a run of {num_updates} updates" if short > 1 else "")

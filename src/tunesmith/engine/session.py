@@ -26,13 +26,14 @@ from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
-from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key, take_out
+from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
 from tunesmith.models.artifact import about_adapter, read_adapter, save_weights
 from tunesmith.models.depth import depths
 from tunesmith.models.forward import layers_again
 from tunesmith.models.load import Base
 from tunesmith.models.noise import key_of
 from tunesmith.models.output import ForwardOutput, output
+from tunesmith.models.peft_methods import take_out
 from tunesmith.roles import Objective, Site
 from tunesmith.types import Completion, Forest, Ratio, Shared
 
@@ -62,12 +63,10 @@ class Session:
             key = slot_key(spec.adapt, spec.heads)
             if key not in self.slots:
                 if any(s.adapt.method != "lora" or spec.adapt.method != "lora" for s in self.slots.values()):
-                    raise PlanError(
-                        "weights of the model itself train in one tenant only; use LoRA for several tenants"
-                    )
-                self.slots[key] = open_slot(self.base.model, spec.adapt, spec.heads)
+                    raise PlanError("several tenants on one base are for LoRA; other methods train in one tenant only")
+                self.slots[key] = open_slot(self.base.model, spec.adapt, spec.heads, spec.seed)
             elif spec.adapt.method != "lora" and any(t.slot.key == key for t in self.tenants.values()):
-                raise PlanError("weights of the model itself train in one tenant only; use LoRA for several tenants")
+                raise PlanError("several tenants on one base are for LoRA; other methods train in one tenant only")
             slot = self.slots[key]
             depth = depths(self.base.model, slot.live) if spec.by_depth != 1 else {}
             self.tenants[name] = Tenant.new(name, spec, slot, depth)

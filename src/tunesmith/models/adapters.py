@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
 from tunesmith.models.noise import Draw, KeyedDropout
+from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
+from tunesmith.models.probe import Probe
 from tunesmith.roles import LowRank
 
 MAGNITUDE = "lora_magnitude_vector"  # peft's name for the lengths of DoRA
@@ -28,8 +30,8 @@ MAGNITUDE = "lora_magnitude_vector"  # peft's name for the lengths of DoRA
 class Adapt:
     """Which weights train."""
 
-    # small added matrices, all weights, the last layers, or weights by their names
-    method: Literal["lora", "full", "last_k", "named"] = "lora"
+    # small added matrices, all weights, the last layers, weights by their names, a factor for each channel, or peft's
+    method: Literal["lora", "full", "last_k", "named", "ia3", "peft"] = "lora"
     rank: int = 16  # LoRA: size of the added matrices; more can learn more from very many rows
     alpha: float = 32.0  # LoRA: the update is scaled by alpha / rank
     dropout: float = 0.0  # LoRA: share of its input (of A) that is left out in training; 0.05 to 0.1 for few rows
@@ -38,6 +40,8 @@ class Adapt:
     dora: bool = False  # LoRA: length and direction of each weight's rows train apart; slower, a little more memory
     last_k: int = 2  # last_k: number of decoder layers; the final norm trains with them
     names: tuple[str, ...] = ()  # named: patterns of tensors, such as "*.mlp.*" or "*norm*"
+    peft: str = ""  # peft: the name of one of its methods, such as loha, oft, vera, fourierft
+    options: dict[str, Any] = field(default_factory=dict)  # ia3, peft: peft's own options of the method, by their names
 
     def key(self) -> str:
         """Tenants with one key share a slot. peft does not allow dots in adapter names."""
@@ -48,9 +52,21 @@ class Adapt:
         shape = f"{self.rank}-{self.alpha}-{self.dropout}-{self.targets}"
         if self.method == "named":
             shape = repr(self.names)
+        elif self.is_pefts:
+            shape = repr((self.peft, sorted(self.options.items()), self.targets))
         elif self.rslora or self.dora:
             shape += f"-{self.rslora}-{self.dora}"
         return f"{self.method}_{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
+
+    @property
+    def is_pefts(self) -> bool:
+        """Whether the layers that train are peft's own."""
+        return self.method in ("ia3", "peft")
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it leaves an adapter behind, and no weights of the model itself."""
+        return self.method == "lora" or self.is_pefts
 
     @property
     def scale(self) -> float:
@@ -106,10 +122,21 @@ def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
     )
 
 
-def check_adapt(adapt: Adapt, model: PreTrainedModel) -> None:
-    """PlanError where this model cannot be tuned so; nothing is changed."""
+def config_of(adapt: Adapt, model: PreTrainedModel) -> PeftConfig:
+    """As peft writes it, of an adapter of any kind."""
+    if adapt.method == "lora":
+        return lora_config(adapt, model)
+    name = "ia3" if adapt.method == "ia3" else adapt.peft
+    is_left = not adapt.targets and (name in OWN_TARGETS or "target_modules" in adapt.options)
+    return peft_config(name, dict(adapt.options), None if is_left else targets_of(adapt, model), model)
+
+
+def check_adapt(adapt: Adapt, model: PreTrainedModel, found: Probe) -> None:
+    """PlanError where this model cannot be tuned so; nothing is changed. `found`: of the model as it is."""
     if adapt.method == "lora":
         targets_of(adapt, model)
+    elif adapt.is_pefts:
+        prove(model, config_of(adapt, model), found)
     else:
         trained_weights(model, adapt)
 
@@ -145,8 +172,9 @@ def linear_suffixes(model: PreTrainedModel) -> list[str]:
     return sorted(found)
 
 
-def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...] = ()) -> Slot:
-    """Make the live parameters of this kind of tenant; the model computes exactly what it did before.
+def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...] = (), seed: int = 0) -> Slot:
+    """Make the live parameters of this kind of tenant; the model computes exactly what it did before. `seed`: of what
+    peft draws for methods of its own.
 
     `heads_wanted`: scalar heads on the hidden state, "value" (a number per scored token) or "score" (per segment).
     """
@@ -162,6 +190,9 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
         for name, parameter in live.items():
             start = parameter.data if MAGNITUDE in name else torch.zeros_like(parameter.data)
             parameter.data = start.to(dtype=model.dtype, device=model.device)
+        neutral = {n: p.detach().clone() for n, p in live.items()}
+    elif adapt.is_pefts:
+        live = put_in(model, config_of(adapt, model), key, seed)
         neutral = {n: p.detach().clone() for n, p in live.items()}
     else:
         live = dict(trained_weights(model, adapt))
@@ -230,15 +261,6 @@ def keyed_generator(seed: int, *key: object) -> torch.Generator:
     text = ":".join(map(str, (seed, *key)))
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") % 2**63
     return torch.Generator().manual_seed(number)
-
-
-def take_out(model: PreTrainedModel) -> None:
-    """Put the plain layers back where adapters were injected."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            model.set_submodule(name, module.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
 
 
 def activate_adapter(model: PreTrainedModel, key: str) -> None:

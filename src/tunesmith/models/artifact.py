@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -41,6 +42,15 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
         config = lora_config(slot.adapt, model)
         config.inference_mode = True
         config.save_pretrained(str(folder))
+    elif slot.adapt.is_pefts:
+        held = get_peft_model_state_dict(model, adapter_name=slot.key)
+        tensors = {PEFT_PREFIX + n: t.detach().cpu().contiguous() for n, t in held.items()}
+        save_tensors(
+            tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest}
+        )
+        pefts = copy(model.peft_config[slot.key])  # with what it derived from the options
+        pefts.inference_mode = True
+        pefts.save_pretrained(str(folder))
     else:
         with no_bars():
             model.save_pretrained(folder)
@@ -112,9 +122,10 @@ def read_weights(folder: Path, names: Sequence[str], base_digest: str, *, insist
     facts = read_json(folder / FACTS)
     refuse_other_base(folder, facts["base_digest"], base_digest, insist=insist)
     values: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in sorted((*folder.glob("model*.safetensors"), *folder.glob("adapter_model.safetensors"))):
         with safe_open(path, framework="pt") as handle:
-            values |= {n: handle.get_tensor(n).to(torch.float32) for n in handle.keys() if n in names}  # noqa: SIM118
+            there = {n.removeprefix(PEFT_PREFIX): n for n in list(handle.keys())}
+            values |= {n: handle.get_tensor(there[n]).to(torch.float32) for n in names if n in there}
     missing = sorted(set(names) - set(values))
     if missing:
         raise ModelError(f"{folder} lacks {len(missing)} tensors of the tuned model, {missing[0]} first; copy it again")

@@ -26,6 +26,8 @@ class Moved:
 
 def moved(model: PreTrainedModel, slot: Slot, values: Mapping[str, Tensor]) -> list[Moved]:
     """By layer, the lowest first. LoRA's norm is taken without building B A: |B A|^2 = tr((B^T B)(A A^T))."""
+    if slot.adapt.method == "peft":  # what its tensors change is known to peft alone
+        return []
     changes = lora_changes(model, slot, values) if slot.adapt.method == "lora" else weight_changes(slot, values)
     by_layer: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
     for name, change, size in changes:

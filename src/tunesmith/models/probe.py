@@ -31,7 +31,7 @@ def probe(model: nn.Module) -> Probe:
     causal = unwrapped(model)
     windows = _windows(causal)
     short = [w for w in windows if w <= LONGEST_WINDOW]
-    forest = _small_forest(causal, max(short, default=0) + SHORT)
+    forest = small_forest(causal, max(short, default=0) + SHORT)
     with evaluating(model):
         separate = _separate(causal, forest)
         padded, why = _try(causal, forest, separate, "padded")
@@ -59,7 +59,7 @@ def _windows(model: PreTrainedModel) -> list[int]:
     return sorted({int(w) for w in found if isinstance(w, int) and w > 0})
 
 
-def _small_forest(model: PreTrainedModel, prompt: int) -> Forest:
+def small_forest(model: PreTrainedModel, prompt: int = SHORT) -> Forest:
     """A prompt with two children of unlike length, and a second root; token ids by a fixed rule."""
     sizes, parent = [prompt, 5, 3, 7, 2], [-1, 0, 0, -1, 3]
     stop = torch.tensor(sizes).cumsum(0)

@@ -102,6 +102,8 @@ def twin_of(model: PreTrainedModel) -> PreTrainedModel:
 
 def trace_learning(model: PreTrainedModel, head: Head, adapt: Adapt, forest: Forest, *, checkpointing: bool) -> Traced:
     """Of forward and backward of one micro-batch (forest layout), with the gradients of what trains."""
+    if adapt.is_pefts:
+        raise Untraceable("peft's own layers are not traced")
     twin = twin_of(model)
     slot = open_slot(twin, adapt)
     if adapt.method == "lora":
