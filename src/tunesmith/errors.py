@@ -61,6 +61,14 @@ class RunError(TunesmithError):
     """A run could not go on, though its input was right."""
 
 
+class StoreError(RunError):
+    """The store of runs cannot be used now; the folders of the runs can."""
+
+
+class BrokenStore(StoreError):
+    """It has to be made anew."""
+
+
 class EmptyUpdate(RunError):
     """Every unit of an update was masked."""
 

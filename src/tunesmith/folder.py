@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import psutil
 from filelock import FileLock, Timeout
 
+from tunesmith import lineage
 from tunesmith.answered import Sitting
 from tunesmith.deaths import WORKING, working
 from tunesmith.errors import InputError
@@ -137,6 +138,7 @@ class RunFolder:
         sweep(path)
         folder.died = folder.read(WORKING)
         folder.write(PROCESS, this_process())
+        lineage.begin(path)
         if resume and (kept := folder.read("cost.json")):
             folder.stages = list(kept["stages"])
         return folder

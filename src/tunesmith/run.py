@@ -13,7 +13,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from tunesmith import evaluate, explained, gates, guards, harness, openings, plan, robustness, sealed, understanding
+from tunesmith import (
+    evaluate,
+    explained,
+    gates,
+    guards,
+    harness,
+    lineage,
+    openings,
+    plan,
+    robustness,
+    sealed,
+    stored,
+    understanding,
+)
 from tunesmith.answered import Sitting
 from tunesmith.build import Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
@@ -92,6 +105,7 @@ def run(
         raise
     finally:
         folder.close()
+        stored.record(out, tell)
 
 
 def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
@@ -115,6 +129,8 @@ def whole(
     out = folder.path
     with folder.stage("prepare"):
         fitted, where, base, made = prepare(recipe, folder)
+    lineage.note_parent(out, base.located.folder)
+    stored.record(out, folder.tell)
     recipe, feed = fitted.recipe, fitted.feed
     tracked.start(out.name, {"recipe": asdict(recipe), "plan": folder.read("plan.json")["resolved"]})
     session = rehearsed(folder, fitted, base, made, where)

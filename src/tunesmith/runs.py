@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,13 @@ from typing import Any
 import psutil
 import yaml
 
+from tunesmith import lineage
 from tunesmith.errors import DataError, InputError
+from tunesmith.files import sha256_text
 from tunesmith.folder import METRICS, PROCESS, this_process
 from tunesmith.plain_yaml import load_yaml
 from tunesmith.report.facts import read_lines, read_mapping, read_verdict
+from tunesmith.store.rows import Run, Score, is_sound
 
 MARKS = ("lock.json", "plan.json", "verdict.json", "cost.json", "audit.json")  # one of them stands beside the recipe
 DEPTH = 3  # folders below the one that is looked through
@@ -23,37 +25,13 @@ STAGES = ("prepare", "rehearsal", "baseline", "train", "evaluate", "guards", "ex
 ORDERS = ("when", "effect", "cost", "name", "state")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One line of `tunesmith runs`; None: not known, or not yet."""
-
-    folder: str
-    when: str  # its last file was written, local time
-    model: str
-    data: str
-    task: str
-    state: str  # "finished" | "running" | "interrupted" | "failed" | "unreadable"
-    where: str  # how far it came, where it is not finished
-    decision: str | None
-    metric: str | None
-    effect: float | None  # in the metric's unit
-    interval: tuple[float, float] | None
-    num_cases: int | None
-    total_s: float | None
-    peak_gib: float | None
-    updates: tuple[int, int | None]  # made, planned
-
-    def facts(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def find(folder: Path, order: str = "when") -> list[Run]:
+def find(folder: Path, order: str = "when", reader: Callable[[Path], Run] | None = None) -> list[Run]:
     """The runs in this folder or below it. `order`: one of ORDERS; the newest, largest or first name comes first."""
     if order not in ORDERS:
         raise InputError(f"--sort {order}: wanted one of {', '.join(ORDERS)}")
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; runs are under runs/ unless `tunesmith run --out` said otherwise")
-    found = [read(path) for path in sorted(folders(folder))]
+    found = [(reader or read)(path) for path in sorted(folders(folder))]
     by: dict[str, Any] = {
         "when": lambda r: r.when,
         "effect": lambda r: -9e9 if r.effect is None else r.effect,
@@ -66,7 +44,7 @@ def find(folder: Path, order: str = "when") -> list[Run]:
 
 def folders(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
     """A run's own folder is not looked into."""
-    if (folder / "recipe.yaml").is_file() and any((folder / name).is_file() for name in MARKS):
+    if is_run(folder):
         yield folder
     elif depth:
         for inner in folder.iterdir():
@@ -74,20 +52,27 @@ def folders(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
                 yield from folders(inner, depth - 1)
 
 
+def is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").is_file() and any((folder / name).is_file() for name in MARKS)
+
+
 def read(folder: Path) -> Run:
     """What the folder's files say. One that cannot be read is a line too: state "unreadable", with why."""
     try:
-        return told(folder)
-    except (DataError, yaml.YAMLError, UnicodeDecodeError) as error:
+        run = told(folder)
+        if is_sound(run):
+            return run
+        why = "its files are not those of a run: a value is of another kind than tunesmith writes"
+    except (DataError, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         why = " ".join(str(error).split())
-        return Run(
-            str(folder), last_written(folder), "", "", "", "unreadable", why, None, None, None, None, None, None, None,
-            (0, None),
-        )  # fmt: skip
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape than we write
+        why = f"its files are not those of a run ({type(error).__name__}: {error})"
+    return Run(str(folder), last_written(folder), "", "", "", "unreadable", why)
 
 
 def told(folder: Path) -> Run:
-    recipe = load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8")) or {}
+    text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe, who = load_yaml(text) or {}, lineage.told(folder)
     plan, lock, cost = (read_mapping(folder / f"{name}.json") or {} for name in ("plan", "lock", "cost"))
     verdict = read_verdict(folder / "verdict.json")
     rows, _ = read_lines(folder / METRICS)
@@ -95,7 +80,7 @@ def told(folder: Path) -> Run:
     updates = (made, plan.get("updates"))
     state, where = state_of(folder, verdict is not None, cost.get("stages") or [], updates)
     found = verdict or {}
-    low, high = found.get("interval") or (None, None)
+    parent = who["parent"]
     return Run(
         folder=str(folder),
         when=last_written(folder),
@@ -106,13 +91,42 @@ def told(folder: Path) -> Run:
         where=where,
         decision=found.get("decision"),
         metric=found.get("metric"),
-        effect=found.get("effect"),
-        interval=None if low is None or high is None else (low, high),
+        effect=number(found.get("effect")),
+        interval=interval_of(found),
         num_cases=found.get("num_cases"),
-        total_s=cost.get("total_s"),
-        peak_gib=cost.get("peak_gib"),
+        total_s=number(cost.get("total_s")),
+        peak_gib=number(cost.get("peak_gib")),
         updates=updates,
+        claim=found.get("claim"),
+        scores=tuple(scores_of(found)),
+        earlier_looks=None if found.get("openings") is None else len(found["openings"]),
+        id=str(who["id"]),
+        parent=str(parent.get("name", "")),
+        parent_id=str(parent.get("id", "")),
+        recipe_digest=sha256_text(text),
+        data_digest=sha256_text("\n".join(sorted(lock["data"].values()))) if lock.get("data") else "",
+        test_digest=str((found.get("digests") or {}).get("test_cases", "")),
+        base_digest=str((lock.get("model") or {}).get("digest", "")),
+        tuned_digest=str((found.get("digests") or {}).get("tuned", "")),
     )
+
+
+def number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def interval_of(found: Mapping[str, Any]) -> tuple[float, float] | None:
+    low, high = found.get("interval") or (None, None)
+    return None if low is None or high is None else (float(low), float(high))
+
+
+def scores_of(verdict: Mapping[str, Any]) -> Iterator[Score]:
+    """The claims, then what stands beside them."""
+    beside = [{**row, "metric": name} for name, row in (verdict.get("secondary") or {}).items()]
+    for row in (*(verdict.get("claims") or ()), *beside):
+        low, high = interval_of(row) or (None, None)
+        base, tuned, effect = (number(row.get(name)) for name in ("base", "tuned", "effect"))
+        yield Score(str(row["metric"]), base, tuned, effect, low, high, row.get("decision"))
 
 
 def data_of(recipe: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
@@ -164,4 +178,4 @@ def is_alive(process: Mapping[str, Any] | None) -> bool:
 def last_written(folder: Path) -> str:
     """Of the run's own small files, not of what an export or a report adds later."""
     times = [p.stat().st_mtime for name in (*MARKS, METRICS, "recipe.yaml") if (p := folder / name).is_file()]
-    return datetime.fromtimestamp(max(times)).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(max(times, default=0.0)).strftime("%Y-%m-%d %H:%M")

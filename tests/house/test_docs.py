@@ -66,6 +66,8 @@ def unknown(command: Any, line: str) -> str | None:
         name = words.pop(0)
         if name in ("…", "...", "COMMAND"):
             return None
+        if name not in here.commands and any(param.param_type_name == "argument" for param in here.params):
+            break  # `tunesmith runs FOLDER`
         if name not in here.commands:
             return f"no command {' '.join([*called, name])!r}"
         called.append(name)

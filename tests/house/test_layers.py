@@ -16,6 +16,7 @@ SERVICES = (
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
     *("rehearse", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep"),
+    *("lineage", "stored"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),

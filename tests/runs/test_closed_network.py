@@ -51,6 +51,8 @@ SESSION: dict[str, str] = {
     "reproduce": f"reproduce {RUN} --json",
     "export": f"export {RUN} --to merged --out merged --json",
     "runs": "runs --json",
+    "runs rebuild": "runs rebuild --json",
+    "runs check": "runs check --json",
     "compare": f"compare {RUN} {RUN}_again --json",
     "doctor": "doctor --json",
     "import": "import axolotl.yml --json",

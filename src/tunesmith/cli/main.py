@@ -53,7 +53,6 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         job.audit,
         job.plan,
         sweep.sweep,
-        runs.runs,
         runs.compare,
         evaluate.evaluate,
         judge.judge,
@@ -72,6 +71,7 @@ for panel, commands in PANELS.items():
     for command in commands:
         app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)  # import_: import is a word of Python
 app.add_typer(models.app, name="models", rich_help_panel="More")
+app.add_typer(runs.app, name="runs", rich_help_panel="More")
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
-"""`tunesmith runs` and `tunesmith compare`: what was run here, and runs side by side on the same cases."""
+"""`tunesmith runs` and its store, `tunesmith compare`: what was run here; runs side by side on the same cases."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +17,7 @@ from tunesmith.cli import show
 from tunesmith.cli.options import Json, part
 from tunesmith.errors import InputError
 
+HERE = "runs"
 Folder = Annotated[Path, typer.Argument(help="Where the runs are; the folders below are looked through.")]
 Sort = Annotated[str, typer.Option("--sort", help="when, effect, cost, name or state.")]
 Runs = Annotated[list[Path], typer.Argument(help="Two or more folders of runs, or of `tunesmith evaluate`.")]
@@ -23,32 +26,87 @@ SavedTo = Annotated[Path | None, typer.Option("--out", help="A JSON file for all
 TONES = {**show.TONE, "running": "bold cyan", "interrupted": "yellow", "failed": "bold red", "unreadable": "bold red"}
 
 
-def runs(folder: Folder = Path("runs"), sort: Sort = "when", as_json: Json = False) -> None:
+class Listing(typer.core.TyperGroup):
+    """`tunesmith runs FOLDER` lists; a word that is a command is that command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_command = bool(args) and args[0] in self.commands
+        ctx.allow_interspersed_args = not is_command
+        return super().parse_args(ctx, [HERE, *args] if is_command else args)
+
+
+app = typer.Typer(cls=Listing, help="The runs below a folder, and the store that keeps an index of them.")
+
+
+@app.callback(invoke_without_command=True)
+def runs(context: typer.Context, folder: Folder = Path(HERE), sort: Sort = "when", as_json: Json = False) -> None:
     """The runs below a folder: when, on what, what was found, what it cost, and how far those came that did not end.
 
     Example: tunesmith runs
     """
-    found = part("runs").find(folder, sort)
+    if context.invoked_subcommand is not None:
+        return
+    found, said = part("stored").find(folder, sort)
+    if said:
+        show.stopped(f"note: {said}")
     if as_json:
         show.out(json.dumps([run.facts() for run in found], ensure_ascii=False))
         return
     if not found:
         show.out(f"no runs under {folder}: `tunesmith run --data FILE` makes one")
         return
+    listed(found, part("report.words").clean)
+
+
+@app.command("rebuild")
+def runs_rebuild(folder: Folder = Path(HERE), as_json: Json = False) -> None:
+    """Make the store of a folder anew, from the run folders alone; nothing in them changes.
+
+    Example: tunesmith runs rebuild
+    """
+    in_step(part("stored").rebuild(folder), as_json=as_json)
+
+
+@app.command("check")
+def runs_check(folder: Folder = Path(HERE), as_json: Json = False) -> None:
+    """Is the store of a folder whole, and in step with the run folders? Exit code 1 where it is broken.
+
+    Example: tunesmith runs check
+    """
+    in_step(part("stored").checked(folder), as_json=as_json)
+
+
+def in_step(facts: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show.out(json.dumps(facts, ensure_ascii=False))
+        return
+    clean = part("report.words").clean
+    show.out(f"{facts['path']}: whole; rows: {facts['rows']}, runs on disk: {facts['runs']}")
+    for path in facts["differ"]:
+        show.out(f"  not in step: {clean(path)} (what is on disk counts; `tunesmith runs` brings the row up to date)")
+
+
+def listed(found: list[Any], clean: Any) -> None:
+    """Names and messages may come from anybody, so they are cleaned of what moves a terminal."""
     console = Console(highlight=False)
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("run", "model, data", "state", "effect", "cost"):
         table.add_column(name, overflow="fold", no_wrap=name in ("effect", "cost"))
     for run in found:
-        state = Text(run.decision or run.state, style=TONES.get(run.decision or run.state, ""))
+        state = Text(clean(run.decision or run.state), style=TONES.get(run.decision or run.state, ""))
         if run.where:
-            state.append(f" {run.where}", style="default not bold")
-        what = f"{Path(run.model).name}\n{run.data}" + (f" ({run.task})" if run.task else "")
-        table.add_row(f"{run.folder}\n{run.when}", what, state, effect(run), cost(run))
+            state.append(f" {clean(run.where)}", style="default not bold")
+        what = clean(f"{Path(run.model).name}\n{run.data}" + (f" ({run.task})" if run.task else ""))
+        table.add_row(Text(clean(f"{run.folder}\n{run.when}")), Text(what), state, Text(clean(effect(run))), cost(run))
     console.print(table)
     stopped = next((run.folder for run in found if run.state == "interrupted"), None)
     if stopped:
-        console.print(Text(f"to go on with an interrupted one: tunesmith run --resume --out {stopped}", style="dim"))
+        console.print(Text(clean(f"to go on with an interrupted one: tunesmith run --resume --out {stopped}"), "dim"))
+    most = max(Counter(run.test_digest for run in found if run.test_digest).values(), default=0)
+    if most > 1:
+        console.print(
+            Text(f"{most} of them looked at the same held-out cases: the best one is flattered by that", "dim")
+        )
 
 
 def effect(run: Any) -> str:
