@@ -21,7 +21,7 @@ from tests.faults.jobs import Job
 from tests.runs.mistakes import typed
 from tests.unit.report import run_folders
 
-from tunesmith import lineage, runs, stored
+from tunesmith import runs, stored
 from tunesmith.errors import BrokenStore, StoreError
 from tunesmith.folder import Silent
 from tunesmith.store import database, rows
@@ -367,20 +367,3 @@ def test_a_strangers_store_and_names(kept: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("lock.json", "plan.json", "verdict.json", "run.json"):
         (kept / "b" / name).write_text("[]" if name == "run.json" else '{"model": [], "interval": 3, "data": 1}')
     assert typed(["runs"]).text.count("unreadable") == 2
-
-
-def test_where_a_model_comes_from(home: Path) -> None:
-    for name in ("first", "second"):
-        run_folders.make(home / name)
-        lineage.begin(home / name)
-    lineage.begin(home / "second")  # a resume
-    (home / "first" / "merged").mkdir()
-    lineage.note_parent(home / "second", home / "first" / "merged")
-    first, second = (runs.read(home / name) for name in ("first", "second"))
-    assert (second.parent, second.parent_id) == ("first", first.id)
-    assert len({first.id, second.id, ""}) == 3
-    lineage.note_parent(home / "first", home.parent)  # no run's model
-    assert runs.read(home / "first").parent == ""
-    os.replace(home / "first", home / "renamed")
-    assert stored.rebuild(home)["rows"] == 2
-    assert dump(home)["renamed"][1].id == first.id
