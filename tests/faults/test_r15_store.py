@@ -124,6 +124,7 @@ def test_mutant_a_row_before_its_files_is_seen(kept: Path) -> None:
 
 def test_eight_writers_at_once(home: Path, counted: Counted) -> None:
     """From no store at all, each its own runs and one that all of them write."""
+    writers.folder(home, "everybody", 0)
     jobs = [
         Job(home, target=writers.write, name=f"w{n}_", num=NUM_EACH, shared=("everybody",)) for n in range(NUM_WRITERS)
     ]

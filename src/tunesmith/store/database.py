@@ -23,7 +23,7 @@ from tunesmith.store.rows import STEPS
 NAME = "tunesmith.db"
 LOCK = f".{NAME}.lock"  # held while a database is made
 BESIDE = ("-wal", "-shm", "-journal")  # what SQLite keeps at its side
-BUSY_S = 10.0  # to wait for another process
+BUSY_S = 30.0  # to wait for other processes; SQLite asks again ten times a second, and is not fair
 MAX_BYTES = 2**24  # of one value
 SETTINGS = (
     "PRAGMA trusted_schema = OFF",  # first: what a schema calls is not run because it is there
