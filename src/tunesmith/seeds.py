@@ -140,6 +140,11 @@ def in_words(found: dict[str, Any]) -> str:
             f"deviation between seeds {claim['sd_of_seeds']:.2g}; {found['num_cases']} held-out cases, the same for "
             "all.",
         ]
+    if still := [c["metric"] for c in claims if c["worst"] == c["best"]]:
+        lines += [
+            "", f"All seeds came out alike on {', '.join(still)}: they show no spread, and the interval does not say "
+            "how far another seed may be from them.",
+        ]  # fmt: skip
     if found["num_seeds"] < found["fewest"]:
         lines += [
             "", f"A claim about the method needs at least {found['fewest']} seeds: fewer cannot reach a level of "

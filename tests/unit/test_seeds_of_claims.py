@@ -41,3 +41,7 @@ def test_words_name_each_metric() -> None:
     assert "macro_f1, too few seeds: mean effect -0.18" in text
     assert "at least 7 seeds: fewer cannot reach a level of 0.025" in text
     assert "| seed_2 | +0.3 | -0.25 |" in text
+    assert "came out alike" not in text
+    alike = claims_of(verdicts(accuracy=[0.1] * 6), 0.05)
+    said = in_words({**found, **alike[0], "claims": alike, "num_seeds": 6, "spread": None})
+    assert "All seeds came out alike on accuracy" in said

@@ -34,6 +34,7 @@ MAX_EXACT_UNITS = 13  # 2^12 distinct splits, each with both signs of the added 
 CHUNK = 2_000_000  # elements of the block of swaps held as float64
 FLAT = 1e-7  # of the span; a spread below it is rounding of the finite differences
 TIE = 1e-10  # relative; two sums that differ by rounding alone count as equal, which is the cautious side
+ROUNDING = 1e-12  # of the span: what an effect, a difference of two far larger scores, is off by at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def p_at(flips: Flips, shift: float | np.ndarray) -> np.ndarray:
     extra = np.clip(np.abs(towards), 0, 1) * side * largest[..., None] * flips.extra
     there = np.abs(effect - flips.kept * shift[..., None] + extra)
     seen = np.abs(flips.effect - shift)[..., None]
-    rounding = TIE * np.maximum(np.abs(flips.effect), np.abs(shift))[..., None]
+    rounding = np.maximum(TIE * np.maximum(np.abs(flips.effect), np.abs(shift)), ROUNDING * flips.span)[..., None]
     p = (1 + (there >= seen - rounding).sum(axis=-1)) / (1 + there.shape[-1])
     p = np.where(shift != 0, np.maximum(p, p_of(flips.reach, shift - flips.effect)), p)
     num_units = flips.contribution_G.shape[-1]
