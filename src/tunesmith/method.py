@@ -47,6 +47,25 @@ def own_dropout(base: Base) -> bool:
     return in_modules or any(settings.get(name) for name in ("attention_dropout", "attn_pdrop"))
 
 
+def unread(recipe: Recipe) -> dict[str, bool]:
+    """What is said of one way to adapt while another is taken: reason -> whether it is so."""
+    a = recipe.adapt
+    return {
+        f"adapt.dropout, adapt.rslora and adapt.dora are LoRA's, and adapt.method is {a.method}: leave them out": (
+            a.method != "lora" and (a.dropout > 0 or a.rslora or a.dora)
+        ),
+        f"adapt.peft names a method of peft, and adapt.method is {a.method}; say adapt.method: peft": (
+            bool(a.peft) and a.method != "peft"
+        ),
+        f"adapt.options are peft's, for adapt.method ia3 or peft, and it is {a.method}. Leave them out": (
+            bool(a.options) and not a.is_pefts
+        ),
+        f"adapt.names are for adapt.method: named, and it is {a.method}. Leave them out": (
+            bool(a.names) and a.method != "named"
+        ),
+    }
+
+
 def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> None:
     """PlanError with the reason where what is asked for cannot work, or would do nothing."""
     r, o, average, stop = recipe.regularise, recipe.objective, recipe.train.average, recipe.train.early_stop
@@ -65,7 +84,7 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
         why = unmergeable(base.model, config_of(recipe.adapt, base.model))
         if why:
             raise PlanError(f"peft cannot merge this adapter ({why}): leave merged out, --set export=[adapter]")
-    reasons = {
+    reasons = unread(recipe) | {
         "regularise.rdrop compares two passes with other dropout masks, and nothing here drops anything: both would be "
         "the same. Set adapt.dropout to 0.1, say, with adapt.method lora": r.rdrop and not drops,
         f"regularise.neftune knows the forest layout only, and this model needs the {base.layout} one "

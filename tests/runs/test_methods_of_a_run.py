@@ -131,6 +131,10 @@ REFUSED = {
     "known to it alone": {"regularise": {"ewc": 1}, "adapt": {"method": "ia3"}},
     "and one is computed": {"objective": {"contrastive": 0.5, "distil": {"teacher": "MODEL", "share": 0.5}}},
     "cannot merge": {"adapt": {"method": "peft", "peft": "beft"}, "export": ["adapter", "merged"]},
+    "are LoRA's": {"adapt": {"method": "full", "dropout": 0.1}},
+    "say adapt.method: peft": {"adapt": {"peft": "loha"}},
+    "adapt.options are peft's": {"adapt": {"options": {"r": 2}}},
+    "for adapt.method: named": {"adapt": {"names": ["*norm*"]}},
     "no place for": {"adapt": {"method": "peft", "peft": "prefix_tuning"}},
     "its own twin": {"objective": {"contrastive": 0.5}, "regularise": {"rdrop": 1}, "adapt": {"dropout": 0.1}},
 }
