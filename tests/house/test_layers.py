@@ -15,7 +15,7 @@ SERVICES = (
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
     *("rehearse", "sizes", "deaths", "by_heart", "distilled"),
-    *("space", "study", "sweep"),
+    *("space", "study", "sweep", "causes"),
     *("lineage", "stored"),
 )
 LAYERS = (

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import typer
 
 from tunesmith.cli import (
+    advice,
     chat,
     distil,
     doctor,
@@ -53,6 +54,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         job.audit,
         job.plan,
         sweep.sweep,
+        advice.next_,
         runs.compare,
         evaluate.evaluate,
         judge.judge,
