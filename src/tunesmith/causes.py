@@ -112,11 +112,10 @@ def leak(seen: Seen) -> Cause | None:
     moved = seen.audit("moved", "count")
     if twins / num < 0.1 and moved / max(1.0, seen.audit("accepted")) < 0.2:
         return None
-    said = (
-        f"{twins:.0f} of {num:.0f} test prompts stand in training but for digits; {moved:.0f} rows stood in two splits"
-    )
-    return Cause("the test leaks into training", said, {"data.columns.group": "NAME"},
-                 "name the column whose rows belong together, or take the twins out: the score flatters")  # fmt: skip
+    said = f"{twins:.0f} of {num:.0f} test prompts stand in training but for digits"
+    said += f"; {moved:.0f} rows stood in two splits"
+    also = "name the column whose rows belong together (data.columns.group), or take the twins out: the score flatters"
+    return Cause("the test leaks into training", said, also=also)
 
 
 def truncated(seen: Seen) -> Cause | None:
@@ -124,8 +123,9 @@ def truncated(seen: Seen) -> Cause | None:
     num = max(1.0, seen.audit("splits", "train"))
     if (cut + dropped) / num < SHARE:
         return None
-    said = f"{cut:.0f} of {num:.0f} training examples were cut and {dropped:.0f} left out at {seen.recipe.data.max_tokens} tokens"
-    return Cause("rows are too long", said, {"data.max_tokens": 2 * seen.recipe.data.max_tokens})
+    most = seen.recipe.data.max_tokens
+    said = f"{cut:.0f} of {num:.0f} training examples were cut and {dropped:.0f} left out, at {most} tokens"
+    return Cause("rows are too long", said, {"data.max_tokens": 2 * most})
 
 
 def cut_answers(seen: Seen) -> Cause | None:
@@ -217,9 +217,8 @@ def turned_up(seen: Seen) -> Cause | None:
         return None
     at, least = min(dev, key=lambda d: d[1])
     epochs = max(1, round(seen.recipe.train.epochs * at / dev[-1][0]))
-    said = (
-        f"the loss on dev was least, {least:.3g}, after update {at} and is {dev[-1][1]:.3g} at the end ({dev[-1][0]})"
-    )
+    end, last = dev[-1]
+    said = f"the loss on dev was least, {least:.3g}, after update {at} of {end}, and is {last:.3g} at the end"
     keys = {"train.epochs": epochs, "train.early_stop.patience": 3}
     return Cause("too many epochs", said, keys if epochs < seen.recipe.train.epochs else {**keys, "train.epochs": 1})
 
@@ -245,11 +244,12 @@ def too_low_or_dead(seen: Seen) -> Cause | None:
     said = f"the training loss fell by {fall:.1%} in {len(seen.losses)} updates at a rate of {seen.lr:.2g}"
     usual = RULE_LR[adapt.method]
     if seen.lr < usual / 8:
-        return Cause("the learning rate is too low", f"{said}; about {usual:.0e} is usual", {"train.lr": "auto"})
+        return Cause("the learning rate is too low", f"{said}; about {usual:.0e} is usual", {"train.lr": usual})
     few = {"lora": adapt.rank <= 2 or bool(adapt.targets), "last_k": adapt.last_k <= 1, "named": True}
     if few.get(adapt.method):
-        what = {"lora": f"rank {adapt.rank}" + (f" on {', '.join(adapt.targets)}" if adapt.targets else ""),
-                "last_k": f"the last {adapt.last_k} layer(s)", "named": ", ".join(adapt.names)}[adapt.method]  # fmt: skip
+        lora = f"rank {adapt.rank}" + (f" on {', '.join(adapt.targets)}" if adapt.targets else "")
+        others = {"last_k": f"the last {adapt.last_k} layer(s)", "named": ", ".join(adapt.names)}
+        what = others.get(adapt.method, lora)
         keys = {"adapt.method": "lora", "adapt.rank": 16, "adapt.targets": [], "train.lr": "auto"}
         return Cause("too few weights train", f"{said}, and what trains is {what}", keys)
     return None
@@ -286,7 +286,7 @@ def nothing_to_gain(seen: Seen) -> Cause | None:
 
 def unfit_metric(seen: Seen) -> Cause | None:
     verdict = seen.part("verdict")
-    if not verdict or verdict["decision"] == "better":
+    if verdict.get("decision") not in ("worse", "no relevant difference"):
         return None
     moved = {n: r for n, r in (verdict.get("secondary") or {}).items() if (r.get("interval") or [0])[0] > 0}
     dev = [v for _, v in seen.curve("dev_loss")]
@@ -297,8 +297,8 @@ def unfit_metric(seen: Seen) -> Cause | None:
         f"{verdict['metric']} moved by {verdict['effect']:+.3f}, while {name} moved by {row['effect']:+.3f} and the "
         f"loss on dev from {dev[0]:.3g} to {dev[-1]:.3g}"
     )
-    return Cause("the metric does not see it", said, {"task.metric": [name]},
-                 "only if that is what you care about: a metric chosen by its result proves nothing on the same cases")  # fmt: skip
+    also = "only if you care about that one, and on other cases: a metric chosen by its result proves nothing on these"
+    return Cause("the metric does not see it", said, {"task.metric": [name]}, also)
 
 
 def few_cases(seen: Seen) -> Cause | None:
@@ -338,7 +338,7 @@ def advise(folder: Path, out: Path) -> dict[str, Any]:
     found = causes(folder)
     _, text = read(kept_recipe(folder), {})
     settings = yaml.safe_load(text)
-    first = next((c for c in found if any(v != "NAME" for v in c.keys.values())), None)
+    first = next((c for c in found if c.keys), None)
     facts_of: dict[str, Any] = {"run": str(folder), "causes": [asdict(c) for c in found], "recipe": None, "changed": {}}
     if first is None:
         return facts_of

@@ -50,6 +50,7 @@ SESSION: dict[str, str] = {
     "verify": f"verify {RUN} --json",
     "reproduce": f"reproduce {RUN} --json",
     "export": f"export {RUN} --to merged --out merged --json",
+    "next": f"next {RUN} --json",
     "runs": "runs --json",
     "runs rebuild": "runs rebuild --json",
     "runs check": "runs check --json",

@@ -60,6 +60,7 @@ GIVEN: dict[str, Given] = {
     "docs/gates.md": run_at("runs/quickstart", "labels"),
     "docs/guides/laptop.md": run_at("runs/quickstart", "replies"),
     "docs/guides/review.md": both(run_at("runs/first", "labels"), run_at("runs/second", "labels")),
+    "docs/next.md": run_at("runs/quickstart", "labels"),
     "docs/judge.md": run_at("runs/quickstart", "replies"),
     "docs/predict.md": run_at("runs/tickets", "labels"),
 }
