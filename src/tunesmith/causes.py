@@ -258,7 +258,7 @@ def too_low_or_dead(seen: Seen) -> Cause | None:
 def still_falling(seen: Seen) -> Cause | None:
     losses = seen.losses
     fifth = len(losses) // 5
-    if fifth < 1:
+    if fifth < 1 or turned_up(seen) or by_heart(seen):  # more of the same would only be learned by heart
         return None
     before, last = mean(losses[-2 * fifth : -fifth]), mean(losses[-fifth:])
     if before <= 0 or 1 - last / before < STILL:
