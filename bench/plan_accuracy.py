@@ -1,26 +1,30 @@
-"""What `tunesmith plan` says of memory against what runs take, appended to bench/results/plan_accuracy.jsonl.
+"""What `tunesmith plan` says of memory and time against what runs take, appended to bench/results/plan_accuracy.jsonl.
 
-    python bench/plan_accuracy.py [--only tiny] [--random 10 --seed 1] [--table]
+    python bench/plan_accuracy.py [--only tiny] [--random 10 --seed 1]   memory, whatever else the machine does
+    python bench/plan_accuracy.py --time                                 time too: on a machine that does nothing else
+    python bench/plan_accuracy.py --short                                the rehearsal's share of a short run
+    python bench/plan_accuracy.py --table                                what was measured; measures nothing
 
-Each case is planned in one process and run in another, whose peak is what the kernel says (VmHWM). It is run with as
-little memory as the plan says it needs, so that freed memory goes back to the system: where there is plenty it is kept
-for speed, and a run takes more than it needs. --random draws recipes that nobody looked at
-when the constants were measured. --kept runs the cases with all memory, to see what keeping costs.
+Each case is planned in one process and run in another, forked from one that has imported what `plan` imports. A run's
+peak is what the kernel says (VmHWM). It has as little memory as the plan says it needs, so that freed memory goes back
+to the system: where there is plenty it is kept for speed, and a run takes more than it needs. Its time is held against
+what the run itself predicted before its first update. --random draws recipes that nobody looked at when the constants
+were measured. --kept gives the runs all memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import random
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -44,35 +48,46 @@ WORDS = (
     "and",
 )
 REAL = ("smollm2-135m-instruct", "gemma-3-270m")
+METHODS, CONTEXTS = ("lora", "last_k", "full"), (40, 160, 640)
+REGULARISED: dict[str, dict[str, Any]] = {
+    "none": {}, "mixout": {"regularise.mixout": 0.3}, "l2sp": {"regularise.l2sp": 0.01}, "kl": {"regularise.kl": 0.1},
+    "ema": {"train.average.ema": 0.9},
+}  # fmt: skip
 
 
-def cases() -> Iterator[dict[str, Any]]:
-    """Models x methods x contexts x precisions x checkpointing, each factor with each other at least once."""
+def cases() -> list[dict[str, Any]]:
+    """Models x methods x contexts, with precision and checkpointing so that each goes with each other factor. All
+    weights of the larger model would take more than 8 GiB."""
+    found = []
     for model in ("tiny", *REAL):
-        for method, words in itertools.product(("lora", "full", "last_k"), (40, 160, 640)):
-            number = ("lora", "full", "last_k").index(method) + (40, 160, 640).index(words)
-            precision = ("float32", "bfloat16")[number % 2]
-            for again in ("off", "on") if words == 160 else (("off", "on")[number // 2 % 2],):
-                yield {"model": model, "method": method, "words": words, "precision": precision, "checkpointing": again}
+        for method, words in itertools.product(METHODS if model != REAL[1] else METHODS[:2], CONTEXTS):
+            number = METHODS.index(method) + CONTEXTS.index(words)
+            found.append({
+                "model": model, "method": method, "words": words, "precision": ("float32", "bfloat16")[number % 2],
+                "checkpointing": ("off", "on")[(number // 2 + REAL.index(model) if model in REAL else number // 2) % 2],
+            })  # fmt: skip
+    return found
 
 
 def drawn(num: int, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(seed)
-    return [
-        {
-            "model": rng.choice(("tiny", *REAL)), "method": rng.choice(("lora", "full", "last_k")),
+    found = []
+    for _ in range(num):
+        model = rng.choice(("tiny", *REAL))
+        found.append({
+            "model": model, "method": rng.choice(METHODS[:2] if model == REAL[1] else METHODS),
             "words": rng.randrange(20, 700), "precision": rng.choice(("float32", "bfloat16")),
             "checkpointing": rng.choice(("off", "on")), "micro_tokens": rng.choice((512, 1024, 2048)),
-            "rows": rng.choice((4, 16, 48)), "rank": rng.choice((4, 16, 64)), "last_k": rng.randrange(1, 4),
-        }
-        for _ in range(num)
-    ]  # fmt: skip
+            "rows": rng.choice((2, 4, 16)), "rank": rng.choice((4, 16, 64)), "last_k": rng.randrange(1, 4),
+            "regularise": rng.choice(("none", "mixout", "l2sp", "kl", "ema")),
+        })  # fmt: skip
+    return found
 
 
 def recipe_of(case: dict[str, Any], folder: Path) -> list[str]:
-    """The words of a command line: two or three updates, a few answers written."""
+    """The words of a command line: two updates, a few answers written. Of the large models, as little as shows all."""
     rng = random.Random(0)
-    data = folder / "rows.jsonl"
+    data, is_tiny = folder / "rows.jsonl", case["model"] == "tiny"
     lines = [
         {
             "prompt": f"{' '.join(rng.choices(WORDS, k=case['words']))} {i}?",
@@ -84,12 +99,16 @@ def recipe_of(case: dict[str, Any], folder: Path) -> list[str]:
     sets = {
         "adapt.method": case["method"], "adapt.rank": case.get("rank", 16), "adapt.last_k": case.get("last_k", 2),
         "precision": case["precision"], "train.checkpointing": case["checkpointing"],
-        "train.micro_tokens": case.get("micro_tokens", "auto"), "train.max_updates": 2, "train.every_checkpoint": 1,
-        "train.update_tokens": case.get("update_tokens", 4096), "train.watch": 0, "data.max_tokens": 2048,
-        "data.test_frac": 0.25, "evals.max_cases": 12, "evals.max_dev_cases": 4, "evals.few_shot": 0,
-        "evals.rows": case.get("rows", 48), "evals.max_new_tokens": 8, "evals.guards": "off",
+        "train.micro_tokens": case.get("micro_tokens", 2048 if is_tiny else 512), "train.max_updates": 2,
+        "train.every_checkpoint": 1, "train.update_tokens": 4096 if is_tiny else 900, "train.watch": 0,
+        "train.rehearsal": str(is_tiny).lower(), "data.max_tokens": 2048, "data.test_frac": 0.25,
+        "data.dev_frac": 0.15, "evals.max_cases": 12 if is_tiny else 4, "evals.max_dev_cases": 4 if is_tiny else 2,
+        "evals.few_shot": 0, "evals.rows": case.get("rows", 48), "evals.max_new_tokens": 8, "evals.guards": "off",
+        "evals.robustness": "quick" if is_tiny and case["words"] == CONTEXTS[0] else "off",
+        "evals.explain_cases": int(is_tiny and case["words"] == CONTEXTS[0]),
+        **REGULARISED[case.get("regularise", "none")],
     }  # fmt: skip
-    model = str(tiny_model(folder)) if case["model"] == "tiny" else case["model"]
+    model = str(tiny_model(folder)) if is_tiny else case["model"]
     return ["--model", model, "--data", str(data), *(w for k, v in sets.items() for w in ("--set", f"{k}={v}"))]
 
 
@@ -114,35 +133,98 @@ def tiny_model(folder: Path) -> Path:
     return out
 
 
-def measure(case: dict[str, Any], *, kept: bool = False) -> dict[str, Any]:
+def measure(case: dict[str, Any], *, kept: bool, is_idle: bool) -> dict[str, Any]:
     """The row that is kept of a case."""
     with tempfile.TemporaryDirectory(prefix="plan_accuracy_") as name:
         folder = Path(name)
-        words = recipe_of(case, folder)
-        planned = json.loads(command(["-m", "tunesmith.cli.main", "plan", *words, "--json"], {}).splitlines()[-1])[
-            "memory"
-        ]
+        planned = forked(plan_it, case, folder)
         above = max(planned["stages"].values())
-        memory = {} if kept else {"TUNESMITH_MEMORY_GIB": str(1.001 * above)}
-        (folder / "words.json").write_text(json.dumps(words))
-        found = json.loads(command([str(Path(__file__).resolve()), "--run", str(folder)], memory).splitlines()[-1])
+        found = forked(run_it, case, folder, {} if kept else {"TUNESMITH_MEMORY_GIB": str(1.001 * above)})
+    peak = found["peak_gib"]
     return {
-        "date": date.today().isoformat(), "machine": f"{platform.machine()}, {platform.libc_ver()[1]}", "case": case,
-        "kept": kept, "predicted_gib": planned["peak_gib"], "predicted_above_gib": above,
-        "stages_gib": planned["stages"], "measured_gib": found["peak_gib"], "there_gib": planned["there_gib"],
-        "measured_stages_gib": found["stages"], "error": planned["peak_gib"] / found["peak_gib"] - 1,
+        **about(case), "kept": kept, "what": "time" if is_idle else "memory", "predicted_gib": planned["peak_gib"],
+        "predicted_above_gib": above, "stages_gib": planned["stages"], "measured_gib": peak,
+        "there_gib": planned["there_gib"], "measured_stages_gib": found["stages_gib"],
+        "error": planned["peak_gib"] / peak - 1, **seconds_of(found),
     }  # fmt: skip
 
 
-def command(words: list[str], more: dict[str, str]) -> str:
-    done = subprocess.run([sys.executable, *words], env={**os.environ, **more}, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}\n{done.stderr[-2000:]}")
-    return done.stdout
+def measure_short() -> dict[str, Any]:
+    """The quickstart's run, with its rehearsal."""
+    with tempfile.TemporaryDirectory(prefix="plan_accuracy_") as name:
+        found = forked(short_run, {}, Path(name))
+    return {**about({"model": REAL[0], "what": "quickstart"}), "what": "short", **seconds_of(found)}
 
 
-def in_child(folder: Path) -> None:
-    """The run, and the peak of each stage; printed as JSON."""
+def about(case: dict[str, Any]) -> dict[str, Any]:
+    threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
+    machine = f"{platform.machine()}, {platform.libc_ver()[1]}, {threads} threads, load {os.getloadavg()[0]:.1f}"
+    return {"date": date.today().isoformat(), "machine": machine, "case": case}
+
+
+def seconds_of(found: dict[str, Any]) -> dict[str, Any]:
+    """Of stages and of the whole run, but for `prepare`, most of which is over when the plan is made."""
+    predicted, measured = found["predicted_s"], found["measured_s"]
+    totals = [sum(s for name, s in seconds.items() if name != "prepare") for seconds in (predicted, measured)]
+    return {
+        "predicted_s": predicted, "measured_s": measured, "tried_s": found["tried_s"],
+        "time_error": totals[0] / max(totals[1], 1e-9) - 1,
+    }  # fmt: skip
+
+
+def forked(work: Any, case: dict[str, Any], folder: Path, more: dict[str, str] | None = None) -> dict[str, Any]:
+    """What `work(case, folder)` gives in a process of its own."""
+    out = folder / f"{work.__name__}.json"
+
+    def child() -> None:
+        os.environ.update(more or {})
+        with (folder / "said.txt").open("w") as said, redirect_stdout(said), redirect_stderr(said):
+            out.write_text(json.dumps(work(case, folder)))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    if process.exitcode or not out.is_file():
+        raise SystemExit(f"{case}\n{(folder / 'said.txt').read_text()[-3000:]}")
+    return json.loads(out.read_text())
+
+
+def plan_it(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The plan's memory."""
+    from tunesmith import build, fitted
+    from tunesmith.recipe import override, read
+
+    _, model, _, data, *sets = recipe_of(case, folder)
+    said = {"model": model, "data.train": [data], **dict(override(word) for word in sets[1::2])}
+    recipe, _ = read(None, said)
+    where = build.compute(recipe)
+    base = build.load_base(recipe, where)
+    made = build.material(recipe, base)
+    found = fitted.fit_or_halve(recipe, base, made, where)[2].facts()
+    assert found is not None, "the model cannot be traced"
+    return found
+
+
+def run_it(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The run, its plan, and the peak and the seconds of each stage."""
+    words = ["run", *recipe_of(case, folder), "--out", str(folder / "run"), "--json"]
+    return watched(words, folder / "run")
+
+
+def short_run(case: dict[str, Any], folder: Path) -> dict[str, Any]:
+    import tunesmith.quickstart
+
+    plain = tunesmith.quickstart.settings
+
+    def settings(data: Path) -> dict[str, Any]:
+        found = plain(data)
+        return {**found, "train": {**found["train"], "rehearsal": True}}
+
+    tunesmith.quickstart.settings = settings
+    return watched(["quickstart", "--out", str(folder / "run"), "--json"], folder / "run")
+
+
+def watched(words: list[str], out: Path) -> dict[str, Any]:
     from tunesmith.cli.main import app
     from tunesmith.folder import RunFolder, peak_gib
 
@@ -157,9 +239,12 @@ def in_child(folder: Path) -> None:
             stages[name] = peak_gib()
 
     RunFolder.stage = stage  # type: ignore[method-assign]
-    words = json.loads((folder / "words.json").read_text())
-    app(["run", *words, "--out", str(folder / "run"), "--json"], standalone_mode=False)
-    print(json.dumps({"peak_gib": max(stages.values()), "stages": stages}))
+    app(words, standalone_mode=False)
+    planned, cost = (json.loads((out / name).read_text()) for name in ("plan.json", "cost.json"))
+    return {
+        "peak_gib": max(stages.values()), "stages_gib": stages, "predicted_s": planned["seconds"]["stages"],
+        "tried_s": planned["speeds"]["took_s"], "measured_s": {s["name"]: s["seconds"] for s in cost["stages"]},
+    }  # fmt: skip
 
 
 def clear_peak() -> None:
@@ -170,20 +255,52 @@ def clear_peak() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| case | predicted GiB | measured GiB | error | error above the loaded model |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    """Rows of before seconds were kept have other fields, and are history."""
+    of_memory = [r for r in rows if "measured_stages_gib" in r and r["what"] != "short"]
+    matrix, chance = ([r for r in of_memory if bool(r.get("drawn")) == is_drawn] for is_drawn in (False, True))
+    of_time = [r for r in rows if r["what"] == "time"]
+    shares = [share_of(r) for r in rows if r["what"] == "short"]
+    parts = (memory_table(matrix), memory_table(chance), time_table(of_time), *shares)
+    return "\n\n".join(filter(None, parts))
+
+
+def memory_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| case | predicted GiB | measured GiB | error | of what is above the loaded model |", "| --- " * 5 + "|"]
     for row in rows:
         above = row["measured_gib"] - row["there_gib"]
-        said = " ".join(str(v) for v in row["case"].values()) + (" kept" if row["kept"] else "")
+        said = words_of(row["case"]) + (" kept" if row["kept"] else "")
         error = row["predicted_above_gib"] / above - 1 if above > 0 else float("nan")
         lines.append(
             f"| {said} | {row['predicted_gib']:.2f} | {row['measured_gib']:.2f} | {row['error']:+.1%} | {error:+.0%} |"
         )
-    if rows:
-        lines.append(f"\nlargest error: {max(abs(r['error']) for r in rows):.1%} in {len(rows)} cases")
-    return "\n".join(lines)
+    return with_largest(lines, [r["error"] for r in rows])
+
+
+def time_table(rows: list[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(n for r in rows for n in r["measured_s"] if n != "prepare"))
+    lines = [f"| case | {' | '.join(names)} | all, s | error |", "| --- " * (len(names) + 3) + "|"]
+    for row in rows:
+        pairs = [(row["predicted_s"].get(n, 0.0), row["measured_s"].get(n, 0.0)) for n in names]
+        cells = [f"{p:.1f} / {m:.1f}" for p, m in (*pairs, tuple(map(sum, zip(*pairs))))]
+        lines.append(f"| {words_of(row['case'])} | {' | '.join(cells)} | {row['time_error']:+.0%} |")
+    return with_largest(lines, [r["time_error"] for r in rows])
+
+
+def with_largest(lines: list[str], errors: list[float]) -> str:
+    return "\n".join([*lines, f"\nlargest error: {max(map(abs, errors)):.1%} in {len(errors)} cases"]) if errors else ""
+
+
+def share_of(row: dict[str, Any]) -> str:
+    took, total = row["measured_s"]["rehearsal"], sum(row["measured_s"].values())
+    both = took + row["tried_s"]
+    return (
+        f"rehearsal of the quickstart: {took:.1f} s of {total:.0f} ({took / total:.1%}); with what was timed for the "
+        f"plan {both:.1f} s ({both / total:.1%})"
+    )
+
+
+def words_of(case: dict[str, Any]) -> str:
+    return " ".join(str(v) for v in case.values())
 
 
 def main() -> None:
@@ -192,22 +309,26 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=0, help="so many recipes drawn at random instead")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kept", action="store_true", help="with all memory that is free")
+    parser.add_argument("--time", action="store_true", help="the cases of time")
+    parser.add_argument("--short", action="store_true", help="the rehearsal's share of the quickstart")
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.run:
-        in_child(asked.run)
+    if asked.table:
+        rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+        print(table(rows))
         return
-    wanted = [] if asked.table else drawn(asked.random, asked.seed) if asked.random else list(cases())
-    for case in wanted:
+    for name in ("cli.main", "build", "fitted", "plan", "speeds"):  # what `plan` imports, once for all
+        importlib.import_module(f"tunesmith.{name}")
+    wanted = drawn(asked.random, asked.seed) if asked.random else cases()
+    for case in [{"model": REAL[0]}] if asked.short else wanted:
         if asked.only in (None, case["model"]):
-            row = measure(case, kept=asked.kept)
+            row = measure_short() if asked.short else measure(case, kept=asked.kept, is_idle=asked.time)
+            if asked.random:
+                row["drawn"] = asked.seed
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
-            print(table([row]).splitlines()[2], flush=True)
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-    print(table(rows))
+            print(table([row]), flush=True)
 
 
 if __name__ == "__main__":

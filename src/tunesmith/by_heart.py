@@ -42,7 +42,7 @@ class Learned:
 def memorised(run: Learned) -> dict[str, Any] | None:
     """Replies begun with their first half: how many are completed word for word, of training and of dev."""
     num, split = NUM_BEGUN[run.recipe.evals.robustness], run.made.split
-    train, dev = (begun(run, examples, num) for examples in (split.train, split.dev))
+    train, dev = (begun(run.recipe, run.made, part, num) for part in (split.train, split.dev))
     if min(len(train), len(dev)) < overfit.MIN_REPLIES:
         return None
     base, tuned = (recited(run, who, train) for who in (None, run.snapshot))
@@ -52,16 +52,16 @@ def memorised(run: Learned) -> dict[str, Any] | None:
 Begun = tuple[list[int], list[int]]  # tokens that are given, tokens that would be recited
 
 
-def begun(run: Learned, examples: Sequence[Example], num: int) -> list[Begun]:
+def begun(recipe: Recipe, made: Material, examples: Sequence[Example], num: int) -> list[Begun]:
     """Prompts with the first half of their reply, where the rest is long enough to be no accident; one of a group."""
-    found, renderer = [], run.made.renderer
+    found, renderer = [], made.renderer
     for example in one_each(drawn(examples, 4 * num)):
         if isinstance(example.target, Reply) and example.target.text.strip():
-            prompt = instructed(example, run.made.instruction).prompt
+            prompt = instructed(example, made.instruction).prompt
             given, reply = renderer.prompt(prompt), renderer.reply(prompt, example.target.message)
             half = len(reply) // 2
             rest = [t for t in reply[half:] if t not in renderer.stop_ids][:MOST_COMPLETED]
-            if len(rest) >= LEAST_COMPLETED and len(given) + len(reply) <= run.recipe.data.max_tokens:
+            if len(rest) >= LEAST_COMPLETED and len(given) + len(reply) <= recipe.data.max_tokens:
                 found.append(([*given, *reply[:half]], rest))
     return found[:num]
 

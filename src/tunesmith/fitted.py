@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import torch
 
+from tunesmith import method
 from tunesmith.build import Compute, Material, feed_of, load_base
 from tunesmith.data.feed import FileFeed
 from tunesmith.errors import PlanError
-from tunesmith.footprint import Footprint, answering_bytes, footprint
+from tunesmith.footprint import Asking, Footprint, asking_bytes, footprint
 from tunesmith.models.adapters import check_adapt
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.load import Base
@@ -26,7 +27,8 @@ KEYS = ("micro_tokens", "checkpointing")  # of the lock
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """`recipe` with nothing left open. `gives_back`: memory is short, so what is freed goes back to the system."""
+    """`recipe` with nothing left open. `gives_back`: memory is short, so what is freed goes back to the system, and
+    training waits while a checkpoint is written."""
 
     recipe: Recipe
     feed: FileFeed
@@ -60,26 +62,30 @@ def fit_or_halve(
 def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None) -> Fitted:
     """`kept`: what the lock of a run says was picked; it is taken as it is. PlanError where nothing fits."""
     check_adapt(recipe.adapt, base.model, base.probe)
+    method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
+    if not made.split.test:
+        raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
     free = memory_gib(where.device)
     if base.layout != "forest":
         return untraced(recipe, base, made, where, kept, "the padded layout is not traced")
     tried: list[tuple[Recipe, Footprint]] = []
     try:
-        answering = answering_bytes(recipe, base, made)
+        asking = asking_bytes(recipe, base, made)
         for candidate in candidates(recipe, base, made, kept):
             feed = feed_of(candidate, base, made)
-            found = footprint(candidate, base, feed, answering)
+            found = footprint(candidate, base, made, feed, asking)
             tried.append((candidate, found))
             if found.above_gib <= free:
                 rows = words(recipe, tried, kept, where, free)
-                return Fitted(candidate, feed, found, is_short(found, free, where), rows)
-        ways = would_fit(recipe, base, made, answering, free)
+                short = is_short(found, free, where)
+                return Fitted(candidate, feed, found if short else unhurried(found), short, rows)
+        ways = would_fit(recipe, base, made, asking, free)
     except Untraceable as error:
         return untraced(recipe, base, made, where, kept, str(error))
     raise PlanError(refusal(tried, free, where, ways))
 
 
-def would_fit(recipe: Recipe, base: Base, made: Material, answering: int, free: float) -> list[str]:
+def would_fit(recipe: Recipe, base: Base, made: Material, asking: Asking, free: float) -> list[str]:
     """The nearest changes of the recipe that fit, each computed."""
     train = replace(recipe.train, micro_tokens="auto", checkpointing="auto")
     tuned = {"": recipe.adapt, "adapt.method=lora": replace(recipe.adapt, method="lora")}
@@ -88,7 +94,7 @@ def would_fit(recipe: Recipe, base: Base, made: Material, answering: int, free: 
         if said and recipe.adapt.method == "lora":
             continue
         for candidate in candidates(replace(recipe, train=train, adapt=adapt), base, made, None):
-            if footprint(candidate, base, feed_of(candidate, base, made), answering).above_gib <= free:
+            if footprint(candidate, base, made, feed_of(candidate, base, made), asking).above_gib <= free:
                 changes = [said, *(f"train.{k}={getattr(candidate.train, k)}" for k in KEYS
                                    if getattr(candidate.train, k) != getattr(recipe.train, k))]  # fmt: skip
                 ways.append(" ".join(f"--set {change}" for change in changes if change) + " would fit")
@@ -118,7 +124,12 @@ def candidates(recipe: Recipe, base: Base, made: Material, kept: Mapping[str, An
 
 def is_short(found: Footprint, free: float, where: Compute) -> bool:
     """Whether freed memory has to go back, which costs a tenth of an update's time on a CPU."""
-    return where.device == "cpu" and found.above_gib + (KEPT_COSTS - 1) * found.activations_gib > free
+    return where.device == "cpu" and unhurried(found).above_gib + (KEPT_COSTS - 1) * found.activations_gib > free
+
+
+def unhurried(found: Footprint) -> Footprint:
+    """Where training goes on while a checkpoint is written."""
+    return replace(found, stages={**found.stages, "train": found.stages["train"] + found.copied_gib})
 
 
 def untraced(
@@ -150,9 +161,11 @@ def words(
     freed = ""
     if where.device == "cpu":
         short = is_short(found, free, where)
+        found = found if short else unhurried(found)
         freed = (
-            "; freed memory goes back to the system" if short else "; freed memory is kept for speed, and takes more"
-        )
+            "; freed memory goes back to the system, and training waits for its checkpoints" if short
+            else "; freed memory is kept for speed, and takes more"
+        )  # fmt: skip
     each = ", ".join(f"{name} {size(gib)}" for name, gib in found.stages.items())
     return (
         ("peak memory", f"{found.peak_gib:.2f} GiB", f"{whom}, in the stage {found.largest}{freed}"),
@@ -170,7 +183,7 @@ def refusal(tried: list[tuple[Recipe, Footprint]], free: float, where: Compute, 
     """What was found, and the nearest change that would fit."""
     least, found = min(tried, key=lambda pair: pair[1].above_gib)
     stage, ways = found.largest, list(ways)
-    if stage in ("baseline", "evaluate"):
+    if stage in ("baseline", "evaluate", "robustness"):
         ways.append(f"--set evals.rows={max(1, least.evals.rows // 4)} writes fewer answers side by side")
     if stage == "export" and "merged" in least.export and least.adapt.method == "lora":
         ways.append("--set export=[adapter] leaves the merged model out")

@@ -12,34 +12,47 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from torch import Tensor
 
-from tunesmith.build import Material
+from tunesmith import by_heart, guards, robustness
+from tunesmith.build import Material, drawn, num_updates
 from tunesmith.data.feed import FileFeed
-from tunesmith.data.pack import pack
+from tunesmith.data.pack import forest, pack
+from tunesmith.engine.fisher import watched
+from tunesmith.engine.tenant import Spec
+from tunesmith.engine.traced_update import trace_clip, trace_update
+from tunesmith.evals.perturb import applies, changed, instruction_of
+from tunesmith.evals.tasks import Form, label_record
+from tunesmith.explain import MOST_BYTES
 from tunesmith.folder import peak_gib
 from tunesmith.generate.decode import NAME as DECODE
 from tunesmith.generate.decode import Sampler, common_prefix
+from tunesmith.method import objective_of, regularisers_of
 from tunesmith.models.forward import attention
 from tunesmith.models.heads import Head
 from tunesmith.models.load import Base
-from tunesmith.models.traced import Living, trace_learning, trace_scoring, traced, twin_of
+from tunesmith.models.traced import META, Living, trace_scoring, traced, twin_of
+from tunesmith.objectives.sft import SFT
 from tunesmith.recipe import Recipe
 from tunesmith.room import GIB, num_trained
+from tunesmith.types import Example, Record
 
-LIBRARIES_GIB = 0.06  # code and buffers that are first used in training; measured on a CPU with tiny models
+LIBRARIES_GIB = 0.03  # code and buffers that are first used in a run: 0.01 to 0.05 with tiny models on a CPU
 ROUNDING = 1.03  # of tensors: pages that are not full, and holes between small blocks, where memory is given back
 MOST_SCORED = 200  # records, of which the largest micro-batch is taken
-MASTERS, MOMENTS, PENDING, COPIED, PUBLISHED = 4, 8, 4, 12, 4  # bytes of a trained weight, all float32
+MOMENTS = 8  # bytes of a trained weight, of Adam
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """GiB beside the loaded model, by stage; and what the process has already."""
+    """GiB beside the loaded model, by stage; and what the process has already. Training that waits for its
+    checkpoints."""
 
     stages: dict[str, float]
     there_gib: float  # the loaded model and the rest of the process
     before_gib: float  # most that the process had so far
     activations_gib: float  # of the stages: what tensors of a micro-batch take, which fewer tokens make less
+    copied_gib: float  # on top while training, where it goes on while a checkpoint is written
     trained: int  # weights
 
     @property
@@ -56,29 +69,56 @@ class Footprint:
         return max(self.stages, key=lambda name: self.stages[name])
 
 
-def footprint(recipe: Recipe, base: Base, feed: FileFeed, answering: int) -> Footprint:
-    """`answering`: bytes of `answering_bytes`, which hardly depend on what is picked."""
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Bytes of answering, by stage, and of what else does not depend on what is picked."""
+
+    baseline: int
+    evaluate: int
+    guards: int
+    robustness: int
+    explain: int  # the gradient of the longest example
+    labelled: tuple[Record, ...]  # the longest of those that are scored instead of an answer
+
+
+def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking: Asking) -> Footprint:
     model, is_lora = base.model, recipe.adapt.method == "lora"
     each, whole, trained = model.dtype.itemsize, model.num_parameters(), num_trained(model, recipe.adapt)
     batches = feed.heaviest()
-    largest = max(batches, key=lambda forest: forest.num_tokens)
+    updates = num_updates(recipe, feed)
+    fisher = {n: torch.empty_like(p, dtype=torch.float32, device=META) for n, p in weighed(recipe, base).items()}
+    regularisers = regularisers_of(recipe, updates, fisher)
+    spec = Spec(recipe.adapt, regularisers=regularisers, teacher=base.teacher)
+    objective = objective_of(recipe, made.split.train)
     checkpointing = recipe.train.checkpointing == "on"
-    activations = trace_learning(model, base.head, recipe.adapt, largest, checkpointing=checkpointing).peak
+    activations = trace_update(base, spec, batches, objective, checkpointing=checkpointing).peak
+    average, four = recipe.train.average, 4 * trained  # bytes of one float32 of all that trains
     slot = trained * each * (2 if is_lora else 1)  # live and neutral values, or the base's own kept aside
-    state = slot + trained * (MASTERS + MOMENTS)
-    pending = trained * PENDING if len(batches) > 1 or each < 4 else 0
-    copied = trained * COPIED  # for a checkpoint that is written while training goes on
+    mean = four if average.ema or average.last else 0
+    state = slot + four + MOMENTS * trained + mean + 4 * sum(f.numel() for f in fisher.values())
+    pending = four if len(batches) > 1 or each < 4 else 0
+    copied = 3 * four + mean  # for a checkpoint that is written while training goes on
+    clip = four + (trace_clip(base, spec) if spec.regularisers else 0)
+    learning = state + max(pending + activations, clip)
+    scored = scored_bytes(base, made.train.records, recipe.train.micro)  # dev's loss, the train-dev gap
+    labels = scored_bytes(base, asking.labelled, recipe.train.micro)
+    towards_base = state + 2 * four + scored if average.base_share else 0  # two points of the line at once
+    published = state + four
     stages = {
-        "baseline": answering,
-        "train": state + copied + max(pending + activations, trained * PENDING),
-        "evaluate": state + trained * PUBLISHED + answering,
-        "export": state + trained * PUBLISHED + opened_bytes(recipe, whole, each),
+        "baseline": max(asking.baseline, labels),
+        "train": max(learning, towards_base, state + copied, state + scored),
+        "evaluate": published + max(asking.evaluate, labels),
+        "guards": published + asking.guards if asking.guards else 0,
+        "robustness": published + max(asking.robustness, scored, labels),
+        "export": published + opened_bytes(recipe, whole, each),
+        "explain": published + explained_bytes(recipe, four) + asking.explain if recipe.evals.explain_cases else 0,
     }
     device = model.device.type
     rounding, libraries = (ROUNDING, LIBRARIES_GIB) if device == "cpu" else (1.0, 0.0)
     there, before = had(device)
-    by_stage = {name: rounding * size / GIB + libraries for name, size in stages.items()}
-    return Footprint(by_stage, there, before, rounding * activations / GIB, trained)
+    by_stage = {name: rounding * size / GIB + libraries for name, size in stages.items() if size}
+    beside = rounding * (max(learning + copied, towards_base) - max(learning, towards_base, state + copied)) / GIB
+    return Footprint(by_stage, there, before, rounding * activations / GIB, beside, trained)
 
 
 def opened_bytes(recipe: Recipe, whole: int, each: int) -> int:
@@ -88,32 +128,98 @@ def opened_bytes(recipe: Recipe, whole: int, each: int) -> int:
     return whole * (4 + each)  # the merged one, in float32, and the one read back; before it, the adapter's base and it
 
 
-def answering_bytes(recipe: Recipe, base: Base, made: Material) -> int:
-    """Of reading in the longest batch of prompts, their keys and values, and the logits of a step; of labels, of a
-    micro-batch that is scored."""
-    if made.kind.scoring == "likelihood":
-        forests = pack(made.train.records[:MOST_SCORED], recipe.train.micro, base.rope)
-        return trace_scoring(base.model, base.head, max(forests, key=lambda f: f.num_tokens)).peak
+def weighed(recipe: Recipe, base: Base) -> dict[str, Tensor]:
+    """Weights whose Fisher information EWC keeps."""
+    return dict(watched(base, recipe.adapt)) if recipe.regularise.ewc else {}
+
+
+def explained_bytes(recipe: Recipe, gradient: int) -> int:
+    """Gradients of the explained cases, and of a training example that is compared with them."""
+    num = recipe.evals.explain_cases
+    return (num + 1) * gradient if num * gradient <= MOST_BYTES else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that are read together, the longest of a stage, and as many answers."""
+
+    shared: int  # tokens that all prompts begin with
+    own: tuple[int, ...]  # tokens of each behind those
+    most: int  # of an answer
+
+    @property
+    def size(self) -> int:
+        return self.shared + len(self.own) * (max(self.own) + self.most)
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], rows: int, most: int) -> Batch:
+        shared = common_prefix(prompts) if len(prompts) > 1 else 0
+        return cls(shared, tuple(sorted(len(p) - shared for p in prompts)[-rows:]), most)
+
+
+def asking_bytes(recipe: Recipe, base: Base, made: Material) -> Asking:
+    """Of reading in the largest batch of prompts of each stage, their keys and values, and the logits of a step."""
+    level, rows = recipe.evals.robustness, recipe.evals.rows
+    labelled: list[Record] = []
+
+    def asked(form: Form, examples: Sequence[Example], instruction: str) -> list[Batch]:
+        prompts = [form.prompt(e, instruction) for e in examples]
+        if made.kind.scoring == "likelihood":
+            labelled.extend(label_record(made.renderer, e.id, p, made.labels) for e, p in zip(examples, prompts))
+            return []
+        tokens = [made.renderer.prompt(p) for p in prompts]
+        return [Batch.of(tokens, rows, made.max_new_tokens)] if tokens else []
+
+    tuned = asked(made.forms[0], made.split.test, made.instruction)
+    parts = [(form, part) for form in made.forms for part in (made.split.test, made.split.dev)]
+    of_base = [b for form, part in parts for b in asked(form, part, made.instruction)]
+    again = asked(made.forms[0], made.ood, made.instruction)
+    some = drawn(made.split.test, robustness.NUM_CASES[level])
+    for change in robustness.CHANGES[level]:
+        if applies(change, made.instruction, made.labels, recipe.seed):
+            instruction = instruction_of(made.instruction, change, made.labels, recipe.seed)
+            again += asked(made.forms[0], [changed(e, change, recipe.seed) for e in some], instruction)
+    for part in (made.split.train, made.split.dev):
+        given = [g for g, _ in by_heart.begun(recipe, made, part, by_heart.NUM_BEGUN[level])]
+        again += [Batch.of(given, rows, by_heart.MOST_COMPLETED)] if given else []
+    work = guards.Work([], [])
+    if recipe.evals.guards != "off":
+        work = guards.work(base, made.renderer, recipe.evals.guards)
+    probes = [Batch.of([[k] * n for k, n in enumerate(work.prompts)], guards.ROWS, guards.MAX_NEW_TOKENS)]
+    first, second, third, fourth = largest_answered(base, of_base, tuned, probes if work.prompts else [], again)
+    third = max(third, scored_bytes(base, work.records, guards.MICRO_TOKENS))
+    longest = forest([max(made.train.records, key=lambda r: r.num_tokens)])
+    alone = trace_update(
+        base, Spec(recipe.adapt), [longest], SFT(), checkpointing=recipe.train.checkpointing == "on"
+    ).peak  # fmt: skip
+    longest_first = sorted(labelled, key=lambda r: -r.num_tokens)[:MOST_SCORED]
+    return Asking(first, second, third, fourth, alone, tuple(longest_first))
+
+
+def largest_answered(base: Base, *stages: Sequence[Batch]) -> list[int]:
+    """Bytes of each stage's largest batch."""
     twin = twin_of(base.model)
     sampler = Sampler(twin, Head(twin, base.head.scale, base.head.softcap), lambda tokens: "")
-    rows = min(recipe.evals.rows, max(len(made.split.test), len(made.split.dev)))
-    worst = 0
-    for form in made.forms:
-        cases = made.split.test if form is made.forms[0] else made.split.dev
-        prompts = [made.renderer.prompt(form.prompt(e, made.instruction)) for e in cases]
-        if prompts:
-            worst = max(worst, batch_bytes(sampler, prompts, rows, made.max_new_tokens))
-    return worst
+    largest = [max(batches, key=lambda b: b.size) if batches else None for batches in stages]
+    found = {batch: batch_bytes(sampler, batch) for batch in set(largest) if batch is not None}
+    return [0 if batch is None else found[batch] for batch in largest]
 
 
-def batch_bytes(sampler: Sampler, prompts: Sequence[Sequence[int]], rows: int, max_new_tokens: int) -> int:
-    num_shared = common_prefix(prompts) if len(prompts) > 1 else 0
-    longest = sorted(prompts, key=len)[-rows:]
-    tails = [[0] * (len(p) - num_shared) for p in longest]
+def scored_bytes(base: Base, records: Sequence[Record], micro: int) -> int:
+    """Of the micro-batch with most tokens, and of the one of which most are asked about."""
+    if not records:
+        return 0
+    forests = pack(records[:MOST_SCORED], micro, base.rope)
+    worst = [max(forests, key=lambda f: f.num_tokens), max(forests, key=lambda f: int((f.weights != 0).sum()))]
+    return max(trace_scoring(base.model, base.head, f).peak for f in worst)
+
+
+def batch_bytes(sampler: Sampler, batch: Batch) -> int:
+    tails = [[0] * n for n in batch.own]
 
     def ask(living: Living) -> int:
-        prefix = sampler.shared([0] * num_shared)
-        hidden, buffers = sampler.read_in(tails, prefix, max_new_tokens)
+        prefix = sampler.shared([0] * batch.shared)
+        hidden, buffers = sampler.read_in(tails, prefix, batch.most)
         logp_V = sampler.head.logits(hidden).float().log_softmax(-1)
         buffers.keep(torch.arange(len(tails) - 1, device="meta"))  # the first row leaves
         return logp_V.numel()

@@ -234,14 +234,23 @@ def losses(results: Sequence[GuardResult]) -> list[str]:
     ]
 
 
-def num_tokens(base: Base, renderer: Renderer, level: str) -> tuple[int, int]:
-    """Tokens that one model reads and, at most, writes for this level."""
-    read = written = 0
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one model is asked: records that are scored, and the lengths of the prompts that it answers."""
+
+    records: list[Record]
+    prompts: list[int]
+
+
+def work(base: Base, renderer: Renderer, level: str) -> Work:
+    """Of all probes of this level."""
+    found = Work([], [])
     for probe in PROBES:
         for item in probe.items(level):
             if probe.how in ("choice", "pair"):
-                read += option_record(renderer, "", item).num_tokens
+                found.records.append(option_record(renderer, "", item))
+            elif probe.how == "prose":
+                found.records.append(text_record(base.tokenizer, "", item["text"]))
             else:
-                read += len(base.tokenizer(probe.asks + item["text"])["input_ids"])
-                written += MAX_NEW_TOKENS if probe.how == "answer" else 0
-    return read, written
+                found.prompts.append(len(renderer.prompt([Message("user", probe.asks + item["text"])])))
+    return found

@@ -1,110 +1,299 @@
-"""How long a run takes here, from one timed pass of the model: what the plan says. Rough; a run measures its own."""
+"""How long each stage of a run takes here: its own counts, at the speeds that were measured before (speeds.py).
+
+What cannot be known is how long the answers will be: of the base they are as long as a few that it gave, of the tuned
+model as long as the replies it learns from.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-import torch
 
-from tunesmith import by_heart, guards
-from tunesmith.build import Material
+from tunesmith import by_heart, guards, robustness
+from tunesmith.build import Material, drawn
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
-from tunesmith.data.render import Renderer
-from tunesmith.generate.decode import common_prefix
-from tunesmith.models.forward import output
+from tunesmith.evals.out_of_scope import TEXTS
+from tunesmith.evals.overfit import MIN_REPLIES, MIN_UNITS, num_units
+from tunesmith.evals.perturb import applies
+from tunesmith.evals.probes import LEVELS, PROBES
+from tunesmith.evals.tasks import Form, label_record
+from tunesmith.explained import QUICK
+from tunesmith.looks import NUM_LOOKS
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
-from tunesmith.types import Message, Record, Segment
+from tunesmith.room import SAVED_BYTES, num_trained
+from tunesmith.settled import SHARES
+from tunesmith.speeds import Answering, Speeds, read_tokens, shared_of
+from tunesmith.types import Example, Forest, Record
+from tunesmith.watch import MOST_TOKENS
 
-TIMED_TOKENS = 256
-WRITING_COSTS = 2.4  # a written token against one that is only read; measured on a CPU
-LEARNING_COSTS = {"lora": 2.2, "full": 3.3}  # a learned token: forward, and backward once or twice that, and the head
-NUM_LOOKED_AT = 32  # prompts, whose lengths stand for all
-
-
-@torch.no_grad()
-def second_per_token(base: Base, renderer: Renderer) -> float:
-    """Seconds for each token that is read, of one pass of TIMED_TOKENS."""
-    tokens = np.resize(np.array(renderer.prompt([Message("user", "How long does this take?")])), TIMED_TOKENS)
-    weights = np.zeros(TIMED_TOKENS, np.float32)
-    weights[-1] = 1  # what is read needs the head at its end only
-    forest = pack([Record("0", (Segment(tokens, weights),))], TIMED_TOKENS)[0]
-    took = []
-    for _ in range(2):  # the first pass pays for what is built once
-        began = time.monotonic()
-        output(base.model, base.head, forest.to(base.model.device), base.layout).logp().sum().item()
-        took.append(time.monotonic() - began)
-    return min(took) / TIMED_TOKENS
+NUM_LOOKED_AT = 64  # records or prompts, which stand for all
+EXPORTED = 2  # prompts on which an export is compared, each read twice
+EXPORT_TOKENS = 32  # of each answer to them
+GIB = 2**30
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds of base and tuned together. Neither loading nor export is in them."""
+@dataclass(frozen=True)
+class Job:
+    """What the times are of."""
 
-    train_s: float
-    answers_s: float  # to the held-out cases, and of the base on dev, form by form
-    guards_s: float
-    one_guard_s: float  # of one model, whatever the budget
-    losses_s: float  # of rows of training and dev, for the train-dev gap, and of secrets among others of their form
-    explaining_s: float  # at most, of the worst cases
+    recipe: Recipe
+    base: Base
+    made: Material
+    feed: FileFeed
+    updates: int
+    speeds: Speeds
 
-    @property
-    def total_s(self) -> float:
-        return self.train_s + self.answers_s + self.guards_s + self.losses_s + self.explaining_s
+    # -- pieces -------------------------------------------------------------------------------------------------
 
-    def why(self) -> str:
-        parts = {
-            "training": self.train_s, "answers": self.answers_s, "guard probes": self.guards_s,
-            "losses of training and dev rows": self.losses_s, "explaining": self.explaining_s,
-        }  # fmt: skip
-        shown = ", ".join(f"{name} {seconds:.0f}" for name, seconds in parts.items())
-        return f"by a rough guess from one timed pass, in seconds: {shown}; loading and export come on top"
+    def scored(self, records: Sequence[Record], num: int | None = None) -> float:
+        """Seconds to score `num` records (as many as are given) like these, without gradients."""
+        some = records[:NUM_LOOKED_AT]
+        if not some:
+            return 0.0
+        return self.scored_all(some, self.recipe.train.micro) / len(some) * (len(records) if num is None else num)
+
+    def scored_all(self, records: Sequence[Record], micro: int = guards.MICRO_TOKENS) -> float:
+        """Of these records."""
+        forests = pack(records, micro, self.base.rope)
+        tokens, asked = sum(f.num_tokens for f in forests), sum(num_asked(f) for f in forests)
+        return tokens * self.speeds.score_s + asked * self.speeds.head_s
+
+    def answers(
+        self, how: Answering, lengths: Sequence[int], prompts: Sequence[int], shared: int, most: int, rows: int = 0
+    ) -> float:
+        """Seconds to answer prompts of these lengths with at most `most` tokens each; answers are as long as `lengths`,
+        which stand for all."""
+        rows = rows or self.recipe.evals.rows
+        seconds = read_tokens(prompts, rows, shared) * how.read_s
+        for first in range(0, len(prompts), rows):
+            alive = going_on(lengths, most, min(rows, len(prompts) - first))
+            seconds += float(np.sum(step_s(how, alive[1:])))
+        return seconds
+
+    def asked(self, who: str, form: Form, cases: Sequence[Example], most: int | None = None, num: int = 0) -> float:
+        """Seconds in which base or tuned answers `num` cases like these (as many as are given) in this form."""
+        made, some = self.made, cases[:NUM_LOOKED_AT]
+        if not some:
+            return 0.0
+        num, prompts = num or len(cases), [form.prompt(e, made.instruction) for e in some]
+        if made.kind.scoring == "likelihood" and most is None:
+            records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(some, prompts)]
+            return self.scored(records, num)
+        tokens = [made.renderer.prompt(p) for p in prompts]
+        lengths = [len(tokens[k % len(tokens)]) for k in range(num)]
+        return self.answers(*self.voice(who), lengths, shared_of(tokens), most or made.max_new_tokens)
+
+    def voice(self, who: str) -> tuple[Answering, Sequence[int]]:
+        """How fast one model answers, and how long its answers are."""
+        if who == "base":
+            return self.speeds.base, self.base_lengths
+        return self.speeds.tuned, self.reply_lengths
+
+    @cached_property
+    def base_lengths(self) -> list[int]:
+        return stretched(self.speeds.base, self.made.max_new_tokens)
+
+    @cached_property
+    def reply_lengths(self) -> list[int]:
+        return [r.num_learned for r in self.made.train.records[:NUM_LOOKED_AT]]
+
+    @cached_property
+    def dev_loss_s(self) -> float:
+        return self.scored(self.made.dev.records)
+
+    @cached_property
+    def read_one_s(self) -> float:
+        """Seconds to read one held-out prompt, alone."""
+        prompt = self.made.renderer.prompt(self.made.forms[0].prompt(self.made.split.test[0], self.made.instruction))
+        return len(prompt) * self.speeds.tuned.read_s
+
+    # -- stages -------------------------------------------------------------------------------------------------
+
+    def baseline(self) -> float:
+        """Each form on dev; then the held-out cases, in the form that will be best, which is not known."""
+        dev, test = self.made.split.dev, self.made.split.test
+        forms = [self.asked("base", form, test) for form in self.made.forms]
+        return sum(self.asked("base", form, dev) for form in self.made.forms) + sum(forms) / len(forms)
+
+    def train(self) -> float:
+        train, speeds = self.recipe.train, self.speeds
+        batches = self.feed.heaviest()
+        stored = min(1.0, sum(b.num_tokens for b in batches) / self.feed.shape()["update_tokens_max"])
+        tokens = self.feed.shape()["tokens"] * self.updates / self.feed.updates_per_epoch * stored
+        seconds = tokens * speeds.learn_s + self.updates * speeds.step_s
+        seconds += self.dev_loss_s * (2 + ((self.updates - 1) // train.every_dev if train.every_dev else 0))
+        middle = (self.updates - 1) // train.every_watch if train.every_watch else 1
+        seconds += (2 + middle) * self.watched()
+        seconds += self.looks() + num_trained(self.base.model, self.recipe.adapt) * SAVED_BYTES / GIB * speeds.disk_s
+        share = train.average.base_share
+        return seconds + (self.curve(len(SHARES) + 1 if share == "auto" else 3) if share else 0.0)
+
+    def watched(self) -> float:
+        num = len(self.recipe.train.watch_prompts) + min(self.recipe.train.watch, len(self.made.split.dev))
+        most = min(MOST_TOKENS, self.made.max_new_tokens)
+        return self.asked("tuned", self.made.forms[0], self.made.split.dev, most, num) if num else 0.0
+
+    def looks(self) -> float:
+        """Of early stopping: those of a run that is not stopped."""
+        stop = self.recipe.train.early_stop
+        num = min(NUM_LOOKS, self.updates) if stop.every is None else self.updates // stop.every
+        one = self.dev_loss_s if stop.on == "loss" else self.asked("tuned", self.made.forms[0], self.made.split.dev)
+        return num * one if stop.patience else 0.0
+
+    def curve(self, num: int) -> float:
+        """Weights on the line to the base, each scored on dev and on ordinary text."""
+        texts = [item["text"] for p in PROBES if p.how == "prose" for item in p.items("quick")]
+        prose = [guards.text_record(self.base.tokenizer, "", text) for text in texts]
+        return num * (self.dev_loss_s + self.scored_all(prose))
+
+    def evaluate(self) -> float:
+        cases = (*self.made.split.test, *self.made.calibration)
+        return self.asked("tuned", self.made.forms[0], cases)
+
+    @cached_property
+    def guard_work(self) -> guards.Work:
+        return guards.work(self.base, self.made.renderer, self.recipe.evals.guards)
+
+    def one_guard(self, who: str = "tuned") -> float:
+        """All probes for one model, whatever the budget."""
+        work, (how, _) = self.guard_work, self.voice(who)
+        lengths = stretched(self.speeds.base, guards.MAX_NEW_TOKENS)
+        quarters = LEVELS[self.recipe.evals.guards]
+        each = self.answers(how, lengths, work.prompts[::quarters], 0, guards.MAX_NEW_TOKENS, guards.ROWS)
+        return quarters * each + self.scored_all(work.records)
+
+    def guards(self) -> float:
+        level = self.recipe.evals.guards
+        if level == "off":
+            return 0.0
+        is_kept = guards.kept_at(self.base, self.made.renderer, level).is_file()
+        whose = ("tuned",) if is_kept else ("base", "tuned")
+        return sum(min(self.one_guard(who), self.recipe.evals.guard_budget_s) for who in whose)
+
+    def robustness(self) -> float:
+        recipe, made, level = self.recipe, self.made, self.recipe.evals.robustness
+        seconds = self.gap() + sum(self.asked(who, made.forms[0], made.ood) for who in ("base", "tuned"))
+        cases = drawn(made.split.test, robustness.NUM_CASES[level])
+        changes = [c for c in robustness.CHANGES[level] if applies(c, made.instruction, made.labels, recipe.seed)]
+        seconds += len(changes) * sum(self.asked(who, made.forms[0], cases) for who in ("base", "tuned"))
+        seconds += self.recited() if level != "off" else 0.0
+        seconds += 2 * by_heart.expected(recipe, made)[1] * self.speeds.score_s  # secrets, among others of their form
+        if level != "off" and made.kind.scoring == "likelihood":
+            seconds += self.asked("tuned", made.forms[0], made.split.test, num=len(TEXTS))
+        return seconds
+
+    def gap(self) -> float:
+        """Losses of dev, and of as many rows of training, of base and tuned."""
+        made = self.made
+        some = {e.id: e.group for e in drawn(made.split.train, self.recipe.evals.max_dev_cases)}
+        train = [r for r in made.train.records if r.example_id in some]
+        groups = [some[r.example_id] for r in train], [e.group for e in made.split.dev]
+        if min(num_units(g) for g in groups) < MIN_UNITS:
+            return 0.0
+        return 2 * (self.scored(train) + self.dev_loss_s)
+
+    def recited(self) -> float:
+        """Replies that are begun: of training for base and tuned, of dev for the tuned one."""
+        num, split = by_heart.NUM_BEGUN[self.recipe.evals.robustness], self.made.split
+        rows = [by_heart.begun(self.recipe, self.made, examples, num) for examples in (split.train, split.dev)]
+        if min(map(len, rows)) < MIN_REPLIES:
+            return 0.0
+        seconds = 0.0
+        for who, part in (("base", rows[0]), ("tuned", rows[0]), ("tuned", rows[1])):
+            how, _ = self.voice(who)
+            prompts, rest = [given for given, _ in part], [len(wanted) for _, wanted in part]
+            most = by_heart.MOST_COMPLETED
+            seconds += self.answers(how, rest, [len(p) for p in prompts], shared_of(prompts), most)
+        return seconds
+
+    def export(self, tokens: int = EXPORT_TOKENS, prompts: int = EXPORTED) -> float:
+        """Written, opened by other libraries and compared, each as often as the recipe says."""
+        recipe, speeds, model = self.recipe, self.speeds, self.base.model
+        written = min(tokens, self.made.max_new_tokens, max(self.reply_lengths, default=tokens))
+        compared = prompts * (2 * self.read_one_s + written * float(step_s(speeds.tuned, [1.0])[0]))
+        is_lora = recipe.adapt.method == "lora"
+        has_merged = is_lora and "merged" in recipe.export
+        openings = 2 if has_merged else 1
+        is_half = has_merged and model.dtype.itemsize < 4  # the adapter is opened once more, in float32
+        out = num_trained(model, recipe.adapt) * 4 if is_lora else model.num_parameters() * model.dtype.itemsize
+        out += 4 * model.num_parameters() if has_merged else 0
+        return compared * (1 + openings) + speeds.load_s * (openings + is_half) + out / GIB * speeds.disk_s
+
+    def rehearsal(self) -> float:
+        """What is left of it: prompts, a checkpoint and the export; the update was tried before the plan."""
+        saved = num_trained(self.base.model, self.recipe.adapt) * SAVED_BYTES / GIB * self.speeds.disk_s
+        export = replace(self, recipe=replace(self.recipe, export=("adapter",))).export(4, 1)
+        return 2 * saved + export + 2 * self.read_one_s
+
+    def explain(self) -> float:
+        """At most its budget: the worst cases with pieces taken out, and gradients of training examples."""
+        evals = self.recipe.evals
+        num = min(evals.explain_cases, len(self.made.split.test))
+        records = self.made.train.records
+        longest = sum(r.num_tokens for r in records[:NUM_LOOKED_AT]) / max(1, len(records[:NUM_LOOKED_AT]))
+        asked = num * (2 + QUICK.most_spans + QUICK.num_random) * longest * self.speeds.score_s
+        learned = (num + num * QUICK.num_near + QUICK.num_drawn) * longest * self.speeds.learn_s
+        return min(evals.explain_budget_s, asked + learned) if num else 0.0
 
 
-def of_run(recipe: Recipe, base: Base, made: Material, feed: FileFeed, train_tokens: int) -> Times:
-    """`train_tokens`: of all updates, before prefixes are stored once."""
-    each, evals = second_per_token(base, made.renderer), recipe.evals
-    num_test, num_dev = len(made.split.test), len(made.split.dev)
-    read, learned = mean_tokens(made.train.records)
-    written = WRITING_COSTS * min(learned, made.max_new_tokens) if made.kind.scoring == "generation" else 0.0
-    asked = 2 * num_test + len(made.forms) * num_dev
-    one_guard = whole_guard = 0.0
-    if evals.guards != "off":
-        scored, new = guards.num_tokens(base, made.renderer, evals.guards)
-        one_guard = each * (scored + WRITING_COSTS * new)
-        is_kept = guards.kept_at(base, made.renderer, evals.guards).is_file()
-        whole_guard = (1 if is_kept else 2) * min(one_guard, evals.guard_budget_s)
-    cost = LEARNING_COSTS["lora" if recipe.adapt.method == "lora" else "full"]
-    return Times(
-        train_s=cost * each * train_tokens * stored_frac(feed),
-        answers_s=each * asked * (own_tokens(made) + written),
-        guards_s=whole_guard,
-        one_guard_s=one_guard,
-        # as many rows of training as of dev, and the secrets of both, under both models
-        losses_s=each * 2 * (read * 2 * num_dev + by_heart.expected(recipe, made)[1]),
-        explaining_s=evals.explain_budget_s if evals.explain_cases else 0.0,
-    )
+def num_asked(forest: Forest) -> int:
+    return int((forest.weights != 0).sum())
 
 
-def stored_frac(feed: FileFeed) -> float:
-    """Tokens of an update that are left where a shared prefix is stored once."""
-    return min(1.0, sum(batch.num_tokens for batch in feed.heaviest()) / feed.shape()["update_tokens_max"])
+def step_s(how: Answering, rows: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Seconds of a step with so many rows: between the sizes that were timed, and on from the largest."""
+    asked = np.asarray(rows, dtype=float)
+    if not how.steps:
+        return np.zeros_like(asked)
+    num, seconds = np.array(how.steps).T
+    found = np.interp(asked, num, seconds) * np.clip(asked, 0, 1)  # of less than a row: how likely there is one
+    if len(num) > 1:
+        found = found + np.clip(asked - num[-1], 0, None) * max(0.0, (seconds[-1] - seconds[0]) / (num[-1] - num[0]))
+    return found
 
 
-def own_tokens(made: Material) -> float:
-    """Of a held-out prompt, without the beginning that all share, which is read once."""
-    form = made.forms[0]
-    prompts = [made.renderer.prompt(form.prompt(e, made.instruction)) for e in made.split.test[:NUM_LOOKED_AT]]
-    shared = common_prefix(prompts) if len(prompts) > 1 else 0
-    return sum(len(p) - shared for p in prompts) / max(1, len(prompts))
+def going_on(lengths: Sequence[int], most: int, rows: int) -> np.ndarray:
+    """[most] how many rows of a batch are written in each step; the first comes with the reading."""
+    if not lengths:
+        return np.full(most, float(rows))
+    return rows * (np.array(lengths)[:, None] > np.arange(most)[None]).mean(0)
 
 
-def mean_tokens(records: Sequence[Record]) -> tuple[float, float]:
-    """(tokens, learned tokens) of an example."""
-    num = max(1, len(records))
-    learned = sum(float((s.weights > 0).sum()) for r in records for s in r.segments)
-    return sum(r.num_tokens for r in records) / num, learned / num
+def stretched(how: Answering, most: int) -> list[int]:
+    """Answers that were cut off where nobody looked further go on: those that ended say how often one ends."""
+    lengths, looked = how.lengths, how.looked
+    ended, num_open = [n for n in lengths if n <= looked], sum(n > looked for n in lengths)
+    rate = len(ended) / max(1, sum(lengths))  # of ending, in each step
+    if rate == 0:
+        return [most]
+    later = [looked + np.log(1 - (k + 0.5) / num_open) / np.log(1 - rate) for k in range(num_open) if rate < 1]
+    return [int(min(n, most)) for n in (*ended, *later)]
+
+
+STAGES: dict[str, Callable[[Job], float]] = {
+    "baseline": Job.baseline, "train": Job.train, "evaluate": Job.evaluate, "guards": Job.guards,
+    "robustness": Job.robustness, "export": Job.export, "explain": Job.explain,
+}  # fmt: skip
+
+
+def stages(job: Job, began_s: float) -> dict[str, float]:
+    """Seconds by stage, in the order of cost.json. `began_s`: when the preparing began, by the monotonic clock."""
+    found = {name: stage(job) for name, stage in STAGES.items()}
+    rehearsal = {"rehearsal": job.rehearsal()} if job.recipe.train.rehearsal else {}
+    kept = {name: seconds for name, seconds in found.items() if seconds > 0 or name not in ("guards", "explain")}
+    return {"prepare": time.monotonic() - began_s, **rehearsal, **kept}
+
+
+def said(seconds: float) -> str:
+    return f"about {seconds:.0f} seconds" if seconds < 90 else f"about {round(seconds / 60)} minutes"
+
+
+def why(times: dict[str, float], speeds: Speeds) -> str:
+    shown = ", ".join(f"{name} {seconds:.3g}" for name, seconds in times.items())
+    return f"in seconds: {shown}; worked out of what was timed for {speeds.took_s:.1f} s, on a machine as busy as then"

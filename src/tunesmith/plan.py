@@ -11,7 +11,6 @@ import torch
 
 from tunesmith import explained, guards, harness, method, pace, robustness
 from tunesmith.build import Compute, Material, learning_rate, num_updates
-from tunesmith.errors import PlanError
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import detectable_binary, detectable_mean
 from tunesmith.fitted import KEYS, Fitted
@@ -19,6 +18,7 @@ from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
 from tunesmith.room import disk_need
 from tunesmith.sealed import code_digest
+from tunesmith.speeds import Speeds
 
 ASSUMED_DISCORDANCE = 0.3  # of right/wrong cases that change; said beside the figure
 ASSUMED_SPREAD = 0.25  # standard deviation of a case's change, of the metric's range
@@ -36,19 +36,18 @@ PACKAGES = (
 )
 
 
-def make(fitted: Fitted, base: Base, made: Material, where: Compute) -> dict[str, Any]:
-    """plan.json. Raises PlanError for what cannot work."""
+def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Speeds, began_s: float) -> dict[str, Any]:
+    """plan.json. `began_s`: when all before this began, by the monotonic clock."""
     recipe, feed = fitted.recipe, fitted.feed
-    method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
     disk_gib = disk_need(base.model, recipe.adapt, recipe.export)
     updates = num_updates(recipe, feed)
     lr, lr_why = learning_rate(recipe, base, updates)
-    if not made.split.test:
-        raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
     shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
-    times = pace.of_run(recipe, base, made, feed, train_tokens)
+    job = pace.Job(recipe, base, made, feed, updates, speeds)
+    times = pace.stages(job, began_s)
+    total_s = sum(times.values())
     rows = [
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
         ("device", where.device, where.device_why),
@@ -69,11 +68,11 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute) -> dict[str
             "a quarter more than 99 of 100 training replies"),
         *method.rows(recipe, base),
         *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.records else ()),
-        ("guards", recipe.evals.guards, guards_why(recipe, base, made, times)),
+        ("guards", recipe.evals.guards, guards_why(recipe, base, made, job)),
         *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made)),
         ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
-        ("time", f"about {max(1, round(times.total_s / 60))} minutes", times.why()),
+        ("time", pace.said(total_s), pace.why(times, speeds)),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
         *((f"the same, {m.name}", *shown_detectable(recipe, made, m)) for m in made.primary[1:]),
@@ -88,7 +87,8 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute) -> dict[str
         "resolved": [{"key": k, "value": v, "why": w} for k, v, w in rows],
         "updates": updates,
         "train_tokens": train_tokens,
-        "seconds": {"all": times.total_s, **asdict(times)},
+        "seconds": {"all": total_s, "stages": times},
+        "speeds": asdict(speeds),
         "smallest_detectable": detectable,
         "lr": lr,
         "disk_gib": disk_gib,
@@ -136,13 +136,13 @@ def seen_note(planned: dict[str, Any]) -> str:
     return f"{early} {said}, each once; more updates may change the result." if said else ""
 
 
-def guards_why(recipe: Recipe, base: Base, made: Material, times: pace.Times) -> str:
+def guards_why(recipe: Recipe, base: Base, made: Material, job: pace.Job) -> str:
     """How long the guard probes take here."""
     level, budget = recipe.evals.guards, recipe.evals.guard_budget_s
     if level == "off":
         return "what the model forgets beside its task is not checked"
     is_kept = guards.kept_at(base, made.renderer, level).is_file()
-    about = times.one_guard_s
+    about = job.one_guard()
     cut = f", of which evals.guard_budget_s allows {budget:.0f}" if about > budget else ""
     whom = "the tuned model; the base's answers are kept from before" if is_kept else "each of base and tuned"
     return f"about {about:.0f} s{cut}, for {whom}"

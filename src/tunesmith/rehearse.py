@@ -1,7 +1,8 @@
 """The rehearsal: all that a run will do, done once, small but real, before it begins. What would fail in hour five
 fails in the first minute.
 
-It has a session of its own, and leaves the base as it found it: a run with a rehearsal equals one without, bit by bit.
+It goes on with what was tried for the plan's speeds (speeds.py), in that session, which is not the run's and leaves the
+base as it found it: a run with a rehearsal equals one without, bit by bit.
 """
 
 from __future__ import annotations
@@ -14,34 +15,32 @@ from contextlib import contextmanager
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from tunesmith.build import TENANT, Compute, Material, num_updates, start
+from tunesmith.build import TENANT, Compute, Material
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import forest
 from tunesmith.engine import checkpoint
-from tunesmith.engine.cuts import Cuts
+from tunesmith.engine.loop import State
 from tunesmith.engine.session import Session
 from tunesmith.engine.update import update
-from tunesmith.errors import RunError
+from tunesmith.errors import NotFinite, RunError
 from tunesmith.evals.tasks import label_record
 from tunesmith.export.verify import expect, verify
 from tunesmith.export.write import Serving, open_adapter, open_model, write_tuned
 from tunesmith.files import PARTIAL, tensors_digest
+from tunesmith.fitted import Fitted
 from tunesmith.folder import RunFolder
 from tunesmith.generate.limits import Limits
-from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
+from tunesmith.speeds import Tried, longest_of
 
 NAME = "rehearsal.json"
-NUM_ASKED, NUM_TOKENS = 8, 4  # longest prompts, and tokens of each answer
+NUM_ASKED, NUM_TOKENS = 2, 4  # longest prompts, and tokens of each answer
 SCRATCH = f"{PARTIAL}rehearsal"  # swept by the next start, if this one is killed
 
 
-def rehearse(
-    recipe: Recipe, folder: RunFolder, base: Base, made: Material, where: Compute, feed: FileFeed, cuts: Cuts
-) -> None:
-    """Once a run; its time, step by step, is kept in rehearsal.json."""
-    if not recipe.train.rehearsal or folder.read(NAME) is not None:
-        return
+def rehearse(fitted: Fitted, folder: RunFolder, made: Material, where: Compute, tried: Tried) -> None:
+    """Once a run; its time, step by step, is kept in rehearsal.json. The session is closed at its end."""
+    recipe, feed, session, state = fitted.recipe, fitted.feed, tried.session, tried.state
     took: dict[str, float] = {}
 
     @contextmanager
@@ -52,14 +51,11 @@ def rehearse(
         took[text] = round(time.monotonic() - began, 2)
 
     scratch = folder.path / SCRATCH
-    session = Session(base, compiled=recipe.train.compile, checkpointing=recipe.train.checkpointing == "on")
-    session.cuts = cuts
     with folder.stage("rehearsal"):
         try:
-            state = start(recipe, session, made, num_updates(recipe, feed), most_general=1)
             with doing("longest micro-batch, forward and backward, and a step"):
-                longest = max(feed.heaviest(), key=lambda batch: batch.num_tokens)
-                update(session, TENANT, [longest], state.objective, state.lr)
+                if not tried.is_done:
+                    learn_longest(session, state, feed)
             with doing("longest prompts answered"):
                 answer_longest(session, made)
             with doing("checkpoint written and read"):
@@ -78,8 +74,17 @@ def rehearse(
     folder.write(NAME, {"seconds": took, "total_s": round(sum(took.values()), 2)})
 
 
+def learn_longest(session: Session, state: State, feed: FileFeed) -> None:
+    """NotFinite, naming the examples, unless the run would leave them out."""
+    try:
+        update(session, TENANT, [longest_of(feed)], state.objective, state.lr)
+    except NotFinite:
+        if state.on_nan == "abort":
+            raise
+
+
 def answer_longest(session: Session, made: Material) -> None:
-    """Few tokens each; the base's answers, which come next, take as many rows as the recipe says."""
+    """Few tokens each; a batch of others was answered for the plan."""
     prompts = [made.forms[0].prompt(e, made.instruction) for e in made.split.test]
     tokens = sorted((made.renderer.prompt(p) for p in prompts), key=len, reverse=True)[:NUM_ASKED]
     limits = Limits(min(NUM_TOKENS, made.max_new_tokens), made.renderer.stop_ids, rows=NUM_ASKED)

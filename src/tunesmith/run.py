@@ -4,6 +4,7 @@ Each stage leaves files behind it, and a resume goes on behind the last one."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
@@ -32,6 +33,7 @@ from tunesmith.build import Compute, Material, check_files, compute, load_base, 
 from tunesmith.calibrate import calibrate
 from tunesmith.data.audit import summary_lines, too_long
 from tunesmith.data.split import Ledger
+from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
@@ -49,13 +51,15 @@ from tunesmith.models.load import Base, weights_digest
 from tunesmith.opened import Opened, Served
 from tunesmith.preferences import preferences
 from tunesmith.recipe import Recipe, read
+from tunesmith.rehearse import NAME as REHEARSED
 from tunesmith.rehearse import rehearse
 from tunesmith.report import card, html
-from tunesmith.room import check_disk
+from tunesmith.room import check_disk, disk_need
 from tunesmith.settled import settle
 from tunesmith.sizes import NAME as SIZES
 from tunesmith.sizes import kept_sizes
 from tunesmith.space import chosen_note
+from tunesmith.speeds import Speeds, Tried, session_of, try_out
 from tunesmith.teach import skipped_updates, teach
 from tunesmith.trackers import energy
 from tunesmith.trackers.tracked import Tracked
@@ -128,18 +132,20 @@ def whole(
     """Stage after stage; each leaves files behind that a resume finds."""
     out = folder.path
     with folder.stage("prepare"):
-        fitted, where, base, made = prepare(recipe, folder)
+        fitted, where, base, made, tried = prepare(recipe, folder)
     lineage.note_parent(out, base.located.folder)
     stored.record(out, folder.tell)
     recipe, feed = fitted.recipe, fitted.feed
     tracked.start(out.name, {"recipe": asdict(recipe), "plan": folder.read("plan.json")["resolved"]})
-    session = rehearsed(folder, fitted, base, made, where)
+    session = rehearsed(folder, fitted, base, made, where, tried)
     base_asked = baseline(recipe, folder, session, made)
     report_base(folder, made, base_asked)
     state = start(recipe, session, made, num_updates(recipe, feed))
     with folder.stage("train"):
         teach(recipe, folder, session, made, state, feed, tracked)
         snapshot = settle(recipe, folder, session, made)
+        if session.waits:
+            give_back_freed_memory()  # small blocks too, as those of LoRA
     with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)
@@ -183,16 +189,19 @@ def whole(
     return folder.read("verdict.json")
 
 
-def rehearsed(folder: RunFolder, fitted: Fitted, base: Base, made: Material, where: Compute) -> Session:
-    """The run's session, after the rehearsal in one of its own; both cut as this run's memory has shown."""
-    recipe = fitted.recipe
-    cuts = kept_sizes(recipe, folder)
-    rehearse(recipe, folder, base, made, where, fitted.feed, cuts)
-    session = Session(base, compiled=recipe.train.compile, checkpointing=recipe.train.checkpointing == "on")
-    session.cuts = cuts
-    if fitted.gives_back:
-        give_back_freed_memory()
-    return session
+def rehearsed(
+    folder: RunFolder, fitted: Fitted, base: Base, made: Material, where: Compute, tried: Tried | Cuts
+) -> Session:
+    """The run's session, after the rehearsal in the one that was tried; both cut as this run's memory has shown."""
+    is_due = fitted.recipe.train.rehearsal and folder.read(REHEARSED) is None
+    if is_due and isinstance(tried, Cuts):
+        tried = try_out(fitted, base, made, tried)
+    cuts = tried if isinstance(tried, Cuts) else tried.session.cuts
+    if not isinstance(tried, Cuts):
+        if is_due:
+            rehearse(fitted, folder, made, where, tried)
+        tried.session.close()
+    return session_of(fitted, base, cuts)
 
 
 def opened_before(folder: RunFolder, made: Material) -> list[openings.Opening]:
@@ -231,9 +240,10 @@ def report_base(folder: RunFolder, made: Material, asked: evaluate.Asked) -> Non
     write_reports(folder.path)
 
 
-def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, Material]:
-    """Model and data, checked; audit, ledger, plan and lock are written. On a resume the lock must be the same."""
-    before = folder.read("lock.json")
+def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, Material, Tried | Cuts]:
+    """Model and data, checked and tried; audit, ledger, plan and lock are written. On a resume the lock must be the
+    same, and the speeds of its plan stay: nothing is tried again, and the cuts alone are given."""
+    began, before = time.monotonic(), folder.read("lock.json")
     where = compute(recipe, before)
     with folder.doing("model loaded and probed"):
         base = load_base(recipe, where, learns=True)
@@ -247,10 +257,9 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
     with folder.doing("memory predicted"):
         where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"))
     recipe = fitted.recipe
-    planned = plan.make(fitted, base, made, where)
-    if not (folder.path / "lock.json").is_file():
-        check_disk(folder.path, planned["disk_gib"], "name another --out, or say --set export=[adapter]")
-    folder.write("plan.json", planned)
+    if before is None:
+        disk_gib = disk_need(base.model, recipe.adapt, recipe.export)
+        check_disk(folder.path, disk_gib, "name another --out, or say --set export=[adapter]")
     locked = plan.lock(recipe, base, made, where)
     if before is not None and before != locked:
         then, now = dict(flat(before)), dict(flat(locked))
@@ -261,11 +270,20 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
             "what changed, or start a new run with another --out"
         )
     check_judge(recipe, folder)
+    kept = (folder.read("plan.json") or {}).get("speeds") if before else None
+    cuts = kept_sizes(recipe, folder)
+    tried: Tried | Cuts = cuts
+    if kept is None:
+        with folder.doing("speed measured"):
+            tried = try_out(fitted, base, made, cuts)
+    speeds = tried.speeds if isinstance(tried, Tried) else Speeds.of(kept or {})
+    planned = plan.make(fitted, base, made, where, speeds, began)
+    folder.write("plan.json", planned)
     folder.write("lock.json", locked)
     folder.write("serving.json", Served.of(made).facts())
     for row in planned["resolved"]:
         folder.tell.say(f"{row['key']}: {row['value']}  ({row['why']})")
-    return fitted, where, base, made
+    return fitted, where, base, made, tried
 
 
 def short(value: Any) -> str:

@@ -50,9 +50,10 @@ def kept_sizes(recipe: Recipe, folder: RunFolder) -> Cuts:
 def halve(recipe: Recipe, folder: RunFolder, cuts: Cuts, place: tuple[str, int]) -> None:
     """Half the micro-batch where a gradient was computed, half the rows where answers were written."""
     stage, update = place
-    if stage in ("train", "rehearsal"):
-        planned = folder.read("plan.json")["feed"]["update_tokens_max"]
-        now = cuts.most(update) or min(recipe.train.micro, planned)
+    if stage in ("prepare", "rehearsal", "train"):
+        planned = folder.read("plan.json")  # there is none yet where speeds were measured
+        largest = recipe.train.micro if planned is None else planned["feed"]["update_tokens_max"]
+        now = cuts.most(update) or min(recipe.train.micro, largest)
         cuts.tokens.append((update if stage == "train" else 0, max(1, now // 2)))
         most = cuts.tokens[-1][1]
         cuts.changed(f"the system killed the last process for its memory in update {update}: from there on "

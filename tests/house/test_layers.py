@@ -17,6 +17,7 @@ SERVICES = (
     *("rehearse", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
     *("lineage", "stored"),
+    "speeds",
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),

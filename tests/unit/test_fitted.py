@@ -33,6 +33,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
         micro_tokens="auto",
     )
     settings["train"]["update_tokens"] = 4096
+    settings["evals"]["robustness"] = "off"
     recipe = parse(settings)
     where = compute(recipe)
     base = load_base(recipe, where)

@@ -1,37 +1,100 @@
-"""The plan's guess of a run's time: what it counts. The seconds of a token are the machine's."""
+"""The plan's time: each stage has its own counts, at speeds that are made up here."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.runs import tiny_runs
 
-from tunesmith import pace
+from tunesmith import guards, pace
 from tunesmith.build import compute, feed_of, load_base, material
+from tunesmith.pace import Job
 from tunesmith.recipe import parse
+from tunesmith.speeds import Answering, Speeds, read_tokens
 
 LONG = "Read the message of a customer and say with one word what it is about, and nothing else."
+NOTHING = Answering(0.0, ((1.0, 0.0),), (3,), 5)
+STOPPED = Speeds(0.0, 0.0, 0.0, 0.0, NOTHING, NOTHING, 0.0, 0.0, 1.0)
 
 
-def test_a_shared_beginning_is_read_once_and_what_is_off_takes_no_time(tmp_path: Path) -> None:
-    data = tiny_runs.reply_file(tmp_path / "rows.jsonl")
-    settings = tiny_runs.settings(tiny_runs.model_folder(tmp_path / "model"), data)
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("pace")
+    settings = tiny_runs.settings(
+        tiny_runs.model_folder(folder / "model"), tiny_runs.reply_file(folder / "rows.jsonl"), rehearsal=True
+    )
+    settings["evals"] |= {
+        "guards": "quick",
+        "robustness": "quick",
+        "explain_cases": 2,
+        "guard_budget_s": 1e9,
+        "explain_budget_s": 1e9,
+    }
     recipe = parse({**settings, "task": {"instruction": LONG}})
-    where = compute(recipe)
-    base = load_base(recipe, where)
+    base = load_base(recipe, compute(recipe))
     made = material(recipe, base)
     feed = feed_of(recipe, base, made)
-    form = made.forms[0]
-    whole = [len(made.renderer.prompt(form.prompt(e, LONG))) for e in made.split.test]
-    assert pace.own_tokens(made) < min(whole) - 10  # without the instruction
-    assert 0 < pace.stored_frac(feed) < 0.9  # nor is it learned from for each example
-    found = pace.of_run(recipe, base, made, feed, 1000)
-    assert min(found.train_s, found.answers_s, found.losses_s) > 0
-    assert found.guards_s == 0  # off in these settings
-    assert found.total_s == pytest.approx(found.train_s + found.answers_s + found.losses_s + found.explaining_s)
-    # the seconds of a token cancel: all weights cost half as much again as LoRA, for the same answers
-    full = replace(recipe, adapt=replace(recipe.adapt, method="full"))
-    other = pace.of_run(full, base, made, feed, 1000)
-    assert (other.train_s / other.answers_s) / (found.train_s / found.answers_s) == pytest.approx(1.5)
+    return Job(recipe, base, made, feed, feed.num_updates, STOPPED)
+
+
+def seconds(job: Job, **speeds: object) -> dict[str, float]:
+    """Of the stages, where only these speeds are not nothing."""
+    there = replace(job, speeds=replace(STOPPED, **speeds))  # type: ignore[arg-type]
+    return {name: s for name, s in pace.stages(there, 0.0).items() if name != "prepare" and s > 0}
+
+
+def test_training_counts_every_token_and_not_the_learned_ones(job: Job) -> None:
+    """A mutant that counts learned tokens is a tenth of this."""
+    train = seconds(job, learn_s=1.0)["train"]
+    stored = sum(b.num_tokens for b in job.feed.heaviest()) / job.feed.shape()["update_tokens_max"]
+    assert stored < 0.9  # the instruction is learned from once a micro-batch
+    assert train == pytest.approx(job.feed.shape()["tokens"] * 2 * stored)
+    assert train > 5 * 2 * job.feed.shape()["learned_tokens"]
+    assert seconds(job, step_s=1.0) == {"train": job.updates}
+
+
+def test_each_speed_is_of_its_stages(job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A mutant that leaves the guards out has no seconds there."""
+    monkeypatch.setattr(guards, "kept_at", lambda *_: tmp_path / "none")
+    read = replace(NOTHING, read_s=1.0)
+    of_base, of_tuned = seconds(job, base=read), seconds(job, tuned=read)
+    assert set(of_base) == {"baseline", "guards", "robustness"}
+    assert set(of_tuned) == {"rehearsal", "train", "evaluate", "guards", "robustness", "export"}
+    assert of_base["baseline"] > of_tuned["evaluate"]  # dev, and forms with examples
+    assert of_base["guards"] == of_tuned["guards"]
+    assert set(seconds(job, score_s=1.0)) == {"train", "guards", "explain"}  # too few dev rows for the train-dev gap
+    assert set(seconds(job, disk_s=1.0)) == {"rehearsal", "train", "export"}
+    (tmp_path / "none").touch()  # the base's answers are kept
+    assert "guards" not in seconds(job, base=read)
+
+
+def test_answers_are_as_long_as_they_are(job: Job) -> None:
+    """A step of one second, whatever rows: the longest answer of a batch says how many there are."""
+    how = replace(NOTHING, steps=((1.0, 1.0), (50.0, 1.0)))
+    assert job.answers(how, [4], [10] * 20, 0, 9) == 3  # the first token comes with the reading
+    assert job.answers(how, [4], [10] * 20, 0, 9, rows=5) == 4 * 3
+    assert job.answers(how, [99], [10] * 20, 0, 9) == 8
+    by_row = replace(NOTHING, steps=((1.0, 1.0), (2.0, 2.0)))
+    assert job.answers(by_row, [2, 3], [10] * 20, 0, 9) == 20 + 10
+
+
+def test_answers_that_were_not_seen_to_end_go_on_as_the_others_do() -> None:
+    seen = replace(NOTHING, lengths=(2, 6, 6, 6), looked=5)
+    lengths = pace.stretched(seen, 1000)
+    assert lengths[0] == 2
+    assert min(lengths[1:]) > 5
+    assert np.mean(lengths[1:]) == pytest.approx(5 + 20, rel=0.25)  # one of 20 steps ended one
+    assert pace.stretched(replace(seen, lengths=(6, 6)), 40) == [40]
+    assert max(pace.stretched(seen, 8)) == 8
+
+
+def test_a_shared_beginning_is_read_once_and_short_rows_are_filled_up() -> None:
+    assert read_tokens([12, 14, 15], rows=8, shared=10) == 10 + 3 * 5
+    assert read_tokens([12, 14, 15], rows=1, shared=10) == 10 + 2 + 4 + 5
+
+
+def test_speeds_come_back_from_the_plan() -> None:
+    assert Speeds.of(asdict(STOPPED)) == STOPPED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,14 +132,15 @@ def plan(
 
 
 def show_plan(recipe: Any, *, as_json: bool) -> None:
-    """All that comes before training, shown: audit and plan. The model is loaded and probed; nothing is written."""
-    build = part("build")
+    """All that comes before training, shown: audit and plan. The model is loaded and tried out; nothing is written."""
+    began, build = time.monotonic(), part("build")
     build.check_files(recipe)
     where = build.compute(recipe)
     base = build.load_base(recipe, where, learns=True)
     made = build.material(recipe, base)
     where, base, fitted = part("fitted").fit_or_halve(recipe, base, made, where)
-    planned = part("plan").make(fitted, base, made, where)
+    speeds = part("speeds").try_out(fitted, base, made).speeds
+    planned = part("plan").make(fitted, base, made, where, speeds, began)
     if as_json:
         show.out(json.dumps(planned, ensure_ascii=False))
         return

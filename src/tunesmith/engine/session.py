@@ -45,7 +45,7 @@ class Session:
         self.base, self.compiled, self.checkpointing = base, compiled, checkpointing
         self.tenants: dict[str, Tenant] = {}
         self.slots: dict[str, Slot] = {}
-        self.cuts = Cuts()
+        self.cuts, self.waits = Cuts(), False
         self._active: Slot | None = None
         self._lock = threading.RLock()
         keep_freed_memory()

@@ -274,6 +274,16 @@ class Sampler:
             tails = [list(prompt[prefix.num_prefix :])] * num
             yield from self._steps(tails, list(range(num)), prefix, limits, stopped, top)
 
+    @torch.no_grad()
+    def side_by_side(self, prompts: Sequence[Sequence[int]], limits: Limits) -> Generator[Step]:
+        """Prompts answered together as a call does, step by step, whatever stops."""
+        self.model.eval()
+        with attention(self.model, NAME):
+            num_shared = common_prefix(prompts) if len(prompts) > 1 else 0
+            prefix = self.shared(prompts[0][:num_shared])
+            tails = [list(p[num_shared:]) for p in prompts]
+            yield from self._steps(tails, list(range(len(tails))), prefix, limits, set())
+
     def _steps(
         self, tails: list[list[int]], rows: list[int], prefix: Buffers, limits: Limits, stopped: set[int], top: int = 0
     ) -> Generator[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Base:
     head: Head
     rope: RopeLimit | None
     teacher: Base | None = None  # frozen, loaded beside it to learn from
+    load_s: float = 0.0  # seconds that transformers took to open the weights
 
     @property
     def layout(self) -> str:
@@ -130,12 +132,15 @@ def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> 
     with opening(name, folder, "weights"):
         refuse_too_large(name, folder, dtype, device)
         check_claims(name, folder, config)
+        began = time.monotonic()
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, **plain,
         )  # fmt: skip
+        load_s = time.monotonic() - began
     model, found = loaded
     refuse_half(name, folder, found)
     torch.nn.Module.to(model, torch.device(device)).eval()
     model.requires_grad_(False)
-    return Base(located, model, tokenizer, weights_digest(folder), probe(model), find_head(model), rope_limit(config))
+    digest, head, rope = weights_digest(folder), find_head(model), rope_limit(config)
+    return Base(located, model, tokenizer, digest, probe(model), head, rope, load_s=load_s)

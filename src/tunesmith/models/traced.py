@@ -8,7 +8,7 @@ seen, but for forest attention, whose copies are known.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,7 @@ from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.models import chunked
-from tunesmith.models.adapters import Adapt, activate_adapter, open_slot
-from tunesmith.models.forward import hidden_states, layers_again, scored
+from tunesmith.models.forward import hidden_states, scored
 from tunesmith.models.heads import Head
 from tunesmith.types import Forest
 
@@ -54,10 +53,10 @@ class Living(TorchDispatchMode):
         self.now += size
         self.peak = max(self.peak, self.now)
 
-    def known(self, model: torch.nn.Module) -> None:
-        """Weights and buffers count as there before."""
+    def known(self, tensors: Iterable[Tensor]) -> None:
+        """These count as there before."""
         before = self.now
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in tensors:
             self.note(tensor)
         self.peak -= self.now - before
         self.now = before
@@ -65,6 +64,8 @@ class Living(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return False  # a question about numbers: models ask whether a mask is empty
+        if func is torch.ops.aten.equal.default and args[0].is_meta:
+            return True
         if func.name().startswith(OWN):
             self.peak = max(self.peak, self.now + copies(func.name(), args))
         out = func(*args, **(kwargs or {}))
@@ -100,35 +101,6 @@ def twin_of(model: PreTrainedModel) -> PreTrainedModel:
     return twin
 
 
-def trace_learning(model: PreTrainedModel, head: Head, adapt: Adapt, forest: Forest, *, checkpointing: bool) -> Traced:
-    """Of forward and backward of one micro-batch (forest layout), with the gradients of what trains."""
-    if adapt.is_pefts:
-        raise Untraceable("peft's own layers are not traced")
-    twin = twin_of(model)
-    slot = open_slot(twin, adapt)
-    if adapt.method == "lora":
-        activate_adapter(twin, slot.key)
-    twin.train()
-    for parameter in slot.live.values():
-        parameter.requires_grad_(True)
-    asked = scored(forest)
-    there = replace(forest, tokens=forest.tokens.to(META), positions=forest.positions.to(META))
-    projection = Head(twin, head.scale, head.softcap).projection
-
-    def learn(living: Living) -> int:
-        hidden = hidden_states(twin, there, "forest")
-        kept = living.now
-        rows = hidden[asked.at.to(META)]
-        total, _ = chunked.linear_loss(rows, projection, asked.target.to(META), asked.weight.to(META))
-        total.backward()
-        return kept
-
-    if not checkpointing:
-        return traced(twin, learn)
-    with layers_again(twin, "forest"):
-        return traced(twin, learn)
-
-
 @torch.no_grad()
 def trace_scoring(model: PreTrainedModel, head: Head, forest: Forest) -> Traced:
     """Of the log-probabilities of a forest's learned tokens, without gradients."""
@@ -147,7 +119,7 @@ def trace_scoring(model: PreTrainedModel, head: Head, forest: Forest) -> Traced:
 def traced(twin: PreTrainedModel, work: Callable[[Living], int]) -> Traced:
     """`work` says what is kept at its end or before its backward. Raises Untraceable."""
     with Living() as living:
-        living.known(twin)
+        living.known((*twin.parameters(), *twin.buffers()))
         try:
             kept = work(living)
         except RuntimeError as error:

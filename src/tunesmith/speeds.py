@@ -1,0 +1,228 @@
+"""How fast this machine does what a run will do: each thing once or twice, with the run's own model, data and sizes.
+
+It takes seconds. The session is one of its own, and the base is left as it was found; a rehearsal goes on from here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from tunesmith.build import TENANT, Material, num_updates, start
+from tunesmith.data.feed import FileFeed
+from tunesmith.data.pack import pack
+from tunesmith.engine.cuts import Cuts, pieces
+from tunesmith.engine.loop import State
+from tunesmith.engine.memory import give_back_freed_memory
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Who
+from tunesmith.errors import NotFinite, Overflow
+from tunesmith.files import publish_folder, save_tensors
+from tunesmith.fitted import Fitted
+from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix
+from tunesmith.generate.limits import Limits
+from tunesmith.models.load import Base
+from tunesmith.types import Forest
+
+WARM_TOKENS = 64  # of the first, untimed passes
+LEARN_S = 3.0  # that the timed micro-batch may take; a larger one is cut
+READ_TOKENS, LEAST_READ = 256, 64  # of prompts that are read at once for the timing
+SCORED_TOKENS = 192
+WRITTEN, LOOKED = 6, 16  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
+DISK_BYTES = 2**24
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """How fast one model answers. A step writes one token of every row that goes on."""
+
+    read_s: float  # of a token of the prompts
+    steps: tuple[tuple[float, float], ...]  # (rows, seconds of a step with so many)
+    lengths: tuple[int, ...]  # tokens of the answers that it gave; one more than was looked at where one goes on
+    looked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Seconds here."""
+
+    learn_s: float  # of a token that is learned from: forward and backward of a micro-batch, by its number of tokens
+    step_s: float  # of an optimizer's step
+    score_s: float  # of a token that is read without gradients
+    head_s: float  # on top, of each whose probability is asked
+    base: Answering
+    tuned: Answering
+    load_s: float  # of the weights, by transformers
+    disk_s: float  # of a GiB that is written, synced and hashed
+    took_s: float  # all of this
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Speeds:
+        """From `asdict`, as plan.json keeps it."""
+        both = {
+            who: Answering(**{**facts[who], "steps": tuple(map(tuple, facts[who]["steps"])),
+                              "lengths": tuple(facts[who]["lengths"])})
+            for who in ("base", "tuned")
+        }  # fmt: skip
+        return cls(**{**facts, **both})
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What was tried before the plan, for a rehearsal to go on with. The session is open."""
+
+    session: Session
+    state: State
+    speeds: Speeds
+    is_done: bool  # whether the longest micro-batch was tried, uncut, and all its numbers were finite
+
+
+def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None) -> Tried:
+    """An update, answers of base and tuned, and scoring. Who calls closes the session."""
+    began, recipe = time.monotonic(), fitted.recipe
+    session = session_of(fitted, base, cuts or Cuts())
+    try:
+        of_base = answering(session, None, made, recipe.evals.rows)
+        state = start(recipe, session, made, num_updates(recipe, fitted.feed), most_general=1)
+        learn_s, step_s, is_done = learning(session, state, longest_of(fitted.feed))
+        score_s, head_s = scoring(session, made, recipe.train.micro)
+        of_tuned = answering(session, TENANT, made, recipe.evals.rows)
+    except BaseException:
+        session.close()
+        raise
+    disk_s = writing()
+    took_s = time.monotonic() - began
+    speeds = Speeds(learn_s, step_s, score_s, head_s, of_base, of_tuned, base.load_s, disk_s, took_s)
+    return Tried(session, state, speeds, is_done)
+
+
+def session_of(fitted: Fitted, base: Base, cuts: Cuts) -> Session:
+    """A session as the recipe wants it, which gives freed memory back where that is short."""
+    train = fitted.recipe.train
+    session = Session(base, compiled=train.compile, checkpointing=train.checkpointing == "on")
+    session.cuts = cuts
+    if fitted.gives_back:
+        give_back_freed_memory()
+    session.waits = fitted.gives_back
+    return session
+
+
+def timed(work: Callable[[], Found], device: torch.device) -> tuple[float, Found]:
+    began = time.monotonic()
+    found = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic() - began, found
+
+
+def learning(session: Session, state: State, longest: Forest) -> tuple[float, float, bool]:
+    """(seconds of a token, of a step, whether the longest micro-batch was tried well). The first passes are small: for
+    what is built once, and to see how much of the longest can be tried."""
+    device = session.base.model.device
+
+    def learn(batch: Forest) -> float:
+        units = float(state.objective.count(batch)) or 1.0
+        return timed(lambda: session.forward_backward(TENANT, [batch], state.objective, 1.0 / units), device)[0]
+
+    small = pieces(longest, WARM_TOKENS)[0]
+    warm_s = [(learn(small), session.forget_gradients(TENANT))[0] for _ in range(2)]
+    most = int(LEARN_S / max(min(warm_s), 1e-6) * small.num_tokens)
+    part = longest if longest.num_tokens <= most else pieces(longest, max(most, small.num_tokens))[0]
+    learn_s, step_s = learn(part), 0.0
+    try:
+        session.optim_step(TENANT, state.lr)  # the first takes the memory of the moments
+        learn(small)
+        step_s, _ = timed(lambda: session.optim_step(TENANT, state.lr), device)
+    except (NotFinite, Overflow):
+        return learn_s / part.num_tokens, step_s, False
+    return learn_s / part.num_tokens, step_s, part is longest
+
+
+def longest_of(feed: FileFeed) -> Forest:
+    return max(feed.heaviest(), key=lambda batch: batch.num_tokens)
+
+
+def scoring(session: Session, made: Material, micro: int) -> tuple[float, float]:
+    """(seconds of a token, and on top of each whose probability is asked): the same tokens, few and all asked."""
+    device, base = session.base.model.device, session.base
+    batch = pieces(pack(made.train.records[:64], micro, base.rope)[0], SCORED_TOKENS)[0]
+    every = replace(batch, weights=torch.ones_like(batch.weights))
+    few, num = int((batch.weights != 0).sum()), batch.num_tokens
+    session.logprobs(TENANT, [batch])
+    few_s, _ = timed(lambda: session.logprobs(TENANT, [batch]), device)
+    all_s, _ = timed(lambda: session.logprobs(TENANT, [every]), device)
+    head_s = max(0.0, (all_s - few_s) / max(1, num - few))
+    return max(few_s - few * head_s, 0.0) / num, head_s
+
+
+def answering(session: Session, who: Who, made: Material, rows: int) -> Answering:
+    """Held-out prompts of middling length, as many as READ_TOKENS hold, answered; and the ends of one alone and of as
+    many as are answered side by side."""
+    form = made.forms[0]
+    prompts = sorted((made.renderer.prompt(form.prompt(e, made.instruction)) for e in made.split.test), key=len)
+    shared, wide = shared_of(prompts), min(rows, len(prompts))
+    num = max(1, min(wide, READ_TOKENS * len(prompts) // sum(len(p) - shared for p in prompts)))
+    first = (len(prompts) - num) // 2
+    batch, one = prompts[first : first + num], [prompts[first][-LEAST_READ:]]
+    most = min(made.max_new_tokens, LOOKED if who is None else WRITTEN)
+    clocked(session, who, made, one, 2)
+    steps = {1: clocked(session, who, made, one, WRITTEN)[1]}
+    read_s, step_s, written = clocked(session, who, made, batch, most)
+    steps.setdefault(num, step_s)
+    if wide > num:
+        ends = [p[-max(1, READ_TOKENS // wide) :] for p in prompts[:wide]]
+        steps[wide] = clocked(session, who, made, ends, WRITTEN)[1]
+    stops = set(made.renderer.stop_ids)
+    lengths = [next((n for n, token in enumerate(answer, 1) if token in stops), most + 1) for answer in written]
+    per_token = read_s / read_tokens([len(p) for p in batch], rows, shared_of(batch))
+    return Answering(per_token, tuple(sorted((float(n), s) for n, s in steps.items())), tuple(lengths), most)
+
+
+def clocked(
+    session: Session, who: Who, made: Material, prompts: Sequence[Sequence[int]], tokens: int
+) -> tuple[float, float, list[list[int]]]:
+    """(seconds until the first tokens, of a step behind them, the tokens of each answer); no answer stops early."""
+    limits = Limits(max(2, tokens), (), rows=len(prompts))
+    written: list[list[int]] = [[] for _ in prompts]
+    if session.base.layout != "forest":
+        sample = lambda most: session.sample(who, prompts, replace(limits, max_new_tokens=most), decode=lambda t: "")
+        device = session.base.model.device
+        (read_s, _), (all_s, done) = timed(lambda: sample(1), device), timed(lambda: sample(max(2, tokens)), device)
+        return read_s, max(0.0, all_s - read_s) / (limits.max_new_tokens - 1), [list(c.tokens) for c in done]
+    began, ends = time.monotonic(), []
+    with session.borrowed(who) as model:
+        for step in Sampler(model, session.base.head, made.renderer.text).side_by_side(prompts, limits):
+            ends.append(time.monotonic())
+            for row, token in zip(step.rows, step.tokens):
+                written[row].append(token)
+    return ends[0] - began, float(np.median(np.diff(ends))), written
+
+
+def shared_of(prompts: Sequence[Sequence[int]]) -> int:
+    return common_prefix(prompts) if len(prompts) > 1 else 0
+
+
+def read_tokens(lengths: Sequence[int], rows: int, shared: int = 0) -> int:
+    """Tokens that are computed where prompts of these lengths are read: what all share once, and the padding of the
+    few that are read together."""
+    own = sorted(n - shared for n in lengths)
+    batches = [own[first : first + rows] for first in range(0, len(own), rows)]
+    groups = [b[first : first + PREFILL_ROWS] for b in batches for first in range(0, len(b), PREFILL_ROWS)]
+    return shared + sum(len(group) * max(group) for group in groups)
+
+
+def writing() -> float:
+    """Seconds of a GiB: written, synced, hashed."""
+    tensors: dict[str, Any] = {"tensor": torch.zeros(DISK_BYTES // 4)}
+    with tempfile.TemporaryDirectory(prefix="tunesmith_") as scratch:
+        fill = lambda out: save_tensors(tensors, out / "tensor.safetensors")
+        seconds, _ = timed(lambda: publish_folder(fill, Path(scratch) / "tried"), torch.device("cpu"))
+    return seconds * 2**30 / DISK_BYTES
