@@ -63,8 +63,6 @@ def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mappin
     """`kept`: what the lock of a run says was picked; it is taken as it is. PlanError where nothing fits."""
     check_adapt(recipe.adapt, base.model, base.probe)
     method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
-    if not made.split.test:
-        raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
     free = memory_gib(where.device)
     if base.layout != "forest":
         return untraced(recipe, base, made, where, kept, "the padded layout is not traced")

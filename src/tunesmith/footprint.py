@@ -176,9 +176,10 @@ def asking_bytes(recipe: Recipe, base: Base, made: Material) -> Asking:
     again = asked(made.forms[0], made.ood, made.instruction)
     some = drawn(made.split.test, robustness.NUM_CASES[level])
     for change in robustness.CHANGES[level]:
-        if applies(change, made.instruction, made.labels, recipe.seed):
-            instruction = instruction_of(made.instruction, change, made.labels, recipe.seed)
-            again += asked(made.forms[0], [changed(e, change, recipe.seed) for e in some], instruction)
+        if applies(change, some, made.instruction, made.labels, recipe.seed):
+            said = [instruction_of(made.instruction, change, made.labels, recipe.seed, e.id) for e in some]
+            rows_of = [changed(e, change, made.labels, recipe.seed) for e in some]
+            again += asked(made.forms[0], rows_of, max(said, key=len, default=""))
     for part in (made.split.train, made.split.dev):
         given = [g for g, _ in by_heart.begun(recipe, made, part, by_heart.NUM_BEGUN[level])]
         again += [Batch.of(given, rows, by_heart.MOST_COMPLETED)] if given else []

@@ -180,7 +180,9 @@ class Job:
         recipe, made, level = self.recipe, self.made, self.recipe.evals.robustness
         seconds = self.gap() + sum(self.asked(who, made.forms[0], made.ood) for who in ("base", "tuned"))
         cases = drawn(made.split.test, robustness.NUM_CASES[level])
-        changes = [c for c in robustness.CHANGES[level] if applies(c, made.instruction, made.labels, recipe.seed)]
+        changes = [
+            c for c in robustness.CHANGES[level] if applies(c, cases, made.instruction, made.labels, recipe.seed)
+        ]
         seconds += len(changes) * sum(self.asked(who, made.forms[0], cases) for who in ("base", "tuned"))
         seconds += self.recited() if level != "off" else 0.0
         seconds += 2 * by_heart.expected(recipe, made)[1] * self.speeds.score_s  # secrets, among others of their form

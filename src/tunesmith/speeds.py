@@ -23,7 +23,7 @@ from tunesmith.engine.loop import State
 from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
-from tunesmith.errors import NotFinite, Overflow
+from tunesmith.errors import NotFinite, Overflow, PlanError
 from tunesmith.files import publish_folder, save_tensors
 from tunesmith.fitted import Fitted
 from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix
@@ -87,6 +87,8 @@ class Tried:
 
 def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None) -> Tried:
     """An update, answers of base and tuned, and scoring. Who calls closes the session."""
+    if not made.split.test:
+        raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
     began, recipe = time.monotonic(), fitted.recipe
     session = session_of(fitted, base, cuts or Cuts())
     try:
