@@ -219,11 +219,11 @@ class Job:
         recipe, speeds, model = self.recipe, self.speeds, self.base.model
         written = min(tokens, self.made.max_new_tokens, max(self.reply_lengths, default=tokens))
         compared = prompts * (2 * self.read_one_s + written * float(step_s(speeds.tuned, [1.0])[0]))
-        is_lora = recipe.adapt.method == "lora"
-        has_merged = is_lora and "merged" in recipe.export
+        is_adapter = recipe.adapt.is_adapter
+        has_merged = is_adapter and "merged" in recipe.export
         openings = 2 if has_merged else 1
         is_half = has_merged and model.dtype.itemsize < 4  # the adapter is opened once more, in float32
-        out = num_trained(model, recipe.adapt) * 4 if is_lora else model.num_parameters() * model.dtype.itemsize
+        out = num_trained(model, recipe.adapt) * 4 if is_adapter else model.num_parameters() * model.dtype.itemsize
         out += 4 * model.num_parameters() if has_merged else 0
         return compared * (1 + openings) + speeds.load_s * (openings + is_half) + out / GIB * speeds.disk_s
 

@@ -22,6 +22,8 @@ from tunesmith.objectives.sft import learned_weights
 from tunesmith.roles import Objective, Site
 from tunesmith.types import Forest
 
+FROZEN = {"reference", "teacher", "shared"}  # what is made of all micro-batches before the first is learned from
+
 
 def trace_update(
     base: Base, spec: Spec, batches: Sequence[Forest], objective: Objective, *, checkpointing: bool
@@ -64,9 +66,8 @@ def trace_update(
         living.known(site.masters.values())
         living.known(() if teacher is None else (*teacher.parameters(), *teacher.buffers()))
         frozen: dict[str, list[ForwardOutput]] = {
-            role: [asked_frozen(role, batch) for batch in batches]
-            for role in ("reference", "teacher", "shared") if role in needs
-        }  # fmt: skip
+            role: [asked_frozen(role, batch) for batch in batches] for role in sorted(needs & FROZEN)
+        }
         others: dict[str, Any] = {role: outs[at] for role, outs in frozen.items()}
         undo = [regulariser.attach(site) for regulariser in spec.regularisers]
         out = ask(largest)
