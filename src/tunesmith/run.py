@@ -144,8 +144,7 @@ def whole(
     with folder.stage("train"):
         teach(recipe, folder, session, made, state, feed, tracked)
         snapshot = settle(recipe, folder, session, made)
-        if session.waits:
-            give_back_freed_memory()  # small blocks too, as those of LoRA
+        trim(session)
     with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)
@@ -202,6 +201,12 @@ def rehearsed(
             rehearse(fitted, folder, made, where, tried)
         tried.session.close()
     return session_of(fitted, base, cuts)
+
+
+def trim(session: Session) -> None:
+    """Where memory is short, small blocks (LoRA's) go back between stages as large ones do at once."""
+    if session.waits:
+        give_back_freed_memory()
 
 
 def opened_before(folder: RunFolder, made: Material) -> list[openings.Opening]:
