@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tunesmith.data import ingest
+from tunesmith.data.alike import places
 from tunesmith.data.audit import audit
 from tunesmith.data.columns import Columns
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.located import check_there, files_named, find_splits
+from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered, Renderer
-from tunesmith.data.split import Ledger, Split, key, split
+from tunesmith.data.split import Ledger, Split, keys_of, split
+from tunesmith.data.stored import Chosen, Joined
+from tunesmith.data.traits import label_counts, without_answer
 from tunesmith.engine.fisher import fisher
 from tunesmith.engine.loop import State
 from tunesmith.engine.precision import choose_device, choose_dtype
@@ -26,16 +32,17 @@ from tunesmith.engine.tenant import Spec
 from tunesmith.errors import DataError, PlanError, RecipeError, did_you_mean
 from tunesmith.evals import own
 from tunesmith.evals.metrics import METRICS, Metric
-from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, labels_of
+from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed
 from tunesmith.measured import Means, means_of
 from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
 from tunesmith.recipe import Recipe
 from tunesmith.replay import Replayed, general, replay_files, replayed
-from tunesmith.types import Example, Label, Pair, Task
+from tunesmith.types import Example, Label
 
 TENANT = "tuned"
+MOST_COMPARED = 50_000  # training examples that are held at once, where their words are compared with those of cases
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -135,9 +142,12 @@ def drawn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
     """At most `most` of them, chosen by the hash of the id: no order of a file, and no clock, decides."""
     if len(examples) <= most:
         return tuple(examples)
-    chosen = sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).digest())[:most]
-    kept = {e.id for e in chosen}
-    return tuple(e for e in examples if e.id in kept)
+    return tuple(examples[at] for at in drawn_numbers((e.id for e in examples), most))
+
+
+def drawn_numbers(ids: Iterable[str], most: int) -> list[int]:
+    chosen = nsmallest(most, ((hashlib.sha256(name.encode()).digest(), at) for at, name in enumerate(ids)))
+    return sorted(at for _, at in chosen)
 
 
 def read_rows(recipe: Recipe, files: Sequence[Path], columns: Columns | None = None) -> ingest.Ingested:
@@ -170,8 +180,8 @@ def read_ood(recipe: Recipe, columns: Columns, parts: Split) -> tuple[tuple[Exam
     if not recipe.data.ood:
         return (), {}
     read = read_rows(recipe, ood_files(recipe), columns)
-    known = {key(e) for e in (*parts.train, *parts.dev, *parts.test)}
-    fresh = [e for e in read.examples if key(e) not in known]
+    known = np.unique(np.concatenate([keys_of(part) for part in (parts.train, parts.dev, parts.test)]))
+    fresh = Chosen(read.examples, np.flatnonzero(places(known, keys_of(read.examples)) < 0))
     if not fresh:
         raise DataError(
             f"all {len(read.examples)} rows of data.ood also stand in train, dev or test; wanted cases from elsewhere"
@@ -193,12 +203,12 @@ def material(
     ood, ood_digests = read_ood(recipe, main.columns, parts)
     task = ingest.infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
     kind = KINDS[task]
-    odd = next((e for e in (*main.examples, *ood) if isinstance(e.target, (Pair, Task))), None)
+    odd = next((e for part in (main.examples, ood) for e in Chosen(part, without_answer(part))), None)
     if odd is not None:
         raise PlanError(
             f"{odd.source} is a {type(odd.target).__name__.lower()}; only replies and labels can be learned from yet"
         )
-    labels = labels_of((*parts.train, *parts.dev, *parts.test))
+    labels = tuple(sorted(set().union(*map(label_counts, (parts.train, parts.dev, parts.test)))))
     by_likelihood = kind.scoring == "likelihood"
     if by_likelihood and len(labels) < 2:
         there = f"{len(labels)} ({labels[0]})" if labels else "none"
@@ -215,7 +225,7 @@ def material(
     renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
     num = len(parts.train)
     train = renderer.records(
-        [instructed(e, instruction) for e in parts.train], lambda done: step(done, num, "training examples rendered")
+        (instructed(e, instruction) for e in parts.train), lambda done: step(done, num, "training examples rendered")
     )
     step(num, num, "training examples rendered")
     if not train.records:
@@ -241,8 +251,8 @@ def material(
 
 def longest_reply(rendered: Rendered) -> int:
     """Tokens that an answer may take: a quarter more than 99 of 100 training replies."""
-    lengths = sorted(r.num_learned for r in rendered.records)
-    return min(512, int(1.25 * lengths[int(0.99 * (len(lengths) - 1))]) + 8)
+    lengths = np.sort(sizes_of(rendered.records).learned)
+    return min(512, int(1.25 * int(lengths[int(0.99 * (len(lengths) - 1))])) + 8)
 
 
 def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
@@ -261,7 +271,7 @@ def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[
 
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:
     t = recipe.train
-    records = (*made.train.records, *made.replay.records)
+    records = Joined(made.train.records, made.replay.records) if made.replay.records else made.train.records
     return FileFeed(records, t.update_tokens, t.micro, t.epochs, recipe.seed, base.rope, laying_of(recipe))
 
 

@@ -4,12 +4,16 @@ others of their form. Both are held against the base, and against replies that t
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tunesmith.build import Material, drawn
 from tunesmith.data.pack import pack, path_tokens
+from tunesmith.data.stored import Chosen
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Who
 from tunesmith.evals import exposure, overfit
@@ -87,13 +91,25 @@ Scored = tuple[Found, Record]
 
 def secrets(made: Material, num: int) -> tuple[list[Found], list[Found]]:
     """Rows of training with a secret in their reply, and rows of dev and test, which training never saw."""
-    learned = {r.example_id for r in made.train.records}
-    train = [e for e in made.split.train if e.id in learned]
-    unseen = {
-        kind: [row for row in rows[: 2 * num] if not any(row[1].text in replied(e) for e in train)]
-        for kind, rows in by_kind(made, [*made.split.dev, *made.split.test]).items()
-    }
-    return exposure.matched(by_kind(made, train), unseen, num)
+    train = learned_from(made)
+    unseen = {k: rows[: 2 * num] for k, rows in by_kind(made, [*made.split.dev, *made.split.test]).items()}
+    texts = {secret.text for rows in unseen.values() for _, secret in rows}
+    known: set[str] = set()
+    for example in train if texts else ():
+        known |= {text for text in texts if text in replied(example)}
+    fresh = {kind: [row for row in rows if row[1].text not in known] for kind, rows in unseen.items()}
+    return exposure.matched(by_kind(made, train), fresh, num)
+
+
+def learned_from(made: Material) -> Sequence[Example]:
+    """The training examples that were not dropped; their records stand in the same order."""
+    records = (r.example_id for r in made.train.records)
+    at, name = array("I"), next(records, None)
+    for number, example in enumerate(made.split.train):
+        if example.id == name:
+            at.append(number)
+            name = next(records, None)
+    return Chosen(made.split.train, np.array(at, np.uint32))
 
 
 def replied(example: Example) -> str:

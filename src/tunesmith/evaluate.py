@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from tunesmith.answered import Sitting
-from tunesmith.build import Material, is_labelled, prompt_text, references
+from tunesmith.build import MOST_COMPARED, Material, drawn, is_labelled, prompt_text, references
 from tunesmith.data.pack import pack
 from tunesmith.data.split import key
 from tunesmith.engine.session import Session
@@ -182,8 +182,8 @@ def cases_of(
 
 
 def simple_texts(made: Material) -> dict[str, Sequence[str]]:
-    """What needs no tuning."""
-    train, cases = made.split.train, made.split.test
+    """What needs no tuning; it learns from at most MOST_COMPARED training examples."""
+    train, cases = drawn(made.split.train, MOST_COMPARED), made.split.test
     return dict(baselines(
         [prompt_text(e) for e in train], references(train), [prompt_text(e) for e in cases],
         is_labels=is_labelled(cases),

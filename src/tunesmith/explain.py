@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
-from tunesmith.build import Material, material, prompt_text
+from tunesmith.build import MOST_COMPARED, Material, drawn_numbers, material, prompt_text
 from tunesmith.data.pack import forest, pack
 from tunesmith.data.split import Ledger
 from tunesmith.errors import InputError, did_you_mean
@@ -142,7 +142,8 @@ def explain_all(
     chosen = candidates(made, [by_id[row["example_id"]] for row, *_ in read], effort, opened.recipe.seed)
     answered = [answer_record(opened, row["example_id"], prompt, row["tuned_output"]) for row, prompt, _ in read]
     cosines = compared(opened, answered, [made.train.records[i] for i in chosen], progress)
-    examples = {e.id: e for e in made.split.train}
+    wanted = {made.train.records[i].example_id for i in chosen}
+    examples = {e.id: e for e in made.split.train if e.id in wanted}
     found = []
     for (row, _, (spans, check)), likes in zip(read, cosines):
         pulls = [
@@ -220,10 +221,13 @@ def words(
 
 def candidates(made: Material, cases: Sequence[Example], effort: Effort, seed: int) -> list[int]:
     """Which training records are compared: the nearest of each case by words, and some drawn from the others."""
-    by_id = {e.id: prompt_text(e) for e in made.split.train}
-    texts = [by_id.get(r.example_id, "") for r in made.train.records]
-    if len(texts) <= effort.num_near + effort.num_drawn:
-        return list(range(len(texts)))
+    records = made.train.records
+    if len(records) <= effort.num_near + effort.num_drawn:
+        return list(range(len(records)))
+    pool = drawn_numbers((r.example_id for r in records), MOST_COMPARED)
+    by_id = dict.fromkeys((records[i].example_id for i in pool), "")
+    by_id |= {e.id: prompt_text(e) for e in made.split.train if e.id in by_id}
+    texts = [by_id[records[i].example_id] for i in pool]
     vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit([*texts, "a"])
     weight_NV = vectorizer.transform(texts)
     nearest: dict[int, None] = {}
@@ -232,7 +236,7 @@ def candidates(made: Material, cases: Sequence[Example], effort: Effort, seed: i
         nearest |= dict.fromkeys(map(int, np.argsort(-near_N, kind="stable")[: effort.num_near]))
     rest = np.setdiff1d(np.arange(len(texts)), list(nearest))
     drawn = np.random.default_rng(seed).choice(rest, min(len(rest), effort.num_drawn), replace=False)
-    return [*nearest, *sorted(map(int, drawn))]
+    return [pool[i] for i in (*nearest, *sorted(map(int, drawn)))]
 
 
 def compared(

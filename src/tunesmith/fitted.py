@@ -11,6 +11,7 @@ import torch
 from tunesmith import method
 from tunesmith.build import Compute, Material, feed_of, load_base
 from tunesmith.data.feed import FileFeed
+from tunesmith.data.records import sizes_of
 from tunesmith.errors import PlanError
 from tunesmith.footprint import Asking, Footprint, asking_bytes, footprint
 from tunesmith.models.adapters import check_adapt
@@ -106,7 +107,7 @@ def candidates(recipe: Recipe, base: Base, made: Material, kept: Mapping[str, An
     if kept is not None:
         yield replace(recipe, train=replace(train, **{key: kept[key] for key in KEYS}))
         return
-    longest = max(r.num_tokens for r in made.train.records)
+    longest = int(sizes_of(made.train.records).tokens.max())
     most = MICRO_TOKENS if train.micro_tokens == "auto" else train.micro_tokens
     sizes = [most]
     while train.micro_tokens == "auto" and sizes[-1] // 2 >= max(longest, LEAST_MICRO_TOKENS):

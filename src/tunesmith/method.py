@@ -34,6 +34,8 @@ def regularisers_of(recipe: Recipe, num_updates: int, fisher: Mapping[str, Tenso
 
 def objective_of(recipe: Recipe, examples: Sequence[Example]) -> Objective:
     """`examples`: of training; their labels are what the contrastive loss compares by."""
+    if not recipe.objective.contrastive:
+        return objective(recipe.objective, {})
     names = sorted({e.target.name for e in examples if isinstance(e.target, Label)})
     number = {name: i for i, name in enumerate(names)}
     classes = {e.id: number[e.target.name] for e in examples if isinstance(e.target, Label)}

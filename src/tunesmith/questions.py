@@ -10,7 +10,7 @@ from tunesmith.build import drawn, prompt_text, read_split, references
 from tunesmith.data import ingest
 from tunesmith.data.columns import Columns
 from tunesmith.data.located import files_named
-from tunesmith.data.split import Ledger, key
+from tunesmith.data.split import SPLITS, Ledger, keys_of
 from tunesmith.errors import DataError, InputError, did_you_mean
 from tunesmith.evals.compare import Rules
 from tunesmith.evals.knobs import Evals
@@ -214,5 +214,5 @@ def num_learned(folder: Path, cases: Sequence[Example]) -> int:
     path = folder / "ledger.json"
     if not path.is_file():
         return 0
-    places = Ledger.load(path).splits
-    return sum(places.get(key(e)) in ("train", "dev") for e in cases)
+    places = Ledger.load(path).places(keys_of(cases)).tolist()
+    return sum(place in (SPLITS.index("train"), SPLITS.index("dev")) for place in places)

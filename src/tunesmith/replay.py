@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tunesmith.data.alike import places
 from tunesmith.data.ingest import Ingested
 from tunesmith.data.located import files_named
+from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Renderer
-from tunesmith.data.split import Split, key
+from tunesmith.data.split import Split, keys_of
+from tunesmith.data.stored import Chosen
 from tunesmith.errors import DataError
 from tunesmith.evals.probes import PROBES
 from tunesmith.guards import text_record
@@ -26,7 +32,7 @@ MOST_GENERAL = 32  # rows on which EWC measures what matters
 class Replayed:
     """`records` stand in every epoch; one may stand there twice where there are few."""
 
-    records: tuple[Record, ...] = ()
+    records: Sequence[Record] = ()
     num_rows: int = 0  # that could be learned from
     num_rejected: int = 0  # that could not be read
     learned_frac: float = 0.0  # of all learned tokens of an epoch
@@ -62,31 +68,34 @@ def replayed(
     if not asked.files or not (asked.share or recipe.regularise.ewc):
         return Replayed()
     read = read_rows(replay_files(recipe))
-    held_out = {key(e) for e in (*parts.dev, *parts.test)}
-    fresh = [e for e in read.examples if isinstance(e.target, (Reply, Label)) and key(e) not in held_out]
-    found = [r for r in renderer.records(fresh).records if r.num_learned]
+    held_out = np.unique(np.concatenate([keys_of(parts.dev), keys_of(parts.test)]))
+    is_fresh = places(held_out, keys_of(read.examples)) < 0
+    fresh = (e for e, is_so in zip(read.examples, is_fresh) if is_so and isinstance(e.target, (Reply, Label)))
+    found = renderer.records(fresh).records
     if not found:
         raise DataError(
             f"none of the {len(read.examples)} rows of data.replay can be learned from: wanted prompts with replies, "
             "that stand neither in dev nor in test"
         )
-    order = sorted(found, key=lambda r: hashlib.sha256(f"{recipe.seed}:{r.example_id}".encode()).digest())
-    own = sum(r.num_learned for r in train)
-    wanted, chosen, learned = own * asked.share / (1 - asked.share), [], 0
-    for record in cycle(order):
-        if learned + record.num_learned / 2 > wanted:  # nearer without it
+    drawn = b"".join(hashlib.sha256(f"{recipe.seed}:{r.example_id}".encode()).digest() for r in found)
+    sizes, of_train = sizes_of(found), sizes_of(train)
+    own = int(of_train.learned.sum())
+    wanted, chosen, learned = own * asked.share / (1 - asked.share), array("I"), 0
+    order = np.argsort(np.frombuffer(drawn, "S32"), kind="stable")
+    for at in cycle(order):
+        if learned + sizes.learned[at] / 2 > wanted:  # nearer without it
             break
-        chosen.append(record)
-        learned += record.num_learned
-    tokens = sum(r.num_tokens for r in chosen)
+        chosen.append(at)
+        learned += int(sizes.learned[at])
+    tokens = int(sizes.tokens[np.array(chosen, np.uint32)].sum())
     return Replayed(
-        tuple(chosen),
+        Chosen(found, np.array(chosen, np.uint32)),
         num_rows=len(found),
         num_rejected=len(read.rejected),
         learned_frac=learned / (own + learned),
-        token_frac=tokens / (tokens + sum(r.num_tokens for r in train)),
+        token_frac=tokens / (tokens + int(of_train.tokens.sum())),
         files=read.files,
-        general=tuple(order[:MOST_GENERAL]),
+        general=tuple(Chosen(found, order[:MOST_GENERAL])),
     )
 
 

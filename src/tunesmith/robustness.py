@@ -6,6 +6,7 @@ and recited rows ask both models again, which `evals.robustness` allows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,7 +29,7 @@ from tunesmith.evals.compare import Cases, Rules, secondary
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.perturb import FULL, QUICK, Change, applies, changed, form_of, instruction_of
 from tunesmith.evals.score import Answer
-from tunesmith.evals.tasks import Form
+from tunesmith.evals.tasks import Form, answer_text
 from tunesmith.folder import RunFolder
 from tunesmith.measured import outputs
 from tunesmith.recipe import Recipe
@@ -152,7 +153,7 @@ def in_slices(trial: Trial) -> dict[str, Any]:
         "length": slices.terciles([len(prompt_text(e)) for e in cases]),
         "language": slices.languages([prompt_text(e) for e in cases]),
         "group": [e.group for e in cases],
-        "prompt": ["like one of training" if e.id in like else "unlike those of training" for e in cases],
+        "prompt": ["unlike those of training" if i < 0 else "like one of training" for i in like],
     }
     if is_labelled(cases) and trial.metric.kind != "corpus":  # what is computed over all labels says nothing of one
         dimensions["label"] = list(wanted)
@@ -164,7 +165,7 @@ def in_slices(trial: Trial) -> dict[str, Any]:
 
 def contamination(made: Material) -> dict[str, Any]:
     """Copies of test rows in training, as the audit found them; `frac` of the test cases as they were used."""
-    like = len(like_training(made.split))
+    like = int((like_training(made.split) >= 0).sum())
     return {
         "taken_out": made.audit["moved"]["count"],
         "like_training": like,
@@ -289,8 +290,8 @@ def guess_of(trial: Trial, cases: Sequence[Example]) -> float | None:
     """What the answer that is most frequent in training scores on these cases; None where answers are texts."""
     if not is_labelled(cases) or trial.metric.needs != "answer":
         return None
-    train = references(trial.made.split.train)
-    most = max(sorted(set(train)), key=train.count)
+    train = Counter(answer_text(e) for e in trial.made.split.train)
+    most = max(sorted(train), key=lambda answer: train[answer])
     return trial.metric.corpus([most] * len(cases), references(cases))
 
 

@@ -4,26 +4,27 @@ lines.
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from tunesmith.data import alike
 from tunesmith.data.ingest import Ingested
-from tunesmith.data.pack import path_tokens
+from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
-from tunesmith.data.split import Split, normalised
+from tunesmith.data.split import Split
+from tunesmith.data.stored import Chosen
+from tunesmith.data.traits import column, label_counts
 from tunesmith.data.understood import understood
-from tunesmith.types import Example, Label, Pair, Reply
+from tunesmith.types import Example, Label
 
+PIECE = 4096  # prompts that are compared at a time
 MAX_LISTED = 200  # lines kept of each kind of finding; counts are of all
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 FEW_PER_CLASS = 8
 TOO_LONG_FRAC = 0.05  # of the training examples, from which on their loss is told beside the verdict
-DIGITS = re.compile(r"\d+")
 
 
 def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()) -> dict[str, Any]:
@@ -31,12 +32,15 @@ def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence
     dev and test: a row of theirs that is rejected is a held-out case less."""
     examples = ingested.examples
     read = (ingested, *others)
-    rejected = [row for one in read for row in one.rejected]
-    source = {e.id: e.source for e in (*split.train, *split.dev, *split.test, *examples)}
+    rejected = [row for one in read for row in one.rejected[:MAX_LISTED]]
+    source = _sources(examples, {*(i for i, _ in rendered.dropped[:MAX_LISTED]), *rendered.cut[:MAX_LISTED]})
     found: dict[str, Any] = {
         "rows": sum(one.num_rows for one in read),
         "accepted": sum(len(one.examples) for one in read),
-        "rejected": {"count": len(rejected), "rows": [asdict(r) for r in rejected[:MAX_LISTED]]},
+        "rejected": {
+            "count": sum(len(one.rejected) for one in read),
+            "rows": [asdict(r) for r in rejected[:MAX_LISTED]],
+        },
         "dropped": {
             "count": len(rendered.dropped),
             "examples": [
@@ -63,16 +67,20 @@ def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence
     return found
 
 
+def _sources(examples: Sequence[Example], wanted: set[str]) -> dict[str, str]:
+    """file:line of these ids."""
+    return {e.id: e.source for e in examples if e.id in wanted} if wanted else {}
+
+
 def _tokens(rendered: Rendered) -> dict[str, Any]:
-    lengths = np.array([path_tokens(r) for r in rendered.records])
-    replies = np.array([r.num_learned for r in rendered.records])
-    total = sum(r.num_tokens for r in rendered.records)
+    sizes = sizes_of(rendered.records)
+    total, learned = int(sizes.tokens.sum()), int(sizes.learned.sum())
     return {
         "total": total,
-        "learned": int(replies.sum()),
-        "learned_frac": float(replies.sum() / total) if total else 0.0,
-        "length_quantiles": _quantiles(lengths),
-        "reply_quantiles": _quantiles(replies),
+        "learned": learned,
+        "learned_frac": learned / total if total else 0.0,
+        "length_quantiles": _quantiles(sizes.path),
+        "reply_quantiles": _quantiles(sizes.learned),
     }
 
 
@@ -80,35 +88,21 @@ def _quantiles(values: np.ndarray) -> dict[str, int]:
     return {f"{q:g}": int(np.quantile(values, q)) for q in QUANTILES} if values.size else {}
 
 
-def _prompt(example: Example) -> str:
-    return "\n".join(f"{m.role}: {normalised(m.content)}" for m in example.prompt)
-
-
-def _answer(example: Example) -> str:
-    target = example.target
-    if isinstance(target, (Reply, Label)):
-        return normalised(target.text)
-    return normalised(target.chosen.content) if isinstance(target, Pair) else ""
-
-
-def masked(text: str) -> str:
-    """Digits as 0, so that twins from one template are found."""
-    return DIGITS.sub("0", text)
-
-
 def _duplicates(examples: Sequence[Example]) -> dict[str, Any]:
     """Rows beyond the first of each kind: identical ones, and those that differ in case, white space or digits only."""
-    exact = [e for e in examples if not e.id.endswith("-1")]
-    seen: dict[str, str] = {}
-    near: list[dict[str, str]] = []
-    for example in examples:
-        text = masked(f"{_prompt(example)}\0{_answer(example)}")
-        if text in seen and example.id.endswith("-1"):
-            near.append({"id": example.id, "source": example.source, "like": seen[text]})
-        seen.setdefault(text, example.source)
+    first, again = alike.first_like(column(examples, "text")), column(examples, "again")
+    is_near = ~again & (first < np.arange(len(first), dtype=np.uint32))
+    near = [(at, int(first[at])) for at in np.flatnonzero(is_near)[:MAX_LISTED].tolist()]
+    exact = [examples[at] for at in np.flatnonzero(again)[:MAX_LISTED].tolist()]
     return {
-        "exact": {"count": len(exact), "examples": [{"id": e.id, "source": e.source} for e in exact[:MAX_LISTED]]},
-        "normalised": {"count": len(near), "examples": near[:MAX_LISTED]},
+        "exact": {"count": int(again.sum()), "examples": [{"id": e.id, "source": e.source} for e in exact]},
+        "normalised": {
+            "count": int(is_near.sum()),
+            "examples": [
+                {"id": examples[at].id, "source": examples[at].source, "like": examples[like].source}
+                for at, like in near
+            ],
+        },
     }
 
 
@@ -116,19 +110,32 @@ def _contradictions(examples: Sequence[Example]) -> dict[str, Any]:
     """Prompts that stand with more than one label. Several replies to one prompt are no contradiction, and are not
     counted.
     """
-    labels: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for example in examples:
-        if isinstance(example.target, Label):
-            labels[_prompt(example)][example.target.name].append(example.source)
-    bad = [dict(by_label) for by_label in labels.values() if len(by_label) > 1]
-    rows = sum(len(sources) for by_label in bad for sources in by_label.values())
-    return {"prompts": len(bad), "rows": rows, "examples": bad[:MAX_LISTED]}
+    label = column(examples, "label")
+    labelled = np.flatnonzero(label >= 0).astype(np.uint32)
+    label = label[labelled]
+    first = alike.first_like(column(examples, "prompt")[labelled])
+    is_bad = np.zeros(len(first), bool)
+    is_bad[first[label != label[first]]] = True
+    there = Chosen(examples, labelled)
+    listed = [_by_label(there, np.flatnonzero(first == at)) for at in np.flatnonzero(is_bad)[:MAX_LISTED]]
+    return {"prompts": int(is_bad.sum()), "rows": int(is_bad[first].sum()), "examples": listed}
+
+
+def _by_label(labelled: Sequence[Example], members: np.ndarray) -> dict[str, list[str]]:
+    """Label -> file:line of the first that have it."""
+    found: dict[str, list[str]] = {}
+    for example in Chosen(labelled, members):
+        assert isinstance(example.target, Label)
+        there = found.setdefault(example.target.name, [])
+        if len(there) < MAX_LISTED:
+            there.append(example.source)
+    return found
 
 
 def _classes(split: Split) -> dict[str, dict[str, int]]:
     """Rows per label and split; {} where there are no labels."""
     parts = {"train": split.train, "dev": split.dev, "test": split.test}
-    counts = {name: Counter(e.target.name for e in part if isinstance(e.target, Label)) for name, part in parts.items()}
+    counts = {name: label_counts(part) for name, part in parts.items()}
     names = sorted({label for c in counts.values() for label in c})
     return {label: {name: counts[name][label] for name in parts} for label in names}
 
@@ -136,14 +143,25 @@ def _classes(split: Split) -> dict[str, dict[str, int]]:
 def _twins(split: Split) -> dict[str, Any]:
     """Test prompts that stand in train once digits are masked: no leak by the key, but hardly a test either."""
     like = like_training(split)
-    twins = [{"id": e.id, "source": e.source, "like": like[e.id]} for e in split.test if e.id in like]
-    return {"count": len(twins), "examples": twins[:MAX_LISTED]}
+    twins = np.flatnonzero(like >= 0).tolist()
+    listed = [(split.test[i], split.train[int(like[i])]) for i in twins[:MAX_LISTED]]
+    return {
+        "count": len(twins),
+        "examples": [{"id": e.id, "source": e.source, "like": other.source} for e, other in listed],
+    }
 
 
-def like_training(split: Split) -> dict[str, str]:
-    """Test example -> file:line of a training prompt that is the same once digits are masked."""
-    train = {masked(_prompt(e)): e.source for e in split.train}
-    return {e.id: train[p] for e in split.test if (p := masked(_prompt(e))) in train}
+def like_training(split: Split) -> np.ndarray:
+    """Of each test example the number of the last training one whose prompt is the same once digits are masked, or
+    -1."""
+    asked = column(split.test, "masked")
+    known, train = np.unique(asked), column(split.train, "masked")
+    last = np.full(len(known), -1, np.int64)
+    for begin in range(0, len(train), PIECE):
+        at = alike.places(known, train[begin : begin + PIECE])
+        there = np.flatnonzero(at >= 0)
+        last[at[there]] = begin + there
+    return last[np.searchsorted(known, asked)]
 
 
 def _warnings(found: dict[str, Any]) -> list[str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from tunesmith.data.pack import RopeLimit, pack, path_tokens
+from tunesmith.data.pack import RopeLimit, pack
+from tunesmith.data.records import sizes_of
 from tunesmith.data.twins import doubled
 from tunesmith.errors import DataError, RunError
 from tunesmith.types import Forest, Record
@@ -21,6 +24,18 @@ class Laying:
 
     twice: bool = False  # each as two roots, for R-Drop
     share_prefix: bool = True  # a prefix of several examples is stored once
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An epoch's order of the records, and where its updates begin in it."""
+
+    order: np.ndarray  # [records] uint32
+    bounds: np.ndarray  # [updates + 1] int64
+
+    def part(self, update: int) -> list[int]:
+        found: list[int] = self.order[self.bounds[update] : self.bounds[update + 1]].tolist()
+        return found
 
 
 class FileFeed:
@@ -43,18 +58,16 @@ class FileFeed:
         if not records:
             raise DataError("there is no example to learn from: all were dropped or moved. See `tunesmith audit`.")
         assert min(update_tokens, micro_tokens, epochs) > 0, "update_tokens, micro_tokens and epochs must be above 0"
-        self._records = list(records)
-        self._lengths = np.array(
-            [r.num_tokens for r in records], dtype=np.int64
-        )  # before sharing: the cut must not matter
+        self._records, self._sizes = records, sizes_of(records)
+        self._lengths = self._sizes.tokens  # before sharing: the cut must not matter
         self._micro_tokens, self._epochs, self._seed, self._rope = micro_tokens, epochs, seed, rope
         wanted = max(1, round(int(self._lengths.sum()) / update_tokens))
         self._per_epoch = min(wanted, len(self._records))
         self._laying = laying
         self._position = 0
         self._consumed = ""  # SHA-256 over the ids of all examples given so far, in their order
-        self._order: tuple[int, list[np.ndarray]] | None = None
-        self.digest = self._digest(update_tokens)
+        self._order: tuple[int, Cut] | None = None
+        self._update_tokens = update_tokens
 
     @property
     def num_updates(self) -> int:
@@ -63,7 +76,7 @@ class FileFeed:
     def num_seen(self, num_updates: int) -> int:
         """How many examples the first `num_updates` updates hold, each counted once."""
         whole = num_updates >= self._per_epoch
-        return len(self._records) if whole else sum(len(part) for part in self._cut(0)[:num_updates])
+        return len(self._records) if whole else int(self._cut(0).bounds[num_updates])
 
     @property
     def updates_per_epoch(self) -> int:
@@ -86,9 +99,9 @@ class FileFeed:
     def heaviest(self) -> list[Forest]:
         """The micro-batches of the first epoch's update with most tokens, and of the longest example where that is
         longer than all of these."""
-        parts = self._cut(0)
-        heaviest = max(parts, key=lambda part: int(self._lengths[part].sum()))
-        batches, longest = self._laid(list(heaviest)), self._laid([int(self._lengths.argmax())])
+        cut = self._cut(0)
+        heaviest = cut.part(int(self._tokens(cut).argmax()))
+        batches, longest = self._laid(heaviest), self._laid([int(self._lengths.argmax())])
         if longest[0].num_tokens > max(batch.num_tokens for batch in batches):
             batches += longest
         return batches
@@ -98,14 +111,19 @@ class FileFeed:
         epoch, inside = divmod(update, self._per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self._cut(epoch)
-        return [int(i) for i in self._order[1][inside]]
+        return self._order[1].part(inside)
 
-    def _cut(self, epoch: int) -> list[np.ndarray]:
+    def _tokens(self, cut: Cut) -> np.ndarray:
+        """Of each update, before sharing."""
+        return np.add.reduceat(self._lengths[cut.order], cut.bounds[:-1], dtype=np.int64)
+
+    def _cut(self, epoch: int) -> Cut:
         """The epoch's permutation in `_per_epoch` runs: each ends where the tokens so far come nearest to its share."""
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, epoch])))
-        order = generator.permutation(len(self._records))
-        ends = np.cumsum(self._lengths[order])
-        cuts: list[int] = []
+        order = np.arange(len(self._records), dtype=np.uint32)
+        generator.shuffle(order)
+        ends = np.cumsum(self._lengths[order], dtype=np.int64)
+        cuts = array("q")
         for i in range(1, self._per_epoch):
             share = ends[-1] * i / self._per_epoch
             at = int(np.searchsorted(ends, share))
@@ -113,7 +131,7 @@ class FileFeed:
             first = (cuts[-1] if cuts else 0) + 1  # no update is empty
             last = len(order) - (self._per_epoch - i)
             cuts.append(min(max(nearest, first), last))
-        return np.split(order, cuts)
+        return Cut(order, np.array([0, *cuts, len(order)]))
 
     def state(self) -> dict[str, Any]:
         return {"position": self._position, "digest": self.digest, "consumed": self._consumed}
@@ -130,22 +148,23 @@ class FileFeed:
     def shape(self) -> dict[str, Any]:
         """Facts for the plan; tokens are counted before sharing, for one epoch."""
         times = 2 if self._laying.twice else 1
-        per_update = [times * int(self._lengths[part].sum()) for part in self._cut(0)]
+        per_update = times * self._tokens(self._cut(0))
         return {
             "num_examples": len(self._records),
             "num_updates": self.num_updates,
             "updates_per_epoch": self._per_epoch,
             "epochs": self._epochs,
             "tokens": times * int(self._lengths.sum()),
-            "learned_tokens": sum(r.num_learned for r in self._records),
-            "longest_tokens": times * max(path_tokens(r) for r in self._records),
-            "update_tokens_min": min(per_update),
-            "update_tokens_max": max(per_update),
+            "learned_tokens": int(self._sizes.learned.sum()),
+            "longest_tokens": times * int(self._sizes.path.max()),
+            "update_tokens_min": int(per_update.min()),
+            "update_tokens_max": int(per_update.max()),
         }
 
-    def _digest(self, update_tokens: int) -> str:
+    @cached_property
+    def digest(self) -> str:
         """What decides which example is in which update, and what it is."""
-        hashed = hashlib.sha256(repr((update_tokens, self._epochs, self._seed)).encode())
+        hashed = hashlib.sha256(repr((self._update_tokens, self._epochs, self._seed)).encode())
         for record in self._records:
             hashed.update(record.example_id.encode() + b"\0")
             for segment in record.segments:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
+
 from tunesmith.data.columns import Columns, content_of, group_of, slices_of, tests_of, weight_of
+from tunesmith.data.examples import Examples
 from tunesmith.data.infer import infer
 from tunesmith.data.rows import About, Reading, Rejected, Row, digest, rows
+from tunesmith.data.stored import Stored, listed
 from tunesmith.data.threads import as_chats, gather
+from tunesmith.data.traits import KINDS, column
 from tunesmith.errors import DataError
-from tunesmith.types import Example, Label, Message, Pair, Reply, Target, Task
+from tunesmith.types import Example, Message, Reply, Target
 
 __all__ = ["Columns", "Ingested", "Rejected", "example_id", "infer_task", "read", "task_of"]
 
@@ -29,8 +33,8 @@ LANGUAGES = {"src_lang", "tgt_lang", "source_lang", "target_lang", "source_langu
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    examples: tuple[Example, ...]
-    rejected: tuple[Rejected, ...]
+    examples: Sequence[Example]  # in a file, as the rejected ones are: read when they are asked for
+    rejected: Sequence[Rejected]
     num_rows: int  # accepted + rejected
     columns: Columns  # as they were read
     ignored: tuple[str, ...]  # columns of the file that mean nothing here
@@ -47,9 +51,8 @@ class _Reader:
 
     said: Columns
     reading: Reading
-    examples: list[Example] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    seen: Counter[str] = field(default_factory=Counter)
+    examples: Examples = field(default_factory=Examples)
+    rejected: Stored[Rejected] = field(default_factory=lambda: listed(Rejected))
     columns: Columns | None = None
     ignored: tuple[str, ...] = ()
     notices: list[str] = field(default_factory=list)
@@ -89,7 +92,7 @@ class _Reader:
     def row(self, path: Path, item: tuple[int, Row], columns: Columns) -> None:
         line, row = item
         try:
-            self.examples.append(_example(row, columns, self.seen, f"{path}:{line}"))
+            self.examples.append(_example(row, columns, self.examples, f"{path}:{line}"))
         except ValueError as error:
             self.rejected.append(Rejected(str(path), line, str(error)))
 
@@ -106,10 +109,11 @@ def read(paths: Sequence[Path], columns: Columns | None = None, reading: Reading
     if reader.columns is None or not reader.examples:
         _refuse_empty(paths, reader.rejected)
     assert reader.columns is not None
+    reader.examples.number()
     said = tuple(name for name, value in asdict(reader.said).items() if value)
     return Ingested(
-        tuple(reader.examples), tuple(reader.rejected), len(reader.examples) + len(reader.rejected), reader.columns,
-        reader.ignored, files, tuple(reader.notices), reader.num_messages, reader.found, said,
+        reader.examples, reader.rejected, len(reader.examples) + len(reader.rejected), reader.columns, reader.ignored,
+        files, tuple(reader.notices), reader.num_messages, reader.found, said,
     )  # fmt: skip
 
 
@@ -126,7 +130,7 @@ def _understood(
     return columns, tuple(name for name in names if name not in columns.used())
 
 
-def _refuse_empty(paths: Sequence[Path], rejected: list[Rejected]) -> None:
+def _refuse_empty(paths: Sequence[Path], rejected: Sequence[Rejected]) -> None:
     shown = ", ".join(map(str, paths)) or "no file"
     if not rejected:
         raise DataError(f"{shown}: there are no rows. Wanted: at least one example per line.")
@@ -134,13 +138,14 @@ def _refuse_empty(paths: Sequence[Path], rejected: list[Rejected]) -> None:
     raise DataError(f"{shown}: none of its {len(rejected)} rows could be used. {reasons}")
 
 
-def _example(row: Row, columns: Columns, seen: Counter[str], source: str) -> Example:
+def _example(row: Row, columns: Columns, there: Examples, source: str) -> Example:
+    """With the hash of its content as id, until all are numbered."""
     prompt, target = content_of(row, columns)
     content = example_id(prompt, target)
-    seen[content] += 1
+    there.see(content)
     return Example(
-        f"{content}-{seen[content]}", prompt, target, group_of(row, columns), weight_of(row, columns), source,
-        tests_of(row, columns), slices_of(row, columns),
+        content, prompt, target, group_of(row, columns), weight_of(row, columns), source, tests_of(row, columns),
+        slices_of(row, columns),
     )  # fmt: skip
 
 
@@ -164,15 +169,16 @@ def infer_task(columns: Columns, ingested: Ingested) -> str:
 
 def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
     """The task, and why, in words for a person."""
-    targets = [example.target for example in ingested.examples]
-    if targets and all(isinstance(target, Label) for target in targets):
+
+    kinds = np.unique(column(ingested.examples, "kind"))
+    only = KINDS[kinds[0]] if len(kinds) == 1 else ""
+    if only == "Label":
         return "classify", f"the column '{columns.label}' holds labels"
-    if targets and all(isinstance(target, Pair) for target in targets):
+    if only == "Pair":
         return "generate", "each row holds a preferred and a rejected answer"
-    if targets and all(isinstance(target, Task) for target in targets):
+    if only == "Task":
         return "generate", "each row holds a prompt and what a grader needs, and no answer"
-    replies = [target.text for target in targets if isinstance(target, Reply)]
-    if replies and len(replies) == len(targets) and all(_is_object(reply) for reply in replies):
+    if only == "Reply" and all(isinstance(e.target, Reply) and _is_object(e.target.text) for e in ingested.examples):
         return "extract", "every answer is a JSON object"
     if columns.messages is not None or columns.conversation is not None:
         return "chat", "the rows are conversations"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from tunesmith.data.controls import Controls
 from tunesmith.data.encode import Encoder
 from tunesmith.data.frame import Frame
 from tunesmith.data.pack import path_tokens
+from tunesmith.data.records import Records
+from tunesmith.data.stored import Stored, listed
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.tree import merge
 from tunesmith.errors import DataError, ModelError
@@ -33,9 +35,9 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that is one byte of a character
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    records: tuple[Record, ...]
-    dropped: tuple[tuple[str, str], ...]  # example id, reason
-    cut: tuple[str, ...]  # ids of examples whose prompt was shortened
+    records: Sequence[Record]  # in a file, as the two below: read when they are asked for
+    dropped: Sequence[tuple[str, str]]  # example id, reason
+    cut: Sequence[str]  # ids of examples whose prompt was shortened
     shown: tuple[tuple[str, bool], ...] = ()  # the first record in pieces: text, learned
 
 
@@ -182,12 +184,12 @@ class Renderer:
         turns = self._turns(example)
         return self._joined(example, turns, self._paths(turns))
 
-    def records(self, examples: Sequence[Example], progress: Callable[[int], None] | None = None) -> Rendered:
+    def records(self, examples: Iterable[Example], progress: Callable[[int], None] | None = None) -> Rendered:
         """All examples, in order. What the template refuses and what is too long is dropped with the reason.
         `progress` is told how many are done."""
-        records: list[Record] = []
-        dropped: list[tuple[str, str]] = []
-        cut: list[str] = []
+        records, done = Records(), -1
+        dropped: Stored[tuple[str, str]] = listed(lambda name, reason: (name, reason))
+        cut: Stored[str] = listed(str)
         for done, (example, record, reason) in enumerate(self._each(examples)):
             if progress is not None and done % CHUNK == 0:
                 progress(done)
@@ -203,12 +205,12 @@ class Renderer:
                 record = found
                 cut.append(example.id)
             records.append(record)
-        if examples and not records:
+        if done >= 0 and not records:
             raise DataError(
-                f"none of the {len(examples)} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}. "
+                f"none of the {done + 1} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}. "
                 "Where they are too long, raise data.max_tokens or say data.too_long: cut"
             )
-        return Rendered(tuple(records), tuple(dropped), tuple(cut), self.pieces(records[0]) if records else ())
+        return Rendered(records, dropped, cut, self.pieces(records[0]) if records else ())
 
     def pieces(self, record: Record) -> tuple[tuple[str, bool], ...]:
         """The longest path of a record as text, cut where it changes between context and learned."""
@@ -222,9 +224,9 @@ class Renderer:
             for a, b in pairwise(edges)
         )
 
-    def _each(self, examples: Sequence[Example]) -> Iterator[tuple[Example, Record | None, str]]:
-        for begin in range(0, len(examples), CHUNK):
-            chunk = examples[begin : begin + CHUNK]
+    def _each(self, examples: Iterable[Example]) -> Iterator[tuple[Example, Record | None, str]]:
+        stream = iter(examples)
+        while chunk := list(islice(stream, CHUNK)):
             turns: list[list[_Turn] | str] = []
             for example in chunk:
                 try:

@@ -254,7 +254,8 @@ def _parquet(stream: IO[bytes], path: Path) -> Iterator[tuple[int, Row] | Reject
             source = unpacked
         number = 0
         try:
-            for batch in pq.ParquetFile(source).iter_batches(batch_size=1024):
+            # without a buffer size, whole columns of a row group, and that may be the file
+            for batch in pq.ParquetFile(source, buffer_size=2**20).iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row

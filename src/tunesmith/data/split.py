@@ -7,16 +7,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import unicodedata
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from tunesmith.data import alike
+from tunesmith.data.stored import Chosen, Stored, listed
+from tunesmith.data.traits import column, key
 from tunesmith.errors import DataError
 from tunesmith.types import Example
 
+__all__ = ["SPLITS", "Ledger", "Moved", "Split", "key", "keys_of", "split"]
+
 SPLITS = ("train", "dev", "test")
 LEDGER_FORMAT = 1
+ENTRY = re.compile(r'"([0-9a-f]{20})": "(train|dev|test)",?')
+PIECE = 4096  # keys that are text at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,57 +38,89 @@ class Moved:
     stands_in: str
 
 
-@dataclass(slots=True)
 class Ledger:
-    """Which split a key belongs to. Keys are hashes: no text of the user stands in it."""
+    """Which split a key belongs to. Keys are hashes: no text of the user stands in it. 11 bytes of memory a key."""
 
-    splits: dict[str, str] = field(default_factory=dict)
+    def __init__(self, keys: np.ndarray | None = None, places: np.ndarray | None = None) -> None:
+        """`keys` [n] as in `alike`, `places` [n] as indices into SPLITS. Of equal keys the first one counts."""
+        if keys is None or places is None:
+            keys, places = np.empty(0, alike.DTYPE), np.empty(0, np.int8)
+        order = np.argsort(keys, kind="stable")
+        keys, places = keys[order], places[order]
+        del order
+        is_first = np.ones(len(keys), bool)
+        is_first[1:] = keys[1:] != keys[:-1]
+        self._keys, self._places = (keys, places) if is_first.all() else (keys[is_first], places[is_first])
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def content(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys, sorted, and the place of each."""
+        return self._keys, self._places
+
+    def places(self, keys: np.ndarray) -> np.ndarray:
+        """Of each key the index into SPLITS, int8; -1 where it is not known."""
+        at = alike.places(self._keys, keys)
+        return np.where(at >= 0, self._places[at], -1).astype(np.int8) if len(self) else np.full(len(at), -1, np.int8)
+
+    def joined(self, keys: np.ndarray, places: np.ndarray) -> Ledger:
+        """With these keys, which win over those that are there."""
+        if not len(self):
+            return Ledger(keys, places)
+        return Ledger(np.concatenate([keys, self._keys]), np.concatenate([places, self._places]))
 
     def save(self, path: Path) -> None:
         """Complete or not at all."""
         partial = path.with_name(f".partial_{path.name}")
         with partial.open("w", encoding="utf-8") as file:
-            json.dump({"format": LEDGER_FORMAT, "splits": self.splits}, file, indent=0, sort_keys=True)
+            file.write(f'{{\n"format": {LEDGER_FORMAT},\n"splits": {{')
+            for at in range(0, len(self), PIECE):
+                names = alike.to_hex(self._keys[at : at + PIECE])
+                lines = [f'"{n}": "{SPLITS[p]}"' for n, p in zip(names, self._places[at : at + PIECE].tolist())]
+                file.write(("," if at else "") + "\n" + ",\n".join(lines))
+            file.write("\n}\n}")
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> Ledger:
+        """Line by line, as it was saved; what stands otherwise in the file is read as JSON."""
+        keys, places, other = bytearray(), bytearray(), []
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    if found := ENTRY.fullmatch(line.strip()):
+                        keys += bytes.fromhex(found[1])
+                        places.append(SPLITS.index(found[2]))
+                    else:
+                        other.append(line)
+            found = json.loads("".join(other))
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{path}: the split ledger cannot be read ({error}). Restore it, or start a new run."
             ) from error
-        splits = found.get("splits") if isinstance(found, dict) and found.get("format") == LEDGER_FORMAT else None
-        if not isinstance(splits, dict) or not set(splits.values()) <= set(SPLITS):
+        rest = found.get("splits") if isinstance(found, dict) and found.get("format") == LEDGER_FORMAT else None
+        if not isinstance(rest, dict) or not all(ENTRY.fullmatch(f'"{k}": "{v}"') for k, v in rest.items()):
             raise DataError(f"{path}: is no split ledger of format {LEDGER_FORMAT}. Restore it, or start a new run.")
-        return cls(splits)
+        keys += bytes.fromhex("".join(rest))
+        places += bytes(SPLITS.index(place) for place in rest.values())
+        return cls(np.frombuffer(keys, alike.DTYPE), np.frombuffer(places, np.int8))
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    train: tuple[Example, ...]
-    dev: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    dev: Sequence[Example]
+    test: Sequence[Example]
     ledger: Ledger  # with the new keys
-    moved: tuple[Moved, ...]
+    moved: Sequence[Moved]
 
 
-def key(example: Example) -> str:
-    """What must not stand in two splits: the group, or else the prompt without differences of case, width and white
-    space.
-    """
-    if example.group is not None:
-        return hashlib.sha256(f"group\0{example.group}".encode()).hexdigest()[:20]
-    turns = [f"{m.role}\0{normalised(m.content)}" for m in example.prompt]
-    return hashlib.sha256("\0\0".join(["prompt", *turns]).encode()).hexdigest()[:20]
-
-
-def normalised(text: str) -> str:
-    """Without differences of case, width and white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+def keys_of(examples: Sequence[Example]) -> np.ndarray:
+    return column(examples, "key")
 
 
 def split(
@@ -100,30 +141,37 @@ def split(
     given = dict(given or {})
     assert set(given) <= {"dev", "test"}, f"unknown split in {sorted(given)}"
     _check_fractions(dev_frac, test_frac)
-    known = dict(ledger.splits) if ledger else {}
-    fixed = _fixed_keys(given, known)
-    parts: dict[str, list[Example]] = {name: [] for name in SPLITS}
-    moved: list[Moved] = []
-    for example in given.get("test", ()):
-        parts["test"].append(example)
-    for example in given.get("dev", ()):
-        place = fixed[key(example)]
-        if place == "dev":
-            parts["dev"].append(example)
-        else:
-            moved.append(Moved(example.id, example.source, "dev", place))
+    known = Ledger() if ledger is None else ledger
+    fixed, of_given = Ledger(), {name: keys_of(files) for name, files in given.items()}
+    for name in sorted(given):  # test goes before dev
+        fixed = fixed.joined(of_given[name], np.full(len(given[name]), SPLITS.index(name), np.int8))
+    _refuse_other_places(given, of_given, fixed, known)
     fractions = {"dev": 0.0 if "dev" in given else dev_frac, "test": 0.0 if "test" in given else test_frac}
-    for example in examples:
-        k = key(example)
-        place = fixed.get(k) or known.get(k) or _drawn(k, salt, fractions)
-        if place in given:
-            moved.append(Moved(example.id, example.source, "train", place))
-        else:
-            parts[place].append(example)
-            known[k] = place
-    known.update(fixed)
+    keys = keys_of(examples)
+    places = _places(keys, salt, fractions, (fixed, known))
+    is_out = np.isin(places, [SPLITS.index(name) for name in given])
+    parts = dict(given)
+    moved = listed(Moved)
+    if "dev" in given:
+        stands = fixed.places(of_given["dev"])
+        parts["dev"] = Chosen(given["dev"], np.flatnonzero(stands == SPLITS.index("dev")))
+        _tell_moved(given["dev"], stands, stands != SPLITS.index("dev"), "dev", moved)
+    _tell_moved(examples, places, is_out, "train", moved)
+    for number, name in enumerate(SPLITS):
+        if name not in given:
+            parts[name] = Chosen(examples, np.flatnonzero(places == number))
+    if is_out.any():
+        keys, places = keys[~is_out], places[~is_out]
+    after = known.joined(keys, places).joined(*fixed.content)
     _refuse_empty(parts, given, fractions, len(examples))
-    return Split(tuple(parts["train"]), tuple(parts["dev"]), tuple(parts["test"]), Ledger(known), tuple(moved))
+    return Split(parts["train"], parts["dev"], parts["test"], after, moved)
+
+
+def _tell_moved(
+    examples: Sequence[Example], places: np.ndarray, is_moved: np.ndarray, out_of: str, into: Stored[Moved]
+) -> None:
+    for at in np.flatnonzero(is_moved).tolist():
+        into.append(Moved(examples[at].id, examples[at].source, out_of, SPLITS[places[at]]))
 
 
 def _check_fractions(dev_frac: float, test_frac: float) -> None:
@@ -134,19 +182,34 @@ def _check_fractions(dev_frac: float, test_frac: float) -> None:
         )
 
 
-def _fixed_keys(given: Mapping[str, Sequence[Example]], known: Mapping[str, str]) -> dict[str, str]:
-    """The split of each key of the given files; test goes before dev. What the ledger has elsewhere is refused."""
-    fixed = {key(e): "dev" for e in given.get("dev", ())} | {key(e): "test" for e in given.get("test", ())}
+def _refuse_other_places(
+    given: Mapping[str, Sequence[Example]], of_given: Mapping[str, np.ndarray], fixed: Ledger, known: Ledger
+) -> None:
+    """What the ledger has in another split than the files say."""
     for name, files in given.items():
-        elsewhere = [e for e in files if fixed[key(e)] == name and known.get(key(e), name) != name]
-        if elsewhere:
+        stands, before = fixed.places(of_given[name]), known.places(of_given[name])
+        number = SPLITS.index(name)
+        elsewhere = np.flatnonzero((stands == number) & (before >= 0) & (before != number)).tolist()
+        if len(elsewhere):
             raise DataError(
-                f"{len(elsewhere)} rows of the {name} file ({elsewhere[0].source} is the first) stand in "
-                f"{known[key(elsewhere[0])]} in the "
+                f"{len(elsewhere)} rows of the {name} file ({files[elsewhere[0]].source} is the first) stand in "
+                f"{SPLITS[before[elsewhere[0]]]} in the "
                 "split ledger, and a row never changes its split. Take them out of the file, or start a new run with "
                 "a new ledger."
             )
-    return fixed
+
+
+def _places(keys: np.ndarray, salt: str, fractions: Mapping[str, float], ledgers: Sequence[Ledger]) -> np.ndarray:
+    """Of each key the index into SPLITS, int8: as the first ledger that knows it says, else drawn."""
+    found = np.full(len(keys), -1, np.int8)
+    for begin in range(0, len(keys), PIECE):
+        some = keys[begin : begin + PIECE]
+        here = found[begin : begin + PIECE]
+        for ledger in ledgers:
+            np.copyto(here, ledger.places(some), where=here < 0)
+        new = np.flatnonzero(here < 0)
+        here[new] = [SPLITS.index(_drawn(k, salt, fractions)) for k in alike.to_hex(some[new])]
+    return found
 
 
 def _drawn(k: str, salt: str, fractions: Mapping[str, float]) -> str:
@@ -158,19 +221,22 @@ def _drawn(k: str, salt: str, fractions: Mapping[str, float]) -> str:
 
 
 def _refuse_empty(
-    parts: Mapping[str, list[Example]],
+    parts: Mapping[str, Sequence[Example]],
     given: Mapping[str, Sequence[Example]],
     fractions: Mapping[str, float],
     num_examples: int,
 ) -> None:
-    num_keys = len({key(e) for part in parts.values() for e in part})
+    may_lack_dev = "dev" not in given and not fractions["dev"]
+    if all(part or (name == "dev" and may_lack_dev) for name, part in parts.items()):
+        return
+    num_keys = len(np.unique(np.concatenate([keys_of(part) for part in parts.values()])))
     what = f"of {num_examples} examples with {num_keys} different prompts or groups"
     if not parts["test"]:
         raise DataError(
             f"the test split is empty ({what}), so nothing could be proven. Give a test file, or a larger test_frac, "
             "or more data."
         )
-    if not parts["dev"] and ("dev" in given or fractions["dev"] > 0):
+    if not parts["dev"] and not may_lack_dev:
         raise DataError(
             f"the dev split is empty ({what}). Give a dev file, a larger dev_frac or more data; dev_frac 0 does "
             "without."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from tunesmith.data.render import Renderer
+from tunesmith.data.stored import Chosen
+from tunesmith.data.traits import NUM_ANSWERED, column
 from tunesmith.errors import PlanError
 from tunesmith.types import Example, Label, Message, Record, Reply, Segment
 
@@ -79,7 +82,7 @@ def answer_text(example: Example) -> str:
     raise PlanError(f"example {example.id} ({example.source}) has no single reference answer; this task needs one")
 
 
-def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
+def labels_of(examples: Iterable[Example]) -> tuple[str, ...]:
     """The closed set of labels, sorted."""
     return tuple(sorted({e.target.name for e in examples if isinstance(e.target, Label)}))
 
@@ -100,18 +103,40 @@ def forms(train: Sequence[Example], shots: int, instruction: str, labels: Sequen
 
 def few(train: Sequence[Example], shots: int, labels: Sequence[str]) -> tuple[Example, ...]:
     """Examples for the prompt: of middling length, with different answers as far as there are such."""
-    usable = [e for e in train if isinstance(e.target, (Reply, Label))]
-    by_length = sorted(usable, key=lambda e: (sum(len(m.content) for m in e.prompt) + len(answer_text(e)), e.id))
-    middle = by_length[len(by_length) // 5 : max(1, len(by_length) * 3 // 5)] or by_length
-    by_answer: dict[str, list[Example]] = {}
-    for example in sorted(middle, key=lambda e: e.id):
-        by_answer.setdefault(answer_text(example) if labels else answer_text(example)[:18], []).append(example)
-    picked: list[Example] = []
-    while len(picked) < shots and any(by_answer.values()):
-        for key in sorted(by_answer):
-            if by_answer[key] and len(picked) < shots:
-                picked.append(by_answer[key].pop(0))
-    return tuple(picked)
+    if not shots:
+        return ()
+    kept: dict[str, list[tuple[str, int]]] = {}  # the first answers in the alphabet, and of each the first by id
+    for at in map(int, _middling(train)):
+        answer = answer_text(train[at]) if labels else answer_text(train[at])[:18]
+        if len(kept) == shots and answer > max(kept):
+            continue
+        insort(kept.setdefault(answer, []), (train[at].id, at))
+        del kept[answer][shots:]
+        if len(kept) > shots:
+            del kept[max(kept)]
+    picked: list[int] = []
+    while len(picked) < shots and any(kept.values()):
+        for answer in sorted(kept):
+            if kept[answer] and len(picked) < shots:
+                picked.append(kept[answer].pop(0)[1])
+    return tuple(train[at] for at in picked)
+
+
+def _middling(train: Sequence[Example]) -> np.ndarray:
+    """Numbers of the examples in the second and third fifth by length; of one length, by id."""
+    usable = np.flatnonzero(column(train, "kind") < NUM_ANSWERED).astype(np.uint32)
+    length = column(train, "chars")[usable]
+    ordered = np.sort(length)
+    begin, end = len(usable) // 5, max(1, len(usable) * 3 // 5)
+    edges = ordered[begin:end][[0, -1]] if len(usable) else ordered
+    is_in = (length > edges[:1]) & (length < edges[1:])
+    for edge in np.unique(edges):
+        there = np.flatnonzero(length == edge)
+        ids = b"".join(e.id.encode().ljust(32, b"\0") for e in Chosen(train, usable[there]))
+        there = there[np.argsort(np.frombuffer(ids, "S32"))]
+        first = int(np.searchsorted(ordered, edge))
+        is_in[there[max(0, begin - first) : end - first]] = True
+    return usable[is_in]
 
 
 def label_record(renderer: Renderer, name: str, prompt: Sequence[Message], labels: Sequence[str]) -> Record:

@@ -1,0 +1,198 @@
+"""Rows in a file instead of in memory: what a million examples, records or refusals are held in.
+
+The file has no name: the system removes it when the process ends, however it ends. Memory holds where each chunk begins
+(16 bytes for CHUNK rows) and the newest chunks that were read, so that small data is read from memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import weakref
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
+from itertools import chain
+from typing import Any, TypeVar, overload
+
+import numpy as np
+
+from tunesmith.errors import RunError
+
+T = TypeVar("T")
+
+CHUNK = 128  # rows that are written and read together
+CHUNK_BYTES = 2**20  # or as many as have these
+KEPT_BYTES = 2**22  # of chunks as they stand in the file; as objects they take some five times that
+PIECE = 4096  # indices that become Python numbers at a time
+
+
+def place() -> str:
+    """The folder of the file: TMPDIR where it is set, else /var/tmp, since /tmp often is memory itself."""
+    is_said = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    return tempfile.gettempdir() if is_said or not os.access("/var/tmp", os.W_OK) else "/var/tmp"
+
+
+def open_unnamed(owner: object) -> int:
+    """A file that nobody else sees, until `owner` is gone."""
+    try:
+        handle, name = tempfile.mkstemp(prefix="tunesmith_", dir=place())
+        os.unlink(name)
+    except OSError as error:
+        raise no_room(error) from error
+    weakref.finalize(owner, os.close, handle)
+    return handle
+
+
+def put(handle: int, data: bytes) -> None:
+    """At its end."""
+    done = 0
+    try:
+        while done < len(data):
+            done += os.write(handle, data[done:])
+    except OSError as error:
+        raise no_room(error) from error
+
+
+def no_room(error: OSError) -> RunError:
+    return RunError(
+        f"{place()}: the rows that are held there while a command runs could not be written ({error.strerror}). Make "
+        "room there, or name another folder in TMPDIR"
+    )
+
+
+class Rows(Sequence[T]):
+    """Equal to any sequence of equal things."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other))
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[T]: ...
+    def __getitem__(self, at: int | slice) -> T | Sequence[T]:
+        numbers = range(len(self))
+        return Chosen(self, np.array(numbers[at], np.uint32)) if isinstance(at, slice) else self._one(numbers[at])
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._one(at) for at in range(len(self)))
+
+    def _one(self, at: int) -> T:
+        raise NotImplementedError
+
+
+class Stored(Rows[T]):
+    """Grows by `append`. Each row is made anew from its bytes when it is asked for, and only the newest ones are kept.
+
+    `of_bytes` is told the row's number beside its bytes.
+    """
+
+    def __init__(self, to_bytes: Callable[[T], bytes], of_bytes: Callable[[int, bytes], T]) -> None:
+        self._to_bytes, self._of_bytes = to_bytes, of_bytes
+        self._file: int | None = None
+        self._begins, self._stops = array("q"), array("q")  # of each chunk: its place in the file, the row behind it
+        self._end = 0
+        self._tail: list[bytes] = []  # rows that are no chunk yet
+        self._tail_bytes = 0
+        self._kept: dict[int, list[Any]] = {}  # chunk -> rows, as bytes until they are asked for
+        self._kept_bytes: dict[int, int] = {}
+
+    def append(self, thing: T) -> None:
+        row = self._to_bytes(thing)
+        self._tail.append(row)
+        self._tail_bytes += len(row)
+        if len(self._tail) == CHUNK or self._tail_bytes >= CHUNK_BYTES:
+            self._write()
+
+    def __len__(self) -> int:
+        return self._written + len(self._tail)
+
+    @property
+    def _written(self) -> int:
+        """Rows that stand in the file."""
+        return self._stops[-1] if self._stops else 0
+
+    def _one(self, at: int) -> T:
+        if at >= self._written:
+            return self._of_bytes(at, self._tail[at - self._written])
+        chunk = bisect_right(self._stops, at)
+        first = self._stops[chunk - 1] if chunk else 0
+        rows = self._kept.get(chunk) or self._read(chunk, self._stops[chunk] - first)
+        found = rows[at - first]
+        if isinstance(found, bytes):
+            found = rows[at - first] = self._of_bytes(at, found)
+        return found
+
+    def _write(self) -> None:
+        lengths = np.array([len(row) for row in self._tail], dtype=np.uint32).tobytes()
+        data = b"".join((lengths, *self._tail))
+        self._file = open_unnamed(self) if self._file is None else self._file
+        put(self._file, data)
+        self._begins.append(self._end)
+        self._stops.append(self._written + len(self._tail))
+        self._end += len(data)
+        self._tail, self._tail_bytes = [], 0
+
+    def _read(self, chunk: int, num: int) -> list[Any]:
+        assert self._file is not None
+        begin = self._begins[chunk]
+        end = self._begins[chunk + 1] if chunk + 1 < len(self._begins) else self._end
+        data = os.pread(self._file, end - begin, begin)
+        stops = (4 * num + np.cumsum(np.frombuffer(data, np.uint32, num), dtype=np.int64)).tolist()
+        rows = [data[a:b] for a, b in zip([4 * num, *stops], stops)]
+        self._kept[chunk], self._kept_bytes[chunk] = rows, len(data)
+        while sum(self._kept_bytes.values()) > KEPT_BYTES and len(self._kept) > 1:
+            oldest = next(iter(self._kept))
+            del self._kept[oldest], self._kept_bytes[oldest]
+        return rows
+
+
+class Chosen(Rows[T]):
+    """Some of a sequence by index, in this order; 4 bytes each."""
+
+    def __init__(self, whole: Sequence[T], at: np.ndarray) -> None:
+        self.whole, self.at = whole, at.astype(np.uint32, copy=False)
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def _one(self, at: int) -> T:
+        return self.whole[int(self.at[at])]
+
+    def __iter__(self) -> Iterator[T]:
+        for begin in range(0, len(self.at), PIECE):
+            for at in self.at[begin : begin + PIECE].tolist():
+                yield self.whole[at]
+
+
+class Joined(Rows[T]):
+    """One sequence behind the other."""
+
+    def __init__(self, first: Sequence[T], then: Sequence[T]) -> None:
+        self._first, self._then = first, then
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._then)
+
+    def _one(self, at: int) -> T:
+        return self._first[at] if at < len(self._first) else self._then[at - len(self._first)]
+
+    def __iter__(self) -> Iterator[T]:
+        return chain(self._first, self._then)
+
+
+def listed(make: Callable[..., T]) -> Stored[T]:
+    """Of flat dataclasses, tuples or texts: `make` is called with the fields."""
+
+    def to_bytes(thing: Any) -> bytes:
+        fields = (thing,) if isinstance(thing, str) else thing if isinstance(thing, tuple) else astuple(thing)
+        return json.dumps(fields).encode()
+
+    return Stored(to_bytes, lambda _, row: make(*json.loads(row)))
