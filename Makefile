@@ -17,7 +17,7 @@ help:
 	@echo "make quickstart   the whole job on the embedded model and made-up data (5 minutes on 2 cores after the install)"
 	@echo "make check        format, lint, types, unit and house tests (under 2 minutes)"
 	@echo "make laws         property tests              make runs    whole runs on tiny models"
-	@echo "make faults       kills, broken disks, no memory, poisoned data; make torture: 299 kills, and 20 of the embedded model"
+	@echo "make faults       kills, broken disks, no memory, poisoned data; make torture: 299 kills, 20 of the embedded model, a million rows"
 	@echo "make real         runs on the embedded model"
 	@echo "make test         all of these                make docs    code blocks and commands of the documentation"
 	@echo "make bench        speed and memory, into bench/       make format   rewrite in the house format"
@@ -63,6 +63,7 @@ faults: $(INSTALLED)
 torture: model
 	TUNESMITH_KILLS=299 OMP_NUM_THREADS=1 $(ALONE) tests/faults/test_kills.py
 	TUNESMITH_KILLS=20 TUNESMITH_KILLED_MODEL=smollm2-135m-instruct OMP_NUM_THREADS=1 $(ALONE) tests/faults/test_kills.py
+	TUNESMITH_ROWS=1000000 OMP_NUM_THREADS=1 $(ALONE) -s tests/faults/test_r17_rows.py
 
 laws: $(INSTALLED)
 	$(TWO) tests/laws

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from heapq import nsmallest
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Material:
     calibration: tuple[Example, ...]  # of dev, for labels: at most evals.max_cases
     ood: tuple[Example, ...] = ()  # cases from elsewhere, at most evals.max_cases; none of them stands in training
     replay: Replayed = Replayed()  # noqa: RUF009 (frozen)
+    rejected: Sequence[ingest.Rejected] = ()  # all rows of train, dev and test that could not be used
 
     @property
     def metric(self) -> Metric:
@@ -246,6 +248,7 @@ def material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
         longest, main.columns, digests | ood_digests | dict(again.files), found,
         drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood, again,
+        rejected=reduce(Joined, (read.rejected for read in (main, *others))),
     )  # fmt: skip
 
 

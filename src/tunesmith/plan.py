@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tunesmith import explained, guards, harness, method, pace, robustness
-from tunesmith.build import Compute, Material, learning_rate, num_updates
+from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import detectable_binary, detectable_mean
 from tunesmith.fitted import KEYS, Fitted
@@ -60,8 +60,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         *fitted.rows,
         ("disk", f"{disk_gib:.2g} GiB", "of the run folder: exports, checkpoints, report"),
         ("instruction", made.instruction or "(none)", "system message of every prompt, in training and in evaluation"),
-        ("adapt", recipe.adapt.method, adapt_why(recipe)),
-        ("train.lr", f"{lr:.2g}", lr_why),
+        ("adapt", recipe.adapt.method, adapt_why(recipe)), ("train.lr", f"{lr:.2g}", lr_why),
         ("updates", updates, updates_why(recipe, shape, updates)),
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
@@ -71,6 +70,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         ("guards", recipe.evals.guards, guards_why(recipe, base, made, job)),
         *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made)),
+        *compared_by_words(len(made.split.train)),
         ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
         ("time", pace.said(total_s), pace.why(times, speeds)),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
@@ -96,6 +96,12 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         "feed": shape,
         "stages": [{"name": n, "budget_s": b} for n, b in stage_budgets(recipe, made).items()],
     }  # fmt: skip
+
+
+def compared_by_words(num_train: int) -> list[tuple[str, object, str]]:
+    """Said where not all training examples are."""
+    why = f"of {num_train:,} training examples, drawn by hash of the id: for simple baselines, and to explain cases"
+    return [("compared by words", MOST_COMPARED, why)] if num_train > MOST_COMPARED else []
 
 
 def adapt_why(recipe: Recipe) -> str:

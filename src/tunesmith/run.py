@@ -31,7 +31,7 @@ from tunesmith import (
 from tunesmith.answered import Sitting
 from tunesmith.build import Compute, Material, check_files, compute, load_base, material, num_updates, start
 from tunesmith.calibrate import calibrate
-from tunesmith.data.audit import summary_lines, too_long
+from tunesmith.data.audit import list_rejected, summary_lines, too_long
 from tunesmith.data.split import Ledger
 from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.memory import give_back_freed_memory
@@ -259,6 +259,8 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
     folder.tell.understood(made.audit["understood"])
     for line in summary_lines(made.audit):
         folder.tell.say(line)
+    if list_rejected(made.rejected, folder.path / "rejected.txt"):
+        folder.tell.say(f"rejected   all {len(made.rejected)} rows with their reasons are in rejected.txt")
     with folder.doing("memory predicted"):
         where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"))
     recipe = fitted.recipe

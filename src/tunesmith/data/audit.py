@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tunesmith.data import alike
-from tunesmith.data.ingest import Ingested
+from tunesmith.data.ingest import Ingested, Rejected
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
 from tunesmith.data.split import Split
@@ -209,6 +210,15 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     if unseen:
         lines.append(f"labels in test that training never shows: {', '.join(unseen[:5])}")
     return lines
+
+
+def list_rejected(rejected: Sequence[Rejected], path: Path) -> bool:
+    """Writes all of them, file:line: reason, where they are more than audit.json lists; whether it did."""
+    if len(rejected) <= MAX_LISTED:
+        return False
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(f"{row}\n" for row in rejected)
+    return True
 
 
 def too_long(found: dict[str, Any]) -> list[str]:

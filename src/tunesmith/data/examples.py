@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 from array import array
 from dataclasses import asdict
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tunesmith.data import alike
-from tunesmith.data.stored import Stored
-from tunesmith.data.traits import Traits
+from tunesmith.data.traits import Traited
 from tunesmith.types import Example, Label, Message, Pair, Reply, Target, Task
 
 # Values that JSON does not know (a date in a tool call of a Parquet file) become text, as a template would write them
 _write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
-class Examples(Stored[Example]):
+class Examples(Traited):
     """Filled by `append`, whose examples carry the hash of their content as id; `number` then gives the occurrences."""
 
     def __init__(self) -> None:
@@ -41,10 +39,6 @@ class Examples(Stored[Example]):
         times = alike.occurrence(np.frombuffer(self._seen, alike.DTYPE))
         self._times = times[np.frombuffer(self._accepted, np.uint32)]
         self._seen, self._accepted = bytearray(), array("I")
-
-    @cached_property
-    def traits(self) -> Traits:
-        return Traits(self)
 
     def _of_bytes_there(self, at: int, row: bytes) -> Example:
         return _of_bytes(row, int(self._times[at]))

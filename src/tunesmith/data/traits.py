@@ -12,13 +12,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from tunesmith.data import alike
-from tunesmith.data.stored import Chosen, open_unnamed, put
+from tunesmith.data.stored import Chosen, Stored, open_unnamed, put
 from tunesmith.types import Example, Label, Pair, Reply
 
 PIECE = 4096  # examples that are worked out at a time
@@ -79,10 +80,17 @@ class Traits:
         )  # fmt: skip
 
 
+class Traited(Stored[Example]):
+    """Looked at once, when all are there."""
+
+    @cached_property
+    def traits(self) -> Traits:
+        return Traits(self)
+
+
 def traits_of(examples: Sequence[Example]) -> Traits:
     """Kept beside examples that stand in a file; others are looked at anew."""
-    kept = getattr(examples, "traits", None)
-    return kept if isinstance(kept, Traits) else Traits(examples)
+    return examples.traits if isinstance(examples, Traited) else Traits(examples)
 
 
 def column(examples: Sequence[Example], name: str) -> np.ndarray:
