@@ -66,7 +66,7 @@ BINARIES = [
     (b"PK\x03\x04 and more", "zip archive, such as an Excel workbook"),
     (b"%PDF-1.7", "a PDF"),
     (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "holds zero bytes"),
-    (gzip.compress(b"a,b\n"), "name it .gz"),
+    (gzip.compress(b"a,b\n", mtime=0), "name it .gz"),
 ]
 
 

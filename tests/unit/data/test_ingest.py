@@ -106,9 +106,9 @@ ROWS: list[tuple[str, bytes | str, int, dict[int, str]]] = [
     ("mixed.csv", "prompt,completion\np,é\nq,ü\n".encode() + b"caf\xe9,c\n", 2, {4: "byte 0xe9"}),
     ("empty_lines.csv", "\nprompt,completion\n\np,c\n,\n", 1, {}),
     ("crlf.csv", "prompt,completion\r\np,c\r\n", 1, {}),
-    ("packed.jsonl.gz", gzip.compress(f"{GOOD}\nbad\n".encode()), 1, {2: "not JSON"}),
-    ("packed.csv.gz", gzip.compress(b"prompt,completion\np,c\n"), 1, {}),
-    ("packed.json.gz", gzip.compress(f"[{GOOD}]".encode()), 1, {}),
+    ("packed.jsonl.gz", gzip.compress(f"{GOOD}\nbad\n".encode(), mtime=0), 1, {2: "not JSON"}),
+    ("packed.csv.gz", gzip.compress(b"prompt,completion\np,c\n", mtime=0), 1, {}),
+    ("packed.json.gz", gzip.compress(f"[{GOOD}]".encode(), mtime=0), 1, {}),
 ]
 
 
@@ -130,7 +130,7 @@ FILES: list[tuple[str, bytes | str, str]] = [
     ("data.xlsx", b"PK", "no Excel workbook"),
     ("data.xls", b"PK", "Save it as .xlsx or CSV"),
     ("no_suffix", GOOD, "kind of file is not known"),
-    ("half.jsonl.gz", gzip.compress(f"{GOOD}\n".encode() * 1000)[:-20], "damaged or half-written"),
+    ("half.jsonl.gz", gzip.compress(f"{GOOD}\n".encode() * 1000, mtime=0)[:-20], "damaged or half-written"),
     ("no_gzip.jsonl.gz", GOOD, "damaged or half-written"),
     ("broken.json", "[{]", "is not JSON"),
     ("number.json", "5", "JSON int"),
