@@ -57,6 +57,10 @@ class PlanError(InputError):
     """A combination that cannot work, found before a model is loaded or an update is made."""
 
 
+class NoRoom(PlanError):
+    """It does not fit in the memory that is free."""
+
+
 class RunError(TunesmithError):
     """A run could not go on, though its input was right."""
 

@@ -12,14 +12,14 @@ from tunesmith import method
 from tunesmith.build import Compute, Material, feed_of, load_base
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.records import sizes_of
-from tunesmith.errors import PlanError
+from tunesmith.errors import NoRoom
 from tunesmith.footprint import Asking, Footprint, asking_bytes, footprint
 from tunesmith.models.adapters import check_adapt
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.load import Base
 from tunesmith.models.traced import Untraceable
 from tunesmith.recipe import MICRO_TOKENS, Recipe
-from tunesmith.room import check_memory, need, size
+from tunesmith.room import check_memory, need, num_trained, size
 
 LEAST_MICRO_TOKENS = 256
 KEPT_COSTS = 4.5  # of a micro-batch's tensors: what freed memory takes where it is kept; measured 4.2 with 135M weights
@@ -35,6 +35,7 @@ class Fitted:
     feed: FileFeed
     footprint: Footprint | None  # None where the model cannot be traced
     gives_back: bool
+    num_trained: int  # weights; counted here, where no adapter is in the model
     rows: tuple[tuple[str, Any, str], ...]  # of the plan: key, value, why
 
     def facts(self) -> dict[str, Any] | None:
@@ -52,7 +53,7 @@ def fit_or_halve(
     """`fit`, and where precision is open too, in bfloat16 if nothing fits in float32."""
     try:
         return where, base, fit(recipe, base, made, where, kept)
-    except PlanError:
+    except NoRoom:
         if kept is not None or recipe.precision != "auto" or where.dtype != torch.float32:
             raise
     half = replace(where, dtype=torch.bfloat16, dtype_why="nothing fits in float32 in the memory that is free")
@@ -61,7 +62,7 @@ def fit_or_halve(
 
 
 def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None) -> Fitted:
-    """`kept`: what the lock of a run says was picked; it is taken as it is. PlanError where nothing fits."""
+    """`kept`: what the lock of a run says was picked; it is taken as it is. NoRoom where nothing fits."""
     check_adapt(recipe.adapt, base.model, base.probe)
     method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
     free = memory_gib(where.device)
@@ -77,11 +78,12 @@ def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mappin
             if found.above_gib <= free:
                 rows = words(recipe, tried, kept, where, free)
                 short = is_short(found, free, where)
-                return Fitted(candidate, feed, found if short else unhurried(found), short, rows)
+                found = found if short else unhurried(found)
+                return Fitted(candidate, feed, found, short, num_trained(base.model, recipe.adapt), rows)
         ways = would_fit(recipe, base, made, asking, free)
     except Untraceable as error:
         return untraced(recipe, base, made, where, kept, str(error))
-    raise PlanError(refusal(tried, free, where, ways))
+    raise NoRoom(refusal(tried, free, where, ways))
 
 
 def would_fit(recipe: Recipe, base: Base, made: Material, asking: Asking, free: float) -> list[str]:
@@ -143,7 +145,7 @@ def untraced(
     tokens = first.train.micro
     wanted = need(base.model, first.adapt, min(tokens, shape["update_tokens_max"]))
     said = check_memory(wanted, where.device, tokens, shape["longest_tokens"])
-    return Fitted(first, feed, None, False, (
+    return Fitted(first, feed, None, False, num_trained(base.model, recipe.adapt), (
         ("memory", f"{wanted.memory_gib:.2g} GiB", f"{said}; not predicted: {why}"),
         ("train.micro_tokens", tokens, "said in the recipe" if recipe.train.micro_tokens != "auto" else "the default"),
         ("train.checkpointing", first.train.checkpointing, "said in the recipe or not predicted"),

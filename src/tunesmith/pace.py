@@ -26,7 +26,7 @@ from tunesmith.explained import QUICK
 from tunesmith.looks import NUM_LOOKS
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
-from tunesmith.room import SAVED_BYTES, num_trained
+from tunesmith.room import SAVED_BYTES
 from tunesmith.settled import SHARES
 from tunesmith.speeds import Answering, Speeds, read_tokens, shared_of
 from tunesmith.types import Example, Forest, Record
@@ -48,6 +48,7 @@ class Job:
     feed: FileFeed
     updates: int
     speeds: Speeds
+    trained: int  # weights
 
     # -- pieces -------------------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class Job:
         seconds += self.dev_loss_s * (2 + ((self.updates - 1) // train.every_dev if train.every_dev else 0))
         middle = (self.updates - 1) // train.every_watch if train.every_watch else 1
         seconds += (2 + middle) * self.watched()
-        seconds += self.looks() + num_trained(self.base.model, self.recipe.adapt) * SAVED_BYTES / GIB * speeds.disk_s
+        seconds += self.looks() + self.trained * SAVED_BYTES / GIB * speeds.disk_s
         share = train.average.base_share
         return seconds + (self.curve(len(SHARES) + 1 if share == "auto" else 3) if share else 0.0)
 
@@ -223,13 +224,13 @@ class Job:
         has_merged = is_adapter and "merged" in recipe.export
         openings = 2 if has_merged else 1
         is_half = has_merged and model.dtype.itemsize < 4  # the adapter is opened once more, in float32
-        out = num_trained(model, recipe.adapt) * 4 if is_adapter else model.num_parameters() * model.dtype.itemsize
+        out = self.trained * 4 if is_adapter else model.num_parameters() * model.dtype.itemsize
         out += 4 * model.num_parameters() if has_merged else 0
         return compared * (1 + openings) + speeds.load_s * (openings + is_half) + out / GIB * speeds.disk_s
 
     def rehearsal(self) -> float:
         """What is left of it: prompts, a checkpoint and the export; the update was tried before the plan."""
-        saved = num_trained(self.base.model, self.recipe.adapt) * SAVED_BYTES / GIB * self.speeds.disk_s
+        saved = self.trained * SAVED_BYTES / GIB * self.speeds.disk_s
         export = replace(self, recipe=replace(self.recipe, export=("adapter",))).export(4, 1)
         return 2 * saved + export + 2 * self.read_one_s
 

@@ -39,13 +39,13 @@ PACKAGES = (
 def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Speeds, began_s: float) -> dict[str, Any]:
     """plan.json. `began_s`: when all before this began, by the monotonic clock."""
     recipe, feed = fitted.recipe, fitted.feed
-    disk_gib = disk_need(base.model, recipe.adapt, recipe.export)
+    disk_gib = disk_need(base.model, recipe.adapt, recipe.export, fitted.num_trained)
     updates = num_updates(recipe, feed)
     lr, lr_why = learning_rate(recipe, base, updates)
     shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
-    job = pace.Job(recipe, base, made, feed, updates, speeds)
+    job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained)
     times = pace.stages(job, began_s)
     total_s = sum(times.values())
     rows = [

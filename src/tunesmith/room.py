@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from tunesmith.errors import PlanError
+from tunesmith.errors import NoRoom, PlanError
 from tunesmith.models.adapters import Adapt, config_of, targets_of, trained_weights
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.peft_methods import tried
@@ -46,9 +46,9 @@ def need(model: PreTrainedModel, adapt: Adapt, tokens: int) -> Need:
     )
 
 
-def disk_need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...]) -> float:
-    """GiB of the run folder."""
-    trained, whole = num_trained(model, adapt), model.num_parameters()
+def disk_need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...], trained: int) -> float:
+    """GiB of the run folder. `trained`: weights."""
+    whole = model.num_parameters()
     merged = whole * 4 if "merged" in exports else 0
     out = trained * 4 + merged if adapt.is_adapter else whole * model.dtype.itemsize
     return (out + trained * SAVED_BYTES * NUM_SAVED) / GIB + REPORT_GIB
@@ -68,7 +68,7 @@ def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
 
 
 def check_memory(wanted: Need, device: str, micro_tokens: int, longest: int) -> str:
-    """What the plan says of memory. PlanError where the least does not fit, with what would."""
+    """What the plan says of memory. NoRoom where the least does not fit, with what would."""
     free = memory_gib(device)
     if wanted.memory_gib <= free:
         return f"at least, beside the loaded model; {free:.1f} GiB are free"
@@ -76,7 +76,7 @@ def check_memory(wanted: Need, device: str, micro_tokens: int, longest: int) -> 
     rest = "adapt.method: lora, precision: bfloat16, or a smaller model (`tunesmith models` shows which fit)"
     if fitting >= longest and wanted.state_gib + wanted.export_gib <= free:
         rest = f"--set train.micro_tokens={fitting} would fit (it changes memory, never the result); or {rest}"
-    raise PlanError(
+    raise NoRoom(
         f"too little memory: beside the loaded model the run takes at least {size(wanted.memory_gib)}, and "
         f"{size(free)} are free on {device}. {rest}. If more is free than it seems: {MEMORY}=GIB says how much"
     )

@@ -265,7 +265,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
         where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"))
     recipe = fitted.recipe
     if before is None:
-        disk_gib = disk_need(base.model, recipe.adapt, recipe.export)
+        disk_gib = disk_need(base.model, recipe.adapt, recipe.export, fitted.num_trained)
         check_disk(folder.path, disk_gib, "name another --out, or say --set export=[adapter]")
     locked = plan.lock(recipe, base, made, where)
     if before is not None and before != locked:

@@ -81,7 +81,7 @@ def parts_alone(path: Path) -> dict[str, Any]:
 
 def whole(path: Path, model: Path) -> dict[str, Any]:
     """As `tunesmith run` prepares and trains, three updates long."""
-    from tunesmith import build, fitted, plan
+    from tunesmith import build, fitted, plan, speeds
     from tunesmith.engine.loop import train
     from tunesmith.engine.session import Session
     from tunesmith.recipe import parse
@@ -96,7 +96,9 @@ def whole(path: Path, model: Path) -> dict[str, Any]:
         made.split.ledger.save(Path(folder) / "ledger.json")
         told |= mark("ledger saved")
     found = fitted.fit(recipe, base, made, where)
-    plan.make(found, base, made, where)
+    tried = speeds.try_out(found, base, made)
+    tried.session.close()
+    plan.make(found, base, made, where, tried.speeds, 0.0)
     told |= mark("planned")
     session = Session(base)
     updates = build.num_updates(found.recipe, found.feed)

@@ -13,6 +13,7 @@ from tunesmith import guards, pace
 from tunesmith.build import compute, feed_of, load_base, material
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
+from tunesmith.room import num_trained
 from tunesmith.speeds import Answering, Speeds, read_tokens
 
 LONG = "Read the message of a customer and say with one word what it is about, and nothing else."
@@ -37,7 +38,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     base = load_base(recipe, compute(recipe))
     made = material(recipe, base)
     feed = feed_of(recipe, base, made)
-    return Job(recipe, base, made, feed, feed.num_updates, STOPPED)
+    return Job(recipe, base, made, feed, feed.num_updates, STOPPED, num_trained(base.model, recipe.adapt))
 
 
 def seconds(job: Job, **speeds: object) -> dict[str, float]:

@@ -55,7 +55,7 @@ def test_more_is_needed_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     lora = Adapt("lora", rank=2)
     small = room.need(model, lora, 512)
     assert room.need(model, Adapt("full"), 512).state_gib == pytest.approx(16 * model.num_parameters() / 2**30)
-    assert room.disk_need(model, lora, ("adapter", "merged")) > room.disk_need(model, lora, ("adapter",))
+    assert room.disk_need(model, lora, ("adapter", "merged"), 100) > room.disk_need(model, lora, ("adapter",), 100)
     half = room.need(model.to(torch.bfloat16), lora, 512)
     assert half.layers_gib == small.layers_gib / 2
     monkeypatch.setenv(MEMORY, "plenty")

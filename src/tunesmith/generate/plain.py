@@ -42,8 +42,8 @@ def generate_plain(
         settings = GenerationConfig(
             max_new_tokens=limits.max_new_tokens,
             do_sample=False,
-            eos_token_id=list(limits.stop_ids),
-            pad_token_id=limits.stop_ids[0],
+            eos_token_id=list(limits.stop_ids) or None,
+            pad_token_id=next(iter(limits.stop_ids), None),
             return_dict_in_generate=True,
             output_logits=True,
         )
