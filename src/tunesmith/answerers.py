@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -167,28 +168,35 @@ def ask_all(
     endpoint: Endpoint, missing: dict[str, tuple[Message, ...]], keep: Callable[[str, Spoken], None],
     between: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Some questions at a time. The first error, or a stop, drops those not yet begun; what came before it is kept."""
-    pool = ThreadPoolExecutor(NUM_AT_ONCE)
+    """Some questions at a time. After the first error none is begun; answers under way are paid for, and are kept."""
+    pool, over = ThreadPoolExecutor(NUM_AT_ONCE), threading.Event()
 
-    def ask(turns: tuple[Message, ...]) -> Spoken:
-        return endpoint.complete(turns, time.monotonic() + WAIT_S)
+    def ask(turns: tuple[Message, ...]) -> Spoken | None:
+        if over.is_set():
+            return None
+        try:
+            return endpoint.complete(turns, time.monotonic() + WAIT_S)
+        except BaseException:
+            over.set()
+            raise
 
+    failed = None
     try:
-        open_: dict[Future[Spoken], str] = {pool.submit(ask, turns): key for key, turns in missing.items()}
+        open_: dict[Future[Spoken | None], str] = {pool.submit(ask, turns): key for key, turns in missing.items()}
         while open_:
             done, _ = wait(open_, EVERY_S, FIRST_COMPLETED)
-            failed = None
             for future in done:
                 key = open_.pop(future)
-                if (error := future.exception()) is None:
-                    keep(key, future.result())
-                else:
+                if (error := future.exception()) is not None:
                     failed = failed or error
-            if failed is not None:
-                raise failed
+                elif (spoken := future.result()) is not None:
+                    keep(key, spoken)
             between()
     finally:
+        over.set()
         pool.shutdown(wait=False, cancel_futures=True)
+    if failed is not None:
+        raise failed
 
 
 def named_label(text: str, labels: Sequence[str]) -> str:

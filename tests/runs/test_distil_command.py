@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,32 @@ from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from tests.unit.evals.test_judge import completion, server
 
+from tunesmith import answerers
 from tunesmith.data import ingest
 from tunesmith.evals import endpoint
 
 
 def test_rows_of_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It runs out of credit after three answers, and goes on; an empty answer is left out and counted."""
+    """It runs out of credit after three answers, and goes on; an empty answer is left out and counted.
+
+    Every prompt is answered, and so paid for, once. Mutants: answers under way at the first refusal are dropped (one is
+    asked again); what is queued is asked on until the refusal is noticed (more than the four under way are refused).
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(endpoint, "NUM_TRIES", 1)
     rows = [json.loads(line) for line in tiny_runs.reply_file(tmp_path / "own.jsonl", 12).read_text().splitlines()]
     prompts = [r["prompt"] for r in rows]
     tiny_runs.written(tmp_path / "own.jsonl", [{**r, "group": f"g{i}"} for i, r in enumerate(rows)])
-    credit = [3]
+    credit, answered = [3], []
 
     def teach(body: dict[str, Any], headers: dict[str, str]) -> Any:
         said = body["messages"][-1]["content"]
         credit[0] -= 1
         if credit[0] < 0:
             return 401, {}, "no credit left"
+        if not answered:
+            time.sleep(0.5)  # still under way when the others are refused
+        answered.append(said)
         return completion(" " if said == prompts[0] else f"taught: {said.split()[0]}")
 
     with server(teach) as (url, seen):
@@ -39,7 +48,8 @@ def test_rows_of_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         credit[0] = 10**6
         said = typed([*words, "--resume"])
         assert said.code == 0, said.text
-        assert len(seen) <= 12 + 5  # those that were refused are asked again, and none that was answered
+        assert sorted(answered) == sorted(prompts)
+        assert len(seen) <= 12 + answerers.NUM_AT_ONCE
     facts = json.loads(said.out)
     assert (facts["num_asked"], facts["num_rows"], facts["left_out"]["empty"]) == (12, 11, 1)
     assert facts["model"] == "big" == json.loads(Path("taught.jsonl.teacher.json").read_text())["model"]
