@@ -53,7 +53,6 @@ class Footprint:
     before_gib: float  # most that the process had so far
     activations_gib: float  # of the stages: what tensors of a micro-batch take, which fewer tokens make less
     copied_gib: float  # on top while training, where it goes on while a checkpoint is written
-    trained: int  # weights
 
     @property
     def above_gib(self) -> float:
@@ -118,7 +117,7 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
     there, before = had(device)
     by_stage = {name: rounding * size / GIB + libraries for name, size in stages.items() if size}
     beside = rounding * (max(learning + copied, towards_base) - max(learning, towards_base, state + copied)) / GIB
-    return Footprint(by_stage, there, before, rounding * activations / GIB, beside, trained)
+    return Footprint(by_stage, there, before, rounding * activations / GIB, beside)
 
 
 def opened_bytes(recipe: Recipe, whole: int, each: int) -> int:

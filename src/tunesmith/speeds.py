@@ -32,10 +32,10 @@ from tunesmith.models.load import Base
 from tunesmith.types import Forest
 
 WARM_TOKENS = 64  # of the first, untimed passes
-LEARN_S = 3.0  # that the timed micro-batch may take; a larger one is cut
-READ_TOKENS, LEAST_READ = 256, 64  # of prompts that are read at once for the timing
-SCORED_TOKENS = 192
-WRITTEN, LOOKED = 6, 16  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
+LEARN_S = 2.0  # that the timed micro-batch may take; a larger one is cut
+READ_TOKENS, LEAST_READ = 128, 64  # of prompts that are read at once for the timing
+SCORED_TOKENS = 96
+WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
 DISK_BYTES = 2**24
 Found = TypeVar("Found")
 
@@ -126,7 +126,7 @@ def timed(work: Callable[[], Found], device: torch.device) -> tuple[float, Found
 
 
 def learning(session: Session, state: State, longest: Forest) -> tuple[float, float, bool]:
-    """(seconds of a token, of a step, whether the longest micro-batch was tried well). The first passes are small: for
+    """(seconds of a token, of a step, whether the longest micro-batch was tried well). A small piece comes first: for
     what is built once, and to see how much of the longest can be tried."""
     device = session.base.model.device
 
@@ -135,17 +135,17 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[float, fl
         return timed(lambda: session.forward_backward(TENANT, [batch], state.objective, 1.0 / units), device)[0]
 
     small = pieces(longest, WARM_TOKENS)[0]
-    warm_s = [(learn(small), session.forget_gradients(TENANT))[0] for _ in range(2)]
-    most = int(LEARN_S / max(min(warm_s), 1e-6) * small.num_tokens)
+    warm_s = min(learn(small) for _ in range(2 if session.compiled else 1))  # the first builds what is compiled
+    most = int(LEARN_S / max(warm_s, 1e-6) * small.num_tokens)
     part = longest if longest.num_tokens <= most else pieces(longest, max(most, small.num_tokens))[0]
-    learn_s, step_s = learn(part), 0.0
+    learn_s, step_s, is_finite = 0.0, 0.0, True
     try:
         session.optim_step(TENANT, state.lr)  # the first takes the memory of the moments
-        learn(small)
+        learn_s = learn(part)
         step_s, _ = timed(lambda: session.optim_step(TENANT, state.lr), device)
     except (NotFinite, Overflow):
-        return learn_s / part.num_tokens, step_s, False
-    return learn_s / part.num_tokens, step_s, part is longest
+        is_finite = False
+    return (learn_s or learn(part)) / part.num_tokens, step_s, is_finite and part is longest
 
 
 def longest_of(feed: FileFeed) -> Forest:
@@ -158,7 +158,6 @@ def scoring(session: Session, made: Material, micro: int) -> tuple[float, float]
     batch = pieces(pack(made.train.records[:64], micro, base.rope)[0], SCORED_TOKENS)[0]
     every = replace(batch, weights=torch.ones_like(batch.weights))
     few, num = int((batch.weights != 0).sum()), batch.num_tokens
-    session.logprobs(TENANT, [batch])
     few_s, _ = timed(lambda: session.logprobs(TENANT, [batch]), device)
     all_s, _ = timed(lambda: session.logprobs(TENANT, [every]), device)
     head_s = max(0.0, (all_s - few_s) / max(1, num - few))
