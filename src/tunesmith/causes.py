@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tunesmith.errors import InputError
+from tunesmith.importing.reading import flat
 from tunesmith.opened import kept_recipe
 from tunesmith.recipe import Recipe, parse, place, read
 from tunesmith.report import facts
 
-NAME = "next.yaml"
 RISES = 1.2  # of the loss, that are no noise any more
 TURNS = 1.03  # of the least loss on dev, above which the end has turned up
 FLAT = 0.05  # share of the loss; a fall by less is none
 STILL = 0.05  # the same over the last fifth of the updates, while it still falls
 SHARE = 0.05  # of rows: duplicates, cut ones, contradictions
 FEW_CASES = 50
-RULE_LR = {"lora": 4e-4, "full": 4e-5, "last_k": 4e-5, "named": 4e-5}  # where the plan's own is not known
+RULE_LR = (4e-4, 4e-5)  # of adapters, and of the model's own weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def not_finite(seen: Seen) -> Cause | None:
     if not broken and not skipped:
         return None
     said = broken.split(". ")[0] or f"{len(skipped)} updates were left out, the first of them {skipped[0]}"
-    return Cause("loss is no number", said, {"train.lr": small(seen.lr / 5), "precision": "float32"},
+    return Cause("loss is no number", said, slower(seen, 5) | {"precision": "float32"},
                  "look at the rows that are named")  # fmt: skip
 
 
@@ -152,7 +152,8 @@ def contradicting(seen: Seen) -> Cause | None:
     if rows / num < 0.02:
         return None
     said = f"{rows:.0f} of {num:.0f} rows ({rows / num:.0%}) have a prompt that stands with another label too"
-    return Cause("labels are noisy", said, {"objective.smoothing": 0.1},
+    o = seen.recipe.objective
+    return Cause("labels are noisy", said, {} if o.focal else {"objective.smoothing": max(o.smoothing, 0.1)},
                  "audit.json lists them: decide which label is right")  # fmt: skip
 
 
@@ -175,7 +176,9 @@ def imbalanced(seen: Seen) -> Cause | None:
         f"{max(counts) / sum(counts):.0%} of the training rows have one label; {verdict['metric']} "
         f"{verdict['tuned']:.3f}, macro_f1 {macro:.3f}"
     )
-    return Cause("one label outweighs the others", said, {"objective.focal": 2.0, "task.metric": ["macro_f1"]},
+    o = seen.recipe.objective
+    focal = {} if o.smoothing else {"objective.focal": max(o.focal, 2.0)}
+    return Cause("one label outweighs the others", said, focal | {"task.metric": ["macro_f1"]},
                  "more rows of the rare labels help most")  # fmt: skip
 
 
@@ -185,7 +188,7 @@ def duplicated(seen: Seen) -> Cause | None:
     if num / total < 2 * SHARE:
         return None
     said = f"{num:.0f} of {total:.0f} rows repeat an earlier one but for case, white space or digits"
-    return Cause("rows repeat each other", said, {"train.epochs": max(1, seen.recipe.train.epochs // 2)},
+    return Cause("rows repeat each other", said, {"train.epochs": epochs_of(seen, 0.5)},
                  "keep one of each; the others count as more epochs of the same")  # fmt: skip
 
 
@@ -198,7 +201,7 @@ def too_high(seen: Seen) -> Cause | None:
     if last < RISES * first and (last < 2 * least or last < 0.8 * first):
         return None
     said = f"the training loss went from {first:.3g} over {least:.3g} to {last:.3g} at a rate of {seen.lr:.2g}"
-    return Cause("the learning rate is too high", said, {"train.lr": small(seen.lr / 5)})
+    return Cause("the learning rate is too high", said, slower(seen, 5))
 
 
 def rows_unseen(seen: Seen) -> Cause | None:
@@ -212,15 +215,15 @@ def rows_unseen(seen: Seen) -> Cause | None:
 
 def turned_up(seen: Seen) -> Cause | None:
     """Loss on dev that was measured on the way has its least before the end."""
-    dev = [(u, v) for u, v in seen.curve("dev_loss") if u]
-    if len(dev) < 3 or dev[-1][1] < TURNS * min(v for _, v in dev):
+    dev, train = [(u, v) for u, v in seen.curve("dev_loss") if u], seen.recipe.train
+    if train.early_stop.patience or len(dev) < 3 or dev[-1][1] < TURNS * min(v for _, v in dev):
         return None
     at, least = min(dev, key=lambda d: d[1])
-    epochs = max(1, round(seen.recipe.train.epochs * at / dev[-1][0]))
     end, last = dev[-1]
     said = f"the loss on dev was least, {least:.3g}, after update {at} of {end}, and is {last:.3g} at the end"
-    keys = {"train.epochs": epochs, "train.early_stop.patience": 3}
-    return Cause("too many epochs", said, keys if epochs < seen.recipe.train.epochs else {**keys, "train.epochs": 1})
+    keys = {"train.epochs": epochs_of(seen, at / end), **stops_early(seen)}
+    also = "train.early_stop would keep the best weights; use train.average.ema with it, not last"
+    return Cause("too many epochs", said, keys, also if train.average.last else "")
 
 
 def by_heart(seen: Seen) -> Cause | None:
@@ -231,9 +234,12 @@ def by_heart(seen: Seen) -> Cause | None:
     if train <= 0 or dev >= 0.5 * train:
         return None
     said = f"tuning took {train:.3g} nats a token from training rows and {dev:.3g} from dev rows"
-    keys = {"train.early_stop.patience": 3, "regularise.mixout": 0.3}
-    return Cause("it over-fits", said, {**keys, "adapt.dropout": 0.1} if seen.recipe.adapt.method == "lora" else keys,
-                 "more rows help more than any key")  # fmt: skip
+    adapt, keys = seen.recipe.adapt, stops_early(seen)
+    if not (adapt.dora or adapt.is_pefts or seen.recipe.train.compile):
+        keys["regularise.mixout"] = max(seen.recipe.regularise.mixout, 0.3)
+    if adapt.method == "lora":
+        keys["adapt.dropout"] = max(adapt.dropout, 0.1)
+    return Cause("it over-fits", said, keys, "more rows help more than any key")
 
 
 def too_low_or_dead(seen: Seen) -> Cause | None:
@@ -242,7 +248,7 @@ def too_low_or_dead(seen: Seen) -> Cause | None:
     if fall is None or fall >= FLAT or len(seen.losses) < 5:
         return None
     said = f"the training loss fell by {fall:.1%} in {len(seen.losses)} updates at a rate of {seen.lr:.2g}"
-    usual = RULE_LR[adapt.method]
+    usual = RULE_LR[0 if adapt.is_adapter else 1]
     if seen.lr < usual / 8:
         return Cause("the learning rate is too low", f"{said}; about {usual:.0e} is usual", {"train.lr": usual})
     few = {"lora": adapt.rank <= 2 or bool(adapt.targets), "last_k": adapt.last_k <= 1, "named": True}
@@ -250,15 +256,16 @@ def too_low_or_dead(seen: Seen) -> Cause | None:
         lora = f"rank {adapt.rank}" + (f" on {', '.join(adapt.targets)}" if adapt.targets else "")
         others = {"last_k": f"the last {adapt.last_k} layer(s)", "named": ", ".join(adapt.names)}
         what = others.get(adapt.method, lora)
-        keys = {"adapt.method": "lora", "adapt.rank": 16, "adapt.targets": [], "train.lr": "auto"}
+        keys = {"adapt.method": "lora", "adapt.rank": max(adapt.rank, 16), "adapt.targets": [], "adapt.names": [],
+                "train.lr": "auto"}  # fmt: skip
         return Cause("too few weights train", f"{said}, and what trains is {what}", keys)
     return None
 
 
 def still_falling(seen: Seen) -> Cause | None:
     losses = seen.losses
-    fifth = len(losses) // 5
-    if fifth < 1 or turned_up(seen) or by_heart(seen):  # more of the same would only be learned by heart
+    fifth, stops = len(losses) // 5, seen.recipe.train.early_stop.patience
+    if stops or fifth < 1 or turned_up(seen) or by_heart(seen):  # more of the same would only be learned by heart
         return None
     before, last = mean(losses[-2 * fifth : -fifth]), mean(losses[-fifth:])
     if before <= 0 or 1 - last / before < STILL:
@@ -271,7 +278,7 @@ def forgot(seen: Seen) -> Cause | None:
     lost = [g["name"] for g in seen.part("verdict").get("guard") or () if g.get("passed") is False]
     if not lost:
         return None
-    keys = {"regularise.kl": 0.1, "train.lr": small(seen.lr / 2)}
+    keys = {"regularise.kl": max(seen.recipe.regularise.kl, 0.1), **slower(seen, 2)}
     return Cause("it forgot what it could do", f"guard probes lost: {', '.join(lost)}", keys,
                  "general rows in data.replay.files help too")  # fmt: skip
 
@@ -307,9 +314,11 @@ def few_cases(seen: Seen) -> Cause | None:
     if not verdict or (verdict["decision"] != "too few cases" and num >= FEW_CASES):
         return None
     said = f"{num} held-out cases find no difference below about {least:.3g}; the interval is {verdict['interval']}"
-    frac = min(0.3, 2 * seen.recipe.data.test_frac)
-    return Cause("too few test cases", said, {"data.test_frac": frac, "evals.max_cases": max(800, 2 * num)},
-                 "or a file of more held-out cases: data.test")  # fmt: skip
+    frac = seen.recipe.data.test_frac
+    keys: dict[str, Any] = {"evals.max_cases": max(seen.recipe.evals.max_cases, 800, 2 * num)}
+    if not seen.recipe.data.test:  # else its files are the test
+        keys["data.test_frac"] = max(frac, min(0.3, 2 * frac))
+    return Cause("too few test cases", said, keys, "or a file of more held-out cases: data.test")
 
 
 # What spoils the others' figures stands first.
@@ -320,8 +329,27 @@ RULES: tuple[Callable[[Seen], Cause | None], ...] = (
 )  # fmt: skip
 
 
-def small(rate: float) -> float:
-    return float(f"{rate:.2g}")
+def slower(seen: Seen, by: float) -> dict[str, Any]:
+    """The rate over this; nothing where no rate is known."""
+    return {"train.lr": float(f"{seen.lr / by:.2g}")} if seen.lr else {}
+
+
+def epochs_of(seen: Seen, share: float) -> int:
+    """This share of the epochs, but no fewer than there are groups of layers to unfreeze."""
+    return max(1, seen.recipe.train.unfreeze_groups, round(share * seen.recipe.train.epochs))
+
+
+def stops_early(seen: Seen) -> dict[str, Any]:
+    """Nothing where it does already, or cannot: a mean of the last weights counts from the end."""
+    train = seen.recipe.train
+    return {} if train.early_stop.patience or train.average.last else {"train.early_stop.patience": 3}
+
+
+def changing(recipe: Recipe, cause: Cause) -> Cause:
+    """Without the keys that the recipe has so already."""
+    said = dict(flat(asdict(recipe)))
+    keys = {k: v for k, v in cause.keys.items() if said.get(k) != (tuple(v) if isinstance(v, list) else v)}
+    return replace(cause, keys=keys)
 
 
 def causes(folder: Path) -> list[Cause]:
@@ -330,7 +358,7 @@ def causes(folder: Path) -> list[Cause]:
     seen = Seen(recipe, facts.read(folder))
     if seen.facts.metrics is None and seen.facts.audit is None and seen.facts.cost is None:
         raise InputError(f"{folder} holds nothing yet that could be looked at: `tunesmith run --resume --out {folder}`")
-    return [cause for rule in RULES if (cause := rule(seen)) is not None]
+    return [changing(recipe, cause) for rule in RULES if (cause := rule(seen)) is not None]
 
 
 def advise(folder: Path, out: Path) -> dict[str, Any]:

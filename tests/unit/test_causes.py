@@ -1,4 +1,4 @@
-"""`tunesmith next` names what was planted: 22 run folders, each with one failure, and a healthy one with none."""
+"""`tunesmith next` names what was planted: 23 run folders, each with one failure, and a healthy one with none."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.laws.sessions import base_of
 from tests.runs.mistakes import typed
 from tests.unit.report import run_folders
 
+from tunesmith import method
 from tunesmith.causes import causes
 from tunesmith.recipe import read
-
-NEEDED = 16
 
 
 def curve(*points: float, num: int = 40) -> list[dict[str, float]]:
@@ -122,7 +122,6 @@ def test_the_planted_cause_is_named_first(tmp_path: Path, capsys: pytest.Capture
     with capsys.disabled():
         print(f"\n{len(first)} of {len(PLANTED)} planted causes are named first, {len(named)} are named")
     assert len(PLANTED) >= 20
-    assert len(first) >= NEEDED
     assert [(what, names) for what, wanted, names in found if names[:1] != [wanted]] == []
 
 
@@ -142,6 +141,57 @@ def test_each_cause_has_figures_and_its_keys_are_a_recipe(tmp_path: Path) -> Non
             before, now = read(folder / "recipe.yaml", {})[0], read(Path(facts["recipe"]), {})[0]
             assert before != now
             assert now.train.lr == "auto" or math.isfinite(now.train.lr)
+
+
+LATE = [*curve(2.5, 0.5, 0.1, 0.09), *dev(2.4, *[1.0] * 8, 0.8, 0.9)]  # the least at update 36 of 40
+OVER = {"robustness": OVERFIT, "metrics": [*curve(2.4, 0.3, 0.2), *dev(2.4, 2.1)]}
+NOISY = {"audit": {"contradictions": {"prompts": 60, "rows": 130}}}
+FEW = {"verdict": {"decision": "too few cases", "num_cases": 12, "interval": [-0.1, 0.4], "smallest_detectable": 0.4}}
+LAST, STOPS = {"average": {"last": 3}}, {"early_stop": {"patience": 5}}
+IA3, DORA = {"method": "ia3"}, {"dora": True, "dropout": 0.2}
+NAMED = {"method": "named", "names": ["*norm*"], "rank": 64}
+
+# what is planted, what the recipe says already -> the first cause and its keys; none where the cause is no cause here
+SAID: list[tuple[dict[str, Any], dict[str, Any], tuple[str, dict[str, Any]] | None]] = [
+    ({"metrics": FLAT, "plan": {"lr": 2e-6}}, {"adapt": IA3}, ("the learning rate is too low", {"train.lr": 4e-4})),
+    ({"metrics": FLAT}, {"adapt": {"method": "peft", "peft": "loha"}}, None),
+    ({"metrics": FLAT, "plan": {"lr": 4e-5}}, {"adapt": NAMED}, ("too few weights train", {
+        "adapt.method": "lora", "adapt.names": []})),
+    ({"metrics": LATE}, {"train": {"epochs": 3}}, ("too many epochs", {"train.early_stop.patience": 3})),
+    ({"metrics": LATE}, {"train": {"epochs": 3, **STOPS}}, None),
+    ({"metrics": curve(2.5, 2.1, 1.7, 1.3)}, {"train": {"epochs": 3, **STOPS}}, None),
+    ({"metrics": LATE}, {"train": {"epochs": 9, "unfreeze_groups": 9, **LAST}}, ("too many epochs", {})),
+    ({"audit": {"duplicates": {"exact": {"count": 250}}}}, {"train": {"epochs": 4, "unfreeze_groups": 3}}, (
+        "rows repeat each other", {"train.epochs": 3})),
+    (OVER, {"adapt": DORA, "train": LAST}, ("it over-fits", {})),
+    (OVER, {"adapt": IA3, "train": STOPS}, ("it over-fits", {})),
+    (OVER, {"train": {"compile": True, **STOPS}}, ("it over-fits", {"adapt.dropout": 0.1})),
+    (OVER, {"regularise": {"mixout": 0.5}}, ("it over-fits", {
+        "train.early_stop.patience": 3, "adapt.dropout": 0.1})),
+    (NOISY, {"objective": {"focal": 2.0}}, ("labels are noisy", {})),
+    (NOISY, {"objective": {"smoothing": 0.3}}, ("labels are noisy", {})),
+    ({"audit": {"classes": SKEWED}, "verdict": {"tuned": 0.95, "secondary": {"macro_f1": {"tuned": 0.49}}}},
+     {"objective": {"smoothing": 0.1}}, ("one label outweighs the others", {"task.metric": ["macro_f1"]})),
+    ({"verdict": {"guard": FORGOT}, "plan": {"lr": 2e-4}}, {"regularise": {"kl": 1.0}}, (
+        "it forgot what it could do", {"train.lr": 1e-4})),
+    ({"cost": STOPPED, "metrics": [], "plan": {"lr": 0.0}}, {}, ("loss is no number", {"precision": "float32"})),
+    (FEW, {"data": {"test_frac": 0.4}, "evals": {"max_cases": 3000}}, ("too few test cases", {})),
+    (FEW, {"data": {"test": ["test.csv"]}}, ("too few test cases", {"evals.max_cases": 800})),
+]  # fmt: skip
+
+
+def test_what_the_recipe_says_already_is_neither_undone_nor_made_impossible(tmp_path: Path) -> None:
+    """Each recipe that comes out is one that a run takes."""
+    base = base_of()
+    for k, (changes, said, wanted) in enumerate(SAID):
+        folder = planted(tmp_path / str(k), {**changes, "recipe": said})
+        found = causes(folder)
+        assert [(c.name, c.keys) for c in found[:1]] == ([wanted] if wanted else []), (changes, said)
+        out = tmp_path / f"{k}.yaml"
+        assert typed(["next", str(folder), "--out", str(out)]).code == 0
+        assert out.is_file() == any(c.keys for c in found)
+        for file in (folder / "recipe.yaml", *([out] if out.is_file() else [])):
+            method.refuse(read(file, {})[0], base, is_labelled=True, has_dev=True)
 
 
 def test_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
