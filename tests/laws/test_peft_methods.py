@@ -6,6 +6,7 @@ tokens of a batch.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tunesmith.errors import PlanError
 from tunesmith.models.adapters import Adapt, check_adapt
 from tunesmith.models.artifact import read_weights
 from tunesmith.models.load import Base
+from tunesmith.models.peft_methods import known_methods
 
 METHODS: dict[str, Adapt] = {
     "ia3": Adapt("ia3"),
@@ -81,15 +83,56 @@ REFUSED: dict[str, Adapt] = {
     "share tensors": Adapt("peft", peft="vera"),
     "start it at zero": Adapt("peft", peft="fourierft", options={"n_frequency": 20}),
     "no such layer": Adapt("ia3", targets=("nowhere",)),
+    "modules_to_save .* adapt.method: named": Adapt("ia3", options={"modules_to_save": ["embed_tokens"]}),
+    "options.bias is 'all'": Adapt("peft", peft="oft", options={"oft_block_size": 4, "r": 0, "bias": "all"}),
+    "options.inference_mode is True": Adapt("ia3", options={"inference_mode": True}),
+    "both say which layers": Adapt("peft", peft="loha", targets=("q_proj",), options={"target_modules": ["v_proj"]}),
+    "nothing that trains": Adapt("peft", peft="osf", options={"target_modules": ["input_layernorm"]}),
 }
 
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_cannot_be_laid_in_forests_is_refused(reason: str) -> None:
     base = base_of()
+    before = {n: p.clone() for n, p in base.model.named_parameters()}
     with pytest.raises(PlanError, match=reason):
         check_adapt(REFUSED[reason], base.model, base.probe)
-    assert not any("proved" in n for n, _ in base.model.named_parameters())
+    now = dict(base.model.named_parameters())
+    assert now.keys() == before.keys()  # nothing is left of the proof
+    assert all(torch.equal(p, now[n]) for n, p in before.items())
+    assert not hasattr(base.model, "peft_config")
+
+
+FITTING: dict[str, dict[str, Any]] = {  # options without which a method does not fit so small a model
+    "c3a": {"block_size": 4, "init_weights": True},
+    "fourierft": {"n_frequency": 20, "init_weights": True},
+    "miss": {"r": 4},
+    "psoft": {"r": 4},
+    "road": {"group_size": 4},
+    "shira": {"r": 2},
+    "waveft": {"n_frequency": 20, "init_weights": True},
+}
+NOT_TAKEN = {
+    "lily": "mixes the tokens",
+    "shadow": "does not support",
+    **dict.fromkeys(("frod", "pvera", "randlora", "tinylora", "unilora", "vblora", "vera"), "share tensors"),
+}
+
+
+@pytest.mark.parametrize("name", known_methods())
+def test_which_methods_are_taken(name: str) -> None:
+    base, adapt = base_of(), Adapt("peft", peft=name, options=FITTING.get(name, {}))
+    if name in NOT_TAKEN:
+        with pytest.raises(PlanError, match=NOT_TAKEN[name]):
+            check_adapt(adapt, base.model, base.probe)
+    else:
+        check_adapt(adapt, base.model, base.probe)
+
+
+def test_the_page_lists_these() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methods" / "peft.md").read_text()
+    listed = re.sub(r"\(.*?\)", "", page.split("these passed:")[1].split("Refused, with")[0])
+    assert re.findall(r"\w+", listed) == [name for name in known_methods() if name not in NOT_TAKEN]
 
 
 def test_mutant_that_mixes_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

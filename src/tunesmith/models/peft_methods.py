@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftType, inject_adapter_in_model
+from peft import PeftConfig, PeftType, get_peft_model_state_dict, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from tunesmith.models.hidden import hidden_states
 from tunesmith.models.probe import Probe, probe, small_forest
 
 OWN_TARGETS = ("ia3", "ln_tuning", "trainable_tokens")  # peft knows better which layers than "all that are linear"
+BESIDE = ("modules_to_save", "inference_mode", "bias")  # options of peft that are no part of a method
+NOTHING: tuple[object, ...] = (None, False, "none", [])
 PROVED = "proved"  # the name of an adapter that is there for as long as the proof takes
 SPREAD = 0.05  # of the noise that is put into it
 SHARED = "its layers share tensors that peft keeps outside of the model's layers. Use adapt.method: lora"
@@ -72,6 +74,17 @@ def peft_config(name: str, options: dict[str, Any], targets: list[str] | None, m
             f"adapt.options.{drops}: peft draws it anew in each micro-batch, so how an update is cut would change what "
             "is learned. Leave it out, or use adapt.method: lora with adapt.dropout"
         )
+    beside = next((option for option, value in options.items() if option in BESIDE and value not in NOTHING), None)
+    if beside is not None:
+        raise PlanError(
+            f"adapt.options.{beside} is {options[beside]!r}: only the method's own layers train here. Leave it out, or "
+            "train weights of the model by adapt.method: named"
+        )
+    if targets is not None and "target_modules" in options:
+        raise PlanError(
+            f"adapt.targets names {', '.join(targets)}, and adapt.options.target_modules {options['target_modules']}: "
+            "both say which layers. Use one of the two"
+        )
     given = {} if targets is None or "target_modules" not in names else {"target_modules": targets}
     if name == "ia3" and targets is not None:
         given["feedforward_modules"] = []
@@ -104,6 +117,7 @@ def put_in(model: PreTrainedModel, config: PeftConfig, key: str, seed: int) -> d
             parameter.data = parameter.data.to(dtype=model.dtype, device=model.device)
             live[".".join(p for p in parts if p != key)] = parameter
     if not live:
+        take_out(model)
         raise PlanError(f"peft put nothing that trains on {type(model).__name__}: say adapt.targets")
     return live
 
@@ -151,6 +165,9 @@ def prove(model: PreTrainedModel, config: PeftConfig, before: Probe) -> None:
             found, why = "", f": {error}"
         if found != before.layout:
             raise PlanError(f"adapt.peft {name} mixes the tokens of a batch{why}. Use adapt.method: lora")
+        places = [t.data_ptr() for t in get_peft_model_state_dict(model, adapter_name=PROVED).values()]
+        if len({*places}) < len(places):  # which safetensors would not write
+            raise PlanError(f"adapt.peft {name}: {SHARED}")
 
 
 def unmergeable(model: PreTrainedModel, config: PeftConfig) -> str:
