@@ -30,6 +30,8 @@ from tunesmith.folder import RunFolder, Silent
 from tunesmith.generate.limits import Limits
 from tunesmith.objectives.sft import SFT
 from tunesmith.recipe import parse
+from tunesmith.regularisers.l2sp import L2SP
+from tunesmith.roles import Site
 from tunesmith.sizes import NAME, kept_sizes
 
 
@@ -136,11 +138,18 @@ def test_a_resume_makes_the_same_pieces(tmp_path: Path, counted: Counted) -> Non
     counted("R10", "a resume after a split makes the same pieces: identical weights and optimizer")
 
 
-def test_out_of_memory_in_the_optimizer(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    session, plain, batches = fresh(), fresh(), pack(records(), 90)
-    before = session.publish("t").values
+def one_update(session: Session) -> float:
+    """The gradient's norm."""
     feed = FileFeed(records(), 10_000, 90, 1, 0)
-    state = State("t", SFT(), Schedule(), 1e-2, feed.num_updates)
+    norms: list[float] = []
+    train(session, State("t", SFT(), Schedule(), 1e-2, feed.num_updates), feed, 1,
+          [lambda _, facts: norms.append(facts["grad_norm"])])  # fmt: skip
+    return norms[0]
+
+
+def test_out_of_memory_in_the_optimizer(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, plain = fresh(), fresh()
+    before = session.publish("t").values
     zeros, calls = torch.zeros_like, []
 
     def scarce(*args: Any, **options: Any) -> Any:
@@ -150,15 +159,56 @@ def test_out_of_memory_in_the_optimizer(counted: Counted, monkeypatch: pytest.Mo
         return zeros(*args, **options)
 
     monkeypatch.setattr("tunesmith.engine.optim.torch.zeros_like", scarce)
-    train(session, state, feed, 1)
+    norm = one_update(session)
     monkeypatch.undo()
     assert all(calls)  # nothing had moved while memory was taken
     assert len(session.cuts.tokens) == 1
-    feed = FileFeed(records(), 10_000, 90, 1, 0)
-    train(plain, State("t", SFT(), Schedule(), 1e-2, feed.num_updates), feed, 1)
+    assert norm == pytest.approx(one_update(plain), rel=1e-5)
     assert largest(session.tenants["t"].masters, plain.tenants["t"].masters) < 1e-4
-    assert batches
     counted("R10", "out of memory in the optimizer's first step: nothing had moved, the update is made again")
+
+
+class Starved(L2SP):
+    """Memory runs out, once, when the gradient is changed already, or when the step is made."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(0.5)
+        self.where = where
+
+    def starve(self, where: str) -> None:
+        if self.where == where:
+            self.where = ""
+            starve()
+
+    def before_clip(self, site: Site) -> None:
+        super().before_clip(site)
+        self.starve("before")
+
+    def on_update(self, site: Site) -> None:
+        self.starve("behind")
+
+
+def test_out_of_memory_in_a_regulariser(counted: Counted) -> None:
+    """The gradient that was computed before it counts once."""
+    norms = []
+    for where in ("", "before"):
+        session = Session(base_of())
+        session.create("t", Spec(ADAPTS["full"], seed=5, regularisers=(Starved(where),)))
+        with torch.no_grad():
+            for master in session.tenants["t"].masters.values():
+                master.add_(0.01)
+        norms.append(one_update(session))
+        assert len(session.cuts.tokens) == bool(where)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+    counted("R10", "out of memory in a regulariser that had changed the gradient: the update's gradient counts once")
+
+
+def test_a_step_that_was_made_is_not_made_again() -> None:
+    session = Session(base_of())
+    session.create("t", Spec(ADAPTS["lora"], seed=5, regularisers=(Starved("behind"),)))
+    with pytest.raises(RuntimeError, match="memory"):
+        one_update(session)
+    assert session.tenants["t"].num_updates == 1
 
 
 def test_out_of_memory_while_answering_and_scoring(counted: Counted) -> None:

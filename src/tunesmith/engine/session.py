@@ -124,26 +124,26 @@ class Session:
             params = {n: tenant.masters[n] for n in tenant.trainable}
             for n, master in params.items():
                 master.grad = tenant.pending.get(n)
-            for regulariser in tenant.spec.regularisers:
-                regulariser.before_clip(self._site(tenant))
-            gradients = {n: p.grad for n, p in params.items() if p.grad is not None}
-            norm = global_norm(gradients)
             ids = tuple(dict.fromkeys(tenant.pending_ids))
-            tenant.forget_gradients()
             limit = tenant.spec.optim.clip_norm
             try:
+                for regulariser in tenant.spec.regularisers:
+                    regulariser.before_clip(self._site(tenant))
+                gradients = {n: p.grad for n, p in params.items() if p.grad is not None}
+                norm = global_norm(gradients)
                 if not norm.isfinite():
                     raise NotFinite(ids)
                 if limit and norm > limit:
                     torch._foreach_mul_(list(gradients.values()), float(limit / norm))
                 step(tenant.optimizer, lr)
             finally:
+                tenant.forget_gradients()
                 for master in params.values():
                     master.grad = None
+            tenant.num_updates += 1
             tenant.slot.holder = None
             if not global_norm(params).isfinite():
-                raise Overflow(tenant.num_updates + 1, lr)
-            tenant.num_updates += 1
+                raise Overflow(tenant.num_updates, lr)
             for regulariser in tenant.spec.regularisers:
                 regulariser.on_update(self._site(tenant))
             return float(norm)

@@ -33,8 +33,9 @@ def update(
             return stats, units, session.optim_step(name, lr)
         except NotFinite:
             raise NotFinite(poisoned(session, name, batches, objective), number) from None
-        except (RuntimeError, MemoryError) as error:  # in the optimizer: nothing was stepped
-            if not is_memory(error) or not session.cuts.halve(batches, number):
+        except (RuntimeError, MemoryError) as error:  # in the optimizer; a step that was made is not made again
+            is_made = session.tenants[name].num_updates == number
+            if is_made or not is_memory(error) or not session.cuts.halve(batches, number):
                 raise
         give_back()
 
