@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ def replayed(
     own = int(of_train.learned.sum())
     wanted, chosen, learned = own * asked.share / (1 - asked.share), array("I"), 0
     order = np.argsort(np.frombuffer(drawn, "S32"), kind="stable")
-    for at in cycle(order):
+    for n in count():
+        at = int(order[n % len(order)])
         if learned + sizes.learned[at] / 2 > wanted:  # nearer without it
             break
         chosen.append(at)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from tunesmith.data.pack import path_tokens
-from tunesmith.data.stored import Stored
+from tunesmith.data.stored import Chosen, Joined, Stored
 from tunesmith.types import Record, Segment
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
+class Sizes(NamedTuple):
     """Of each record, int32."""
 
     tokens: np.ndarray
@@ -40,8 +39,13 @@ class Records(Stored[Record]):
 
 
 def sizes_of(records: Sequence[Record]) -> Sizes:
+    """None that stands in a file is read for that."""
     if isinstance(records, Records):
         return records.sizes
+    if isinstance(records, Chosen):
+        return Sizes(*(size[records.at] for size in sizes_of(records.whole)))
+    if isinstance(records, Joined):
+        return Sizes(*map(np.concatenate, zip(sizes_of(records.first), sizes_of(records.then))))
     found = np.array([(r.num_tokens, r.num_learned, path_tokens(r)) for r in records], np.int32).reshape(-1, 3)
     return Sizes(found[:, 0], found[:, 1], found[:, 2])
 

@@ -176,16 +176,16 @@ class Joined(Rows[T]):
     """One sequence behind the other."""
 
     def __init__(self, first: Sequence[T], then: Sequence[T]) -> None:
-        self._first, self._then = first, then
+        self.first, self.then = first, then
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._then)
+        return len(self.first) + len(self.then)
 
     def _one(self, at: int) -> T:
-        return self._first[at] if at < len(self._first) else self._then[at - len(self._first)]
+        return self.first[at] if at < len(self.first) else self.then[at - len(self.first)]
 
     def __iter__(self) -> Iterator[T]:
-        return chain(self._first, self._then)
+        return chain(self.first, self.then)
 
 
 def listed(make: Callable[..., T]) -> Stored[T]:

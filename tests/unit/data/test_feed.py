@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tunesmith.data.feed import FileFeed
+from tunesmith.data.records import Records, sizes_of
+from tunesmith.data.stored import Chosen, Joined
 from tunesmith.errors import DataError, RunError
 from tunesmith.types import Record, Segment
 
@@ -21,6 +23,24 @@ def records(num: int, seed: int = 0) -> list[Record]:
         Record(f"e{i}", (Segment(rng.integers(0, 9, n), np.r_[np.zeros(n - 2, np.float32), np.ones(2, np.float32)]),))
         for i, n in enumerate(lengths)
     ]
+
+
+class NeverRead(Records):
+    def _one(self, at: int) -> Record:
+        raise AssertionError("read to learn its size")
+
+
+def test_sizes_of_stored_records_are_known_without_reading_them() -> None:
+    """Also where rows of data.replay stand behind them."""
+    first, then, at = records(9), records(5, seed=1), np.array([4, 0, 4])
+    stored, general = NeverRead(), NeverRead()
+    for record in first:
+        stored.append(record)
+    for record in then:
+        general.append(record)
+    wanted = sizes_of([*first, *(then[n] for n in at)])
+    found = sizes_of(Joined(stored, Chosen(general, at)))
+    assert [size.tolist() for size in found] == [size.tolist() for size in wanted]
 
 
 def ids(feed: FileFeed) -> list[list[str]]:
