@@ -85,13 +85,21 @@ def dimension(key: str, said: Any) -> Dimension:
         is_whole = isinstance(low, int) and isinstance(high, int)
         return Dimension(key, low=low, high=high, is_whole=is_whole)
     if isinstance(said, (list, tuple)) and len(said) > 1:
-        choices = tuple(tuple(c) if isinstance(c, list) else c for c in said)
+        choices = tuple(tuple(c) if isinstance(c, list) else number_in(c) for c in said)
         if len(set(map(repr, choices))) == len(choices):
             return Dimension(key, choices)
     raise RecipeError(
         f"sweep.space {key} is {said!r}; wanted two values or more, each once, such as [8, 16], or a range such as "
         "1e-5..1e-3"
     )
+
+
+def number_in(said: Any) -> Any:
+    """A number, where YAML 1.1 leaves it a text (1e-4); anything else as it is."""
+    try:
+        return float(said) if isinstance(said, str) else said
+    except ValueError:
+        return said
 
 
 def number_of(key: str, said: str, end: str) -> int | float:

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from tunesmith.space import Dimension, Sweep
 
 NAME = "sweep.db"
-NUM_LOOKS = 10  # at dev, in each trial
+NUM_LOOKS = 10  # most, at dev, in each trial
 FIRST_LOOK = 4  # at which a trial may be ended: before it, a low learning rate is behind, whatever it comes to
 NUM_FREE = 4  # trials that came to their end before one is held against them
 NUM_RANDOM = 10  # trials before the sampler builds on them; at most half of all

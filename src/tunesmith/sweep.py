@@ -30,9 +30,8 @@ from tunesmith.build import (
     num_updates,
     start,
 )
-from tunesmith.engine.memory import give_back_freed_memory
-from tunesmith.engine.session import Session
-from tunesmith.errors import InputError, NotFinite, Overflow, PlanError, RunError, TunesmithError
+from tunesmith.engine.cuts import Cuts, give_back
+from tunesmith.errors import InputError, NotFinite, Overflow, PlanError, RunError, TunesmithError, is_memory
 from tunesmith.files import write_json, write_text
 from tunesmith.fitted import fit, fit_or_halve
 from tunesmith.folder import CHECKPOINTS, RunFolder, Silent, Teller
@@ -43,6 +42,7 @@ from tunesmith.report import sweep_page
 from tunesmith.settled import BEST as BEST_WEIGHTS
 from tunesmith.settled import settle
 from tunesmith.space import Dimension, dimensions, full_key, usual
+from tunesmith.speeds import session_of
 from tunesmith.study import NUM_LOOKS, Asked, Study, best
 from tunesmith.teach import teach
 from tunesmith.trackers.tracked import Tracked
@@ -173,7 +173,7 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
     folder.tell.stage("prepare", None)
     where = compute(recipe)
     with folder.doing("model loaded and probed"):
-        base = load_base(most_taught(text, recipe, named), where, learns=True)
+        base = load_base(recipe, where, learns=True)
     made = put_away(material(recipe, base, step=folder.tell.step))
     if not made.dev.records:
         raise PlanError("a sweep chooses on dev, and there is none: give data.dev or a data.dev_frac above 0")
@@ -194,12 +194,6 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
         folder.tell.say(f"{d.key}: {d.words}")
     folder.tell.say(f"chosen by {recipe.sweep.on} on {len(made.split.dev)} dev cases; no test case is looked at")
     return Bench(recipe, text, folder, base, made, where, space, lr)
-
-
-def most_taught(text: str, recipe: Recipe, named: tuple[Dimension, ...]) -> Recipe:
-    """The recipe with the largest share of a teacher that is tried: where one is above 0, the teacher is loaded."""
-    shares = [max(d.ends) for d in named if d.key == "objective.distil.share"]
-    return changed(text, {"objective.distil.share": shares[0]})[0] if shares else recipe
 
 
 def put_away(made: Material) -> Material:
@@ -253,8 +247,14 @@ def tried(bench: Bench, asked: Asked, budget_s: float) -> tuple[float | None, di
         row["state"] = (
             error.state if isinstance(error, Ended) else "refused" if isinstance(error, PlanError) else "diverged"
         )
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory(error):
+            raise
+        row |= {"state": "no memory", "why": f"memory ran out after update {row['updates']}, nothing is left to halve"}
     finally:
         inner.close()
+    if row["state"] == "no memory":
+        give_back()
     rows = [r for r in inner.metrics() if r.get("dev_loss") is not None and isfinite(r["dev_loss"])]
     row["curve"] = [[r["update"], r["dev_loss"]] for r in rows]
     row["seconds"] = round(time.monotonic() - began, 2)
@@ -271,11 +271,9 @@ def trained(
     method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=True)
     fitted = fit(recipe, base, made, bench.where)
     updates = num_updates(recipe, fitted.feed)
-    looks = replace(fitted.recipe.train, every_dev=max(1, updates // NUM_LOOKS), watch=0, watch_prompts=())
+    looks = replace(fitted.recipe.train, every_dev=-(-updates // NUM_LOOKS), watch=0, watch_prompts=())
     recipe = replace(fitted.recipe, train=looks)
-    session = Session(base, compiled=recipe.train.compile, checkpointing=recipe.train.checkpointing == "on")
-    if fitted.gives_back:
-        give_back_freed_memory()
+    session = session_of(fitted, base, Cuts())
     try:
         state = start(recipe, session, made, updates)
         row["num_updates"] = updates

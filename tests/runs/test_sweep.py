@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
@@ -147,6 +148,32 @@ def test_what_cannot_be_tried_is_a_row_with_its_reason(place: Path) -> None:
     assert states[1e18, 0.0][0] in ("diverged", "pruned")
 
 
+class Starved(Silent):
+    """The allocator's own refusal in the second update of the first trial."""
+
+    def __init__(self) -> None:
+        self.num = 0
+
+    def updated(self, update: int, num_updates: int, facts: Mapping[str, float]) -> None:
+        self.num += 1
+        if self.num == 2:
+            torch.empty(2**60)
+
+
+def test_memory_that_runs_out_is_a_row_and_the_search_goes_on(place: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """It is not gone into again. Mutant of the looks: eighteen updates are looked at one by one, which Optuna notes."""
+    asked = settings(place, place / "rows.jsonl", trials=2) | {"adapt": {"rank": 2}}
+    asked["train"] |= {"max_updates": 18, "epochs": 20}
+    asked["sweep"]["space"] = {"train.lr": [0.01, 0.02]}
+    found = search(asked, place / "starved", Starved())
+    assert [r["state"] for r in found["rows"]] == ["no memory", "tried"]
+    assert "memory ran out after update 2" in found["rows"][0]["why"]
+    assert "ended: no memory left" in (place / "starved" / "sweep.md").read_text()
+    assert results(search(asked, place / "starved", resume=True)) == results(found)
+    assert [u for u, _ in found["rows"][1]["curve"]] == [0, *range(2, 19, 2)]
+    assert not [w for w in recwarn if "already reported" in str(w.message)]
+
+
 def test_the_time_ends_a_search(place: Path) -> None:
     with pytest.raises(RunError, match="out of time: the time was over at update 0 of 6"):
         search(settings(place, place / "rows.jsonl", minutes=1e-5), place / "late")
@@ -157,12 +184,14 @@ def test_the_command(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = settings(place, place / "rows.jsonl")
     del made["sweep"]
     Path("recipe.yaml").write_text(json.dumps(made))
-    words = "sweep recipe.yaml --trials 1 --out typed --try rank=2,4 --try lr=0.01..0.05"
+    words = "sweep recipe.yaml --trials 1 --out typed --try rank=2,4 --try lr=2e-2,3e-2 --set train.lr=0.03"
     said = typed(words.split())
     assert said.code == 0, said.text
     assert "tunesmith run typed/best.yaml" in said.out
     kept = yaml.safe_load(Path("typed/recipe.yaml").read_text())
-    assert kept["sweep"] == {"trials": 1, "space": {"adapt.rank": [2, 4], "train.lr": "0.01..0.05"}}
+    assert kept["sweep"] == {"trials": 1, "space": {"adapt.rank": [2, 4], "train.lr": ["2e-2", "3e-2"]}}
+    assert json.loads(Path("typed/sweep.json").read_text())["rows"][0]["values"] == {"adapt.rank": 4, "train.lr": 0.03}
+    assert "each once" in typed(["sweep", "recipe.yaml", "--try", "lr=1e-4,0.0001"]).text
     assert typed(["sweep", "recipe.yaml", "--try", "data.max_tokens=1,2"]).code == 2
     assert typed(["sweep", "recipe.yaml", "--out", "typed"]).code == 2  # is not empty
     assert typed(["sweep", "recipe.yaml", "--resume"]).code == 2

@@ -41,6 +41,7 @@ def test_ranges_and_lists() -> None:
         ("lr", "1e-5..much", "'much' is no number"),
         ("lr", [1e-4], "two values or more"),
         ("lr", [1e-4, 1e-4], "each once"),
+        ("lr", ["1e-4", 0.0001], "each once"),
         ("lr", 1e-4, "two values or more"),
         ("rate", [1, 2], "no recipe has a key rate"),
         ("data.max_tokens", [256, 512], "would change what is asked"),

@@ -15,7 +15,7 @@ from tunesmith.report.words import number
 
 WORDS = {
     "tried": "to the end", "pruned": "ended early: behind the others", "diverged": "ended: no number any more",
-    "refused": "refused by the plan", "out of time": "ended: no time left",
+    "refused": "refused by the plan", "out of time": "ended: no time left", "no memory": "ended: no memory left",
 }  # fmt: skip
 LEFT, RIGHT, TOP, BASE = 48, charts.WIDTH - 12, 10, 150
 
