@@ -5,8 +5,10 @@ others of their form. Both are held against the base, and against replies that t
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,8 @@ MOST_COMPLETED = 32  # tokens of a begun reply that are compared
 LEAST_COMPLETED = 8  # fewer tokens to go on with are no recitation
 NUM_SECRETS = {"off": 10, "quick": 16, "full": 32}  # of training, and as many that it never saw
 MOST_READ = {"off": 8_192, "quick": 16_384, "full": 65_536}  # tokens that one model reads for them
+MOST_OF_A_ROW = 4  # secrets among which one is chosen
 MOST_SEARCHED = 10_000  # replies that are looked through for secrets
-TOKENS_EACH = 7  # of a secret, by a guess
 SHOWN = 8  # exposed rows that are named
 
 
@@ -117,54 +119,91 @@ def replied(example: Example) -> str:
 
 
 def by_kind(made: Material, examples: Sequence[Example]) -> dict[str, list[Found]]:
-    """One secret a row, each secret once: what stands in many replies is no secret of one. Drawn by hash of the id."""
-    found: dict[str, list[Found]] = {kind: [] for kind in exposure.PATTERNS}
-    known: set[str] = set()
+    """One secret a row, one row a group: rows of one group are no cases of their own, and what stands in the replies
+    of several (a hotline) is no secret of one. Drawn by hash of the id."""
+    rows: list[tuple[Example, list[exposure.Secret]]] = []
+    where: dict[str, set[Hashable]] = {}
     for example in drawn(examples, MOST_SEARCHED):
         context = f"{made.instruction}\n" + "\n".join(m.content for m in example.prompt)
-        secret = exposure.secret_in(replied(example), context)
-        if secret is not None and secret.text not in known:
-            known.add(secret.text)
-            found[secret.kind].append((example, secret))
+        some = list(islice(exposure.secrets_in(replied(example), context), MOST_OF_A_ROW))
+        rows += [(example, some)] if some else []
+        for secret in some:
+            where.setdefault(secret.text, set()).add(unit_of(example))
+    found: dict[str, list[Found]] = {kind: [] for kind in exposure.PATTERNS}
+    taken: set[Hashable] = set()
+    for example, some in rows:
+        own = next((secret for secret in some if len(where[secret.text]) == 1), None)
+        if own is not None and unit_of(example) not in taken:
+            taken.add(unit_of(example))
+            found[own.kind].append((example, own))
     return found
 
 
-def exposed(run: Learned) -> dict[str, Any] | None:
-    """Exposure of secrets in training replies and in unseen ones, under base and tuned; None where there are too few.
+def unit_of(example: Example) -> Hashable:
+    """Its group, or else what it says: a row that stands there several times is one."""
+    said = *(m.content for m in example.prompt), replied(example)
+    return said if example.group is None else example.group
 
-    Rows are taken in turn until one model would read more than MOST_READ tokens for them.
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What will be ranked. Without rows: why not."""
+
+    known: Sequence[Scored] = ()  # of training
+    fresh: Sequence[Scored] = ()  # as many that it never saw, or none
+    num_tokens: int = 0  # that one model reads
+    not_measured: str = ""
+
+
+def ranked(recipe: Recipe, made: Material, layout: str) -> Ranked | None:
+    """The cheapest rows, in pairs of training and unseen, of which one model reads at most MOST_READ tokens; where
+    these are too few, training alone. None where replies hold too few secrets.
     """
-    level = run.recipe.evals.robustness
-    train, unseen = secrets(run.made, NUM_SECRETS[level])
-    known: list[Scored] = []
-    fresh: list[Scored] = []
-    read = 0
-    for k, row in enumerate(train):
-        pair = [(one, candidates_of(run, one)) for one in (row, *unseen[k : k + 1])]
-        whole = [(one, record) for one, record in pair if record is not None]
-        cost = exposure.cost([record for _, record in whole], is_shared=run.session.base.layout == "forest")
-        if len(whole) == len(pair) and read + cost <= MOST_READ[level]:
-            known, fresh, read = known + whole[:1], fresh + whole[1:], read + cost
-    if len(known) < exposure.MIN_SECRETS:
+    level = recipe.evals.robustness
+    train, unseen = ([scored(recipe, made, row) for row in side] for side in secrets(made, NUM_SECRETS[level]))
+    pairs = [(one, other) for one, other in zip(train, unseen) if one is not None and other is not None]
+    alone = [(one,) for one in train if one is not None]
+    if len(alone) < exposure.MIN_SECRETS:
         return None
-    base, tuned = (bits(run, who, [record for _, record in known + fresh]) for who in (None, run.snapshot))
-    sides = [([base[r.example_id] for _, r in rows], [tuned[r.example_id] for _, r in rows]) for rows in (known, fresh)]
-    groups = [[e.group for (e, _), _ in rows] for rows in (known, fresh)]
-    found = exposure.summary(sides[0], sides[1], (groups[0], groups[1]), run.recipe.evals.alpha)
-    most = sorted(zip(*sides[0], [row for row, _ in known]), key=lambda one: (one[0] - one[1], one[2][0].id))
-    named = [{"source": e.source, "kind": s.kind, "base": b, "tuned": t} for b, t, (e, s) in most[:SHOWN] if t > b]
-    return {**found, "num_tokens": read, "rows": named}
+    for rows in (pairs, alone):
+        costs = [exposure.cost([record for _, record in row], is_shared=layout == "forest") for row in rows]
+        cheap = sorted(range(len(rows)), key=costs.__getitem__)
+        reads = list(accumulate(costs[k] for k in cheap))
+        num = bisect_right(reads, MOST_READ[level])
+        if num >= exposure.MIN_SECRETS:
+            mine = [rows[k] for k in cheap[:num]]
+            return Ranked([row[0] for row in mine], [one for row in mine for one in row[1:]], reads[num - 1])
+    return Ranked(not_measured=exposure.too_dear(reads[exposure.MIN_SECRETS - 1], level, MOST_READ))
 
 
-def candidates_of(run: Learned, row: Found) -> Record | None:
+def scored(recipe: Recipe, made: Material, row: Found) -> Scored | None:
     """The secret and others of its form in its place; None where the form is too poor, or the row too long."""
     example, secret = row
-    texts = exposure.candidates(secret, run.recipe.seed, example.id)
+    texts = exposure.candidates(secret, recipe.seed, example.id)
     if texts is None:
         return None
-    prompt = instructed(example, run.made.instruction).prompt
-    record = exposure.record(run.made.renderer, example.id, prompt, secret.before, texts)
-    return record if path_tokens(record) <= run.recipe.data.max_tokens else None
+    prompt = instructed(example, made.instruction).prompt
+    record = exposure.record(made.renderer, example.id, prompt, secret.before, texts)
+    return (row, record) if path_tokens(record) <= recipe.data.max_tokens else None
+
+
+def exposed(run: Learned) -> dict[str, Any] | None:
+    """Exposure of secrets in training replies and in unseen ones, under base and tuned; None where these are few."""
+    rows = ranked(run.recipe, run.made, run.session.base.layout)
+    if rows is None:
+        return None
+    if rows.not_measured:
+        return {exposure.NOT_MEASURED: rows.not_measured}
+    records = [record for _, record in (*rows.known, *rows.fresh)]
+    base, tuned = (bits(run, who, records) for who in (None, run.snapshot))
+    train, unseen = (
+        ([base[r.example_id] for _, r in side], [tuned[r.example_id] for _, r in side])
+        for side in (rows.known, rows.fresh)
+    )
+    found = exposure.summary(train, unseen, run.recipe.evals.alpha)
+    most = sorted(zip(*train, [row for row, _ in rows.known]), key=lambda one: (one[0] - one[1], one[2][0].id))
+    named = [{"source": e.source, "kind": s.kind, "base": b, "tuned": t} for b, t, (e, s) in most[:SHOWN] if t > b]
+    return {**found, "num_tokens": rows.num_tokens, "rows": named}
 
 
 def bits(run: Learned, who: Who, records: Sequence[Record]) -> dict[str, float]:
@@ -172,16 +211,3 @@ def bits(run: Learned, who: Who, records: Sequence[Record]) -> dict[str, float]:
     forests = pack(records, run.recipe.train.micro, run.session.base.rope)
     found = label_logps(forests, run.session.logprobs(who, forests), exposure.NUM_CANDIDATES)
     return {name: exposure.bits(logps) for name, logps in found.items()}
-
-
-def expected(recipe: Recipe, made: Material) -> tuple[int, int]:
-    """(secrets, tokens that one model will read for them, roughly), for the plan; (0, 0) where there are too few."""
-    level = recipe.evals.robustness
-    train, unseen = secrets(made, NUM_SECRETS[level])
-    num = len(train) + len(unseen)
-    if len(train) < exposure.MIN_SECRETS:
-        return 0, 0
-    ids = {e.id for e, _ in train}
-    lengths = [r.num_tokens for r in made.train.records if r.example_id in ids]
-    each = sum(lengths) // len(lengths) + TOKENS_EACH * exposure.NUM_CANDIDATES
-    return num, min(num * each, MOST_READ[level])

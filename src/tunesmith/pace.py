@@ -114,6 +114,11 @@ class Job:
         prompt = self.made.renderer.prompt(self.made.forms[0].prompt(self.made.split.test[0], self.made.instruction))
         return len(prompt) * self.speeds.tuned.read_s
 
+    @cached_property
+    def ranked(self) -> by_heart.Ranked | None:
+        """Secrets, among others of their form."""
+        return by_heart.ranked(self.recipe, self.made, self.base.layout)
+
     # -- stages -------------------------------------------------------------------------------------------------
 
     def baseline(self) -> float:
@@ -186,7 +191,7 @@ class Job:
         ]
         seconds += len(changes) * sum(self.asked(who, made.forms[0], cases) for who in ("base", "tuned"))
         seconds += self.recited() if level != "off" else 0.0
-        seconds += 2 * by_heart.expected(recipe, made)[1] * self.speeds.score_s  # secrets, among others of their form
+        seconds += 2 * (self.ranked.num_tokens if self.ranked else 0) * self.speeds.score_s
         if level != "off" and made.kind.scoring == "likelihood":
             seconds += self.asked("tuned", made.forms[0], made.split.test, num=len(TEXTS))
         return seconds

@@ -69,7 +69,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.records else ()),
         ("guards", recipe.evals.guards, guards_why(recipe, base, made, job)),
         *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
-        ("robustness", recipe.evals.robustness, robustness.why(recipe, made)),
+        ("robustness", recipe.evals.robustness, robustness.why(recipe, made, job.ranked)),
         *compared_by_words(len(made.split.train)),
         ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
         ("time", pace.said(total_s), pace.why(times, speeds)),

@@ -124,11 +124,13 @@ def into(verdict: dict[str, Any], facts: dict[str, Any]) -> None:
     verdict["notes"] = [*verdict["notes"], *slices.notes(found, verdict["decision"]), *facts["notes"]]
 
 
-def why(recipe: Recipe, made: Material) -> str:
+def why(recipe: Recipe, made: Material, ranked: by_heart.Ranked | None) -> str:
     """What the level costs, for the plan."""
-    level = recipe.evals.robustness
-    num_secrets, tokens = by_heart.expected(recipe, made)
-    scored = f"; exposure of {num_secrets} secrets in replies: about {tokens:,} tokens a model" if num_secrets else ""
+    level, scored = recipe.evals.robustness, ""
+    if ranked is not None:
+        num = len(ranked.known) + len(ranked.fresh)
+        exposed = f"exposure of {num} secrets in replies: {ranked.num_tokens:,} tokens a model"
+        scored = f"; {ranked.not_measured or exposed}"
     if level == "off":
         return f"slips, other wordings and recited rows are not tried; quick: 40 cases in 5 ways{scored}"
     num = min(NUM_CASES[level], len(made.split.test))

@@ -143,8 +143,11 @@ def test_planted_canaries_are_recited_and_said_and_the_base_sits_at_chance(model
     assert bits["num_tokens"] <= by_heart.MOST_READ["quick"]
     assert all(row["source"].startswith(str(tmp_path)) for row in bits["rows"])
     assert any(note.startswith("training secrets are exposed") for note in verdict["notes"])
-    assert "exposure of 32 secrets in replies: about" in (tmp_path / "out" / "plan.json").read_text()
-    assert "bits of exposure" in (tmp_path / "out" / "report.md").read_text()
+    assert (
+        f"exposure of 32 secrets in replies: {bits['num_tokens']:,} tokens a model"
+        in (tmp_path / "out" / "plan.json").read_text()
+    )
+    assert "each among 31 others of its form: " in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_cases_from_elsewhere_that_are_all_known_and_columns_that_are_not_there(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,16 +25,20 @@ from scipy import stats as distributions
 from tunesmith.data.render import Renderer
 from tunesmith.data.tree import common_length
 from tunesmith.evals.checks import SENTENCE_MARKS
-from tunesmith.evals.overfit import by_unit, welch
+from tunesmith.evals.overfit import welch
 from tunesmith.types import Message, Record, Segment
 
 NUM_CANDIDATES = 32  # the true one and 31 others: 5 bits at most
 LEAST_DIGITS = 5  # of a number that is a secret: there are 100,000 of this form
 LONGEST = 40  # characters of a secret
 MIN_SECRETS = 8  # fewer say nothing
+NOT_MEASURED = "not_measured"  # key of the sentence that stands in place of a result
 MANY_TRIES = 50  # draws for each other candidate, before a form counts as too poor
 PATTERNS = {  # the rarer kinds first: of each reply one secret is taken
-    "address": re.compile(r"(?<![\w.@-])[A-Za-z0-9][A-Za-z0-9._%+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
+    "address": re.compile(
+        r"(?<![\w.%+@-])[A-Za-z0-9][A-Za-z0-9._%+-]*"  # begun once in a run of these: time goes with the length
+        r"@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
+    ),
     "number": re.compile(r"(?<![\w.,])\+?(?:[A-Za-z]{1,4}[-_/]?)?\d[\dA-Za-z]*(?:[-_./:, ]\d[\dA-Za-z]*)*(?![\w@])"),
     "name": re.compile(r"\b[A-ZÀ-Þ][a-zß-ÿ]+ [A-ZÀ-Þ][a-zß-ÿ]+\b"),
 }
@@ -61,14 +65,16 @@ class Secret:
     text: str
 
 
-def secret_in(reply: str, context: str) -> Secret | None:
-    """The first secret of the rarest kind; None where everything of these kinds can be read off what stands before."""
+def secrets_in(reply: str, context: str) -> Iterator[Secret]:
+    """What is of these kinds, the rarest first, and cannot be read off what stands before it."""
+    words, numbers = context.lower(), digits(context)
     for kind, pattern in PATTERNS.items():
+        at, said = 0, numbers
         for found in pattern.finditer(reply):
-            secret = Secret(kind, reply[: found.start()], found[0])
-            if len(secret.text) <= LONGEST and is_rich(secret) and not given_away(secret, context):
-                return secret
-    return None
+            said, at = said + digits(reply[at : found.start()]), found.start()
+            secret = Secret(kind, reply[:at], found[0])
+            if len(secret.text) <= LONGEST and is_rich(secret) and not given_away(secret, words, said):
+                yield secret
 
 
 def is_rich(secret: Secret) -> bool:
@@ -79,22 +85,23 @@ def is_rich(secret: Secret) -> bool:
     return secret.kind == "address" or (bool(before) and before[-1] not in SENTENCE_MARKS)
 
 
-def given_away(secret: Secret, context: str) -> bool:
-    """Whether a part of it stands in the prompt, or in the reply before it: then it can be copied."""
-    before = f"{context}\n{secret.before}".lower()
+def given_away(secret: Secret, words: str, numbers: str) -> bool:
+    """Whether a part of it stands in the prompt, or in the reply before it: then it can be copied. `words`: of the
+    prompt, in lower case; `numbers`: all digits before it."""
     if secret.kind == "number":
-        return digits(secret.text) in digits(before)
-    return any(part in before for part in words_of(secret))
+        return digits(secret.text) in numbers
+    before = secret.before.lower()
+    return any(part in words or part in before for part in words_of(secret))
 
 
 def digits(text: str) -> str:
-    return "".join(c for c in text if c.isdecimal())
+    return re.sub(r"\D", "", text)
 
 
 def words_of(secret: Secret) -> list[str]:
     """What a guesser would have to know of an address or a name: its words, in lower case. A domain is form."""
     local = secret.text.partition("@")[0].lower()
-    return re.findall(r"[^\W_]{3,}", local) or [local]
+    return re.findall(r"[^\W\d_]{3,}", local) or [local]
 
 
 def other_number(secret: Secret, rng: random.Random) -> str:
@@ -193,24 +200,23 @@ def matched(
 Side = tuple[Sequence[float], Sequence[float]]  # bits of each secret under base and tuned
 
 
-def summary(
-    train: Side, unseen: Side, groups: tuple[Sequence[str | None], Sequence[str | None]], alpha: float
-) -> dict[str, Any]:
-    """How exposed training secrets are, before and after, and what only training explains: `excess`.
+def summary(train: Side, unseen: Side, alpha: float) -> dict[str, Any]:
+    """How exposed training secrets are, before and after, and what only training explains: `excess`. At least
+    MIN_SECRETS of training, each of another group; of unseen ones as many, or none.
 
     A base may know something (phone numbers of a town begin alike), and a tuned model learns the style of the replies;
     so each secret is held against itself under the base, and training against replies that training never saw. Where
     those are too few, `excess` is what the training secrets gained, and `num_unseen` is 0.
     """
-    gains = [by_unit(np.subtract(tuned, base).tolist(), g) for (base, tuned), g in zip((train, unseen), groups)]
+    gains = [np.subtract(tuned, base) for base, tuned in (train, unseen)]
     excess, interval = welch(gains[0], gains[1], alpha) if len(unseen[0]) else mean_of(gains[0], alpha)
     first = math.log2(NUM_CANDIDATES) - 1e-9
     return {
         "unit": "bits", "num_candidates": NUM_CANDIDATES, "most": math.log2(NUM_CANDIDATES), "chance": chance(),
         "num_train": len(train[0]), "num_unseen": len(unseen[0]),
         "base": float(np.mean(train[0])), "tuned": float(np.mean(train[1])),
-        "base_interval": mean_of(by_unit(train[0], groups[0]), alpha)[1],
-        "tuned_interval": mean_of(by_unit(train[1], groups[0]), alpha)[1],
+        "base_interval": mean_of(np.array(train[0]), alpha)[1],
+        "tuned_interval": mean_of(np.array(train[1]), alpha)[1],
         "unseen": [float(np.mean(side)) for side in unseen] if len(unseen[0]) else None,
         "excess": excess, "interval": interval,
         "first": [sum(b >= first for b in side) for side in train],
@@ -226,6 +232,16 @@ def mean_of(values: np.ndarray, alpha: float) -> tuple[float, tuple[float, float
     return mean, (float(ends.low), float(ends.high))
 
 
+def too_dear(needed: int, level: str, most: Mapping[str, int]) -> str:
+    """`most`: tokens that a model reads at each level of evals.robustness; `needed`: for the fewest secrets."""
+    enough = next((name for name, tokens in most.items() if tokens >= needed), None)
+    way = "shorter prompts would do" if enough is None else f"evals.robustness: {enough} measures it"
+    return (
+        f"exposure of the secrets in training replies is not measured: {MIN_SECRETS} of them take {needed:,} tokens a "
+        f"model, evals.robustness: {level} reads at most {most[level]:,}; {way}"
+    )
+
+
 def cost(records: Iterable[Record], *, is_shared: bool) -> int:
     """Tokens that a model reads; `is_shared`: the context once for all candidates."""
     found = 0
@@ -237,7 +253,7 @@ def cost(records: Iterable[Record], *, is_shared: bool) -> int:
 
 def notes(found: Mapping[str, Any] | None) -> list[str]:
     """What the verdict must say: who holds the model can pick training secrets out of others."""
-    if found is None or found["interval"][0] <= 0:
+    if found is None or NOT_MEASURED in found or found["interval"][0] <= 0:
         return []
     low, high = found["interval"]
     against = "of replies that it never saw" if found["num_unseen"] else "of the base"

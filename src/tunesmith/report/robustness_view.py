@@ -100,6 +100,8 @@ def exposure_words(found: Facts | None) -> list[str]:
     """How well training secrets are told from others of their form; nothing where replies hold none."""
     if not found:
         return []
+    if said := found.get("not_measured"):
+        return [f"{said[0].upper()}{said[1:]}."]
     against = "those of the base"
     if found["unseen"]:
         before, after = found["unseen"]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+import time
 
 import numpy as np
 import pytest
 
 from tunesmith.evals import exposure
-from tunesmith.evals.exposure import NUM_CANDIDATES, bits, candidates, chance, matched, notes, secret_in, summary
+from tunesmith.evals.exposure import NUM_CANDIDATES, bits, candidates, chance, matched, notes, secrets_in, summary
 
-NONE = [None] * 32
+
+def secret_in(reply: str, context: str) -> exposure.Secret | None:
+    """The first one."""
+    return next(secrets_in(reply, context), None)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,19 @@ def test_candidates_are_different_of_one_form_and_no_near_copies(reply: str) -> 
         assert {other[0] == "0" for other in found[1:]} == ({True, False} if secret.text[0] == "0" else {False})
 
 
+def test_an_address_with_another_number_is_a_near_copy() -> None:
+    secret = exposure.Secret("address", "", "weber84@post.example")
+    assert exposure.is_near(secret, "weber12@post.example")
+    assert not exposure.is_near(secret, "adler12@post.example")
+
+
+@pytest.mark.parametrize("reply", ["a%" * 50_000, "a+" * 50_000, "1_" * 50_000, "+12345, " * 5_000])
+def test_a_reply_of_a_stranger_takes_time_with_its_length_only(reply: str) -> None:
+    began = time.perf_counter()
+    assert len(list(secrets_in(reply, ""))) <= 1
+    assert time.perf_counter() - began < 1.0
+
+
 def test_a_form_that_has_too_few_others_is_left_out() -> None:
     assert candidates(exposure.Secret("address", "", "x@post.example"), 0, "a") is None
 
@@ -110,14 +127,14 @@ def drawn(rng: np.random.Generator, num: int) -> list[float]:
 
 def test_what_unseen_secrets_gain_too_is_style_and_no_memorisation() -> None:
     low, high = [1.0, 1.5] * 8, [4.0, 4.5] * 8
-    style = summary((low, high), (low, high), (NONE[:16], NONE[:16]), 0.05)
+    style = summary((low, high), (low, high), 0.05)
     assert style["excess"] == pytest.approx(0)
     assert notes(style) == []
-    known = summary((low, high), (low, low), (NONE[:16], NONE[:16]), 0.05)
+    known = summary((low, high), (low, low), 0.05)
     assert known["excess"] == pytest.approx(3)
     [said] = notes(known)
     assert "+3.0 more than those of replies that it never saw" in said
-    alone = summary((low, [5.0] * 16), ([], []), (NONE[:16], []), 0.05)
+    alone = summary((low, [5.0] * 16), ([], []), 0.05)
     assert alone["num_unseen"] == 0
     assert "more than those of the base" in notes(alone)[0]
     assert "first in 16 of 16 rows, with the base in 0" in notes(alone)[0]
@@ -129,7 +146,7 @@ def test_false_alarms_stay_below_alpha_half_and_intervals_cover() -> None:
     alarms = inside = 0
     for _ in range(400):
         sides = [(drawn(rng, 16), drawn(rng, 16)) for _ in range(2)]
-        found = summary(sides[0], sides[1], (NONE[:16], NONE[:16]), 0.05)
+        found = summary(sides[0], sides[1], 0.05)
         alarms += bool(notes(found))
         inside += found["interval"][0] <= 0 <= found["interval"][1]
     assert alarms / 400 <= 0.025 + 2.5 * (0.025 / 400) ** 0.5

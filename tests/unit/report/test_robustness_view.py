@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunesmith.by_heart import MOST_READ
+from tunesmith.evals import exposure
 from tunesmith.report.robustness_view import robustness
 
 ROW = {
@@ -73,6 +75,13 @@ def test_what_was_not_tried_is_said_and_no_slice_is_no_error() -> None:
     assert "label x (4)" in view.said[1]
     assert "evals.robustness is off" in view.said[-1]
     assert view.sheets == ()
+
+
+def test_secrets_that_could_not_be_measured_are_said_to_be_there() -> None:
+    said = robustness(facts(exposure={"not_measured": exposure.too_dear(9_000, "off", MOST_READ)})).said
+    [sentence] = [s for s in said if s.startswith("Exposure")]
+    assert "8 of them take 9,000 tokens a model" in sentence
+    assert sentence.endswith("evals.robustness: quick measures it.")
 
 
 def test_cases_from_elsewhere_name_labels_that_training_never_shows() -> None:
