@@ -62,6 +62,8 @@ def unread(recipe: Recipe) -> dict[str, bool]:
         f"adapt.options are peft's, for adapt.method ia3 or peft, and it is {a.method}. Leave them out": (
             bool(a.options) and not a.is_pefts
         ),
+        f"adapt.targets are layers for an adapter, and adapt.method {a.method} makes none. Leave them out, or use "
+        "adapt.method: lora": bool(a.targets) and not a.is_adapter,
         f"adapt.names are for adapt.method: named, and it is {a.method}. Leave them out": (
             bool(a.names) and a.method != "named"
         ),
@@ -109,6 +111,8 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
         and average.last,
         "train.average.last counts from the end, which train.early_stop does not know beforehand. Use "
         "train.average.ema with it": average.last and stop.patience,
+        "train.on_nan rollback goes back behind looks at dev whose weights train.early_stop would still keep as the "
+        "best. Use one of the two": recipe.train.on_nan == "rollback" and stop.patience,
         "train.early_stop looks at dev, and there is none: give data.dev or a data.dev_frac above 0": stop.patience
         and not has_dev,
         "train.average.base_share auto is chosen on dev, and there is none: give data.dev or a data.dev_frac above 0, "

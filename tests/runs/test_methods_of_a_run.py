@@ -124,6 +124,7 @@ REFUSED = {
     "opposite ways": {"objective": {"smoothing": 0.1, "focal": 2}},
     "two means": {"train": {"average": {"ema": 0.9, "last": 2}}},
     "counts from the end": {"train": {"average": {"last": 2}, "early_stop": {"patience": 2}}},
+    "whose weights train.early_stop would still keep": {"train": {"on_nan": "rollback", "early_stop": {"patience": 2}}},
     "there is none": {"train": {"early_stop": {"patience": 2}}, "data": {"dev_frac": 0.0}},
     "compile them each time": {"regularise": {"mixout": 0.1}, "train": {"compile": True}},
     "more trains each epoch": {"train": {"unfreeze_groups": 5}},
@@ -135,6 +136,7 @@ REFUSED = {
     "say adapt.method: peft": {"adapt": {"peft": "loha"}},
     "adapt.options are peft's": {"adapt": {"options": {"r": 2}}},
     "for adapt.method: named": {"adapt": {"names": ["*norm*"]}},
+    "adapt.method full makes none": {"adapt": {"method": "full", "targets": ["q_proj"]}},
     "no place for": {"adapt": {"method": "peft", "peft": "prefix_tuning"}},
     "its own twin": {"objective": {"contrastive": 0.5}, "regularise": {"rdrop": 1}, "adapt": {"dropout": 0.1}},
 }
