@@ -150,10 +150,12 @@ def go_back(folder: RunFolder, session: Session, state: State, feed: FileFeed, f
 
 
 def why_left_out(made: Material, state: State, update: int) -> str:
-    """With the places of the examples that are to blame."""
-    blamed = set(state.skipped[update])
-    sources = ", ".join(e.source for e in made.split.train if e.id in blamed)
-    return f"its numbers are not finite: {sources}" if blamed else "training went back from it"
+    """With the places of the examples that are to blame; of rows of data.replay, the ids."""
+    blamed = dict.fromkeys(state.skipped[update])
+    if not blamed:
+        return "training went back from it"
+    places = {e.id: e.source for e in made.split.train if e.id in blamed}
+    return f"its numbers are not finite: {', '.join(places.get(name, name) for name in blamed)}"
 
 
 def skipped_updates(folder: RunFolder) -> list[str]:

@@ -16,7 +16,7 @@ from tunesmith.engine import checkpoint
 from tunesmith.engine.session import Session
 from tunesmith.errors import NotFinite
 from tunesmith.folder import CHECKPOINTS, RunFolder, Silent
-from tunesmith.teach import skipped_updates, teach
+from tunesmith.teach import skipped_updates, teach, why_left_out
 from tunesmith.trackers.tracked import Tracked
 
 BREAKS_AT = 7  # of checkpoints after 2, 4, 6 …; 6 and what comes before are sound
@@ -88,6 +88,18 @@ def test_training_goes_back_and_passes_by_what_failed(tmp_path: Path, counted: C
 def test_without_it_three_in_a_row_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(NotFinite, match="rollback"):
         taught(tmp_path / "out", "skip")
+
+
+def test_who_is_to_blame_is_named_by_place_or_by_id() -> None:
+    """Rows of data.replay are not in the split."""
+    recipe, _, base, made = jobs.world()
+    session = Session(base)
+    state = start(recipe, session, made, 9)
+    session.close()
+    blamed = made.split.train[3]
+    state.skipped = {1: (), 2: ("general-0", blamed.id)}
+    assert why_left_out(made, state, 1) == "training went back from it"
+    assert why_left_out(made, state, 2) == f"its numbers are not finite: general-0, {blamed.source}"
 
 
 def test_what_was_skipped_is_known_after_a_resume(tmp_path: Path) -> None:
