@@ -12,7 +12,7 @@ from tunesmith.errors import DataError
 from tunesmith.evals.probes import ALPHA
 from tunesmith.report import cases, costs, first_screen, words
 from tunesmith.report.data_view import flat, listing
-from tunesmith.report.facts import Facts, StartingModel, base_model, read
+from tunesmith.report.facts import Facts, StartingModel, base_model, read, read_mapping
 from tunesmith.report.hub_metadata import front_matter
 from tunesmith.report.robustness_view import robustness
 from tunesmith.report.views import claim_rows
@@ -39,7 +39,9 @@ def write_model_card(run_folder: Path, model_folder: Path) -> Path:
             "`tunesmith export` writes it."
         )
     out = model_folder / "README.md"
-    out.write_bytes(model_card(facts, is_adapter=(model_folder / "adapter_config.json").is_file()).encode("utf-8"))
+    config = read_mapping(model_folder / "adapter_config.json")
+    peft_type = None if config is None else str(config.get("peft_type") or "")
+    out.write_bytes(model_card(facts, peft_type).encode("utf-8"))
     return out
 
 
@@ -288,19 +290,26 @@ def limits(facts: Facts, base: StartingModel) -> list[str]:
     return [*(f"- {s}" for s in said), ""]
 
 
-def model_card(facts: Facts, *, is_adapter: bool) -> str:
-    """README.md of an exported folder."""
+def model_card(facts: Facts, peft_type: str | None) -> str:
+    """README.md of an exported folder. `peft_type`: as the adapter's configuration says it; None for a whole model."""
     base, verdict, audit = base_model(facts), facts.verdict, facts.audit or {}
     shown = plain_text(base.base_model or base.name or "a base model that plan.json does not name")
-    lines = ["---", front_matter(facts, base, is_adapter=is_adapter) + "---", "", f"# {plain_text(facts.name)}", ""]
+    lines = ["---", front_matter(facts, base, peft_type) + "---", "", f"# {plain_text(facts.name)}", ""]
+    adapter = "A LoRA adapter for" if peft_type == "LORA" else f"An adapter ({plain_text(peft_type)} of peft) for"
     lines += [
-        f"{'A LoRA adapter for' if is_adapter else 'Tuned from'} {shown}, made with tunesmith.",
+        f"{'Tuned from' if peft_type is None else adapter} {shown}, made with tunesmith.",
         "",
         "## Is it better than its base?",
         "",
     ]
     lines += verdict_lines(facts, words.answers(facts)) if verdict else ["It was never compared with its base.", ""]
-    lines += ["## How to load it", "", *loading(base, is_adapter=is_adapter), "## What it was trained on", ""]
+    lines += [
+        "## How to load it",
+        "",
+        *loading(base, is_adapter=peft_type is not None),
+        "## What it was trained on",
+        "",
+    ]
     splits = audit.get("splits") or {}
     lines += (
         [f"- rows read: {words.count(audit.get('rows'))}, accepted: {words.count(audit.get('accepted'))}"]

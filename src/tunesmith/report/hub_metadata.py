@@ -21,17 +21,17 @@ METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation", "rouge_1": "rouge", 
 IN_CACHE = re.compile(r"datasets--([\w.-]+?)--([\w.-]+)")  # a folder of the hub's cache, in the path of a data file
 
 
-def front_matter(facts: Facts, base: StartingModel, *, is_adapter: bool) -> str:
+def front_matter(facts: Facts, base: StartingModel, peft_type: str | None) -> str:
     task = task_of(facts)
     meta: dict[str, Any] = {"base_model": base.base_model or base.name or None}
     if re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", base.licence):  # an identifier, not "see the model's page"
         meta["license"] = base.licence
     if language := (facts.plan or {}).get("language"):
         meta["language"] = language
-    meta["library_name"] = "peft" if is_adapter else "transformers"
-    meta["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    meta["library_name"] = "transformers" if peft_type is None else "peft"
+    meta["base_model_relation"] = "finetune" if peft_type is None else "adapter"
     meta["pipeline_tag"] = "text-generation"  # every task is answered by a causal language model
-    meta["tags"] = ["tunesmith", "fine-tuned", *(["lora"] if is_adapter else []), *([task] if task else [])]
+    meta["tags"] = ["tunesmith", "fine-tuned", *(["lora"] if peft_type == "LORA" else []), *([task] if task else [])]
     meta["datasets"] = hub_data_sets(facts)
     meta["model-index"] = model_index(facts)
     return yaml.safe_dump({k: v for k, v in meta.items() if v}, sort_keys=False, allow_unicode=True)

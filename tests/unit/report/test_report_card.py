@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from tunesmith.errors import DataError
 from tunesmith.report import card
 
 
-def model_card(run: Path, config: str = "adapter_config.json") -> str:
+def model_card(run: Path, config: str = "adapter_config.json", peft_type: str = "LORA") -> str:
     folder = run / "out"
     folder.mkdir(exist_ok=True)
-    (folder / config).write_text("{}")
+    (folder / config).write_text(json.dumps({"peft_type": peft_type}))
     return card.write_model_card(run, folder).read_text(encoding="utf-8")
 
 
@@ -84,6 +85,14 @@ def test_front_matter_of_an_adapter_and_of_a_whole_model(tmp_path: Path) -> None
     )
     assert "license" not in meta
     assert "language" not in meta
+
+
+def test_an_adapter_that_is_no_lora_is_not_called_one(tmp_path: Path) -> None:
+    assert "A LoRA adapter for" in model_card(make(tmp_path / "a"))
+    text = model_card(make(tmp_path / "b"), peft_type="IA3")
+    assert "An adapter (IA3 of peft) for" in text
+    assert "lora" not in text.lower()
+    assert front(text)["library_name"] == "peft"
 
 
 def test_card_says_what_was_trained_on_and_how_to_load(tmp_path: Path) -> None:
