@@ -188,6 +188,9 @@ def refusal(tried: list[tuple[Recipe, Footprint]], free: float, where: Compute, 
         ways.append(f"--set evals.rows={max(1, least.evals.rows // 4)} writes fewer answers side by side")
     if stage == "export" and "merged" in least.export and least.adapt.method == "lora":
         ways.append("--set export=[adapter] leaves the merged model out")
+    leaves_out = {"explain": "evals.explain_cases=0", "guards": "evals.guards=off"}
+    if stage in leaves_out:
+        ways.append(f"--set {leaves_out[stage]} leaves that stage out")
     if where.dtype == torch.float32:
         ways.append("--set precision=bfloat16 takes about half for weights and layers")
     ways.append("take a smaller model (`tunesmith models` shows which fit)")

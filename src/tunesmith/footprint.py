@@ -18,6 +18,7 @@ from tunesmith import by_heart, guards, robustness
 from tunesmith.build import Material, drawn, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import forest, pack
+from tunesmith.data.records import sizes_of
 from tunesmith.engine.fisher import watched
 from tunesmith.engine.tenant import Spec
 from tunesmith.engine.traced_update import trace_clip, trace_update
@@ -76,7 +77,6 @@ class Asking:
     evaluate: int
     guards: int
     robustness: int
-    explain: int  # the gradient of the longest example
     labelled: tuple[Record, ...]  # the longest of those that are scored instead of an answer
 
 
@@ -103,6 +103,7 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
     labels = scored_bytes(base, asking.labelled, recipe.train.micro)
     towards_base = state + 2 * four + scored if average.base_share else 0  # two points of the line at once
     published = state + four
+    explained = explained_bytes(recipe, base, made, four, checkpointing=checkpointing)
     stages = {
         "baseline": max(asking.baseline, labels),
         "train": max(learning, towards_base, state + copied, state + scored),
@@ -110,7 +111,7 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
         "guards": published + asking.guards if asking.guards else 0,
         "robustness": published + max(asking.robustness, scored, labels),
         "export": published + opened_bytes(recipe, whole, each),
-        "explain": published + explained_bytes(recipe, four) + asking.explain if recipe.evals.explain_cases else 0,
+        "explain": published + explained if explained else 0,
     }
     device = model.device.type
     rounding, libraries = (ROUNDING, LIBRARIES_GIB) if device == "cpu" else (1.0, 0.0)
@@ -132,10 +133,14 @@ def weighed(recipe: Recipe, base: Base) -> dict[str, Tensor]:
     return dict(watched(base, recipe.adapt)) if recipe.regularise.ewc else {}
 
 
-def explained_bytes(recipe: Recipe, gradient: int) -> int:
-    """Gradients of the explained cases, and of a training example that is compared with them."""
+def explained_bytes(recipe: Recipe, base: Base, made: Material, gradient: int, *, checkpointing: bool) -> int:
+    """Gradients of the explained cases, and of a training example, the longest, that is compared with them."""
     num = recipe.evals.explain_cases
-    return (num + 1) * gradient if num * gradient <= MOST_BYTES else 0
+    if not num:
+        return 0
+    longest = forest([made.train.records[int(sizes_of(made.train.records).tokens.argmax())]])
+    alone = trace_update(base, Spec(recipe.adapt), [longest], SFT(), checkpointing=checkpointing).peak
+    return alone + ((num + 1) * gradient if num * gradient <= MOST_BYTES else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +193,8 @@ def asking_bytes(recipe: Recipe, base: Base, made: Material) -> Asking:
     probes = [Batch.of([[k] * n for k, n in enumerate(work.prompts)], guards.ROWS, guards.MAX_NEW_TOKENS)]
     first, second, third, fourth = largest_answered(base, of_base, tuned, probes if work.prompts else [], again)
     third = max(third, scored_bytes(base, work.records, guards.MICRO_TOKENS))
-    longest = forest([max(made.train.records, key=lambda r: r.num_tokens)])
-    alone = trace_update(
-        base, Spec(recipe.adapt), [longest], SFT(), checkpointing=recipe.train.checkpointing == "on"
-    ).peak  # fmt: skip
     longest_first = sorted(labelled, key=lambda r: -r.num_tokens)[:MOST_SCORED]
-    return Asking(first, second, third, fourth, alone, tuple(longest_first))
+    return Asking(first, second, third, fourth, tuple(longest_first))
 
 
 def largest_answered(base: Base, *stages: Sequence[Batch]) -> list[int]:

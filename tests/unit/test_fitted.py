@@ -103,6 +103,34 @@ def test_the_change_that_a_refusal_names_would_fit(given: Given, monkeypatch: py
     fit(changed(settings, train__micro_tokens=int(fitting.group(1)), train__checkpointing="off"), base, made, where)
 
 
+def test_a_refusal_names_the_stage_that_may_be_left_out(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, _, base, made, where = given
+    for key, many, none in (("explain_cases", 2000, 0), ("guards", "quick", "off")):
+        small = {"train__micro_tokens": 256, "train__update_tokens": 256, "evals__rows": 1}
+        values: dict[str, Any] = {**small, "train__checkpointing": "off"}
+        recipe = changed(settings, **values, **{f"evals__{key}": many})
+        monkeypatch.setenv(MEMORY, "1000")
+        whole = fit(recipe, base, made, where).footprint
+        assert whole is not None
+        assert whole.largest == key.removesuffix("_cases")
+        monkeypatch.setenv(MEMORY, str(0.999 * whole.above_gib))
+        with pytest.raises(PlanError, match=f"--set evals.{key}={none} leaves that stage out"):
+            fit(recipe, base, made, where)
+        fit(changed(settings, **values, **{f"evals__{key}": none}), base, made, where)
+
+
+def test_cases_are_explained_with_layers_run_again_too(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, _, base, made, where = given
+    monkeypatch.setenv(MEMORY, "1000")
+    recipe = changed(settings, evals__explain_cases=2)
+    took = []
+    for switch in ("on", "off"):
+        found = fit(recipe, base, made, where, {"micro_tokens": 256, "checkpointing": switch}).footprint
+        assert found is not None
+        took.append(found.stages["explain"])
+    assert took[0] < took[1]
+
+
 def test_what_was_picked_is_locked_and_kept(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     _settings, recipe, base, made, where = given
     monkeypatch.setenv(MEMORY, "1000")
