@@ -7,9 +7,9 @@
 
 Each case is planned in one process and run in another, forked from one that has imported what `plan` imports. A run's
 peak is what the kernel says (VmHWM). It has as little memory as the plan says it needs, so that freed memory goes back
-to the system: where there is plenty it is kept for speed, and a run takes more than it needs. Its time is held against
-what the run itself predicted before its first update. --random draws recipes that nobody looked at when the constants
-were measured. --kept gives the runs all memory.
+to the system: where there is plenty it is kept for speed, and a run takes more than it needs. Peak and time are held
+against what the run itself, so limited, predicted before its first update. --random draws recipes that nobody looked at
+when the constants were measured. --kept gives the runs all memory.
 """
 
 from __future__ import annotations
@@ -138,9 +138,10 @@ def measure(case: dict[str, Any], *, kept: bool, is_idle: bool) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="plan_accuracy_") as name:
         folder = Path(name)
         planned = forked(plan_it, case, folder)
-        above = max(planned["stages"].values())
-        found = forked(run_it, case, folder, {} if kept else {"TUNESMITH_MEMORY_GIB": str(1.001 * above)})
-    peak = found["peak_gib"]
+        limit = 1.001 * max(planned["stages"].values())
+        found = forked(run_it, case, folder, {} if kept else {"TUNESMITH_MEMORY_GIB": str(limit)})
+    planned, peak = found["memory"], found["peak_gib"]
+    above = max(planned["stages"].values())
     return {
         **about(case), "kept": kept, "what": "time" if is_idle else "memory", "predicted_gib": planned["peak_gib"],
         "predicted_above_gib": above, "stages_gib": planned["stages"], "measured_gib": peak,
@@ -242,7 +243,8 @@ def watched(words: list[str], out: Path) -> dict[str, Any]:
     app(words, standalone_mode=False)
     planned, cost = (json.loads((out / name).read_text()) for name in ("plan.json", "cost.json"))
     return {
-        "peak_gib": max(stages.values()), "stages_gib": stages, "predicted_s": planned["seconds"]["stages"],
+        "peak_gib": max(stages.values()), "stages_gib": stages, "memory": planned["memory"],
+        "predicted_s": planned["seconds"]["stages"],
         "tried_s": planned["speeds"]["took_s"], "measured_s": {s["name"]: s["seconds"] for s in cost["stages"]},
     }  # fmt: skip
 

@@ -13,18 +13,22 @@ from tunesmith.folder import METRICS, RunFolder
 from tunesmith.recipe import Recipe
 from tunesmith.settled import averaged, keep_best
 
-NUM_LOOKS = 10  # in a run, where nobody says
+NUM_LOOKS = 10  # at most, where nobody says how often
+
+
+def looked_at(recipe: Recipe, num_updates: int) -> set[int]:
+    """Updates after which dev is looked at; none where train.early_stop.patience is 0."""
+    asked = recipe.train.early_stop
+    every = asked.every or -(-num_updates // NUM_LOOKS)
+    return {*range(every, num_updates, every), num_updates} if asked.patience else set()
 
 
 class Looks:
-    """Of one run. Off where train.early_stop.patience is 0: then there is one stretch of updates, and no look."""
+    """Of one run. Where none is due there is one stretch of updates."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, session: Session, made: Material, num_updates: int) -> None:
         self.recipe, self.folder, self.session, self.made = recipe, folder, session, made
-        self.num_updates = num_updates
-        asked = recipe.train.early_stop
-        every = asked.every or max(1, num_updates // NUM_LOOKS)
-        self.updates = {*range(every, num_updates, every), num_updates} if asked.patience else set()
+        self.num_updates, self.updates = num_updates, looked_at(recipe, num_updates)
 
     def stretches(self, update: int) -> list[int]:
         """Updates at which training pauses, from `update` on."""

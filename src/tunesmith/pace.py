@@ -23,14 +23,14 @@ from tunesmith.evals.perturb import applies
 from tunesmith.evals.probes import LEVELS, PROBES
 from tunesmith.evals.tasks import Form, label_record
 from tunesmith.explained import QUICK
-from tunesmith.looks import NUM_LOOKS
+from tunesmith.looks import looked_at
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
 from tunesmith.room import SAVED_BYTES
 from tunesmith.settled import SHARES
-from tunesmith.speeds import Answering, Speeds, read_tokens, shared_of
+from tunesmith.speeds import LEARN_S, Answering, Speeds, longest_of, read_tokens, shared_of
 from tunesmith.types import Example, Forest, Record
-from tunesmith.watch import MOST_TOKENS
+from tunesmith.watch import MOST_TOKENS, watched_at
 
 NUM_LOOKED_AT = 64  # records or prompts, which stand for all
 EXPORTED = 2  # prompts on which an export is compared, each read twice
@@ -49,6 +49,7 @@ class Job:
     updates: int
     speeds: Speeds
     trained: int  # weights
+    waits: bool  # for each checkpoint; else the last one only
 
     # -- pieces -------------------------------------------------------------------------------------------------
 
@@ -108,6 +109,11 @@ class Job:
     def dev_loss_s(self) -> float:
         return self.scored(self.made.dev.records)
 
+    @property
+    def saved_s(self) -> float:
+        """Seconds to write a checkpoint."""
+        return self.trained * SAVED_BYTES / GIB * self.speeds.disk_s
+
     @cached_property
     def read_one_s(self) -> float:
         """Seconds to read one held-out prompt, alone."""
@@ -134,9 +140,8 @@ class Job:
         tokens = self.feed.shape()["tokens"] * self.updates / self.feed.updates_per_epoch * stored
         seconds = tokens * speeds.learn_s + self.updates * speeds.step_s
         seconds += self.dev_loss_s * (2 + ((self.updates - 1) // train.every_dev if train.every_dev else 0))
-        middle = (self.updates - 1) // train.every_watch if train.every_watch else 1
-        seconds += (2 + middle) * self.watched()
-        seconds += self.looks() + self.trained * SAVED_BYTES / GIB * speeds.disk_s
+        seconds += len(watched_at(self.recipe, self.updates)) * self.watched() + self.looks()
+        seconds += (-(-self.updates // train.every_checkpoint) if self.waits else 1) * self.saved_s
         share = train.average.base_share
         return seconds + (self.curve(len(SHARES) + 1 if share == "auto" else 3) if share else 0.0)
 
@@ -148,9 +153,8 @@ class Job:
     def looks(self) -> float:
         """Of early stopping: those of a run that is not stopped."""
         stop = self.recipe.train.early_stop
-        num = min(NUM_LOOKS, self.updates) if stop.every is None else self.updates // stop.every
         one = self.dev_loss_s if stop.on == "loss" else self.asked("tuned", self.made.forms[0], self.made.split.dev)
-        return num * one if stop.patience else 0.0
+        return len(looked_at(self.recipe, self.updates)) * one
 
     def curve(self, num: int) -> float:
         """Weights on the line to the base, each scored on dev and on ordinary text."""
@@ -234,10 +238,11 @@ class Job:
         return compared * (1 + openings) + speeds.load_s * (openings + is_half) + out / GIB * speeds.disk_s
 
     def rehearsal(self) -> float:
-        """What is left of it: prompts, a checkpoint and the export; the update was tried before the plan."""
-        saved = self.trained * SAVED_BYTES / GIB * self.speeds.disk_s
+        """What is left of it: prompts, a checkpoint, the export; the longest micro-batch where it was cut before."""
         export = replace(self, recipe=replace(self.recipe, export=("adapter",))).export(4, 1)
-        return 2 * saved + export + 2 * self.read_one_s
+        longest_s = longest_of(self.feed).num_tokens * self.speeds.learn_s
+        again_s = longest_s + self.speeds.step_s if longest_s > LEARN_S else 0.0
+        return again_s + 2 * self.saved_s + export + 2 * self.read_one_s
 
     def explain(self) -> float:
         """At most its budget: the worst cases with pieces taken out, and gradients of training examples."""

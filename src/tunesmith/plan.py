@@ -45,7 +45,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
     shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
-    job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained)
+    job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained, fitted.gives_back)
     times = pace.stages(job, began_s)
     total_s = sum(times.values())
     rows = [

@@ -18,12 +18,13 @@ import torch
 from tunesmith.build import TENANT, Material, num_updates, start
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
+from tunesmith.data.stored import place
 from tunesmith.engine.cuts import Cuts, pieces
 from tunesmith.engine.loop import State
 from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
-from tunesmith.errors import NotFinite, Overflow, PlanError
+from tunesmith.errors import NotFinite, PlanError
 from tunesmith.files import publish_folder, save_tensors
 from tunesmith.fitted import Fitted
 from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix
@@ -143,9 +144,11 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[float, fl
         session.optim_step(TENANT, state.lr)  # the first takes the memory of the moments
         learn_s = learn(part)
         step_s, _ = timed(lambda: session.optim_step(TENANT, state.lr), device)
-    except (NotFinite, Overflow):
+    except NotFinite:
         is_finite = False
-    return (learn_s or learn(part)) / part.num_tokens, step_s, is_finite and part is longest
+    learn_s = learn_s or learn(part)
+    session.forget_gradients(TENANT)
+    return learn_s / part.num_tokens, step_s, is_finite and part is longest
 
 
 def longest_of(feed: FileFeed) -> Forest:
@@ -223,7 +226,7 @@ def read_tokens(lengths: Sequence[int], rows: int, shared: int = 0) -> int:
 def writing() -> float:
     """Seconds of a GiB: written, synced, hashed."""
     tensors: dict[str, Any] = {"tensor": torch.zeros(DISK_BYTES // 4)}
-    with tempfile.TemporaryDirectory(prefix="tunesmith_") as scratch:
+    with tempfile.TemporaryDirectory(prefix="tunesmith_", dir=place()) as scratch:
         fill = lambda out: save_tensors(tensors, out / "tensor.safetensors")
         seconds, _ = timed(lambda: publish_folder(fill, Path(scratch) / "tried"), torch.device("cpu"))
     return seconds * 2**30 / DISK_BYTES

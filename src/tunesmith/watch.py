@@ -48,15 +48,19 @@ def watched_prompts(recipe: Recipe, session: Session, made: Material) -> list[Pr
     return [p for p in (*said, *own) if room is None or len(p.tokens) <= room]
 
 
+def watched_at(recipe: Recipe, num_updates: int) -> set[int]:
+    """Update 0, the end, and every `train.every_watch` updates (null: once, half way)."""
+    every = recipe.train.every_watch
+    return {0, *(range(every, num_updates, every) if every else [num_updates // 2]), num_updates}
+
+
 class Watch:
-    """Asks the prompts at update 0, at the end, and every `train.every_watch` updates (null: once, half way)."""
+    """Asks the prompts, whenever it is time."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, session: Session, made: Material, num_updates: int) -> None:
         self.folder, self.session, self.made = folder, session, made
         self.prompts = watched_prompts(recipe, session, made)
-        every = recipe.train.every_watch
-        middle = range(every, num_updates, every) if every else [num_updates // 2]
-        self.updates = {0, *middle, num_updates}
+        self.updates = watched_at(recipe, num_updates)
 
     def __call__(self, update: int) -> None:
         """Ask, if it is time, unless the answers of this update are kept already."""

@@ -14,7 +14,7 @@ from tunesmith.build import compute, feed_of, load_base, material
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
 from tunesmith.room import num_trained
-from tunesmith.speeds import Answering, Speeds, read_tokens
+from tunesmith.speeds import LEARN_S, Answering, Speeds, longest_of, read_tokens
 
 LONG = "Read the message of a customer and say with one word what it is about, and nothing else."
 NOTHING = Answering(0.0, ((1.0, 0.0),), (3,), 5)
@@ -38,7 +38,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     base = load_base(recipe, compute(recipe))
     made = material(recipe, base)
     feed = feed_of(recipe, base, made)
-    return Job(recipe, base, made, feed, feed.num_updates, STOPPED, num_trained(base.model, recipe.adapt))
+    return Job(recipe, base, made, feed, feed.num_updates, STOPPED, num_trained(base.model, recipe.adapt), waits=False)
 
 
 def seconds(job: Job, **speeds: object) -> dict[str, float]:
@@ -55,6 +55,22 @@ def test_training_counts_every_token_and_not_the_learned_ones(job: Job) -> None:
     assert train == pytest.approx(job.feed.shape()["tokens"] * 2 * stored)
     assert train > 5 * 2 * job.feed.shape()["learned_tokens"]
     assert seconds(job, step_s=1.0) == {"train": job.updates}
+
+
+def test_what_is_done_again_is_counted_again(job: Job) -> None:
+    """Mutants: the rehearsal's micro-batch left out where only a part was timed; as many looks as updates."""
+    longest = longest_of(job.feed).num_tokens
+    assert "rehearsal" not in seconds(job, learn_s=LEARN_S / longest)
+    assert seconds(job, learn_s=1.0)["rehearsal"] == longest
+    saved_s = seconds(job, disk_s=1.0)["train"]
+    often = replace(job.recipe.train, every_checkpoint=1)
+    waiting = replace(job, waits=True, updates=19, recipe=replace(job.recipe, train=often))
+    assert seconds(waiting, disk_s=1.0)["train"] == pytest.approx(19 * saved_s)
+    stop = replace(often, early_stop=replace(often.early_stop, patience=1))
+    looking = replace(waiting, recipe=replace(job.recipe, train=stop))
+    once = replace(job, updates=19, speeds=replace(STOPPED, score_s=1.0)).dev_loss_s
+    with_looks, without = (seconds(j, score_s=1.0)["train"] for j in (looking, waiting))
+    assert with_looks - without == pytest.approx(10 * once)
 
 
 def test_each_speed_is_of_its_stages(job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
