@@ -23,6 +23,8 @@ from tunesmith.questions import Questions
 from tunesmith.stopping import Stop
 from tunesmith.types import Example, Message
 
+EMPTY, CUT, UNNAMED = "empty", "cut off at the limit of tokens", "names no single label"  # why an answer is left out
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -48,14 +50,18 @@ class Place:
             raise InputError(
                 f"{self.kept} holds answers of a teacher that was stopped: add --resume to go on, or remove it"
             )
+        if self.about.exists() and not self.kept.exists():  # beside them it is of these very answers
+            raise InputError(
+                f"{self.about} says where rows came from that were moved: move it too, or name another --out"
+            )
 
 
 def distil(teacher: Answerer, asked: Questions, place: Place, tell: Teller) -> dict[str, Any]:
-    """Asks and writes; returns what stands beside the rows. Answers that are empty or were cut off are left out."""
+    """Asks and writes; returns what stands beside the rows. Answers that nobody should learn from are left out."""
     place.kept.mkdir(parents=True, exist_ok=True)
     with Stop(tell.say) as stop, stop.gently("what is being answered"):
         said = teacher.answer(asked, place.kept, progress_of(tell, teacher.name), stopping(stop, place.kept))
-    rows, left_out = [], {"empty": 0, "cut off at the limit of tokens": 0}
+    rows, left_out = [], {EMPTY: 0, CUT: 0, UNNAMED: 0}
     for example, answer in zip(asked.cases, said.answers, strict=True):
         reason = unusable(answer, asked)
         if reason:
@@ -80,9 +86,11 @@ def distil(teacher: Answerer, asked: Questions, place: Place, tell: Teller) -> d
 
 def unusable(answer: Answer, asked: Questions) -> str:
     """Why nobody should learn from it; "" where there is no reason."""
-    if not answer.text.strip() or (asked.labels and answer.text not in asked.labels):
-        return "empty"
-    return "" if answer.stopped or asked.labels else "cut off at the limit of tokens"
+    if not answer.text.strip():
+        return EMPTY
+    if asked.labels:
+        return "" if answer.text in asked.labels else UNNAMED
+    return "" if answer.stopped else CUT
 
 
 def row_of(example: Example, text: str, teacher: str, *, is_label: bool) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def told(folder: Path) -> Run:
     rows, _ = read_lines(folder / METRICS)
     made = max((r["update"] for r in rows or () if "loss" in r), default=0)
     updates = (made, plan.get("updates"))
-    state, where = state_of(folder, verdict is not None, cost.get("stages") or [], updates)
+    state, where = state_of(folder, verdict is not None, cost.get("stages") or [], updates, due(recipe))
     found = verdict or {}
     parent = who["parent"]
     return Run(
@@ -135,8 +135,15 @@ def data_of(recipe: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
     return ", ".join(Path(name).name for name in ([said] if isinstance(said, str) else said))
 
 
+def due(recipe: Mapping[str, Any]) -> list[str]:
+    """Of STAGES: those that a run of this recipe has."""
+    train, evals = (recipe.get(part) or {} for part in ("train", "evals"))
+    said = {"rehearsal": train.get("rehearsal"), "guards": evals.get("guards")}
+    return [name for name in STAGES if said.get(name) not in (False, "off")]
+
+
 def state_of(
-    folder: Path, is_finished: bool, stages: list[Mapping[str, Any]], updates: tuple[int, int | None]
+    folder: Path, is_finished: bool, stages: list[Mapping[str, Any]], updates: tuple[int, int | None], wanted: list[str]
 ) -> tuple[str, str]:
     """(state, how far it came). A run has failed where its last stage ended with an error that no signal was."""
     if is_finished:
@@ -145,16 +152,18 @@ def state_of(
     process = folder / PROCESS
     is_over = stopped_by and process.is_file() and newer(folder / "cost.json", process)  # else a resume is on
     if not is_over and is_alive(read_mapping(process)):
-        return "running", progress(stages, updates, is_on=True)
+        return "running", progress(stages, updates, wanted, is_on=True)
     if stopped_by and not re.match(r"(Interrupted|KeyboardInterrupt|SystemExit)\b", stopped_by):
         return "failed", f"in {stages[-1]['name']}: {' '.join(stopped_by.split(': ', 1)[-1].split())}"
-    return "interrupted", progress(stages, updates, is_on=False)
+    return "interrupted", progress(stages, updates, wanted, is_on=False)
 
 
-def progress(stages: list[Mapping[str, Any]], updates: tuple[int, int | None], *, is_on: bool) -> str:
-    """The stage it was in, and in training the update."""
-    done = [STAGES.index(s["name"]) for s in stages if "stopped_by" not in s and s["name"] in STAGES[:-1]]
-    stage = STAGES[max(done, default=-1) + 1]
+def progress(
+    stages: list[Mapping[str, Any]], updates: tuple[int, int | None], wanted: list[str], *, is_on: bool
+) -> str:
+    """The stage it was in, and in training the update. `wanted`: the stages of this run."""
+    done = [wanted.index(s["name"]) for s in stages if "stopped_by" not in s and s["name"] in wanted[:-1]]
+    stage = wanted[max(done, default=-1) + 1]
     made, planned = updates
     if stage == "train" and planned:
         return f"at update {made} of {planned}"

@@ -63,4 +63,16 @@ def test_rows_of_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (p, f"taught: {p.split()[0]}", f"g{i}") for i, p in enumerate(prompts) if i
     }
     assert "is there already" in typed(words).text
+    Path("taught.jsonl").rename("moved.jsonl")
+    assert "taught.jsonl.teacher.json says where rows came from" in typed(words).text
     assert "--yes-send" in typed([*words[:1], "https://example.org/v1#big", *words[2:5], "new.jsonl"]).text
+
+
+def test_an_answer_that_names_no_label_is_counted_as_that(tmp_path: Path) -> None:
+    data = tiny_runs.labelled_file(tmp_path / "rows.jsonl", 9)
+    said = iter(["fox", "a fox or a dog", " ", *["dog"] * 6])
+    with server(lambda body, headers: completion(next(said))) as (url, _):
+        done = typed(["distil", f"{url}#big", "--data", str(data), "--out", str(tmp_path / "taught.jsonl"), "--json"])
+    facts = json.loads(done.out)
+    assert facts["num_rows"] == 7
+    assert facts["left_out"] == {"empty": 1, "cut off at the limit of tokens": 0, "names no single label": 1}

@@ -54,6 +54,16 @@ def test_how_far_a_run_came(stages: Any, metrics: Any, state: str, where: str, t
     assert (run.state, run.where, run.decision) == (state, where, None)
 
 
+def test_a_stage_that_the_recipe_leaves_out_is_not_waited_for(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "a", PREPARED[:1])
+    (folder / PROCESS).write_text(json.dumps(this_process()))
+    (folder / "recipe.yaml").write_text("train: {rehearsal: false}\nevals: {guards: 'off'}\n")
+    assert runs.read(folder).where == "in baseline"
+    asked = [*PREPARED, {"name": "train", "seconds": 9.0}, {"name": "evaluate", "seconds": 9.0}]
+    (folder / "cost.json").write_text(json.dumps({"stages": asked}))
+    assert runs.read(folder).where == "in export"
+
+
 def test_a_run_is_on_while_its_process_is_there(tmp_path: Path) -> None:
     folder = stopped(tmp_path / "a", PREPARED, metrics=run_folders.METRICS[:1])
     (folder / PROCESS).write_text(json.dumps(this_process()))
