@@ -18,6 +18,7 @@ WORDS = {
     "refused": "refused by the plan", "out of time": "ended: no time left", "no memory": "ended: no memory left",
 }  # fmt: skip
 LEFT, RIGHT, TOP, BASE = 48, charts.WIDTH - 12, 10, 150
+ROOM = 0.14  # of the axis, that the words below a place need
 
 
 def measured(row: Mapping[str, Any]) -> str:
@@ -101,6 +102,15 @@ def frame(values: Sequence[float]) -> tuple[list[str], list[float]]:
     return parts, [BASE - h * (BASE - TOP) for h in heights]
 
 
+def apart(places: Sequence[float]) -> list[float]:
+    """The last of them and, from the first on, those with room for words between."""
+    found: list[float] = []
+    for at in places[:-1]:
+        if places[-1] - at >= ROOM and (not found or at - found[-1] >= ROOM):
+            found.append(at)
+    return [*found, *places[-1:]]
+
+
 def scatter(facts: Mapping[str, Any], key: str) -> Markup | None:
     """What a key was set to (across) against what came of it on dev (up); the best is filled."""
     rows = [r for r in facts["rows"] if r["value"] is not None]
@@ -112,12 +122,12 @@ def scatter(facts: Mapping[str, Any], key: str) -> Markup | None:
     is_log = key in facts["by_factors"] or (is_number and min(said) > 0 and max(said) / min(said) >= 8)
     names = [] if is_number else sorted({str(v) for v in said})
     numbers = [float(v) if is_number else float(names.index(str(v))) for v in said]
-    across, low, high = place(numbers, is_log=is_log)
+    across, _, _ = place(numbers, is_log=is_log)
     parts, heights = frame(values)
-    there = sorted(set(numbers))
-    for exact in there if len(there) <= 6 else [there[0], there[len(there) // 2], there[-1]]:
-        x = LEFT + ((math.log10(exact) if is_log else exact) - low) / (high - low) * (RIGHT - LEFT)
-        parts.append(charts.text(x, BASE + 18, charts.short(exact) if is_number else names[int(exact)], "tick"))
+    by_place = dict(sorted(zip(across, numbers)))
+    for at in apart(list(by_place)):
+        words = charts.short(by_place[at]) if is_number else names[int(by_place[at])]
+        parts.append(charts.text(LEFT + at * (RIGHT - LEFT), BASE + 18, words, "tick"))
     for row, x, y in zip(rows, across, heights):
         css = "dot main" if row["number"] == facts["best"] else "mark"
         parts.append(f'<circle cx="{LEFT + x * (RIGHT - LEFT):.1f}" cy="{y:.1f}" r="4" class="{css}"/>')
