@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from tunesmith.report.sweep_page import ROOM, apart
 
 
@@ -11,4 +13,4 @@ def test_words_below_an_axis_have_room() -> None:
     assert apart([0.5]) == [0.5]
     found = apart([k / 50 for k in range(51)])
     assert (found[0], found[-1]) == (0.0, 1.0)
-    assert min(b - a for a, b in zip(found, found[1:])) >= ROOM
+    assert min(b - a for a, b in pairwise(found)) >= ROOM
