@@ -23,12 +23,12 @@ BUDGETS_S = {
     "evaluate": 85,
     "robustness": 1,
     "export": 25,
-}  # two AVX2 cores; 326 s in all
+}  # two AVX2 cores; 326 s in all, of which idle ones take 290
 MADE = "the data is made by a program: the inbox of a shop that does not exist. It says nothing about yours."
 
 
 def settings(data: Path) -> dict[str, Any]:
-    """Sized for two slow cores and five minutes: ten updates, 300 held-out cases."""
+    """Sized for two slow cores and about five minutes: ten updates, 300 held-out cases."""
     return {
         "model": MODEL,
         "data": {"train": [str(data)], "max_tokens": 512},
@@ -39,7 +39,7 @@ def settings(data: Path) -> dict[str, Any]:
             "max_updates": 10,
             "update_tokens": 2048,
             "every_checkpoint": 10,
-            "rehearsal": False,  # half a minute; all of it comes within five anyway
+            "rehearsal": False,  # half a minute; all of it takes about five anyway
             "watch": 0,  # seven seconds each time
         },
         "evals": {

@@ -1,5 +1,5 @@
 """Laws of exposure (S13): planted canaries that were repeated are exposed, those seen never sit at chance, as all do
-under the base. Its mutants: candidates that are near copies, and a prompt that gives the canary away."""
+under the base. Its mutants: candidates that are near copies or of other forms, and a prompt that is scored too."""
 
 from __future__ import annotations
 

@@ -49,23 +49,25 @@ class Form:
     shots: tuple[Example, ...] = ()  # answered before, as earlier turns
 
     def prompt(self, example: Example, instruction: str) -> tuple[Message, ...]:
-        """The messages before the answer. A row that brings a system message of its own keeps that one."""
+        """The messages before the answer. A row that brings a system message of its own keeps that one. Without a turn
+        of a user there is only the system message to put an instruction into.
+        """
         own = [m for m in example.prompt if m.role == "system"]
-        system = own or ([Message("system", instruction)] if instruction and self.place == "system" else [])
-        if self.place == "last":
-            system, instruction = [], "\n\n".join(m.content for m in own) or instruction
         turns: list[Message] = []
         for shot in self.shots:
             turns += [*[m for m in shot.prompt if m.role != "system"], Message("assistant", answer_text(shot), 0.0)]
         turns += [m for m in example.prompt if m.role != "system"]
-        if self.place == "user" and instruction and not own:
-            first = next((i for i, m in enumerate(turns) if m.role == "user"), None)
-            if first is not None:
-                turns[first] = replace(turns[first], content=f"{instruction}\n\n{turns[first].content}")
-        last = max((i for i, m in enumerate(turns) if m.role == "user"), default=None)
-        if self.place == "last" and instruction and last is not None:
-            turns[last] = replace(turns[last], content=f"{turns[last].content}\n\n{instruction}")
-        return (*system, *turns)
+        users = [i for i, m in enumerate(turns) if m.role == "user"]
+        place = "system" if self.place != "none" and not users else self.place
+        if place == "last":
+            own, instruction = [], "\n\n".join(m.content for m in own) or instruction
+        if place == "system" and instruction and not own:
+            own = [Message("system", instruction)]
+        elif place == "user" and instruction and not own:
+            turns[users[0]] = replace(turns[users[0]], content=f"{instruction}\n\n{turns[users[0]].content}")
+        elif place == "last" and instruction:
+            turns[users[-1]] = replace(turns[users[-1]], content=f"{turns[users[-1]].content}\n\n{instruction}")
+        return (*own, *turns)
 
 
 def instructed(example: Example, instruction: str) -> Example:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 
@@ -152,6 +153,15 @@ def test_a_system_message_of_the_row_is_reworded_and_put_behind_like_an_instruct
     assert said[1:] == own.prompt[1:]
     form = form_of(Form("plain", "none"), Change("order"))
     assert form.prompt(own, "") == (Message("user", "Is it?\n\nYou are a judge."),)
+
+
+@pytest.mark.parametrize("place", ["system", "user", "last"])
+def test_without_a_turn_of_a_user_the_instruction_is_no_less_said(place: Literal["system", "user", "last"]) -> None:
+    begun = Message("assistant", "Dear")
+    row = Example("a", (begun,), Reply(Message("assistant", "Anna")))
+    assert Form("a", place).prompt(row, "Write a letter.") == (Message("system", "Write a letter."), begun)
+    own = dataclasses.replace(row, prompt=(Message("system", "You are a clerk."), begun))
+    assert Form("a", place).prompt(own, "Write a letter.") == own.prompt
 
 
 def test_by_order_the_instruction_stands_behind_the_examples_and_the_input() -> None:
