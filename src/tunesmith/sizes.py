@@ -36,8 +36,10 @@ def kept_sizes(recipe: Recipe, folder: RunFolder) -> Cuts:
         place = (str(folder.died["stage"]), last_update(folder) + 1)
         is_again = bool(deaths) and deaths[-1] == place
         deaths.append(place)
-        if killed_for_memory(folder.died) or is_again:
-            halve(recipe, folder, cuts, place)
+        is_short = killed_for_memory(folder.died)
+        if is_short or is_again:
+            why = "the system killed the last process for its memory" if is_short else "two processes in a row ended"
+            halve(recipe, folder, cuts, place, why)
         else:
             folder.tell.say(
                 f"the last process was killed ({place[0]}, update {place[1]}), and not for its memory as far as the "
@@ -47,21 +49,20 @@ def kept_sizes(recipe: Recipe, folder: RunFolder) -> Cuts:
     return cuts
 
 
-def halve(recipe: Recipe, folder: RunFolder, cuts: Cuts, place: tuple[str, int]) -> None:
-    """Half the micro-batch where a gradient was computed, half the rows where answers were written."""
+def halve(recipe: Recipe, folder: RunFolder, cuts: Cuts, place: tuple[str, int], why: str) -> None:
+    """Half of all that is done at once: training answers and scores too, and where a label is asked for nothing else
+    is done. Micro-batches of updates that were made stay as they were."""
     stage, update = place
+    cuts.rows = max(1, (cuts.rows or recipe.evals.rows) // 2)
+    cuts.scored_tokens = max(1, (cuts.scored_tokens or recipe.train.micro) // 2)
+    now = f"{cuts.rows} answers are written side by side and at most {cuts.scored_tokens} tokens scored at once"
     if stage in ("prepare", "rehearsal", "train"):
         planned = folder.read("plan.json")  # there is none yet where speeds were measured
         largest = recipe.train.micro if planned is None else planned["feed"]["update_tokens_max"]
-        now = cuts.most(update) or min(recipe.train.micro, largest)
-        cuts.tokens.append((update if stage == "train" else 0, max(1, now // 2)))
-        most = cuts.tokens[-1][1]
-        cuts.changed(f"the system killed the last process for its memory in update {update}: from there on "
-                     f"micro-batches have at most {most} tokens")  # fmt: skip
-    else:
-        cuts.rows = max(1, (cuts.rows or recipe.evals.rows) // 2)
-        cuts.changed(f"the system killed the last process for its memory ({stage}): {cuts.rows} answers are written "
-                     "side by side now")  # fmt: skip
+        most = max(1, (cuts.most(update) or min(recipe.train.micro, largest)) // 2)
+        cuts.tokens.append((update if stage == "train" else 0, most))
+        now = f"micro-batches have at most {most} tokens, {now}"
+    cuts.changed(f"{why} ({stage}, update {update}): from there on {now}")
 
 
 def last_update(folder: RunFolder) -> int:

@@ -54,7 +54,7 @@ def made(session: Session, state: State, batches: Sequence[Forest], lr: float) -
         try:
             return update(session, state.tenant, batches, state.objective, lr)
         except NotFinite as error:
-            if state.on_nan == "abort" or {number - 1, number - 2} <= set(state.skipped):
+            if state.on_nan == "abort" or all(state.skipped.get(n) for n in (number - 1, number - 2)):
                 raise
             state.skipped[number] = error.example_ids
     session.skip_update(state.tenant)
