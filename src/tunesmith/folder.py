@@ -123,7 +123,7 @@ class RunFolder:
         if resume and not (path / "recipe.yaml").is_file():
             raise InputError(f"{path} holds no run to resume (no recipe.yaml); leave --resume out to start one there")
         if (path / LOCK).exists():
-            held(path, tell).release()
+            held(path, Silent()).release()  # what there is to say of it is said below
         if not resume:
             refuse_files(path)
         was_there = path.exists()

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
+from tests.faults.writers import Said
+from tests.unit.report import run_folders
 
+from tunesmith import stored
 from tunesmith.errors import DataError, did_you_mean, is_memory
 from tunesmith.files import read_json, write_json, write_text
 from tunesmith.folder import RunFolder, Silent
@@ -57,3 +61,20 @@ def test_a_folder_is_taken_back_until_something_is_done_in_it(tmp_path: Path) ->
     begun.write("lock.json", {})
     begun.take_back()
     assert (tmp_path / "begun" / "lock.json").is_file()
+
+
+def test_a_file_system_without_locks_is_said_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_folders.make(tmp_path / "runs" / "a")
+    (run / ".lock").touch()
+
+    def refuse(self: FileLock, *args: object, **kwargs: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    said = Said()
+    RunFolder.open(run, said, resume=True).close()
+    stored.record(run, said)
+    assert [" without locks" in line for line in said.lines] == [True, True], said.lines
+    assert said.lines[1].startswith("this run is not in the store")

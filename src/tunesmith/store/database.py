@@ -47,6 +47,8 @@ def opened(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
         raise unusable(kind, path, str(error)) from error
     except OSError as error:
         raise unusable(StoreError, path, error.strerror or str(error)) from error
+    except NotImplementedError as error:
+        raise unusable(StoreError, path, "it is on a file system without locks") from error
 
 
 def anew(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
