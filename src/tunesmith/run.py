@@ -69,10 +69,10 @@ MAY_CHANGE = ("export", "trackers", "gates", "energy")  # keys of a recipe that 
 NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
 
 
-def default_name(recipe: Recipe) -> Path:
-    """runs/<date>-<model>-<data>, with a number where that is taken."""
+def default_name(recipe: Recipe, what: str = "") -> Path:
+    """runs/<date>-<what, else the model>-<data>, with a number where that is taken."""
     data = Path(recipe.data.train[0]).name.split(".")[0] if recipe.data.train else "data"
-    stem = f"{date.today().isoformat()}-{Path(recipe.model).name}-{data}"
+    stem = f"{date.today().isoformat()}-{what or Path(recipe.model).name}-{data}"
     names = [stem, *(f"{stem}-{n}" for n in range(2, 10_000))]
     return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
 

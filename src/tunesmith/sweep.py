@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -105,14 +104,6 @@ class Bench:
     where: Compute
     dimensions: tuple[Dimension, ...]
     lr: float  # that the recipe takes by itself
-
-
-def default_name(recipe: Recipe) -> Path:
-    """runs/<date>-sweep-<data>, with a number where that is taken."""
-    data = Path(recipe.data.train[0]).name.split(".")[0] if recipe.data.train else "data"
-    stem = f"{date.today().isoformat()}-sweep-{data}"
-    names = [stem, *(f"{stem}-{n}" for n in range(2, 10_000))]
-    return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
 
 
 def trying(text: str, said: Mapping[str, Any]) -> tuple[Recipe, str]:

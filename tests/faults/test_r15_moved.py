@@ -25,9 +25,7 @@ from tunesmith.types import Message
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
     """runs/first, run in this folder; and before each row, which of its files were not on the disk for sure."""
-    where = tmp_path_factory.mktemp("real")
-    tiny_runs.model_folder(where / "model")
-    tiny_runs.labelled_file(where / "rows.jsonl")
+    where = tiny_runs.world(tmp_path_factory.mktemp("real"))
     recipe = tiny_runs.settings(where / "model", where / "rows.jsonl", max_updates=2)
     (where / "recipe.yaml").write_text(json.dumps(recipe | {"export": ["adapter"]}))
     (where / "runs").mkdir()

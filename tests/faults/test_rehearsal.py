@@ -25,10 +25,7 @@ from tunesmith.run import run
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    tiny_runs.model_folder(folder / "model")
-    tiny_runs.labelled_file(folder / "rows.jsonl")
-    return folder
+    return tiny_runs.world(tmp_path_factory.mktemp("world"))
 
 
 def do(here: Path, out: Path, *, resume: bool = False, tell: Any = None, **train: Any) -> dict[str, Any]:

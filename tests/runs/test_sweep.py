@@ -39,10 +39,7 @@ def results(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sweep")
-    tiny_runs.model_folder(folder / "model")
-    tiny_runs.labelled_file(folder / "rows.jsonl")
-    return folder
+    return tiny_runs.world(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.fixture(scope="module")

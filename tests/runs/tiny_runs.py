@@ -38,6 +38,13 @@ def labelled_file(path: Path, num: int = 120) -> Path:
     return written(path, rows)
 
 
+def world(folder: Path) -> Path:
+    """The folder with a model in it and rows to learn from."""
+    model_folder(folder / "model")
+    labelled_file(folder / "rows.jsonl")
+    return folder
+
+
 def reply_file(path: Path, num: int = 90) -> Path:
     """Questions whose answer repeats a word."""
     rng = random.Random(1)

@@ -52,10 +52,9 @@ def sweep(
     recipe, text = recipe_of(file, model, data, None, [*(sets or []), *budget])
     if said:
         recipe, text = part("sweep").trying(text, said)
-    job = part("sweep")
-    folder = out or job.default_name(recipe)
+    folder = out or part("run").default_name(recipe, "sweep")
     with going_on("sweep", folder, ["--json"] if as_json else [], quiet=as_json) as tell:
-        found = job.sweep(recipe, text, folder, tell, resume=resume)
+        found = part("sweep").sweep(recipe, text, folder, tell, resume=resume)
     if as_json:
         show.out(json.dumps({**found, "folder": str(folder)}, ensure_ascii=False))
     else:
