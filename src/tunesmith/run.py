@@ -23,9 +23,9 @@ from tunesmith import (
     lineage,
     openings,
     plan,
+    recorded,
     robustness,
     sealed,
-    stored,
     understanding,
 )
 from tunesmith.answered import Sitting
@@ -109,7 +109,7 @@ def run(
         raise
     finally:
         folder.close()
-        stored.record(out, tell)
+        recorded.record(out, tell)
 
 
 def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
@@ -134,7 +134,7 @@ def whole(
     with folder.stage("prepare"):
         fitted, where, base, made, tried = prepare(recipe, folder)
     lineage.note_parent(out, base.located.folder)
-    stored.record(out, folder.tell)
+    recorded.record(out, folder.tell)
     recipe, feed = fitted.recipe, fitted.feed
     tracked.start(out.name, {"recipe": asdict(recipe), "plan": folder.read("plan.json")["resolved"]})
     session = rehearsed(folder, fitted, base, made, where, tried)

@@ -21,7 +21,7 @@ from tests.faults.jobs import Job
 from tests.runs.mistakes import typed
 from tests.unit.report import run_folders
 
-from tunesmith import runs, stored
+from tunesmith import recorded, runs
 from tunesmith.errors import BrokenStore, StoreError
 from tunesmith.folder import Silent
 from tunesmith.store import database, rows
@@ -41,7 +41,7 @@ def home(tmp_path: Path) -> Path:
 def kept(home: Path) -> Path:
     """Three runs, in the store."""
     for name in "abc":
-        stored.record(writers.folder(home, name, 0), Silent())
+        recorded.record(writers.folder(home, name, 0), Silent())
     return home
 
 
@@ -99,7 +99,7 @@ def test_kill_9_at_random_times(home: Path, counted: Counted) -> None:
         assert ahead(home) == []
     beside.process.kill()
     beside.end()
-    found, said = stored.find(home)
+    found, said = recorded.find(home)
     assert (found, said) == (runs.find(home), "")
     assert {path: run for path, (_, run) in dump(home).items()} == {r.name: at(r, home) for r in runs.folders(home)}
     counted(
@@ -114,7 +114,7 @@ def at(folder: Path, home: Path) -> runs.Run:
 
 def test_mutant_a_row_before_its_files_is_seen(kept: Path) -> None:
     """Killed between the commit and the files."""
-    stored.record(writers.folder(kept, "a0", 0), Silent())
+    recorded.record(writers.folder(kept, "a0", 0), Silent())
     job = Job(kept, target=writers.write, name="a", num=9, of=1, row_first=True)
     job.wait_for(b"r", 3)
     job.process.kill()
@@ -132,7 +132,7 @@ def test_eight_writers_at_once(home: Path, counted: Counted) -> None:
     assert said == [[]] * NUM_WRITERS  # "database is locked" would stand here
     rows_there = dump(home)
     assert len(rows_there) == NUM_WRITERS * NUM_EACH + 1
-    facts = stored.checked(home)
+    facts = recorded.checked(home)
     assert [path for path in facts["differ"] if path != "everybody"] == []
     counted(
         "R15", f"{NUM_WRITERS} writers at once: {len(rows_there)} of {NUM_WRITERS * NUM_EACH + 1} rows, none locked"
@@ -217,17 +217,17 @@ def test_mutant_a_migration_without_a_transaction_is_seen(kept: Path, tmp_path: 
 
 def test_made_again_it_is_what_it_was(kept: Path) -> None:
     """After runs were changed, removed and added."""
-    stored.record(writers.folder(kept, "b", 2), Silent())
+    recorded.record(writers.folder(kept, "b", 2), Silent())
     shutil.rmtree(kept / "c")
-    stored.record(kept / "c", Silent())
+    recorded.record(kept / "c", Silent())
     run_folders.make(kept / "deeper" / "d", verdict=None)
-    stored.record(kept / "deeper" / "d", Silent())
+    recorded.record(kept / "deeper" / "d", Silent())
     before = dump(kept)
     assert set(before) == {"a", "b", "deeper/d"}
-    assert stored.rebuild(kept)["differ"] == []
+    assert recorded.rebuild(kept)["differ"] == []
     assert dump(kept) == before
     (kept / NAME).unlink()
-    stored.rebuild(kept)
+    recorded.rebuild(kept)
     assert dump(kept) == before
 
 
@@ -272,7 +272,7 @@ def test_a_broken_store_is_named_and_made_anew(name: str, kept: Path, monkeypatc
     listed = typed(["runs", "--json"])
     assert [run["folder"] for run in json.loads(listed.out)] == [f"runs/{n}" for n in ("a", "b", "c")]
     said = writers.Said()
-    stored.record(kept / "a", said)
+    recorded.record(kept / "a", said)
     if name != "scores without a run":  # read where it is looked for, at the start of nothing
         assert len([line for line in listed.err.splitlines() if "tunesmith.db" in line]) == 1, listed.err
         assert "tunesmith runs rebuild" in listed.text
@@ -288,11 +288,11 @@ def test_flipped_bits_never_show(kept: Path, counted: Counted) -> None:
     for _ in range(120):
         at = rng.randrange(len(whole))
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
-        found, said = stored.find(kept)
+        found, said = recorded.find(kept)
         named += bool(said)
         assert found == truth, at
-    stored.rebuild(kept)
-    assert stored.checked(kept)["differ"] == []
+    recorded.rebuild(kept)
+    assert recorded.checked(kept)["differ"] == []
     counted("R15", f"120 flipped bits: {named} named, what was listed was right each time")
 
 
@@ -301,23 +301,23 @@ def test_a_store_that_is_held_or_cannot_be_written(kept: Path, monkeypatch: pyte
     monkeypatch.setattr(database, "BUSY_S", 0.1)
     said = writers.Said()
     with opened(kept / NAME) as store, database.transaction(store):
-        stored.record(writers.folder(kept, "a", 5), said)
+        recorded.record(writers.folder(kept, "a", 5), said)
         with pytest.raises(StoreError, match="locked"):
-            stored.rebuild(kept)
-        assert stored.find(kept)[0] == runs.find(kept)
+            recorded.rebuild(kept)
+        assert recorded.find(kept)[0] == runs.find(kept)
     assert len(said.lines) == 1
     assert "locked" in said.lines[0]
     assert set(dump(kept)) == {"a", "b", "c"}
     with mock.patch.object(os, "replace", side_effect=OSError(30, "Read-only file system")):
         fresh = kept.parent / "more" / "runs"
         run_folders.make(fresh / "x")
-        stored.record(fresh / "x", said)
+        recorded.record(fresh / "x", said)
     assert "Read-only file system" in said.lines[1]
     (fresh / NAME).mkdir()
-    stored.record(fresh / "x", said)
+    recorded.record(fresh / "x", said)
     assert "it is no file" in said.lines[2]
     with pytest.raises(StoreError) as raised:
-        stored.rebuild(fresh)
+        recorded.rebuild(fresh)
     assert not isinstance(raised.value, BrokenStore)
 
 
@@ -326,11 +326,11 @@ def test_a_run_that_comes_while_one_lists_is_not_lost(kept: Path) -> None:
     with opened(kept / NAME) as store:
         writers.folder(kept, "b", 1)
         shutil.rmtree(kept / "c")
-        reader = stored.Reader(kept, store, [])
+        reader = recorded.Reader(kept, store, [])
         runs.find(kept, "name", reader)
-        with mock.patch.object(stored.Reader, "gone", return_value=["c", "d"]):
+        with mock.patch.object(recorded.Reader, "gone", return_value=["c", "d"]):
             for name, number in (("b", 2), ("d", 0)):
-                stored.record(writers.folder(kept, name, number), Silent())
+                recorded.record(writers.folder(kept, name, number), Silent())
             reader.catch_up()
     assert {path: run.effect for path, (_, run) in dump(kept).items()} == {"a": 0.0, "b": 2.0, "d": 0.0}
 
@@ -347,7 +347,7 @@ def test_what_comes_goes_and_moves_is_noticed(kept: Path, monkeypatch: pytest.Mo
     assert set(dump(kept)) == {"a", "copied", "moved"}
     os.replace("runs", "elsewhere")
     assert [run["folder"] for run in json.loads(typed(["runs", "elsewhere", "--json"]).out)]
-    assert stored.checked(Path("elsewhere"))["differ"] == []
+    assert recorded.checked(Path("elsewhere"))["differ"] == []
 
 
 def test_a_strangers_store_and_names(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from unittest import mock
 
 from tests.unit.report import run_folders
 
-from tunesmith import stored
+from tunesmith import recorded
 from tunesmith.files import write_json
 from tunesmith.folder import Silent
 from tunesmith.store import database, rows
@@ -64,7 +64,7 @@ def write(out: str, answer: Connection, events: Connection, options: dict[str, A
             folder(home, name, number)
             os.write(events.fileno(), b"w")
             if not options.get("row_first"):
-                stored.record(home / name, said)
+                recorded.record(home / name, said)
                 os.write(events.fileno(), b"r")
     answer.send(said.lines)
 
@@ -95,19 +95,19 @@ def trapped(out: str, answer: Connection, events: Connection, options: dict[str,
     with (
         mock.patch.object(sqlite3, "connect", Trap(options["at"])),
         mock.patch.object(database, "transaction", work),
-        mock.patch.object(stored, "transaction", work),
+        mock.patch.object(recorded, "transaction", work),
     ):
         WORKS[options["work"]](home)
     answer.send("done")
 
 
 def record(home: Path) -> None:
-    stored.record(home / "a", Silent())
+    recorded.record(home / "a", Silent())
 
 
 def rebuild(home: Path) -> None:
-    with mock.patch.object(stored, "checked"):  # which only reads
-        stored.rebuild(home)
+    with mock.patch.object(recorded, "checked"):  # which only reads
+        recorded.rebuild(home)
 
 
 def migrate(home: Path) -> None:

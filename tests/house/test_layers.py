@@ -16,7 +16,7 @@ SERVICES = (
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
     *("rehearse", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
-    *("lineage", "stored"),
+    *("lineage", "recorded"),
     "speeds",
 )
 LAYERS = (

@@ -10,7 +10,7 @@ from filelock import FileLock
 from tests.faults.writers import Said
 from tests.unit.report import run_folders
 
-from tunesmith import stored
+from tunesmith import recorded
 from tunesmith.errors import DataError, did_you_mean, is_memory
 from tunesmith.files import read_json, write_json, write_text
 from tunesmith.folder import RunFolder, Silent
@@ -75,6 +75,6 @@ def test_a_file_system_without_locks_is_said_once_and_stops_nothing(
     monkeypatch.setattr(FileLock, "acquire", refuse)
     said = Said()
     RunFolder.open(run, said, resume=True).close()
-    stored.record(run, said)
+    recorded.record(run, said)
     assert [" without locks" in line for line in said.lines] == [True, True], said.lines
     assert said.lines[1].startswith("this run is not in the store")

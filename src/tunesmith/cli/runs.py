@@ -46,7 +46,7 @@ def runs(context: typer.Context, folder: Folder = Path(HERE), sort: Sort = "when
     """
     if context.invoked_subcommand is not None:
         return
-    found, said = part("stored").find(folder, sort)
+    found, said = part("recorded").find(folder, sort)
     if said:
         show.stopped(f"note: {said}")
     if as_json:
@@ -64,7 +64,7 @@ def runs_rebuild(folder: Folder = Path(HERE), as_json: Json = False) -> None:
 
     Example: tunesmith runs rebuild
     """
-    in_step(part("stored").rebuild(folder), as_json=as_json)
+    in_step(part("recorded").rebuild(folder), as_json=as_json)
 
 
 @app.command("check")
@@ -73,7 +73,7 @@ def runs_check(folder: Folder = Path(HERE), as_json: Json = False) -> None:
 
     Example: tunesmith runs check
     """
-    in_step(part("stored").checked(folder), as_json=as_json)
+    in_step(part("recorded").checked(folder), as_json=as_json)
 
 
 def in_step(facts: dict[str, Any], *, as_json: bool) -> None:
