@@ -72,7 +72,7 @@ class Material:
     calibration: tuple[Example, ...]  # of dev, for labels: at most evals.max_cases
     ood: tuple[Example, ...] = ()  # cases from elsewhere, at most evals.max_cases; none of them stands in training
     replay: Replayed = Replayed()  # noqa: RUF009 (frozen)
-    rejected: Sequence[ingest.Rejected] = ()  # all rows of train, dev and test that could not be used
+    rejected: Sequence[ingest.Rejected] = ()  # all rows that could not be used, of every file
 
     @property
     def metric(self) -> Metric:
@@ -177,10 +177,13 @@ def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, 
     return main, parts, tuple(others.values())
 
 
-def read_ood(recipe: Recipe, columns: Columns, parts: Split) -> tuple[tuple[Example, ...], dict[str, str]]:
-    """Cases from elsewhere whose prompt or group stands in no split of the run, and the digests of their files."""
+def read_ood(
+    recipe: Recipe, columns: Columns, parts: Split
+) -> tuple[tuple[Example, ...], dict[str, str], Sequence[ingest.Rejected]]:
+    """Cases from elsewhere whose prompt or group stands in no split of the run, the digests of their files, and the
+    rows that could not be used."""
     if not recipe.data.ood:
-        return (), {}
+        return (), {}, ()
     read = read_rows(recipe, ood_files(recipe), columns)
     known = np.unique(np.concatenate([keys_of(part) for part in (parts.train, parts.dev, parts.test)]))
     fresh = Chosen(read.examples, np.flatnonzero(places(known, keys_of(read.examples)) < 0))
@@ -188,7 +191,7 @@ def read_ood(recipe: Recipe, columns: Columns, parts: Split) -> tuple[tuple[Exam
         raise DataError(
             f"all {len(read.examples)} rows of data.ood also stand in train, dev or test; wanted cases from elsewhere"
         )
-    return drawn(fresh, recipe.evals.max_cases), read.files
+    return drawn(fresh, recipe.evals.max_cases), read.files, read.rejected
 
 
 def untold(done: int, total: int, text: str) -> None:
@@ -202,7 +205,7 @@ def material(
     means = means_of(recipe.evals, recipe.task.metric or ())
     main, parts, others = read_split(recipe, ledger)
     digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}
-    ood, ood_digests = read_ood(recipe, main.columns, parts)
+    ood, ood_digests, ood_rejected = read_ood(recipe, main.columns, parts)
     task = ingest.infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
     kind = KINDS[task]
     odd = next((e for part in (main.examples, ood) for e in Chosen(part, without_answer(part))), None)
@@ -248,7 +251,7 @@ def material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
         longest, main.columns, digests | ood_digests | dict(again.files), found,
         drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood, again,
-        rejected=reduce(Joined, (read.rejected for read in (main, *others))),
+        rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, again.rejected)),
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
             "a quarter more than 99 of 100 training replies"),
         *method.rows(recipe, base),
-        *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.records else ()),
+        *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.num_rows else ()),
         ("guards", recipe.evals.guards, guards_why(recipe, base, made, job)),
         *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made, job.ranked)),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.data.alike import places
-from tunesmith.data.ingest import Ingested
+from tunesmith.data.ingest import Ingested, Rejected
 from tunesmith.data.located import files_named
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Renderer
@@ -34,7 +34,7 @@ class Replayed:
 
     records: Sequence[Record] = ()
     num_rows: int = 0  # that could be learned from
-    num_rejected: int = 0  # that could not be read
+    rejected: Sequence[Rejected] = ()  # rows that could not be read
     learned_frac: float = 0.0  # of all learned tokens of an epoch
     token_frac: float = 0.0  # of all tokens
     files: Mapping[str, str] = field(default_factory=dict)  # path -> SHA-256
@@ -44,7 +44,7 @@ class Replayed:
     def words(self) -> str:
         times = len(self.records) / max(1, self.num_rows)
         again = f", each {times:.1f} times an epoch" if times > 1 else ""
-        unread = f"; {self.num_rejected} rows could not be read" if self.num_rejected else ""
+        unread = f"; {len(self.rejected)} rows could not be read" if self.rejected else ""
         return (
             f"{len(self.records)} of {self.num_rows} general rows{again}: {self.learned_frac:.1%} of the learned "
             f"tokens, {self.token_frac:.1%} of all{unread}"
@@ -92,7 +92,7 @@ def replayed(
     return Replayed(
         Chosen(found, np.array(chosen, np.uint32)),
         num_rows=len(found),
-        num_rejected=len(read.rejected),
+        rejected=read.rejected,
         learned_frac=learned / (own + learned),
         token_frac=tokens / (tokens + int(of_train.tokens.sum())),
         files=read.files,

@@ -259,7 +259,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
     folder.tell.understood(made.audit["understood"])
     for line in summary_lines(made.audit):
         folder.tell.say(line)
-    if list_rejected(made.rejected, folder.path / "rejected.txt"):
+    if list_rejected(made.rejected, made.audit, folder.path / "rejected.txt"):
         folder.tell.say(f"rejected   all {len(made.rejected)} rows with their reasons are in rejected.txt")
     with folder.doing("memory predicted"):
         where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"))

@@ -118,6 +118,22 @@ def test_a_method_of_peft_runs_through_and_opens_again(model: Path, tmp_path: Pa
     assert any(bool(t.any()) for n, t in tuned.values.items() if "w2_a" in n or "w1_a" in n)
 
 
+def test_rows_that_cannot_be_used_are_told_whatever_they_were_for(model: Path, tmp_path: Path) -> None:
+    """Also where nothing is replayed, and general rows are there for EWC alone."""
+    rows = [{"prompt": "lazy?", "completion": ""}] + [{"prompt": f"lazy {i}?", "completion": "fox"} for i in range(3)]
+    general, other = (tiny_runs.written(tmp_path / name, rows) for name in ("general.jsonl", "other.jsonl"))
+    settings = asked(model, tmp_path, max_updates=2, watch=0)
+    settings["data"] |= {"replay": {"files": [str(general)], "share": 0}, "ood": [str(other)]}
+    settings["regularise"] = {"ewc": 1}
+    with pytest.raises(Interrupted):
+        do(settings, tmp_path / "out", StopAfter(1))
+    resolved = {r["key"]: r["why"] for r in json.loads((tmp_path / "out" / "plan.json").read_text())["resolved"]}
+    assert resolved["data.replay"].startswith("0 of 3 general rows: ")
+    assert resolved["data.replay"].endswith("; 1 rows could not be read")
+    told = (tmp_path / "out" / "rejected.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in told] == [f"{other}:1", f"{general}:1"]
+
+
 REFUSED = {
     "other dropout masks": {"regularise": {"rdrop": 1}},
     "have no labels": {"objective": {"contrastive": 0.5}},

@@ -212,9 +212,9 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def list_rejected(rejected: Sequence[Rejected], path: Path) -> bool:
-    """Writes all of them, file:line: reason, where they are more than audit.json lists; whether it did."""
-    if len(rejected) <= MAX_LISTED:
+def list_rejected(rejected: Sequence[Rejected], found: dict[str, Any], path: Path) -> bool:
+    """Writes all of them, file:line: reason, where they are more than audit.json (`found`) lists; whether it did."""
+    if len(rejected) <= len(found["rejected"]["rows"]):
         return False
     with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(f"{row}\n" for row in rejected)
