@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from tunesmith.data.advice import label_counts
 from tunesmith.data.ingest import Ingested
+from tunesmith.data.traits import label_counts
 from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.evals.calibration import MIN_CASES
 from tunesmith.evals.probes import LEVELS
@@ -62,9 +62,9 @@ class Sizes:
     @classmethod
     def of(cls, read: Ingested, given: Iterable[str]) -> Sizes:
         num = len(read.examples)
-        labels = label_counts(read)
+        labels = label_counts(read.examples)
         replies = [reply_chars(e) for e in read.examples]
-        chars = sum(len(name) + 8 for name, _ in labels) if labels else sum(replies) / num
+        chars = sum(len(name) + 8 for name in labels) if labels else sum(replies) / num
         epochs = 5 if num < 300 else 3 if num < 1000 else 2 if num <= 20_000 else 1
         tokens = sorted(
             int((sum(len(m.content) for m in e.prompt) + r) / CHARS_PER_TOKEN) + 16

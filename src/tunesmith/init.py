@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from tunesmith.data import ingest
-from tunesmith.data.advice import column_notes, label_counts, rows_notes
+from tunesmith.data import ingest, traits
+from tunesmith.data.advice import column_notes, rows_notes
 from tunesmith.data.columns import Columns
 from tunesmith.data.fill import is_template, names_in
 from tunesmith.data.infer import infer
@@ -301,7 +301,7 @@ def understood(columns: Columns, read: ingest.Ingested, task: str) -> str:
         return f"{rows}: conversations, of which the assistant's turns are learned"
     given = " and ".join(repr(n) for part in columns.prompt or () for n in names_in(part))
     if columns.label:
-        return f"{rows}: from {given} to one of {len(label_counts(read))} labels in {columns.label!r}"
+        return f"{rows}: from {given} to one of {len(traits.label_counts(read.examples))} labels in {columns.label!r}"
     return f"{rows}: from {given} to the text in {columns.reply!r} ({task})"
 
 

@@ -8,15 +8,8 @@ from tunesmith.data.columns import Columns
 from tunesmith.data.fill import is_template, names_in
 from tunesmith.data.ingest import Ingested
 from tunesmith.data.profile import RARE, Table, doubles, rare
+from tunesmith.data.traits import label_counts
 from tunesmith.types import Label
-
-
-def label_counts(read: Ingested) -> list[tuple[str, int]]:
-    counts: dict[str, int] = {}
-    for example in read.examples:
-        if isinstance(example.target, Label):
-            counts[example.target.name] = counts.get(example.target.name, 0) + 1
-    return sorted(counts.items(), key=lambda pair: -pair[1])
 
 
 def rows_notes(read: Ingested, *, has_test: bool) -> list[str]:
@@ -28,7 +21,7 @@ def rows_notes(read: Ingested, *, has_test: bool) -> list[str]:
         notes.append(f"{num} examples are too few to learn much from, or to prove anything: some hundreds are wanted")
     elif num < 300 and not has_test:
         notes.append(f"{num} examples are few: the verdict may well be 'too few cases'; more rows help twice")
-    counts = label_counts(read)
+    counts = label_counts(read.examples).most_common()
     if len(counts) == 1:
         notes.append(f"every row has the label {counts[0][0]!r}: there is nothing to choose between")
     few = rare(counts)
