@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import weakref
+from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -30,9 +31,9 @@ PIECE = 4096  # indices that become Python numbers at a time
 
 
 def place() -> str:
-    """The folder of the file: TMPDIR where it is set, else /var/tmp, since /tmp often is memory itself."""
-    is_said = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
-    return tempfile.gettempdir() if is_said or not os.access("/var/tmp", os.W_OK) else "/var/tmp"
+    """The folder of the file: TMPDIR where it is set, usable or not, else /var/tmp, since /tmp often is memory itself."""
+    said = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), None)
+    return said or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())
 
 
 def open_unnamed(owner: object) -> int:
@@ -84,8 +85,8 @@ class Rows(Sequence[T]):
     def __iter__(self) -> Iterator[T]:
         return (self._one(at) for at in range(len(self)))
 
-    def _one(self, at: int) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def _one(self, at: int) -> T: ...
 
 
 class Stored(Rows[T]):
