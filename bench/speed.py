@@ -9,8 +9,8 @@ tokens an update, same threads; TRL both with the system's allocator settings an
 and the better of the two counts. TRL runs by its defaults for a CPU, or (`--preset best`, what is compared) packed and
 without gradient checkpointing.
 
-Rows are chats (`messages`); without --rows they are put together from the made-up shop, with lengths like those of
-chat data: most short, a few long. Any other process on the machine makes the figures worthless.
+Rows are chats (`messages`) of at most MAX_TOKENS tokens; without --rows they are put together from the made-up shop, with
+lengths like those of chat data: most short, a few long. Any other process on the machine makes the figures worthless.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ RESULTS = HERE / "results" / "speed.jsonl"
 MODEL = "smollm2-135m-instruct"
 NUM_HELD_OUT = 16  # the last rows: learned by neither side
 EXAMPLES_AN_UPDATE = 16
+MAX_TOKENS = 576  # of a row, for both sides: neither cuts any
 
 
 def made_rows(num: int) -> list[dict[str, Any]]:
@@ -46,15 +47,15 @@ def made_rows(num: int) -> list[dict[str, Any]]:
     messages = [row.prompt for row in shop.inbox(seed=7, num_messages=1000)]
     draw = random.Random(7)
 
-    def text(mean_words: float) -> str:
+    def text(mean_words: float, most_words: int) -> str:
         words: list[str] = []
-        want = min(400, max(8, round(mean_words * math.exp(draw.gauss(-0.18, 0.6)))))
+        want = min(most_words, max(8, round(mean_words * math.exp(draw.gauss(-0.18, 0.6)))))
         while len(words) < want:
             words += draw.choice(messages).split()
         return " ".join(words[:want])
 
     return [
-        {"messages": [{"role": "user", "content": text(105)}, {"role": "assistant", "content": text(40)}]}
+        {"messages": [{"role": "user", "content": text(105, 250)}, {"role": "assistant", "content": text(40, 80)}]}
         for _ in range(num)
     ]
 
@@ -77,12 +78,23 @@ def ours(rows: Path, adapt: str, num: int, compiled: bool) -> dict[str, Any]:
     from tunesmith.objectives.sft import SFT
 
     base = load(MODEL, torch.float32, "cpu")
-    examples = ingest.read([rows], Columns()).examples
-    renderer = Renderer(base.tokenizer, 1024, "cut")
-    records = renderer.records(examples).records
+    read = ingest.read([rows], Columns())
+    rendered = Renderer(base.tokenizer, MAX_TOKENS).records(read.examples)
+    records, unused = rendered.records, [*map(str, read.rejected), *(why for _, why in rendered.dropped)]
+    if unused:
+        raise SystemExit(
+            f"{rows}: {len(unused)} rows cannot be learned whole (the first: {unused[0]}), and each side would make "
+            "something else of them. Leave them out"
+        )
+    if len(records) < num + NUM_HELD_OUT:
+        raise SystemExit(
+            f"{rows}: {len(records)} rows; wanted {num} to learn from and {NUM_HELD_OUT} others. Lower --examples"
+        )
     learned, held_out = records[:num], records[-NUM_HELD_OUT:]
     tokens = sum(r.num_tokens for r in learned)
     feed = FileFeed(learned, round(EXAMPLES_AN_UPDATE * tokens / num), 2048, 1, 0, base.rope)
+    if feed.num_updates == 1:
+        raise SystemExit(f"{num} examples make one update, and the first is left out. Raise --examples")
     session = Session(base, compiled=compiled)
     session.create("speed", Spec(Adapt(method=adapt)))  # type: ignore[arg-type]
     lr = 2e-4 if adapt == "lora" else 1e-5
@@ -161,6 +173,7 @@ def main() -> None:
             mine.append(child([sys.executable, __file__, "--child", *common, *["--compile"] * args.compile], rows))
             if args.against:
                 peer = [args.against, str(HERE / "peers" / "trl.py"), *common, "--preset", args.preset]
+                peer += ["--max-tokens", str(MAX_TOKENS)]
                 peer += ["--model", str(model_folder())]
                 plain.append(child(peer, rows, tuned=False))
                 tuned.append(child(peer, rows))

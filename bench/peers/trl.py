@@ -1,7 +1,7 @@
 """TRL's side of bench/speed.py: SFTTrainer on the same rows. Runs in an environment of its own (`make bench-peers`).
 
 `default`: what a user gets on a CPU (float32, batches of 8, gradient checkpointing). `best`: the fastest setting that
-still learns: packed to 576 tokens, no checkpointing.
+still learns: packed to --max-tokens, no checkpointing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-NUM_HELD_OUT, EXAMPLES_AN_UPDATE, MAX_TOKENS = 16, 16, 576
+NUM_HELD_OUT, EXAMPLES_AN_UPDATE = 16, 16
 
 
 class Marks(TrainerCallback):
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--adapt")
     parser.add_argument("--examples", type=int)
     parser.add_argument("--preset")
+    parser.add_argument("--max-tokens", type=int, help="no row has more")
     parser.add_argument("--bf16", action="store_true", help="autocast: faster where the machine multiplies in bf16")
     args = parser.parse_args()
     with open(args.rows) as lines:
@@ -74,12 +75,12 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     tokens = sum(len(encoded(tokenizer, r)[0]) for r in learned)
     is_best, is_lora = args.preset == "best", args.adapt == "lora"
-    sizes = (1, max(1, round(tokens / args.examples * EXAMPLES_AN_UPDATE / MAX_TOKENS))) if is_best else (8, 2)
+    sizes = (1, max(1, round(tokens / args.examples * EXAMPLES_AN_UPDATE / args.max_tokens))) if is_best else (8, 2)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM") if is_lora else None
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=True, per_device_train_batch_size=sizes[0], num_train_epochs=1,
         gradient_accumulation_steps=sizes[1], learning_rate=2e-4 if is_lora else 1e-5, completion_only_loss=True,
-        max_length=MAX_TOKENS, packing=is_best, bf16=args.bf16, gradient_checkpointing=not is_best, seed=0,
+        max_length=args.max_tokens, packing=is_best, bf16=args.bf16, gradient_checkpointing=not is_best, seed=0,
         model_init_kwargs={"dtype": "float32"}, save_strategy="no", report_to="none", logging_steps=1,
         disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
@@ -91,6 +92,8 @@ def main() -> None:
     )  # fmt: skip
     trainer.train()
     seconds = [b - a for a, b in pairwise(marks.at)]
+    if len(seconds) == 1:
+        raise SystemExit(f"{args.examples} examples make one update, and the first is left out. Raise --examples")
     facts = {
         "tokens_per_s": tokens * (1 - 1 / len(seconds)) / sum(seconds[1:]),
         "first_update_s": seconds[0],
