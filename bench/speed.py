@@ -9,8 +9,9 @@ tokens an update, same threads; TRL both with the system's allocator settings an
 and the better of the two counts. TRL runs by its defaults for a CPU, or (`--preset best`, what is compared) packed and
 without gradient checkpointing.
 
-Rows are chats (`messages`) of at most MAX_TOKENS tokens; without --rows they are put together from the made-up shop, with
-lengths like those of chat data: most short, a few long. Any other process on the machine makes the figures worthless.
+Rows are chats (`messages`) of at most MAX_TOKENS tokens; without --rows they are put together from the made-up shop,
+with lengths like those of chat data: most short, a few long. Any other process on the machine makes the figures
+worthless.
 """
 
 from __future__ import annotations

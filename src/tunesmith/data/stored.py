@@ -31,7 +31,7 @@ PIECE = 4096  # indices that become Python numbers at a time
 
 
 def place() -> str:
-    """The folder of the file: TMPDIR where it is set, usable or not, else /var/tmp, since /tmp often is memory itself."""
+    """The folder of the file: TMPDIR where it is set, usable or not, else /var/tmp, as /tmp may be memory."""
     said = next(filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))), None)
     return said or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())
 
