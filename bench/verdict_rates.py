@@ -1,6 +1,7 @@
 """Error rates of the verdict by simulation: false better-or-worse, coverage, power.
 
     python bench/verdict_rates.py [--per-kind 20000]
+    python bench/verdict_rates.py --cells bleu:60:0.25 mcc:100:0.1 --num 6000    (only these: kind, units, discordance)
 
 Appends a dated line to bench/results/verdict_rates.jsonl. The simulators call the package's own tests on batches;
 tests/laws/test_verdict.py runs the same ones with fewer comparisons.
@@ -318,33 +319,56 @@ def binary_rows(num: int, seed: int = 0) -> list[dict[str, float | str]]:
     return rows
 
 
+def cell_row(name: str, kind: Kind, n: int, discordance: float, num: int) -> dict[str, float | str]:
+    false = rejects(kind, num, n, discordance)
+    missed = rejects(kind, num, n, discordance, ask="coverage")
+    row: dict[str, float | str] = {"kind": name, "n": n, "units": n // kind.group, "discordance": discordance}
+    row |= {"comparisons": num, "false": false, "coverage": 1 - missed}
+    return row | {"effect": round(kind.truth(discordance, True), 4)}
+
+
+def again(wanted: list[str], num: int) -> list[dict[str, float | str]]:
+    rows, known = [], kinds()
+    for name, units, discordance in (cell.split(":") for cell in wanted):
+        kind = known[name]
+        rows.append(cell_row(name, kind, int(units) * kind.group, float(discordance), num))
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def append(per_cell: int, rows: list[dict[str, float | str]], seconds: float) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    facts = {"date": datetime.date.today().isoformat(), "alpha": ALPHA, "flips": FLIPS, "per_cell": per_cell}
+    with RESULTS.open("a") as out:
+        out.write(json.dumps(facts | {"seconds": round(seconds, 1), "rows": rows}) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--cells", nargs="*", help="KIND:UNITS:DISCORDANCE, only these")
+    parser.add_argument("--num", type=int, default=6_000, help="comparisons for each of --cells")
     parser.add_argument("--kinds", nargs="*", help="only these, without right/wrong")
     parser.add_argument("--per-kind", type=int, default=20_000, help="comparisons per kind, over the nine cells")
     said = parser.parse_args()
     per_cell = -(-said.per_kind // 9)
     began = time.perf_counter()
+    if said.cells:
+        rows = again(said.cells, said.num)
+        append(said.num, rows, time.perf_counter() - began)
+        return
     rows = [] if said.kinds else binary_rows(10_000)
     for name, kind in kinds().items():
         if said.kinds and name not in said.kinds:
             continue
         for n, d in [*((SMALL, d) for d in DISCORDANCES), *cells(kind)]:
-            false = rejects(kind, per_cell, n, d)
-            missed = rejects(kind, per_cell, n, d, ask="coverage")
-            power = rejects(kind, max(per_cell // 5, 1), n, d, ask="power")
-            row = {"kind": name, "n": n, "units": n // kind.group, "discordance": d, "comparisons": per_cell}
-            row |= {"false": false, "coverage": 1 - missed, "effect": round(kind.truth(d, True), 4), "power": power}
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+            row = cell_row(name, kind, n, d, per_cell)
+            rows.append(row | {"power": rejects(kind, max(per_cell // 5, 1), n, d, ask="power")})
+            print(json.dumps(rows[-1]), flush=True)
         num_cases = cases_for_power(kind, 0.5)
         row = {"kind": name, "n": num_cases, "discordance": 0.5, "comparisons": ANNOUNCED, "announced": 0.8}
         rows.append(row | {"power": rejects(kind, ANNOUNCED, num_cases, 0.5, ask="power")})
         print(json.dumps(rows[-1]), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    facts = {"date": datetime.date.today().isoformat(), "alpha": ALPHA, "flips": FLIPS, "per_cell": per_cell}
-    with RESULTS.open("a") as out:
-        out.write(json.dumps(facts | {"seconds": round(time.perf_counter() - began, 1), "rows": rows}) + "\n")
+    append(per_cell, rows, time.perf_counter() - began)
 
 
 if __name__ == "__main__":
