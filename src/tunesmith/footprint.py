@@ -27,7 +27,7 @@ from tunesmith.evals.tasks import Form, label_record
 from tunesmith.explain import MOST_BYTES
 from tunesmith.folder import peak_gib
 from tunesmith.generate.decode import NAME as DECODE
-from tunesmith.generate.decode import Sampler, common_prefix
+from tunesmith.generate.decode import PREFILL_ROWS, Buffers, Sampler, common_prefix
 from tunesmith.method import objective_of, regularisers_of
 from tunesmith.models.forward import attention
 from tunesmith.models.heads import Head
@@ -216,11 +216,24 @@ def scored_bytes(base: Base, records: Sequence[Record], micro: int) -> int:
 
 
 def batch_bytes(sampler: Sampler, batch: Batch) -> int:
+    """Of reading and of a step. Only the last two groups of rows, the longest, are run: of those before them keys and
+    values are there."""
     tails = [[0] * n for n in batch.own]
+    num_before = max(0, (len(tails) - 1) // PREFILL_ROWS - 1) * PREFILL_ROWS
+    room = max(batch.own) + batch.most
+
+    def read(prefix: Buffers) -> tuple[torch.Tensor, Buffers]:
+        shapes = sampler.read_in([[0]], prefix, 1)[1].own
+        before = {n: [t.new_empty(num_before, t.shape[1], room, t.shape[3]) for t in kv] for n, kv in shapes.items()}
+        hidden, buffers = sampler.read_in(tails[num_before:], prefix, batch.most)
+        whole = {n: [torch.cat(pair) for pair in zip(before[n], kv)] for n, kv in buffers.own.items()}
+        buffers.own = {n: (keys, values) for n, (keys, values) in whole.items()}
+        return torch.cat([hidden.new_empty(num_before, hidden.shape[1]), hidden]), buffers
 
     def ask(living: Living) -> int:
-        prefix = sampler.shared([0] * batch.shared)
-        hidden, buffers = sampler.read_in(tails, prefix, batch.most)
+        hidden, buffers = read(sampler.shared([0] * batch.shared))
+        assert buffers.pad_B is not None
+        buffers.pad_B = buffers.pad_B.new_empty(len(tails))
         logp_V = sampler.head.logits(hidden).float().log_softmax(-1)
         buffers.keep(torch.arange(len(tails) - 1, device="meta"))  # the first row leaves
         return logp_V.numel()

@@ -234,7 +234,7 @@ class Sampler:
             tokens = torch.tensor([[0] * (width - len(t)) + t for t in rows], device=device)
             pad = buffers.pad_B[first : first + PREFILL_ROWS]
             part = replace(buffers, own={}, pad_B=pad, column=longest - width, hidden_keys={})
-            states.append(self._forward(tokens, part))
+            states.append(self._forward(tokens, part).clone())  # a view would keep the states of all columns
             parts.append(part.own)
         for layer in parts[0]:
             keys, values = zip(*(own[layer] for own in parts))
