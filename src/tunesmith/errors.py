@@ -86,8 +86,9 @@ class NotFinite(RunError):
         which = "an update" if update is None else f"update {update}"
         super().__init__(
             f"loss or gradient of {which} is not finite, and no parameter was changed. It is due to: {shown}. Look at "
-            "these rows; --set train.on_nan=skip goes on without such updates. Where every update has them, it is not "
-            "the rows: lower train.lr, say --set precision=float32, or go back by --set train.on_nan=rollback"
+            "these rows; --resume --set train.on_nan=skip goes on without such updates. Where every update has them, "
+            "it is not the rows: --resume --set train.on_nan=rollback goes back, or start a new run with a lower "
+            "train.lr or --set precision=float32"
         )
 
 

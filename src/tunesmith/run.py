@@ -45,15 +45,15 @@ from tunesmith.export.write import Serving, open_adapter, open_model, write_merg
 from tunesmith.fitted import Fitted, fit_or_halve
 from tunesmith.folder import RunFolder, Teller
 from tunesmith.generate.limits import Limits
-from tunesmith.importing.reading import flat
 from tunesmith.judged import check_judge, judged
 from tunesmith.models.load import Base, weights_digest
 from tunesmith.opened import Opened, Served
 from tunesmith.preferences import preferences
-from tunesmith.recipe import Recipe, read
+from tunesmith.recipe import Recipe
 from tunesmith.rehearse import NAME as REHEARSED
 from tunesmith.rehearse import rehearse
 from tunesmith.report import card, html
+from tunesmith.resumed import refuse_other_lock, refuse_other_recipe
 from tunesmith.room import check_disk, disk_need
 from tunesmith.settled import settle
 from tunesmith.sizes import NAME as SIZES
@@ -65,7 +65,6 @@ from tunesmith.trackers import energy
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.types import GuardResult
 
-MAY_CHANGE = ("export", "trackers", "gates", "energy")  # keys of a recipe that no number depends on
 NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
 
 
@@ -110,20 +109,6 @@ def run(
     finally:
         folder.close()
         recorded.record(out, tell)
-
-
-def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
-    """What is kept in the folder was made by the recipe that is kept there, and half of each would be neither."""
-    before, _ = read(out / "recipe.yaml", {})
-    then, now = (dict(flat(asdict(r))) for r in (before, recipe))
-    different = [k for k in {**then, **now} if then.get(k) != now.get(k) and k.split(".")[0] not in MAY_CHANGE]
-    if different:
-        key = different[0]
-        raise InputError(
-            f"this is not the run that was started: {', '.join(different)} changed since then (for one, "
-            f"{key} was {then.get(key)!r} and is {now.get(key)!r} now). To go on with it: tunesmith run --resume --out "
-            f"{out}; for the new recipe, name another --out"
-        )
 
 
 def whole(
@@ -268,14 +253,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
         disk_gib = disk_need(base.model, recipe.adapt, recipe.export, fitted.num_trained)
         check_disk(folder.path, disk_gib, "name another --out, or say --set export=[adapter]")
     locked = plan.lock(recipe, base, made, where)
-    if before is not None and before != locked:
-        then, now = dict(flat(before)), dict(flat(locked))
-        different = [k for k in {**then, **now} if then.get(k) != now.get(k)]
-        raise InputError(
-            f"this is not the run that was started: {', '.join(different[:5])} changed since then (for one, "
-            f"{different[0]} was {short(then.get(different[0]))} and is {short(now.get(different[0]))} now). Restore "
-            "what changed, or start a new run with another --out"
-        )
+    refuse_other_lock(before, locked)
     check_judge(recipe, folder)
     kept = (folder.read("plan.json") or {}).get("speeds") if before else None
     cuts = kept_sizes(recipe, folder)
@@ -291,12 +269,6 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
     for row in planned["resolved"]:
         folder.tell.say(f"{row['key']}: {row['value']}  ({row['why']})")
     return fitted, where, base, made, tried
-
-
-def short(value: Any) -> str:
-    """A digest by its beginning."""
-    text = "nothing" if value is None else str(value)
-    return text if len(text) < 40 else f"{text[:12]} …"
 
 
 def baseline(recipe: Recipe, folder: RunFolder, session: Session, made: Material) -> evaluate.Asked:

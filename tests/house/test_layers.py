@@ -14,7 +14,7 @@ SERVICES = (
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
-    *("rehearse", "sizes", "deaths", "by_heart", "distilled"),
+    *("rehearse", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded"),
     "speeds",

@@ -11,15 +11,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from tests.runs.mistakes import Said, changed, copied, typed, unfinished, world
 
 from tunesmith.cli import faults
 from tunesmith.cli.screen import Screen
+from tunesmith.errors import InputError
+from tunesmith.recipe import read
+from tunesmith.resumed import refuse_other_recipe
 
 COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
 
@@ -212,6 +217,20 @@ def test_export_and_trackers_may_change_on_a_resume(here: Path) -> None:
     said = typed(["run", "recipe.yaml", "--resume", "--out", "run", "--set", "export=[adapter]"])
     assert said.code == 0, said.text
     assert not (here / "run" / "merged").exists()
+
+
+def test_a_run_that_ended_for_its_numbers_may_go_on_without_them(here: Path) -> None:
+    """`abort` did what `skip` does, until it ended the run; not the other way round."""
+    path = here / "run" / "recipe.yaml"
+    aborts, _ = read(path, {})
+    skips = replace(aborts, train=replace(aborts.train, on_nan="skip"))
+    refuse_other_recipe(skips, here / "run")
+    settings = yaml.safe_load(path.read_text())
+    settings["train"]["on_nan"] = "skip"
+    path.write_text(yaml.safe_dump(settings))
+    refuse_other_recipe(skips, here / "run")
+    with pytest.raises(InputError, match=r"train.on_nan changed since then .* was 'skip' and is 'abort' now"):
+        refuse_other_recipe(aborts, here / "run")
 
 
 def test_mutant_without_the_check_half_a_model_would_be_tuned(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
