@@ -259,7 +259,9 @@ def clear_peak() -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows of before seconds were kept have other fields, and are history."""
     of_memory = [r for r in rows if "measured_stages_gib" in r and r["what"] != "short"]
-    matrix, chance = ([r for r in of_memory if bool(r.get("drawn")) == is_drawn] for is_drawn in (False, True))
+    matrix, chance = (
+        [r for r in of_memory if (r.get("drawn", False) is not False) == is_drawn] for is_drawn in (False, True)
+    )
     of_time = [r for r in rows if r["what"] == "time"]
     shares = [share_of(r) for r in rows if r["what"] == "short"]
     parts = (memory_table(matrix), memory_table(chance), time_table(of_time), *shares)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tests.runs import tiny_runs
 
-from tunesmith.build import compute, feed_of, load_base, material, num_updates, start
+from tunesmith.build import TENANT, compute, feed_of, load_base, material, num_updates, start
 from tunesmith.cli.going_on import going_on
 from tunesmith.engine import checkpoint
 from tunesmith.engine.session import Session
@@ -84,12 +84,16 @@ class Events(Silent):
         self.note(b"u")
 
 
-def train(out: Path, events: Connection | None = None, *, clock: bool = False) -> dict[str, Any]:
+def train(out: Path, events: Connection | None = None, *, clock: bool = False, forgets: bool = False) -> dict[str, Any]:
     """Trains in `out`, or goes on there, and tells where it began and what it ended as. `clock`: the wall clock runs
-    backwards."""
+    backwards. `forgets`: a resume that loses the optimizer."""
     recipe, _, base, made = world()
     tell = Events(events)
-    plain = checkpoint.write
+    plain, load = checkpoint.write, checkpoint.load
+
+    def forgetful(path: Path, session: Session, *rest: Any) -> None:
+        load(path, session, *rest)
+        session.tenants[TENANT].optimizer.state.clear()
 
     def told(folder: Path, copy: checkpoint.Copy) -> Path:
         tell.note(b"s")
@@ -102,7 +106,7 @@ def train(out: Path, events: Connection | None = None, *, clock: bool = False) -
         time.time = lambda: now - 1e4 * time.monotonic()
     folder = RunFolder.open(out, tell, resume=(out / "recipe.yaml").is_file())
     folder.write_text("recipe.yaml", json.dumps(settings()))
-    checkpoint.write = told
+    checkpoint.write, checkpoint.load = told, forgetful if forgets else load
     try:
         session = Session(base)
         feed = feed_of(recipe, base, made)
@@ -110,7 +114,7 @@ def train(out: Path, events: Connection | None = None, *, clock: bool = False) -
         with folder.stop, folder.stage("train"):
             teach(recipe, folder, session, made, state, feed, Tracked.of((), out, tell.say))
     finally:
-        checkpoint.write = plain
+        checkpoint.write, checkpoint.load = plain, load
         folder.close()
     return {"began": tell.began, **ended(out, state.num_updates)}
 

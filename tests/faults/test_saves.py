@@ -298,6 +298,24 @@ def test_a_save_never_sees_later_weights(tmp_path: Path, counted: Counted, monke
     counted("R18", "3 updates and zeroed weights between a save and its writing: the checkpoint holds neither")
 
 
+def test_where_memory_is_short_a_save_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy of the state is gone when the next update begins."""
+    session, state, feed = learner()
+    saver, plain, never = Saver(tmp_path, 2), checkpoint.write, threading.Event()
+
+    def slow(folder: Path, copy: Copy) -> Path:
+        never.wait(0.2)
+        return plain(folder, copy)
+
+    monkeypatch.setattr(checkpoint, "write", slow)
+    for waits in (False, True):
+        session.waits = waits
+        train(session, state, feed, state.update + 1)
+        saver.save(session, state, feed)
+        assert (tmp_path / checkpoint_name(state.update)).is_dir() == waits
+    assert saver.waited_s >= 0.2
+
+
 def test_a_failure_of_the_writer_surfaces(tmp_path: Path) -> None:
     session, state, feed = learner()
     (tmp_path / "taken").write_text("a file where the folder should be")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults import jobs
 from tests.faults.conftest import Counted
 from tests.faults.jobs import Job, train, whole
 
@@ -155,10 +154,3 @@ def test_a_disk_that_fills_up(undisturbed: dict[str, Any], tmp_path: Path, count
     assert same({key: found[key] for key in undisturbed}, undisturbed)
     counted("R5", "a real disk that is full, full again, read-only, then has room: the checkpoint before stays, then "
             "identical")  # fmt: skip
-
-
-def test_mutant_the_jobs_are_told_apart(undisturbed: dict[str, Any]) -> None:
-    """What all of these compare has the optimizer and the ledger in it."""
-    assert not same({**undisturbed, "state": {**undisturbed["state"], "state.safetensors": "0" * 64}}, undisturbed)
-    assert not same({**undisturbed, "curve": ""}, undisturbed)
-    assert jobs.settings(lr=2e-2) != jobs.settings()
