@@ -259,7 +259,14 @@ def under_a_limit(out: str, answer: Connection, events: Connection | None, optio
 
 
 def test_a_true_limit_of_memory(tmp_path: Path, counted: Counted) -> None:
-    cuts, difference, num = Job(tmp_path, under_a_limit, num=120, room_mib=12).end()
+    """Somewhere between room for nothing, not even for the cutting (how much that is differs from process to process:
+    the allocator's room is in arenas), and room for all."""
+    for room_mib in (12, 16, 20, 24):
+        found = Job(tmp_path / str(room_mib), under_a_limit, num=120, room_mib=room_mib).end()
+        if found is not None:
+            break
+    assert found is not None, "no room was enough"
+    cuts, difference, num = found
     assert cuts, "the limit was too wide to be met"
     assert difference < 1e-6
     counted("R10", f"a limit of address space: {num} examples at once, split {len(cuts)} times, gradient within 1e-6")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.data.halves import halves
+from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.errors import is_memory
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
@@ -60,9 +61,12 @@ class Cuts:
             try:
                 return work(self.cut(batches, update))
             except (RuntimeError, MemoryError) as error:
-                if not is_memory(error) or not self.halve(batches, update):
+                if not is_memory(error):
                     raise
+                failed = without_frames(error)
             give_back()
+            if not self.halve(batches, update):  # which takes memory too
+                raise failed
 
     def scored(self, batch: Forest, work: Callable[[Forest], Tensor]) -> Tensor:
         """`work` gives [L] of a forest; in halves where memory runs out."""
@@ -117,8 +121,16 @@ def learned_tokens(batch: Forest) -> Tensor:
     return is_learned.nonzero()[:, 0]
 
 
+def without_frames(error: BaseException) -> BaseException:
+    """The error alone: frames of the failed attempt hold its tensors."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
+
+
 def give_back() -> None:
-    """What the failed attempt held, before the next one. Its error must be out of scope: frames hold tensors."""
+    """What the failed attempt held, before the next one; its frames must be out of scope. What is freed from now on
+    goes back too: kept memory is in pieces, and the next attempt may find none large enough."""
     gc.collect()
+    give_back_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tunesmith.data.halves import halves
-from tunesmith.engine.cuts import give_back
+from tunesmith.engine.cuts import give_back, without_frames
 from tunesmith.engine.session import Session
 from tunesmith.errors import EmptyUpdate, NotFinite, is_memory
 from tunesmith.roles import Objective
@@ -34,10 +34,12 @@ def update(
         except NotFinite:
             raise NotFinite(poisoned(session, name, batches, objective), number) from None
         except (RuntimeError, MemoryError) as error:  # in the optimizer; a step that was made is not made again
-            is_made = session.tenants[name].num_updates == number
-            if is_made or not is_memory(error) or not session.cuts.halve(batches, number):
+            if session.tenants[name].num_updates == number or not is_memory(error):
                 raise
+            failed = without_frames(error)
         give_back()
+        if not session.cuts.halve(batches, number):
+            raise failed
 
 
 def poisoned(session: Session, name: str, batches: Sequence[Forest], objective: Objective) -> tuple[str, ...]:
