@@ -17,13 +17,13 @@ from tunesmith.run import run
 MODEL = "smollm2-135m-instruct"
 DATA = "quickstart_data"
 BUDGETS_S = {
-    "prepare": 40,  # most of it: memory counted, speed measured
+    "prepare": 30,  # most of it: memory counted, speed measured
     "baseline": 110,
     "train": 65,
     "evaluate": 85,
     "robustness": 1,
     "export": 25,
-}  # two AVX2 cores; 326 s in all, of which idle ones take 290
+}  # two AVX2 cores; 316 s in all, of which idle ones take 270
 MADE = "the data is made by a program: the inbox of a shop that does not exist. It says nothing about yours."
 
 

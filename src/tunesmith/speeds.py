@@ -33,9 +33,9 @@ from tunesmith.models.load import Base
 from tunesmith.types import Forest
 
 WARM_TOKENS = 64  # of the first, untimed passes
-LEARN_S = 2.0  # that the timed micro-batch may take; a larger one is cut
+LEARN_S = 3.0  # that the timed micro-batch may take; a larger one is cut
 READ_TOKENS, LEAST_READ = 128, 64  # of prompts that are read at once for the timing
-SCORED_TOKENS = 96
+SCORED_TOKENS = 384
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
 DISK_BYTES = 2**24
 Found = TypeVar("Found")
