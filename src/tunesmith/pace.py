@@ -64,7 +64,7 @@ class Job:
         """Of these records."""
         forests = pack(records, micro, self.base.rope)
         tokens, asked = sum(f.num_tokens for f in forests), sum(num_asked(f) for f in forests)
-        return tokens * self.speeds.score_s + asked * self.speeds.head_s
+        return self.speeds.score.of(tokens, len(forests)) + asked * self.speeds.head_s
 
     def answers(
         self, how: Answering, lengths: Sequence[int], prompts: Sequence[int], shared: int, most: int, rows: int = 0
@@ -72,14 +72,14 @@ class Job:
         """Seconds to answer prompts of these lengths with at most `most` tokens each; answers are as long as `lengths`,
         which stand for all."""
         rows = rows or self.recipe.evals.rows
-        seconds = read_tokens(prompts, rows, shared) * how.read_s
+        seconds = how.read.of(*read_tokens(prompts, rows, shared))
         for first in range(0, len(prompts), rows):
             alive = going_on(lengths, most, min(rows, len(prompts) - first))
             seconds += float(np.sum(step_s(how, alive[1:])))
         return seconds
 
     def asked(self, who: str, form: Form, cases: Sequence[Example], most: int | None = None, num: int = 0) -> float:
-        """Seconds in which base or tuned answers `num` cases like these (as many as are given) in this form."""
+        """Seconds in which one of them answers `num` cases like these (as many as are given) in this form."""
         made, some = self.made, cases[:NUM_LOOKED_AT]
         if not some:
             return 0.0
@@ -92,10 +92,10 @@ class Job:
         return self.answers(*self.voice(who), lengths, shared_of(tokens), most or made.max_new_tokens)
 
     def voice(self, who: str) -> tuple[Answering, Sequence[int]]:
-        """How fast one model answers, and how long its answers are."""
-        if who == "base":
-            return self.speeds.base, self.base_lengths
-        return self.speeds.tuned, self.reply_lengths
+        """How fast one model answers, and how long its answers are. The base is fastest while it is `alone`; later it
+        is asked with an adapter of zeros in it."""
+        how = self.speeds.base if who == "alone" else self.speeds.tuned
+        return how, self.reply_lengths if who == "tuned" else self.base_lengths
 
     @cached_property
     def base_lengths(self) -> list[int]:
@@ -118,7 +118,7 @@ class Job:
     def read_one_s(self) -> float:
         """Seconds to read one held-out prompt, alone."""
         prompt = self.made.renderer.prompt(self.made.forms[0].prompt(self.made.split.test[0], self.made.instruction))
-        return len(prompt) * self.speeds.tuned.read_s
+        return self.speeds.tuned.read.of(len(prompt))
 
     @cached_property
     def ranked(self) -> by_heart.Ranked | None:
@@ -130,15 +130,16 @@ class Job:
     def baseline(self) -> float:
         """Each form on dev; then the held-out cases, in the form that will be best, which is not known."""
         dev, test = self.made.split.dev, self.made.split.test
-        forms = [self.asked("base", form, test) for form in self.made.forms]
-        return sum(self.asked("base", form, dev) for form in self.made.forms) + sum(forms) / len(forms)
+        forms = [self.asked("alone", form, test) for form in self.made.forms]
+        return sum(self.asked("alone", form, dev) for form in self.made.forms) + sum(forms) / len(forms)
 
     def train(self) -> float:
         train, speeds = self.recipe.train, self.speeds
         batches = self.feed.heaviest()
         stored = min(1.0, sum(b.num_tokens for b in batches) / self.feed.shape()["update_tokens_max"])
         tokens = self.feed.shape()["tokens"] * self.updates / self.feed.updates_per_epoch * stored
-        seconds = tokens * speeds.learn_s + self.updates * speeds.step_s
+        passes = tokens * len(batches) / sum(b.num_tokens for b in batches)
+        seconds = speeds.learn.of(tokens, passes) + self.updates * speeds.step_s
         seconds += self.dev_loss_s * (2 + ((self.updates - 1) // train.every_dev if train.every_dev else 0))
         seconds += len(watched_at(self.recipe, self.updates)) * self.watched() + self.looks()
         seconds += (-(-self.updates // train.every_checkpoint) if self.waits else 1) * self.saved_s
@@ -195,7 +196,8 @@ class Job:
         ]
         seconds += len(changes) * sum(self.asked(who, made.forms[0], cases) for who in ("base", "tuned"))
         seconds += self.recited() if level != "off" else 0.0
-        seconds += 2 * (self.ranked.num_tokens if self.ranked else 0) * self.speeds.score_s
+        ranked = self.ranked.num_tokens if self.ranked else 0
+        seconds += 2 * self.speeds.score.of(ranked, ranked / recipe.train.micro)
         if level != "off" and made.kind.scoring == "likelihood":
             seconds += self.asked("tuned", made.forms[0], made.split.test, num=len(TEXTS))
         return seconds
@@ -240,7 +242,7 @@ class Job:
     def rehearsal(self) -> float:
         """What is left of it: prompts, a checkpoint, the export; the longest micro-batch where it was cut before."""
         export = replace(self, recipe=replace(self.recipe, export=("adapter",))).export(4, 1)
-        longest_s = longest_of(self.feed).num_tokens * self.speeds.learn_s
+        longest_s = self.speeds.learn.of(longest_of(self.feed).num_tokens)
         again_s = longest_s + self.speeds.step_s if longest_s > LEARN_S else 0.0
         return again_s + 2 * self.saved_s + export + 2 * self.read_one_s
 
@@ -250,8 +252,8 @@ class Job:
         num = min(evals.explain_cases, len(self.made.split.test))
         records = self.made.train.records
         longest = sum(r.num_tokens for r in records[:NUM_LOOKED_AT]) / max(1, len(records[:NUM_LOOKED_AT]))
-        asked = num * (2 + QUICK.most_spans + QUICK.num_random) * longest * self.speeds.score_s
-        learned = (num + num * QUICK.num_near + QUICK.num_drawn) * longest * self.speeds.learn_s
+        asked = num * (2 + QUICK.most_spans + QUICK.num_random) * self.speeds.score.of(longest)
+        learned = (num + num * QUICK.num_near + QUICK.num_drawn) * self.speeds.learn.of(longest)
         return min(evals.explain_budget_s, asked + learned) if num else 0.0
 
 

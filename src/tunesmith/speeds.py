@@ -34,18 +34,40 @@ from tunesmith.types import Forest
 
 WARM_TOKENS = 64  # of the first, untimed passes
 LEARN_S = 3.0  # that the timed micro-batch may take; a larger one is cut
-READ_TOKENS, LEAST_READ = 128, 64  # of prompts that are read at once for the timing
+READ_TOKENS, LEAST_READ = 256, 64  # of prompts that are read at once for the timing
 SCORED_TOKENS = 384
+LEAST_SHARE = 0.5  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
 DISK_BYTES = 2**24
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Seconds of a pass over the model: what each pass takes, and each of its tokens on top. A short pass takes more a
+    token than a long one, so that one size alone would not tell of the others."""
+
+    pass_s: float
+    token_s: float
+
+    def of(self, tokens: float, passes: float = 1) -> float:
+        return passes * self.pass_s + tokens * self.token_s
+
+    @classmethod
+    def through(cls, few: float, few_s: float, many: float, many_s: float) -> Line:
+        """Through two sizes that were timed. The larger one is met; the smaller one says how steep it is, within what a
+        clock can say."""
+        most = many_s / many
+        steep = (many_s - few_s) / (many - few) if many > few else most
+        token_s = min(max(steep, LEAST_SHARE * most), most)
+        return cls(many_s - token_s * many, token_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Answering:
     """How fast one model answers. A step writes one token of every row that goes on."""
 
-    read_s: float  # of a token of the prompts
+    read: Line  # of prompts, by their tokens
     steps: tuple[tuple[float, float], ...]  # (rows, seconds of a step with so many)
     lengths: tuple[int, ...]  # tokens of the answers that it gave; one more than was looked at where one goes on
     looked: int
@@ -55,9 +77,9 @@ class Answering:
 class Speeds:
     """Seconds here."""
 
-    learn_s: float  # of a token that is learned from: forward and backward of a micro-batch, by its number of tokens
+    learn: Line  # forward and backward of a micro-batch, by its tokens
     step_s: float  # of an optimizer's step
-    score_s: float  # of a token that is read without gradients
+    score: Line  # of a batch that is read without gradients
     head_s: float  # on top, of each whose probability is asked
     base: Answering
     tuned: Answering
@@ -69,11 +91,12 @@ class Speeds:
     def of(cls, facts: Mapping[str, Any]) -> Speeds:
         """From `asdict`, as plan.json keeps it."""
         both = {
-            who: Answering(**{**facts[who], "steps": tuple(map(tuple, facts[who]["steps"])),
+            who: Answering(**{**facts[who], "read": Line(**facts[who]["read"]),
+                              "steps": tuple(map(tuple, facts[who]["steps"])),
                               "lengths": tuple(facts[who]["lengths"])})
             for who in ("base", "tuned")
         }  # fmt: skip
-        return cls(**{**facts, **both})
+        return cls(**{**facts, **both, "learn": Line(**facts["learn"]), "score": Line(**facts["score"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +118,15 @@ def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None
     try:
         of_base = answering(session, None, made, recipe.evals.rows)
         state = start(recipe, session, made, num_updates(recipe, fitted.feed), most_general=1)
-        learn_s, step_s, is_done = learning(session, state, longest_of(fitted.feed))
-        score_s, head_s = scoring(session, made, recipe.train.micro)
+        learn, step_s, is_done = learning(session, state, longest_of(fitted.feed))
+        score, head_s = scoring(session, made, recipe.train.micro)
         of_tuned = answering(session, TENANT, made, recipe.evals.rows)
     except BaseException:
         session.close()
         raise
     disk_s = writing()
     took_s = time.monotonic() - began
-    speeds = Speeds(learn_s, step_s, score_s, head_s, of_base, of_tuned, base.load_s, disk_s, took_s)
+    speeds = Speeds(learn, step_s, score, head_s, of_base, of_tuned, base.load_s, disk_s, took_s)
     return Tried(session, state, speeds, is_done)
 
 
@@ -126,45 +149,58 @@ def timed(work: Callable[[], Found], device: torch.device) -> tuple[float, Found
     return time.monotonic() - began, found
 
 
-def learning(session: Session, state: State, longest: Forest) -> tuple[float, float, bool]:
-    """(seconds of a token, of a step, whether the longest micro-batch was tried well). A small piece comes first: for
-    what is built once, and to see how much of the longest can be tried."""
+def learning(session: Session, state: State, longest: Forest) -> tuple[Line, float, bool]:
+    """(a micro-batch, seconds of a step, whether the longest micro-batch was tried well). A small piece comes first:
+    for what is built once, and to see how much of the longest can be tried."""
     device = session.base.model.device
 
     def learn(batch: Forest) -> float:
         units = float(state.objective.count(batch)) or 1.0
         return timed(lambda: session.forward_backward(TENANT, [batch], state.objective, 1.0 / units), device)[0]
 
-    small = pieces(longest, WARM_TOKENS)[0]
+    small, _ = ends_of(longest, WARM_TOKENS)
     warm_s = min(learn(small) for _ in range(2 if session.compiled else 1))  # the first builds what is compiled
     most = int(LEARN_S / max(warm_s, 1e-6) * small.num_tokens)
-    part = longest if longest.num_tokens <= most else pieces(longest, max(most, small.num_tokens))[0]
-    learn_s, step_s, is_finite = 0.0, 0.0, True
+    _, part = ends_of(longest, most)
+    less, _ = ends_of(longest, part.num_tokens // 3)
+    step_s, is_finite = 0.0, True
     try:
         session.optim_step(TENANT, state.lr)  # the first takes the memory of the moments
-        learn_s = learn(part)
+        less_s, part_s = learn(less), learn(part)
         step_s, _ = timed(lambda: session.optim_step(TENANT, state.lr), device)
     except NotFinite:
         is_finite = False
-    learn_s = learn_s or learn(part)
+        less_s, part_s = learn(less), learn(part)
     session.forget_gradients(TENANT)
-    return learn_s / part.num_tokens, step_s, is_finite and part is longest
+    return Line.through(less.num_tokens, less_s, part.num_tokens, part_s), step_s, is_finite and part is longest
+
+
+def ends_of(batch: Forest, most: int) -> tuple[Forest, Forest]:
+    """The shortest and the longest of its pieces, of at most so many tokens where the examples are so short."""
+    cut = sorted(pieces(batch, most), key=lambda piece: piece.num_tokens)
+    return cut[0], next((piece for piece in reversed(cut) if piece.num_tokens <= most), cut[0])
 
 
 def longest_of(feed: FileFeed) -> Forest:
     return max(feed.heaviest(), key=lambda batch: batch.num_tokens)
 
 
-def scoring(session: Session, made: Material, micro: int) -> tuple[float, float]:
-    """(seconds of a token, and on top of each whose probability is asked): the same tokens, few and all asked."""
+def scoring(session: Session, made: Material, micro: int) -> tuple[Line, float]:
+    """(a batch, seconds on top of each token whose probability is asked): the same tokens, few and all asked."""
     device, base = session.base.model.device, session.base
-    batch = pieces(pack(made.train.records[:64], micro, base.rope)[0], SCORED_TOKENS)[0]
+    packed = pack(made.train.records[:64], micro, base.rope)[0]
+    _, batch = ends_of(packed, SCORED_TOKENS)
+    less, _ = ends_of(packed, batch.num_tokens // 3)
     every = replace(batch, weights=torch.ones_like(batch.weights))
+
+    def read(batch: Forest) -> float:
+        return timed(lambda: session.logprobs(TENANT, [batch]), device)[0]
+
+    less_s, few_s, all_s = read(less), read(batch), read(every)
     few, num = int((batch.weights != 0).sum()), batch.num_tokens
-    few_s, _ = timed(lambda: session.logprobs(TENANT, [batch]), device)
-    all_s, _ = timed(lambda: session.logprobs(TENANT, [every]), device)
     head_s = max(0.0, (all_s - few_s) / max(1, num - few))
-    return max(few_s - few * head_s, 0.0) / num, head_s
+    few_s, less_s = (max(0.0, s - int((b.weights != 0).sum()) * head_s) for s, b in ((few_s, batch), (less_s, less)))
+    return Line.through(less.num_tokens, less_s, num, few_s), head_s
 
 
 def answering(session: Session, who: Who, made: Material, rows: int) -> Answering:
@@ -178,7 +214,8 @@ def answering(session: Session, who: Who, made: Material, rows: int) -> Answerin
     batch, one = prompts[first : first + num], [prompts[first][-LEAST_READ:]]
     most = min(made.max_new_tokens, LOOKED if who is None else WRITTEN)
     clocked(session, who, made, one, 2)
-    steps = {1: clocked(session, who, made, one, WRITTEN)[1]}
+    one_s, first_s, _ = clocked(session, who, made, one, WRITTEN)
+    steps = {1: first_s}
     read_s, step_s, written = clocked(session, who, made, batch, most)
     steps.setdefault(num, step_s)
     if wide > num:
@@ -186,8 +223,9 @@ def answering(session: Session, who: Who, made: Material, rows: int) -> Answerin
         steps[wide] = clocked(session, who, made, ends, WRITTEN)[1]
     stops = set(made.renderer.stop_ids)
     lengths = [next((n for n, token in enumerate(answer, 1) if token in stops), most + 1) for answer in written]
-    per_token = read_s / read_tokens([len(p) for p in batch], rows, shared_of(batch))
-    return Answering(per_token, tuple(sorted((float(n), s) for n, s in steps.items())), tuple(lengths), most)
+    tokens, passes = read_tokens([len(p) for p in batch], rows, shared_of(batch))
+    read = Line.through(len(one[0]), one_s, tokens / passes, read_s / passes)
+    return Answering(read, tuple(sorted((float(n), s) for n, s in steps.items())), tuple(lengths), most)
 
 
 def clocked(
@@ -214,13 +252,13 @@ def shared_of(prompts: Sequence[Sequence[int]]) -> int:
     return common_prefix(prompts) if len(prompts) > 1 else 0
 
 
-def read_tokens(lengths: Sequence[int], rows: int, shared: int = 0) -> int:
-    """Tokens that are computed where prompts of these lengths are read: what all share once, and the padding of the
-    few that are read together."""
+def read_tokens(lengths: Sequence[int], rows: int, shared: int = 0) -> tuple[int, int]:
+    """(tokens, passes) where prompts of these lengths are read: what all share once, and the padding of the few that
+    are read together."""
     own = sorted(n - shared for n in lengths)
     batches = [own[first : first + rows] for first in range(0, len(own), rows)]
     groups = [b[first : first + PREFILL_ROWS] for b in batches for first in range(0, len(b), PREFILL_ROWS)]
-    return shared + sum(len(group) * max(group) for group in groups)
+    return shared + sum(len(group) * max(group) for group in groups), (shared > 0) + len(groups)
 
 
 def writing() -> float:

@@ -14,11 +14,12 @@ from tunesmith.build import compute, feed_of, load_base, material
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
 from tunesmith.room import num_trained
-from tunesmith.speeds import LEARN_S, Answering, Speeds, longest_of, read_tokens
+from tunesmith.speeds import LEARN_S, Answering, Line, Speeds, longest_of, read_tokens
 
 LONG = "Read the message of a customer and say with one word what it is about, and nothing else."
-NOTHING = Answering(0.0, ((1.0, 0.0),), (3,), 5)
-STOPPED = Speeds(0.0, 0.0, 0.0, 0.0, NOTHING, NOTHING, 0.0, 0.0, 1.0)
+AT_ONCE, A_TOKEN = Line(0.0, 0.0), Line(0.0, 1.0)
+NOTHING = Answering(AT_ONCE, ((1.0, 0.0),), (3,), 5)
+STOPPED = Speeds(AT_ONCE, 0.0, AT_ONCE, 0.0, NOTHING, NOTHING, 0.0, 0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def seconds(job: Job, **speeds: object) -> dict[str, float]:
 
 def test_training_counts_every_token_and_not_the_learned_ones(job: Job) -> None:
     """A mutant that counts learned tokens is a tenth of this."""
-    train = seconds(job, learn_s=1.0)["train"]
+    train = seconds(job, learn=A_TOKEN)["train"]
     stored = sum(b.num_tokens for b in job.feed.heaviest()) / job.feed.shape()["update_tokens_max"]
     assert stored < 0.9  # the instruction is learned from once a micro-batch
     assert train == pytest.approx(job.feed.shape()["tokens"] * 2 * stored)
@@ -60,32 +61,31 @@ def test_training_counts_every_token_and_not_the_learned_ones(job: Job) -> None:
 def test_what_is_done_again_is_counted_again(job: Job) -> None:
     """Mutants: the rehearsal's micro-batch left out where only a part was timed; as many looks as updates."""
     longest = longest_of(job.feed).num_tokens
-    assert "rehearsal" not in seconds(job, learn_s=LEARN_S / longest)
-    assert seconds(job, learn_s=1.0)["rehearsal"] == longest
+    assert "rehearsal" not in seconds(job, learn=Line(0.0, LEARN_S / longest))
+    assert seconds(job, learn=A_TOKEN)["rehearsal"] == longest
     saved_s = seconds(job, disk_s=1.0)["train"]
     often = replace(job.recipe.train, every_checkpoint=1)
     waiting = replace(job, waits=True, updates=19, recipe=replace(job.recipe, train=often))
     assert seconds(waiting, disk_s=1.0)["train"] == pytest.approx(19 * saved_s)
     stop = replace(often, early_stop=replace(often.early_stop, patience=1))
     looking = replace(waiting, recipe=replace(job.recipe, train=stop))
-    once = replace(job, updates=19, speeds=replace(STOPPED, score_s=1.0)).dev_loss_s
-    with_looks, without = (seconds(j, score_s=1.0)["train"] for j in (looking, waiting))
+    once = replace(job, updates=19, speeds=replace(STOPPED, score=A_TOKEN)).dev_loss_s
+    with_looks, without = (seconds(j, score=A_TOKEN)["train"] for j in (looking, waiting))
     assert with_looks - without == pytest.approx(10 * once)
 
 
 def test_each_speed_is_of_its_stages(job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A mutant that leaves the guards out has no seconds there."""
     monkeypatch.setattr(guards, "kept_at", lambda *_: tmp_path / "none")
-    read = replace(NOTHING, read_s=1.0)
+    read = replace(NOTHING, read=A_TOKEN)
     of_base, of_tuned = seconds(job, base=read), seconds(job, tuned=read)
-    assert set(of_base) == {"baseline", "guards", "robustness"}
+    assert set(of_base) == {"baseline"}  # from then on an adapter sits in it
     assert set(of_tuned) == {"rehearsal", "train", "evaluate", "guards", "robustness", "export"}
     assert of_base["baseline"] > of_tuned["evaluate"]  # dev, and forms with examples
-    assert of_base["guards"] == of_tuned["guards"]
-    assert set(seconds(job, score_s=1.0)) == {"train", "guards", "explain"}  # too few dev rows for the train-dev gap
+    assert set(seconds(job, score=A_TOKEN)) == {"train", "guards", "explain"}  # too few dev rows for the train-dev gap
     assert set(seconds(job, disk_s=1.0)) == {"rehearsal", "train", "export"}
     (tmp_path / "none").touch()  # the base's answers are kept
-    assert "guards" not in seconds(job, base=read)
+    assert seconds(job, tuned=read)["guards"] == pytest.approx(of_tuned["guards"] / 2)
 
 
 def test_answers_are_as_long_as_they_are(job: Job) -> None:
@@ -109,8 +109,20 @@ def test_answers_that_were_not_seen_to_end_go_on_as_the_others_do() -> None:
 
 
 def test_a_shared_beginning_is_read_once_and_short_rows_are_filled_up() -> None:
-    assert read_tokens([12, 14, 15], rows=8, shared=10) == 10 + 3 * 5
-    assert read_tokens([12, 14, 15], rows=1, shared=10) == 10 + 2 + 4 + 5
+    assert read_tokens([12, 14, 15], rows=8, shared=10) == (10 + 3 * 5, 2)
+    assert read_tokens([12, 14, 15], rows=1, shared=10) == (10 + 2 + 4 + 5, 4)
+    assert read_tokens([12, 14, 15], rows=1) == (12 + 14 + 15, 3)
+
+
+def test_a_short_pass_takes_more_a_token_than_a_long_one() -> None:
+    """A mutant that divides seconds by tokens says 5 seconds of 2,000 tokens."""
+    line = Line.through(100, 0.4, 400, 1.0)
+    assert line.of(2000) == pytest.approx(0.2 + 2000 * 0.002)
+    assert line.of(2000, passes=4) == pytest.approx(4 * 0.2 + 2000 * 0.002)
+    assert Line.through(100, 1.4, 400, 1.0).of(400) == pytest.approx(1.0)  # a disturbed clock
+    assert Line.through(100, 1.4, 400, 1.0).token_s == pytest.approx(0.00125)
+    assert Line.through(100, 0.01, 400, 1.0).token_s == pytest.approx(0.0025)  # a pass takes no less than nothing
+    assert Line.through(64, 1.0, 64, 1.0) == Line(0.0, 1 / 64)
 
 
 def test_speeds_come_back_from_the_plan() -> None:
