@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import platform
 import random
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -186,7 +187,7 @@ def forked(work: Any, case: dict[str, Any], folder: Path, more: dict[str, str] |
     process.start()
     process.join()
     if process.exitcode or not out.is_file():
-        raise SystemExit(f"{case}\n{(folder / 'said.txt').read_text()[-3000:]}")
+        raise RuntimeError(f"{case}\n{(folder / 'said.txt').read_text()[-3000:]}")
     return json.loads(out.read_text())
 
 
@@ -257,7 +258,8 @@ def clear_peak() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of before seconds were kept have other fields, and are history."""
+    """The newest row of each case. Rows of before seconds were kept have other fields, and are history."""
+    rows = list({json.dumps([r["case"], r.get("kept"), r["what"], r.get("drawn")]): r for r in rows}.values())
     of_memory = [r for r in rows if "measured_stages_gib" in r and r["what"] != "short"]
     matrix, chance = (
         [r for r in of_memory if (r.get("drawn", False) is not False) == is_drawn] for is_drawn in (False, True)
@@ -324,15 +326,22 @@ def main() -> None:
     for name in ("cli.main", "build", "fitted", "plan", "speeds"):  # what `plan` imports, once for all
         importlib.import_module(f"tunesmith.{name}")
     wanted = drawn(asked.random, asked.seed) if asked.random else cases()
+    failed = 0
     for case in [{"model": REAL[0]}] if asked.short else wanted:
         if asked.only in (None, case["model"]):
-            row = measure_short() if asked.short else measure(case, kept=asked.kept, is_idle=asked.time)
+            try:
+                row = measure_short() if asked.short else measure(case, kept=asked.kept, is_idle=asked.time)
+            except RuntimeError as error:
+                failed += 1
+                print(f"FAILED: {error}", flush=True)
+                continue
             if asked.random:
                 row["drawn"] = asked.seed
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
             print(table([row]), flush=True)
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def merged(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
 def check_merged(delivery: Delivery, folder: Path) -> dict[str, Any]:
     """Base and adapter as one model, compared through plain transformers."""
     dtype = delivery.opened.session.base.model.dtype
-    return {"transformers": verify("merged model", open_model(folder, dtype), delivery.asked.expected)}
+    return {"transformers": verify("merged model", open_model(folder, dtype), delivery.asked.expected, is_merged=True)}
 
 
 def with_weights(delivery: Delivery, use: Callable[[Path], None]) -> None:

@@ -367,6 +367,6 @@ def export(
                 merged = write_merged(opened, serving, folder.path / "merged")
             with folder.doing("merged model opened by transformers and compared"):
                 opened_merged = open_model(merged, where.dtype)
-                facts["merged"] = {"path": "merged", **verify("merged model", opened_merged, expected)}
+                facts["merged"] = {"path": "merged", **verify("merged model", opened_merged, expected, is_merged=True)}
     folder.write("export.json", facts)
     return {"tuned": weights_digest(tuned)}

@@ -64,9 +64,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         said = facts.get(who)
         if isinstance(said, dict):
             same = said.get("num_same_answers", said["num_same"])
-            apart = (
-                f"{said['logit_diff']:.1%} of their spread" if "logit_diff" in said else f"{said['max_logit_diff']:.2g}"
-            )
+            apart = f"{said['logit_diff']:.2g} of their spread"
             found.append(f"  {who}: {same} of {said['num_prompts']} greedy answers the same, logits within {apart}")
         elif said is not None:
             found.append(f"  {who}: {said} (pip install 'tunesmith[llamacpp]' lets it check the file too)")

@@ -50,9 +50,10 @@ def write_tuned(session: Session, snapshot: Snapshot, serving: Serving, final: P
 
 @no_bars()
 def open_adapter(base_folder: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
-    """As anyone would load it: plain transformers, plain peft."""
+    """Plain transformers, plain peft; the adapter computes in the precision in which it was trained and measured, where
+    peft by itself would compute it in float32."""
     base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype, local_files_only=True, use_safetensors=True)
-    return PeftModel.from_pretrained(base, str(adapter)).eval()
+    return PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False).eval()
 
 
 @no_bars()

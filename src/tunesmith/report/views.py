@@ -209,13 +209,13 @@ def locked(lock: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def exports(found: Mapping[str, Any]) -> list[tuple[str, str, str, bool | None, str]]:
-    """(kind, folder, prompts compared, answered the same as the session, largest difference of a logit)."""
+    """(kind, folder, prompts compared, answered the same as the session, how far logits differ, of their spread)."""
     made = []
     for name, facts in found.items():
         check = facts if isinstance(facts, Mapping) else {}
         num, same_text = check.get("num_prompts"), check.get("same_text")
         num_same = check.get("num_same", num if same_text else None)
         asked = f"{words.count(num_same)} of {words.count(num)} the same" if is_number(num) else words.NOT_KNOWN
-        differs = f"{check['max_logit_diff']:.1g}" if is_number(check.get("max_logit_diff")) else words.NOT_KNOWN
+        differs = f"{check['logit_diff']:.1g}" if is_number(check.get("logit_diff")) else words.NOT_KNOWN
         made.append((str(name), str(check.get("path") or ""), asked, same_text, differs))
     return made

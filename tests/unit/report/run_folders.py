@@ -136,8 +136,8 @@ COST = {
     "total_s": 142.0,
 }
 EXPORT = {
-    "adapter": {"path": "adapter", "max_logit_diff": 2e-06, "same_text": True, "num_prompts": 8},
-    "merged": {"path": "model", "max_logit_diff": 3e-05, "same_text": True, "num_prompts": 8},
+    "adapter": {"path": "adapter", "logit_diff": 2e-06, "same_text": True, "num_prompts": 8},
+    "merged": {"path": "model", "logit_diff": 3e-05, "same_text": True, "num_prompts": 8},
 }
 BASELINE_ONLY = (
     "export.json",
