@@ -362,9 +362,11 @@ def export(
             facts["adapter"] = {"path": "adapter", **verify("adapter", opened, expected), "vllm": vllm_facts(tuned)}
         if "merged" in recipe.export:
             if where.dtype != torch.float32:
+                del opened  # before the larger one comes
                 opened = open_adapter(origin, tuned, torch.float32)
             with folder.doing("adapter merged"):
                 merged = write_merged(opened, serving, folder.path / "merged")
+            del opened
             with folder.doing("merged model opened by transformers and compared"):
                 opened_merged = open_model(merged, where.dtype)
                 facts["merged"] = {"path": "merged", **verify("merged model", opened_merged, expected, is_merged=True)}

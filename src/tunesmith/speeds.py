@@ -34,7 +34,7 @@ from tunesmith.types import Forest
 
 WARM_TOKENS = 64  # of the first, untimed passes
 LEARN_S = 3.0  # that the timed micro-batch may take; a larger one is cut
-READ_TOKENS, LEAST_READ = 256, 64  # of prompts that are read at once for the timing
+READ_S, READ_TOKENS, LEAST_READ = 1.5, 256, 64  # of prompts that are read at once for the timing: seconds, tokens
 SCORED_TOKENS = 384
 LEAST_SHARE = 0.5  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
@@ -119,7 +119,7 @@ def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None
         of_base = answering(session, None, made, recipe.evals.rows)
         state = start(recipe, session, made, num_updates(recipe, fitted.feed), most_general=1)
         learn, step_s, is_done = learning(session, state, longest_of(fitted.feed))
-        score, head_s = scoring(session, made, recipe.train.micro)
+        score, head_s = scoring(session, made, recipe.train.micro, min(SCORED_TOKENS, int(LEARN_S / learn.token_s)))
         of_tuned = answering(session, TENANT, made, recipe.evals.rows)
     except BaseException:
         session.close()
@@ -158,6 +158,10 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
         units = float(state.objective.count(batch)) or 1.0
         return timed(lambda: session.forward_backward(TENANT, [batch], state.objective, 1.0 / units), device)[0]
 
+    def line() -> Line:
+        less_s = learn(less) if less.num_tokens < part.num_tokens else 0.0
+        return Line.through(less.num_tokens, less_s, part.num_tokens, learn(part))
+
     small, _ = ends_of(longest, WARM_TOKENS)
     warm_s = min(learn(small) for _ in range(2 if session.compiled else 1))  # the first builds what is compiled
     most = int(LEARN_S / max(warm_s, 1e-6) * small.num_tokens)
@@ -166,13 +170,12 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
     step_s, is_finite = 0.0, True
     try:
         session.optim_step(TENANT, state.lr)  # the first takes the memory of the moments
-        less_s, part_s = learn(less), learn(part)
+        found = line()
         step_s, _ = timed(lambda: session.optim_step(TENANT, state.lr), device)
     except NotFinite:
-        is_finite = False
-        less_s, part_s = learn(less), learn(part)
+        is_finite, found = False, line()
     session.forget_gradients(TENANT)
-    return Line.through(less.num_tokens, less_s, part.num_tokens, part_s), step_s, is_finite and part is longest
+    return found, step_s, is_finite and part is longest
 
 
 def ends_of(batch: Forest, most: int) -> tuple[Forest, Forest]:
@@ -185,11 +188,12 @@ def longest_of(feed: FileFeed) -> Forest:
     return max(feed.heaviest(), key=lambda batch: batch.num_tokens)
 
 
-def scoring(session: Session, made: Material, micro: int) -> tuple[Line, float]:
-    """(a batch, seconds on top of each token whose probability is asked): the same tokens, few and all asked."""
+def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Line, float]:
+    """(a batch, seconds on top of each token whose probability is asked): the same tokens, at most `most` where rows
+    are so short, few and all asked."""
     device, base = session.base.model.device, session.base
     packed = pack(made.train.records[:64], micro, base.rope)[0]
-    _, batch = ends_of(packed, SCORED_TOKENS)
+    _, batch = ends_of(packed, most)
     less, _ = ends_of(packed, batch.num_tokens // 3)
     every = replace(batch, weights=torch.ones_like(batch.weights))
 
@@ -209,22 +213,22 @@ def answering(session: Session, who: Who, made: Material, rows: int) -> Answerin
     form = made.forms[0]
     prompts = sorted((made.renderer.prompt(form.prompt(e, made.instruction)) for e in made.split.test), key=len)
     shared, wide = shared_of(prompts), min(rows, len(prompts))
-    num = max(1, min(wide, READ_TOKENS * len(prompts) // sum(len(p) - shared for p in prompts)))
-    first = (len(prompts) - num) // 2
-    batch, one = prompts[first : first + num], [prompts[first][-LEAST_READ:]]
-    most = min(made.max_new_tokens, LOOKED if who is None else WRITTEN)
+    one, most = [prompts[len(prompts) // 2][-LEAST_READ:]], min(made.max_new_tokens, LOOKED if who is None else WRITTEN)
     clocked(session, who, made, one, 2)
     one_s, first_s, _ = clocked(session, who, made, one, WRITTEN)
     steps = {1: first_s}
+    tokens = min(READ_TOKENS, int(READ_S / max(one_s, 1e-6) * len(one[0])))
+    num = max(1, min(wide, tokens * len(prompts) // sum(len(p) - shared for p in prompts)))
+    batch = prompts[(len(prompts) - num) // 2 :][:num]
     read_s, step_s, written = clocked(session, who, made, batch, most)
     steps.setdefault(num, step_s)
     if wide > num:
-        ends = [p[-max(1, READ_TOKENS // wide) :] for p in prompts[:wide]]
+        ends = [p[-max(1, tokens // wide) :] for p in prompts[:wide]]
         steps[wide] = clocked(session, who, made, ends, WRITTEN)[1]
     stops = set(made.renderer.stop_ids)
     lengths = [next((n for n, token in enumerate(answer, 1) if token in stops), most + 1) for answer in written]
-    tokens, passes = read_tokens([len(p) for p in batch], rows, shared_of(batch))
-    read = Line.through(len(one[0]), one_s, tokens / passes, read_s / passes)
+    tokens_read, passes = read_tokens([len(p) for p in batch], rows, shared_of(batch))
+    read = Line.through(len(one[0]), one_s, tokens_read / passes, read_s / passes)
     return Answering(read, tuple(sorted((float(n), s) for n, s in steps.items())), tuple(lengths), most)
 
 
