@@ -92,6 +92,7 @@ def recipe_of(case: dict[str, Any], folder: Path) -> list[str]:
     """The words of a command line: two updates, a few answers written. Of the large models, as little as shows all."""
     rng = random.Random(0)
     data, is_tiny = folder / "rows.jsonl", case["model"] == "tiny"
+    is_slow = not is_tiny and case["precision"] == "bfloat16"
     lines = [
         {
             "prompt": f"{' '.join(rng.choices(WORDS, k=case['words']))} {i}?",
@@ -104,7 +105,8 @@ def recipe_of(case: dict[str, Any], folder: Path) -> list[str]:
         "adapt.method": case["method"], "adapt.rank": case.get("rank", 16), "adapt.last_k": case.get("last_k", 2),
         "precision": case["precision"], "train.checkpointing": case["checkpointing"],
         "train.micro_tokens": case.get("micro_tokens", 2048 if is_tiny else 512), "train.max_updates": 2,
-        "train.every_checkpoint": 1, "train.update_tokens": 4096 if is_tiny else 900, "train.watch": 0,
+        "train.every_checkpoint": 1, "train.watch": 0,
+        "train.update_tokens": 4096 if is_tiny else 300 if is_slow else 900,
         "train.rehearsal": str(is_tiny).lower(), "data.max_tokens": 2048, "data.test_frac": 0.25,
         "data.dev_frac": 0.15, "evals.max_cases": 12 if is_tiny else 4, "evals.max_dev_cases": 4 if is_tiny else 2,
         "evals.few_shot": 0, "evals.rows": case.get("rows", 48), "evals.max_new_tokens": 8, "evals.guards": "off",
