@@ -168,7 +168,10 @@ FAMILIES: dict[str, Family] = {
         is_dense=False,
     ),
     "t5": Family(
-        tf.T5Config, {**SEQ2SEQ, "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 2, "num_heads": 4}, "padded"
+        tf.T5Config, {**SEQ2SEQ, "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 2, "num_heads": 4}, "seq2seq"
+    ),
+    "mt5": Family(
+        tf.MT5Config, {**SEQ2SEQ, "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 2, "num_heads": 4}, "seq2seq"
     ),
     "bart": Family(
         tf.BartConfig,
@@ -184,7 +187,7 @@ FAMILIES: dict[str, Family] = {
             "max_position_embeddings": 128,
             "forced_eos_token_id": None,
         },
-        "padded",
+        "seq2seq",
     ),
 }
 

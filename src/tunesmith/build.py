@@ -227,7 +227,7 @@ def material(
         if recipe.task.instruction is None
         else recipe.task.instruction
     )
-    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
+    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long, base.layout)
     num = len(parts.train)
     train = renderer.records(
         (instructed(e, instruction) for e in parts.train), lambda done: step(done, num, "training examples rendered")

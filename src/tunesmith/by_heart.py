@@ -46,8 +46,11 @@ class Learned:
 
 
 def memorised(run: Learned) -> dict[str, Any] | None:
-    """Replies begun with their first half: how many are completed word for word, of training and of dev."""
+    """Replies begun with their first half: how many are completed word for word, of training and of dev. None
+    where these are too few, or replies cannot be begun: an encoder-decoder reads prompts and writes whole replies."""
     num, split = NUM_BEGUN[run.recipe.evals.robustness], run.made.split
+    if run.session.base.layout == "seq2seq":
+        return None
     train, dev = (begun(run.recipe, run.made, part, num) for part in (split.train, split.dev))
     if min(len(train), len(dev)) < overfit.MIN_REPLIES:
         return None
@@ -157,8 +160,10 @@ class Ranked:
 
 def ranked(recipe: Recipe, made: Material, layout: str) -> Ranked | None:
     """The cheapest rows, in pairs of training and unseen, of which one model reads at most MOST_READ tokens; where
-    these are too few, training alone. None where replies hold too few secrets.
+    these are too few, training alone. None where replies hold too few secrets, or cannot be begun (see `memorised`).
     """
+    if layout == "seq2seq":
+        return None
     level = recipe.evals.robustness
     train, unseen = ([scored(recipe, made, row) for row in side] for side in secrets(made, NUM_SECRETS[level]))
     pairs = [(one, other) for one, other in zip(train, unseen) if one is not None and other is not None]

@@ -22,7 +22,7 @@ from tunesmith.data.ingest import infer_task
 from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
 from tunesmith.engine.session import Session
-from tunesmith.errors import DataError, InputError, TunesmithError
+from tunesmith.errors import DataError, InputError, PlanError, TunesmithError
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.score import chosen, label_logps
 from tunesmith.evals.tasks import KINDS, Form, answer_text, few, label_record, labels_of
@@ -193,7 +193,8 @@ def ask(job: Job, one: Found, share_s: float, progress: Callable[[int], None]) -
     progress(0)
     try:
         base = load_base(recipe, compute(recipe))
-        session, renderer = Session(base), Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
+        limits = recipe.data.max_tokens, recipe.data.too_long
+        session, renderer = Session(base), Renderer(base.tokenizer, *limits, base.layout)
         one.tokens_per_word = words_cost(base.tokenizer, [prompt_text(e) + "\n" + answer_text(e) for e in job.cases])
         last_s = 0.0
         for begin in range(0, len(job.cases), CHUNK):
@@ -222,6 +223,8 @@ def words_cost(tokenizer: Any, texts: Sequence[str]) -> float:
 
 def foretold(job: Job, session: Session, renderer: Renderer, cases: Sequence[Example]) -> list[float]:
     """Nats of each case's scored text. The end of turn does not count: a model may not know it yet."""
+    if job.bits_of == "text" and session.base.layout == "seq2seq":
+        raise PlanError("an encoder-decoder foretells replies only, and for labels models are ranked by texts")
     records = {}
     for example in cases:
         context, tokens = (

@@ -72,7 +72,7 @@ def asked_of(opened: Opened, folder: Path) -> Asked:
     tuned = opened.who(TUNED)
     assert tuned is not None
     expected = expect(opened.session, tuned, [opened.renderer.prompt(c) for c in conversations], limits)
-    template = ChatTemplate(opened.session.base.tokenizer)
+    template = ChatTemplate(opened.session.base.tokenizer, opened.session.base.layout)
     return Asked(
         expected,
         tuple([m.as_dict() for m in c] for c in conversations),
@@ -178,7 +178,7 @@ def ollama(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
     """A GGUF file with its Modelfile, whose TEMPLATE was held against the chat template."""
     opened = delivery.opened
     tokenizer = opened.session.base.tokenizer
-    chat = ChatTemplate(tokenizer)
+    chat = ChatTemplate(tokenizer, opened.session.base.layout)
     bos = tokenizer.bos_token_id
     adds = bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
     template = ollama_template(

@@ -273,6 +273,8 @@ def similarities(opened: Opened, cases: Sequence[Record], records: Sequence[Reco
     for module in opened.session.base.model.modules():
         if isinstance(module, (nn.Dropout, KeyedDropout)):
             module.p = 0.0
+        for name in {"dropout", "attention_dropout", "activation_dropout"} & vars(module).keys():  # numbers: BART
+            setattr(module, name, 0.0)
     wanted = [gradient(opened, case) for case in cases]
     sizes = [norm(g) for g in wanted]
     for record in records:

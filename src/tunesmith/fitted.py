@@ -67,7 +67,7 @@ def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mappin
     method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
     free = memory_gib(where.device)
     if base.layout != "forest":
-        return untraced(recipe, base, made, where, kept, "the padded layout is not traced")
+        return untraced(recipe, base, made, where, kept, f"the {base.layout} layout is not traced")
     tried: list[tuple[Recipe, Footprint]] = []
     try:
         asking = asking_bytes(recipe, base, made)

@@ -62,10 +62,10 @@ class Asked:
 
 def ask(
     session: Session, who: Who, renderer: Renderer, level: str, budget_s: float, progress: Progress,
-    probes: Sequence[Probe] = PROBES,
+    probes: Sequence[Probe] | None = None,
 ) -> Asked:  # fmt: skip
     """A quarter of every probe's items, then the next, until `budget_s` is over: what is cut off is cut off evenly."""
-    began, asked = time.monotonic(), Asked()
+    began, asked, probes = time.monotonic(), Asked(), probes_of(session.base) if probes is None else probes
     for probe in probes:
         asked.planned[probe.name], asked.scores[probe.name] = len(probe.items(level)), []
         if probe.how == "answer":
@@ -81,6 +81,11 @@ def ask(
     progress(len(steps), len(steps), "guard probes")
     asked.seconds = round(time.monotonic() - began, 2)
     return asked
+
+
+def probes_of(base: Base) -> list[Probe]:
+    """Those that this model can be asked: an encoder-decoder foretells replies, and no ordinary text."""
+    return [probe for probe in PROBES if probe.how != "prose" or base.layout != "seq2seq"]
 
 
 def quarter_of(probe: Probe, quarter: int) -> list[Item]:
@@ -245,7 +250,7 @@ class Work:
 def work(base: Base, renderer: Renderer, level: str) -> Work:
     """Of all probes of this level."""
     found = Work([], [])
-    for probe in PROBES:
+    for probe in probes_of(base):
         for item in probe.items(level):
             if probe.how in ("choice", "pair"):
                 found.records.append(option_record(renderer, "", item))

@@ -46,7 +46,10 @@ def own_dropout(base: Base) -> bool:
     """Whether the model drops something by itself while it trains, in its modules or inside its attention."""
     in_modules = any(isinstance(m, nn.Dropout) and m.p > 0 for m in base.model.modules())
     settings = base.model.config.get_text_config().to_dict()
-    return in_modules or any(settings.get(name) for name in ("attention_dropout", "attn_pdrop"))
+    names = ["attention_dropout", "attn_pdrop"]
+    if base.layout == "seq2seq":
+        names += ["dropout", "activation_dropout"]  # BART's, inside of its layers
+    return in_modules or any(settings.get(name) for name in names)
 
 
 def unread(recipe: Recipe) -> dict[str, bool]:
@@ -67,6 +70,18 @@ def unread(recipe: Recipe) -> dict[str, bool]:
         f"adapt.names are for adapt.method: named, and it is {a.method}. Leave them out": (
             bool(a.names) and a.method != "named"
         ),
+    }
+
+
+def unforetold(recipe: Recipe) -> dict[str, bool]:
+    """What an encoder-decoder cannot do, since nothing foretells its prompts: reason -> whether it is asked for."""
+    why = "an encoder-decoder foretells replies and no ordinary text"
+    return {
+        f"regularise.ewc measures what matters on general rows, and {why}: name rows with replies, data.replay.files": (
+            recipe.regularise.ewc > 0 and not recipe.data.replay.files
+        ),
+        f"evals.lm_eval asks how likely texts are, and {why}. Leave it out": bool(recipe.evals.lm_eval),
+        "train.compile compiles decoder layers, and this model has an encoder too. Leave it out": recipe.train.compile,
     }
 
 
@@ -118,6 +133,8 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
         "train.average.base_share auto is chosen on dev, and there is none: give data.dev or a data.dev_frac above 0, "
         "or name a share": average.base_share == "auto" and not has_dev,
     }
+    if base.layout == "seq2seq":
+        reasons |= unforetold(recipe)
     for reason, is_so in reasons.items():
         if is_so:
             raise PlanError(reason)
@@ -152,7 +169,10 @@ def rows(recipe: Recipe, base: Base) -> list[Row]:
         ("train.unfreeze_groups", t.unfreeze_groups, "epoch k trains the top k groups of layers"),
     ]
     cut: list[Row] = []
-    if own_dropout(base):
-        why = "the model's own dropout is drawn by micro-batch: train.micro_tokens changes which numbers are dropped"
+    if own_dropout(base) or (base.layout == "seq2seq" and recipe.adapt.dropout):
+        why = "dropout is drawn by micro-batch here: train.micro_tokens changes which numbers are dropped"
         cut = [("micro-batches", "not free", why)]
+    if base.layout == "seq2seq":
+        why = "ordinary text among the guard probes, and replies that are begun to see what is known by heart: an "
+        cut.append(("not asked", "2 checks", f"{why}encoder-decoder reads a prompt and foretells a whole reply"))
     return [row for row in found if row[1]] + cut

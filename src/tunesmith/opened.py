@@ -143,7 +143,7 @@ def open_run(folder: Path, *, insist: bool = False) -> Opened:
         session.create(TUNED, Spec(recipe.adapt, seed=recipe.seed))
         tenant = session.tenants[TUNED]
         tenant.start_from(read_weights(weights, list(tenant.masters), base.digest, insist=insist))
-    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long)
+    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long, base.layout)
     return Opened(str(folder), recipe, session, renderer, served, session.publish(TUNED))
 
 
@@ -163,7 +163,7 @@ def open_model(name: str) -> Opened:
     where = compute(recipe)
     base = load(name, where.dtype, where.device)
     longest = min(recipe.data.max_tokens, base.context_tokens or recipe.data.max_tokens)
-    renderer = Renderer(base.tokenizer, longest, recipe.data.too_long)
+    renderer = Renderer(base.tokenizer, longest, recipe.data.too_long, base.layout)
     return Opened(name, recipe, Session(base), renderer, Served("chat", "", (), 512, Columns()), None)
 
 

@@ -20,7 +20,7 @@ from tunesmith.data.pack import pack
 from tunesmith.evals.out_of_scope import TEXTS
 from tunesmith.evals.overfit import MIN_REPLIES, MIN_UNITS, num_units
 from tunesmith.evals.perturb import applies
-from tunesmith.evals.probes import LEVELS, PROBES
+from tunesmith.evals.probes import LEVELS
 from tunesmith.evals.tasks import Form, label_record
 from tunesmith.explained import QUICK
 from tunesmith.looks import looked_at
@@ -159,7 +159,7 @@ class Job:
 
     def curve(self, num: int) -> float:
         """Weights on the line to the base, each scored on dev and on ordinary text."""
-        texts = [item["text"] for p in PROBES if p.how == "prose" for item in p.items("quick")]
+        texts = [item["text"] for p in guards.probes_of(self.base) if p.how == "prose" for item in p.items("quick")]
         prose = [guards.text_record(self.base.tokenizer, "", text) for text in texts]
         return num * (self.dev_loss_s + self.scored_all(prose))
 
@@ -195,7 +195,7 @@ class Job:
             c for c in robustness.CHANGES[level] if applies(c, cases, made.instruction, made.labels, recipe.seed)
         ]
         seconds += len(changes) * sum(self.asked(who, made.forms[0], cases) for who in ("base", "tuned"))
-        seconds += self.recited() if level != "off" else 0.0
+        seconds += self.recited() if level != "off" and self.base.layout != "seq2seq" else 0.0
         ranked = self.ranked.num_tokens if self.ranked else 0
         seconds += 2 * self.speeds.score.of(ranked, ranked / recipe.train.micro)
         if level != "off" and made.kind.scoring == "likelihood":

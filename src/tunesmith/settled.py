@@ -12,7 +12,6 @@ from tunesmith import evaluate, guards
 from tunesmith.build import TENANT, Material
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
-from tunesmith.evals.probes import PROBES
 from tunesmith.files import publish_folder, save_tensors
 from tunesmith.folder import RunFolder
 from tunesmith.recipe import Recipe
@@ -69,7 +68,7 @@ def curve(
     recipe: Recipe, folder: RunFolder, session: Session, made: Material, snapshot: Snapshot
 ) -> list[dict[str, Any]]:
     """Loss on dev and on general text at each share of the base, itself included. The choice looks at dev alone."""
-    prose = [(p, item) for p in PROBES if p.how == "prose" for item in p.items("quick")]
+    prose = [(p, item) for p in guards.probes_of(session.base) if p.how == "prose" for item in p.items("quick")]
     asked = recipe.train.average.base_share
     shares = sorted({*SHARES, 1.0} if asked == "auto" else {0.0, float(asked), 1.0})
     rows = []
@@ -78,6 +77,7 @@ def curve(
         who = nearer(snapshot, share)
         loss = evaluate.dev_loss(session, who, recipe, made)
         bits = guards.minus_bits(session, who, made.renderer, prose)
-        rows.append({"base_share": share, "dev_loss": loss, "bits_per_byte": -sum(bits) / len(bits)})
+        per_byte = -sum(bits) / len(bits) if prose else None
+        rows.append({"base_share": share, "dev_loss": loss, "bits_per_byte": per_byte})
     folder.tell.step(len(shares), len(shares), "weights on the line to the base")
     return rows

@@ -88,7 +88,7 @@ def plain_logp(model: PreTrainedModel, batch: Forest) -> Tensor:
 
 
 def ours(model: PreTrainedModel, batch: Forest) -> ForwardOutput:
-    return output(model, find_head(model), batch, "padded" if model.config.is_encoder_decoder else "forest")
+    return output(model, find_head(model), batch, "seq2seq" if model.config.is_encoder_decoder else "forest")
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from tests import tiny
-from tests.data import chat
+from tests.data import chat, pieces
 
 WORDS = ["order", "clips", "dog", "fox", "April", "May", "where", "sold", "brown", "quick", "lazy", "jumps"]
 
 
 def model_folder(folder: Path, family: str = "llama", **shape: Any) -> Path:
-    """A model that transformers opens, with a small tokenizer and ChatML."""
+    """A model that transformers opens, with a small tokenizer and ChatML; an encoder-decoder without a template."""
     tokenizer = chat.tokenizer("chatml")
     stop = tokenizer.eos_token_id
-    changes = {"vocab_size": len(tokenizer), "eos_token_id": stop, "bos_token_id": None, "pad_token_id": stop}
+    changes: dict[str, Any] = {"vocab_size": len(tokenizer), "bos_token_id": None}
+    changes |= {"eos_token_id": stop, "pad_token_id": stop}
+    if tiny.FAMILIES[family].layout == "seq2seq":
+        tokenizer = pieces.tokenizer(family)
+        changes = pieces.shape(tokenizer)
     if "max_position_embeddings" in tiny.FAMILIES[family].arguments:
         changes["max_position_embeddings"] = 2048
     model = tiny.build(family, **changes, **shape)

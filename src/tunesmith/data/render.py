@@ -23,7 +23,7 @@ from tunesmith.data.pack import path_tokens
 from tunesmith.data.records import Records
 from tunesmith.data.stored import Stored, listed
 from tunesmith.data.template import ChatTemplate
-from tunesmith.data.tree import merge
+from tunesmith.data.tree import apart, merge
 from tunesmith.errors import DataError, ModelError
 from tunesmith.types import Example, Label, Message, Record, Reply
 
@@ -53,14 +53,15 @@ class _Turn:
 
 class Renderer:
     """`max_tokens`: the longest context, reply included; longer examples are dropped, or the longest text of their
-    prompt is cut.
+    prompt is cut. `layout`: of the model; an encoder-decoder reads the prompt apart from the reply.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int, too_long: str = "drop") -> None:
+    def __init__(self, tokenizer: Any, max_tokens: int, too_long: str = "drop", layout: str = "forest") -> None:
         if too_long not in ("drop", "cut"):
             raise DataError(f"too_long is {too_long!r}; wanted 'drop' or 'cut'.")
         self._tokenizer, self._max_tokens, self._too_long = tokenizer, max_tokens, too_long
-        self._chat = ChatTemplate(tokenizer)
+        self._is_apart = layout == "seq2seq"
+        self._chat = ChatTemplate(tokenizer, layout)
         self.template = self._chat.text  # frozen: exported with the artifact
         self._controls = Controls(tokenizer, self.template)
         self._encoder = Encoder(tokenizer, self._controls)
@@ -87,7 +88,7 @@ class Renderer:
     def reply(self, prompt_messages: Sequence[Message], message: Message) -> list[int]:
         """Token ids of a reply behind that prompt, with its end of turn."""
         turn = self._turn([*prompt_messages, message], len(prompt_messages), 1.0)
-        return self._encoder.one(turn.reply, turn.cut, is_inside=True)
+        return self._encoder.one(turn.reply, turn.cut, is_inside=not self._is_apart)
 
     def ways_on(self, prompt_messages: Sequence[Message], before: str, ways: Sequence[str]) -> list[list[int]]:
         """Token ids of replies that begin with `before` and go on with each of `ways`, without what would follow."""
@@ -95,7 +96,7 @@ class Renderer:
         at = turn.reply.find(before + ways[0])
         if at >= 0:  # the template writes a content as it is, and is asked once
             texts = [(turn.reply[:at] + before + way, turn.cut) for way in ways]
-            return [ids.tolist() for ids in self._encoder.all(texts, is_inside=True)]
+            return [ids.tolist() for ids in self._encoder.all(texts, is_inside=not self._is_apart)]
         whole = [self.reply(prompt_messages, Message("assistant", before + way)) for way in ways]
         return [list(takewhile(lambda i: i not in self.stop_ids, ids)) for ids in whole]
 
@@ -262,7 +263,8 @@ class Renderer:
             raise DataError(f"example {example.id} ({example.source}): {error}") from error
 
     def _joined(self, example: Example, turns: list[_Turn], paths: list[tuple[np.ndarray, np.ndarray]]) -> Record:
-        record = Record(example.id, merge((ids, w * np.float32(turn.weight)) for turn, (ids, w) in zip(turns, paths)))
+        weighed = [(ids, w * np.float32(turn.weight)) for turn, (ids, w) in zip(turns, paths)]
+        record = Record(example.id, apart(weighed) if self._is_apart else merge(weighed))
         if record.num_learned == 0:
             raise DataError(
                 f"example {example.id} ({example.source}) has no learned token after rendering. Look at its reply."
@@ -272,7 +274,7 @@ class Renderer:
     def _paths(self, turns: list[_Turn]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Tokens and 0/1 weights of each turn."""
         prompts = self._encoder.all([(t.prompt, t.cut) for t in turns])
-        replies = self._encoder.all([(t.reply, t.cut) for t in turns], is_inside=True)
+        replies = self._encoder.all([(t.reply, t.cut) for t in turns], is_inside=not self._is_apart)
         return [
             (np.concatenate([p, r]), np.concatenate([np.zeros(len(p), np.float32), np.ones(len(r), np.float32)]))
             for p, r in zip(prompts, replies)

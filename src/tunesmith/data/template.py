@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.data.rendering import Refused, renderer_of
+from tunesmith.data.source import source_template
 from tunesmith.errors import DataError, ModelError
 from tunesmith.types import Message
 
@@ -26,11 +27,11 @@ REASONING = ("reasoning_content", "thinking", "reasoning")  # names that templat
 
 
 class ChatTemplate:
-    """The template's text and the tokenizer whose special tokens it writes."""
+    """The template's text and the tokenizer whose special tokens it writes. `layout`: of the model."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, layout: str = "forest") -> None:
         self._tokenizer = tokenizer
-        self.text = _template_of(tokenizer)
+        self.text = _template_of(tokenizer, layout)
 
     def render(self, messages: Sequence[Message], *, is_prompt: bool) -> str:
         """The conversation as text; `is_prompt`: it ends where the model goes on."""
@@ -64,7 +65,7 @@ def _with_thought(message: dict[str, Any]) -> dict[str, Any]:
     return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
 
 
-def _template_of(tokenizer: Any) -> str:
+def _template_of(tokenizer: Any, layout: str) -> str:
     template = tokenizer.chat_template
     if isinstance(template, dict):
         if "default" not in template:
@@ -75,6 +76,8 @@ def _template_of(tokenizer: Any) -> str:
         template = template["default"]
     if template is not None:
         return str(template)
+    if layout == "seq2seq":
+        return source_template(tokenizer)
     if tokenizer.eos_token is None:
         raise ModelError("the tokenizer has neither a chat template nor an end-of-text token. Set one of them.")
     bos = tokenizer.bos_token_id

@@ -43,6 +43,17 @@ def merge(paths: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Segment, ...]
     return tuple(segments)
 
 
+def apart(paths: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Segment, ...]:
+    """For an encoder-decoder: of each path its context, which weighs 0, as a root, and the reply below it.
+    Nothing is merged: what is read before a reply is read from both sides, and so is not the same for another one."""
+    segments: list[Segment] = []
+    for tokens, weights in paths:
+        begins = int((weights == 0).sum())
+        root = Segment(tokens[:begins], weights[:begins])
+        segments += [root, Segment(tokens[begins:], weights[begins:], len(segments))]
+    return tuple(segments)
+
+
 def _insert(siblings: list[_Node], tokens: np.ndarray, weights: np.ndarray) -> None:
     while len(tokens):
         node = next((n for n in siblings if n.tokens[0] == tokens[0]), None)

@@ -34,6 +34,7 @@ from tunesmith.models.load import Base
 from tunesmith.models.noise import key_of
 from tunesmith.models.output import ForwardOutput, output
 from tunesmith.models.peft_methods import take_out
+from tunesmith.models.seq2seq import asking
 from tunesmith.roles import Objective, Site
 from tunesmith.types import Completion, Forest, Ratio, Shared
 
@@ -189,7 +190,7 @@ class Session:
 
     def stream(self, who: Who, prompt: Sequence[int], limits: Limits, ask: Ask, reader: Reader) -> Generator[Piece]:
         """One prompt's answers, piece by piece. The session is held until the iterator is used up or closed, which must
-        happen in the thread that asked. Models of the padded layout are shown when they are done."""
+        happen in the thread that asked. Models of other layouts than the forest's are shown when they are done."""
         with self._lock, self._eager():
             self._put(self._holder(who))
             stopped: set[int] = set()
@@ -197,7 +198,7 @@ class Session:
                 sampler = Sampler(self.base.model, self.base.head, reader.text)
                 steps = sampler.steps(prompt, ask.num, limits, stopped, ask.top)
             elif ask.top:
-                raise PlanError("this model's layout is padded: it reports no other tokens than those it wrote")
+                raise PlanError(f"the layout is {self.base.layout}: it reports no other tokens than those it wrote")
             else:
                 done = generate_plain(self.base.model, [prompt] * ask.num, limits, reader.text)
                 steps = as_steps(done, stopped)
@@ -208,9 +209,7 @@ class Session:
         """[V] float32 logits behind one prompt, on the CPU."""
         with self._lock, self._eager():
             self._put(self._holder(who))
-            out = self.base.model(
-                input_ids=torch.tensor([list(prompt)], device=self.base.model.device), logits_to_keep=1
-            )
+            out = self.base.model(**asking(self.base.model, prompt))
             return out.logits[0, -1].float().cpu()
 
     @contextmanager

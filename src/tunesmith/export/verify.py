@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import RunError
 from tunesmith.generate.limits import Limits
+from tunesmith.generate.plain import greedy
+from tunesmith.models.heads import unwrapped
+from tunesmith.models.seq2seq import asking
 from tunesmith.types import Completion
 
 # Of the logits' own spread (their standard deviation over the vocabulary): root mean square difference behind a prompt.
@@ -49,18 +52,10 @@ def verify(
     differences, same, is_half = [], 0, expected.dtype != torch.float32
     close = MERGED_HALF if is_merged and is_half else CLOSE[expected.dtype]
     for prompt, completion, wanted_V in zip(expected.prompts, expected.completions, expected.logits):
-        tokens = torch.tensor([prompt])
-        found_V = model(input_ids=tokens, logits_to_keep=1).logits[0, -1].float()
+        found_V = model(**asking(unwrapped(model), prompt)).logits[0, -1].float()
         differences.append(float((found_V - wanted_V).square().mean().sqrt() / wanted_V.std()))
-        settings = GenerationConfig(
-            max_new_tokens=expected.max_new_tokens,
-            do_sample=False,
-            eos_token_id=list(expected.stop_ids),
-            pad_token_id=expected.stop_ids[0],
-        )
-        generate: Any = model.generate  # a mixin that transformers' types do not show
-        out = generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=settings)
-        same += tuple(out[0, len(prompt) :].tolist()) == completion.tokens
+        written, _ = greedy(model, [prompt], expected.max_new_tokens, expected.stop_ids)
+        same += tuple(written[0].tolist()) == completion.tokens
     total, apart = len(expected.prompts), max(differences, default=0.0)
     facts = {"logit_diff": apart, "same_text": same == total, "num_prompts": total, "num_same": same}
     if not all(d <= close for d in differences) or (not is_half and same < total):

@@ -24,6 +24,8 @@ def config_breaches(config: dict[str, Any]) -> list[str]:
     found = [f"adapter_config.json lacks {k}" for k in ("r", "lora_alpha", "target_modules") if not config.get(k)]
     if config.get("modules_to_save"):
         found.append(f"modules_to_save is {config['modules_to_save']}; vLLM wants null")
+    if config.get("task_type") == "SEQ_2_SEQ_LM":
+        found.append("the base is an encoder-decoder; vLLM adapts decoders only")
     if config.get("use_dora"):
         found.append("use_dora is true; vLLM has no DoRA")
     if config.get("bias", "none") != "none":

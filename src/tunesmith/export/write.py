@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.files import publish_folder
 from tunesmith.models.bars import no_bars
+from tunesmith.models.kinds import opener
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,10 @@ class Serving:
         """Tokenizer, frozen chat template and generation_config.json."""
         self.tokenizer.chat_template = self.template
         self.tokenizer.save_pretrained(folder)
-        pad = self.tokenizer.pad_token_id
+        pad, said = self.tokenizer.pad_token_id, model.config.get_text_config().to_dict()
         GenerationConfig(
-            bos_token_id=model.config.get_text_config().bos_token_id,
+            bos_token_id=said.get("bos_token_id"),
+            decoder_start_token_id=said.get("decoder_start_token_id"),  # with which an encoder-decoder's replies begin
             eos_token_id=list(self.stop_ids),
             pad_token_id=self.stop_ids[0] if pad is None else pad,
             max_new_tokens=self.max_new_tokens,
@@ -52,15 +54,20 @@ def write_tuned(session: Session, snapshot: Snapshot, serving: Serving, final: P
 def open_adapter(base_folder: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
     """Plain transformers, plain peft; the adapter computes in the precision in which it was trained and measured, where
     peft by itself would compute it in float32."""
-    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    base = opened(base_folder, dtype)
     return PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False).eval()
 
 
 @no_bars()
 def open_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """As anyone would load it: plain transformers."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
-    return model.eval()
+    return opened(folder, dtype).eval()
+
+
+def opened(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    kind = opener(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    model: PreTrainedModel = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    return model
 
 
 @no_bars()

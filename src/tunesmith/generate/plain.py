@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from tunesmith.errors import PlanError
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
+from tunesmith.models.heads import unwrapped
+from tunesmith.models.seq2seq import start_token
 from tunesmith.types import Completion
 
 
@@ -24,33 +29,18 @@ def generate_plain(
     progress: Callable[[int], None] | None = None,
     kept: Kept | None = None,
 ) -> list[Completion]:
-    """Greedy completions. Prompts of equal length go together, so that nothing is padded: some models read padding."""
+    """Greedy completions, in the order of the prompts."""
     if limits.temperature:
         raise PlanError("sampling at a temperature needs a model of the forest layout; use temperature 0")
     until = None if limits.deadline_s is None else time.monotonic() + limits.deadline_s
-    lengths: dict[int, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        lengths.setdefault(len(prompt), []).append(index)
     done: dict[int, Completion] = {}
-    for rows in (group[i : i + limits.rows] for group in lengths.values() for i in range(0, len(group), limits.rows)):
+    for rows in together(model, prompts, limits.rows):
         if kept is not None and all(i in kept.known for i in rows):
             done.update((i, kept.known[i]) for i in rows)
             continue
         if until is not None and time.monotonic() > until:
             raise too_late(limits)
-        tokens = torch.tensor([list(prompts[i]) for i in rows], device=model.device)
-        settings = GenerationConfig(
-            max_new_tokens=limits.max_new_tokens,
-            do_sample=False,
-            eos_token_id=list(limits.stop_ids) or None,
-            pad_token_id=next(iter(limits.stop_ids), None),
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        generate: Any = model.generate  # a mixin that transformers' types do not show
-        out = generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=settings)
-        new = out.sequences[:, tokens.shape[1] :]
-        logp = torch.stack(out.logits, 1).float().log_softmax(-1).gather(2, new[:, :, None])[:, :, 0]
+        new, logp = greedy(model, [prompts[i] for i in rows], limits.max_new_tokens, limits.stop_ids)
         for row, written, logps in zip(rows, new.tolist(), logp.tolist()):
             end = next((k + 1 for k, token in enumerate(written) if token in limits.stop_ids), None)
             stopped = end is not None
@@ -61,3 +51,63 @@ def generate_plain(
         if kept is not None:
             kept.keep({row: done[row] for row in rows})
     return [done[i] for i in range(len(prompts))]
+
+
+def together(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:
+    """Numbers of the prompts that are answered side by side: of equal length, so that nothing is padded (some models
+    read padding); of like length for an encoder-decoder, whose probe has shown that its encoder does not."""
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    groups = list(by_length.values())
+    if model.config.is_encoder_decoder:
+        groups = [sorted(range(len(prompts)), key=lambda i: len(prompts[i]))]
+    for group in groups:
+        yield from (group[first : first + most] for first in range(0, len(group), most))
+
+
+@torch.no_grad()
+def greedy(
+    model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """([B, n] tokens that transformers' generate writes behind each prompt, [B, n] their nats). What comes behind a
+    stop is padding. Prompts of unlike length are padded on the right, for encoder-decoders only."""
+    causal = unwrapped(model)
+    is_pair, width = causal.config.is_encoder_decoder, max(map(len, prompts))
+    assert is_pair or all(len(p) == width for p in prompts), "a decoder would go on from padding"
+    tokens = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=causal.device)
+    mask = torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in prompts], device=causal.device)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(stop_ids) or None,
+        pad_token_id=next(iter(stop_ids), None),
+        decoder_start_token_id=start_token(causal) if is_pair else None,
+    )
+    nats, generate = Nats(), cast(Any, model).generate  # a mixin that transformers' types do not show
+    steps = LogitsProcessorList([nats])
+    with bare(causal):
+        found = generate(input_ids=tokens, attention_mask=mask, generation_config=settings, logits_processor=steps)
+    return found[:, 1 if is_pair else width :], torch.stack(nats.steps, 1)
+
+
+class Nats(LogitsProcessor):
+    """How likely the likeliest token is, [B] of each step: all that is kept of logits [B, V], and what greedy takes."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append(scores.float().log_softmax(-1).amax(-1))
+        return scores
+
+
+@contextmanager
+def bare(model: PreTrainedModel) -> Iterator[None]:
+    """Without what generation_config.json brings along (beams, forced tokens, penalties), which transformers puts
+    wherever a setting is left open: greedy is then each step's likeliest token, and nothing else."""
+    before, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before

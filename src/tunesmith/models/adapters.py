@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
+from tunesmith.models.kinds import task_type
 from tunesmith.models.noise import Draw, KeyedDropout
 from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
 from tunesmith.models.probe import Probe
@@ -99,12 +100,23 @@ def slot_key(adapt: Adapt, heads: tuple[str, ...]) -> str:
     return "_".join((adapt.key(), *sorted(heads)))
 
 
-def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers, bottom first: the longest module list of the body."""
-    lists = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
+def stacks_of(model: PreTrainedModel) -> list[nn.Module]:
+    """What holds layers and the norm behind them, bottom first: an encoder before its decoder."""
+    return [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.base_model]
+
+
+def layers_in(stack: nn.Module) -> nn.ModuleList:
+    """The layers, bottom first: the longest module list that stands in no other (the parts of a layer of T5 are a list
+    too, and the experts of a mixture)."""
+    lists = {n: m for n, m in stack.named_modules() if isinstance(m, nn.ModuleList)}
     if not lists:
-        raise PlanError(f"{type(model).__name__} has no list of layers; adapt.method: last_k cannot be used on it")
-    return max(lists, key=len)
+        raise PlanError(f"{type(stack).__name__} has no list of layers; adapt.method: last_k cannot be used on it")
+    return max((m for n, m in lists.items() if not any(n.startswith(f"{outer}.") for outer in lists)), key=len)
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers."""
+    return layers_in(stacks_of(model)[-1])
 
 
 def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
@@ -114,7 +126,7 @@ def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
         lora_alpha=adapt.alpha,  # type: ignore[arg-type]
         lora_dropout=adapt.dropout,
         target_modules=targets_of(adapt, model),
-        task_type="CAUSAL_LM",
+        task_type=task_type(model.config),
         init_lora_weights=True,
         use_rslora=adapt.rslora,
         use_dora=adapt.dora,
@@ -224,7 +236,12 @@ def trained_weights(model: PreTrainedModel, adapt: Adapt) -> list[tuple[str, nn.
         raise PlanError(f"adapt.last_k is {adapt.last_k}; this model has {len(layers)} layers: use 1 to {len(layers)}")
     chosen = {id(p) for layer in list(layers)[-adapt.last_k :] for p in layer.parameters()}
     tied = {id(p) for p in model.get_output_embeddings().parameters()}
-    after = {id(p) for m in model.base_model.children() if "norm" in type(m).__name__.lower() for p in m.parameters()}
+    after = {
+        id(p)
+        for name, m in stacks_of(model)[-1].named_children()
+        if "norm" in type(m).__name__.lower() and "embed" not in name  # BART has one before its layers
+        for p in m.parameters()
+    }
     return [(n, p) for n, p in model.named_parameters() if id(p) in (chosen | after) - tied]
 
 

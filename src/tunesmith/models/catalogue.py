@@ -150,7 +150,7 @@ def licence_in(folder: Path) -> str | None:
 
 def download(name: str) -> Path:
     """The seam to the hub: weights, configuration, tokenizer and card of `owner/name`; never its code or pickles."""
-    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt", "README.md"]
+    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "spiece.model", "*.txt", "README.md"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except HFValidationError as error:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from tunesmith.errors import ModelError
+from tunesmith.models.kinds import opener
 
 COUNTS = ("layer", "expert", "head", "block")  # of which a model makes one part each
 MAX_PARTS = 4096
@@ -65,7 +66,7 @@ def check_claims(name: str, folder: Path, config: PreTrainedConfig) -> None:
                 raise lie(name, folder, f"{key} is {value}")
     there = sum(map(prod, shapes))
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        empty = opener(config).from_config(config, trust_remote_code=False)
     claimed = sum(weight.numel() for weight in empty.parameters())
     slack = PACKED_SLACK if hasattr(config, "quantization_config") else SLACK
     if claimed > slack * there + 2**20:

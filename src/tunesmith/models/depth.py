@@ -7,20 +7,26 @@ from collections.abc import Iterable
 from torch import nn
 from transformers import PreTrainedModel
 
-from tunesmith.models.adapters import layers_of
+from tunesmith.models.adapters import layers_in, stacks_of
 
 
 def depths(model: PreTrainedModel, names: Iterable[str]) -> dict[str, int]:
-    """0: embeddings; 1 to n: layers, bottom first; n + 1: what stands after them (last norm, head, new heads)."""
-    layers = layers_of(model)
-    place = next(name for name, module in model.named_modules() if module is layers)
+    """0: embeddings; 1 to n: layers, bottom first; n + 1: what stands after them (last norm, head, new heads). The
+    layers of an encoder stand below those of its decoder, and what stands after them is with the last of them."""
+    place = {id(module): f"{name}." for name, module in model.named_modules()}
     embeddings = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    stacks = [(place[id(s)], place[id(layers_in(s))], len(layers_in(s))) for s in stacks_of(model)]
+    num_layers = sum(num for *_, num in stacks)
     found = {}
     for name in names:
-        if name.startswith(f"{place}."):
-            found[name] = 1 + int(name.removeprefix(f"{place}.").split(".")[0])
-        else:
-            found[name] = 0 if name.startswith(embeddings) else len(layers) + 1
+        found[name] = 0 if name.startswith(embeddings) else num_layers + 1
+        below = 0
+        for stack, layers, num in stacks:
+            if name.startswith(layers):
+                found[name] = below + 1 + int(name.removeprefix(layers).split(".")[0])
+            elif below + num < num_layers and found[name] and name.startswith(stack):
+                found[name] = below + num
+            below += num
     return found
 
 

@@ -1,6 +1,7 @@
 """The door to forward passes: hidden states of a forest, for any architecture.
 
-What is behind it (`hidden`, `padded`, `probe`, `output`, `rotary`) alone knows that there are two layouts.
+What is behind it (`hidden`, `padded`, `seq2seq`, `probe`, `output`, `rotary`) alone knows that there are several
+layouts.
 """
 
 from tunesmith.models.hidden import attention, body_of, hidden_states, layers_again

@@ -1,4 +1,4 @@
-"""Hidden states of a forest, by either layout."""
+"""Hidden states of a forest, by any layout."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from tunesmith.models.attention import LAYOUT, NAME, Layout
 from tunesmith.models.heads import unwrapped
 from tunesmith.models.padded import leaf_paths, padded_hidden
 from tunesmith.models.rotary import check_lengths, reset_rotary, rope_limit
+from tunesmith.models.seq2seq import seq2seq_hidden
 from tunesmith.types import Forest
 
-LAYOUTS = ("forest", "padded")
+LAYOUTS = ("forest", "padded", "seq2seq")
 
 
 def body_of(model: nn.Module) -> nn.Module:
@@ -59,7 +60,7 @@ def layers_again(model: nn.Module, layout: str) -> Iterator[None]:
 
 
 def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
-    """Hidden states after the final norm [N, D]. `layout`: "forest" (one flat run of tokens) or "padded".
+    """Hidden states after the final norm [N, D]. `layout`: "forest" (one flat run of tokens), "padded" or "seq2seq".
 
     Gradient checkpointing runs layers again in the backward: wrap forward and backward in `layers_again`.
     """
@@ -70,6 +71,8 @@ def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
         size = (forest.stop - forest.start).tolist()
         check_lengths(limit, [sum(size[s] for s in path) for path in leaf_paths(forest.parent.tolist())])
         reset_rotary(causal)
+    if layout == "seq2seq":
+        return seq2seq_hidden(causal, forest)
     if layout == "padded":
         return padded_hidden(causal, forest)
     again = causal.is_gradient_checkpointing and causal.training and torch.is_grad_enabled()

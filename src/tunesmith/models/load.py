@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.errors import ModelError, PlanError, is_memory
 from tunesmith.files import sha256_text, tensors_digest
@@ -20,6 +20,7 @@ from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.claims import check_claims, weights_in
 from tunesmith.models.heads import Head, find_head
 from tunesmith.models.here import MEMORY, memory_gib
+from tunesmith.models.kinds import opener
 from tunesmith.models.probe import Probe, probe
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
@@ -116,7 +117,7 @@ def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str) -
 
 @no_bars()
 def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
-    """Load and probe a causal language model. Code of the model's repository is never run."""
+    """Load and probe a language model, causal or an encoder-decoder. Code of the model's repository is never run."""
     located = locate(name)
     folder = located.folder
     plain: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -133,7 +134,7 @@ def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> 
         refuse_too_large(name, folder, dtype, device)
         check_claims(name, folder, config)
         began = time.monotonic()
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = opener(config).from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True, **plain,
         )  # fmt: skip

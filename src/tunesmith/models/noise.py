@@ -126,9 +126,9 @@ class KeyedDropout(nn.Module):
 
     @torch.compiler.disable  # it reads what changes with each micro-batch
     def mask(self, x: Tensor) -> Tensor | None:
-        """[N, D], 0 or 1 / (1 - p); None where x has other rows than the forest has tokens."""
+        """[N, D], 0 or 1 / (1 - p); None where x has other rows than the forest has tokens, or several padded ones."""
         keys = self.draw.keys
-        if keys is None or x.shape[:-1].numel() != keys.numel():
+        if keys is None or x.shape[:-1].numel() != keys.numel() or x.shape[0] not in (1, keys.numel()):
             return None
         kept = uniform(keys, x.shape[-1], self.salt ^ self.draw.seed) >= int(self.p * 2**BITS)
         return kept.to(x.dtype).mul_(1 / (1 - self.p))

@@ -1,7 +1,7 @@
 """The padded layout of a forest: one right-padded row per leaf (root to leaf), run with the model's own attention.
 
-For models whose attention can't be swapped, whose other layers mix tokens, and for encoder-decoders. A prefix stands in
-every row of its tree; its hidden states are taken from the first, so gradients are those of the forest.
+For models whose attention can't be swapped, or whose other layers mix tokens. A prefix stands in every row of its tree;
+its hidden states are taken from the first, so gradients are those of the forest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunesmith.errors import ModelError
 from tunesmith.types import Forest
 
 
@@ -60,8 +59,6 @@ def padded_rows(runs: Sequence[Sequence[tuple[int, int]]], num_tokens: int) -> R
 
 def padded_hidden(model: PreTrainedModel, forest: Forest) -> Tensor:
     """Hidden states after the final norm [N, D], by the padded layout."""
-    if model.config.is_encoder_decoder:
-        return _encoder_decoder(model, forest)
     start, stop = forest.start.tolist(), forest.stop.tolist()
     runs = [[(start[s], stop[s]) for s in path] for path in leaf_paths(forest.parent.tolist())]
     rows = padded_rows(runs, forest.num_tokens)
@@ -75,49 +72,3 @@ def padded_hidden(model: PreTrainedModel, forest: Forest) -> Tensor:
         inputs["position_ids"] = rows.position.to(device)
     hidden = body(**inputs).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, rows.where.to(device))
-
-
-def _encoder_decoder(model: PreTrainedModel, forest: Forest) -> Tensor:
-    """The root goes to the encoder, what follows it to the decoder behind its start token.
-
-    A root's last position holds the decoder's state at the start token, which predicts the first token of each of its
-    children; its other positions hold the encoder's states.
-    """
-    start, stop, parent = forest.start.tolist(), forest.stop.tolist(), forest.parent.tolist()
-    device, num = forest.tokens.device, forest.num_tokens
-    roots = [s for s, above in enumerate(parent) if above < 0]
-    learned = [s for s in roots if bool((forest.weights[start[s] : stop[s]] != 0).any())]
-    if learned:
-        raise ModelError(
-            f"segment {learned[0]} is a root and has learned tokens, but {type(model).__name__} reads roots with its "
-            "encoder, which predicts nothing. Render the prompt as the root and the reply as its child."
-        )
-    begin = model.config.decoder_start_token_id
-    if begin is None:
-        raise ModelError(f"the configuration of {type(model).__name__} has no decoder_start_token_id; set it.")
-    paths = leaf_paths(parent)
-    near = padded_rows([[(start[s], stop[s])] for s in roots], num)
-    far = padded_rows([[(start[s], stop[s]) for s in path[1:]] for path in paths], num)
-    of_row = torch.tensor([roots.index(path[0]) for path in paths], device=device)
-    mask = near.mask.to(device)
-    states = model.get_encoder()(input_ids=forest.tokens[near.token.to(device)], attention_mask=mask).last_hidden_state
-    first = torch.full((len(paths), 1), int(begin), dtype=torch.int64, device=device)
-    ones = torch.ones_like(first)
-    decoded = model.get_decoder()(
-        input_ids=torch.cat([first, forest.tokens[far.token.to(device)]], 1),
-        attention_mask=torch.cat([ones, far.mask.to(device)], 1),
-        encoder_hidden_states=states.index_select(0, of_row),
-        encoder_attention_mask=mask.index_select(0, of_row),
-        use_cache=False,
-    ).last_hidden_state
-    width = far.token.shape[1]
-    where = near.where.clone()
-    offset = states.shape[0] * states.shape[1]
-    in_decoder = far.where >= 0
-    # One more column than `far` counts with, for the start token.
-    where[in_decoder] = offset + far.where[in_decoder] + far.where[in_decoder] // max(width, 1) + 1
-    for s in roots:
-        row = next(r for r, path in enumerate(paths) if path[0] == s)
-        where[stop[s] - 1] = offset + row * (width + 1)
-    both = torch.cat([states.flatten(0, 1), decoded.flatten(0, 1)])
-    return both.index_select(0, where.to(device))

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError, PlanError, did_you_mean
 from tunesmith.models.hidden import hidden_states
+from tunesmith.models.kinds import task_type
 from tunesmith.models.probe import Probe, probe, small_forest
 
 OWN_TARGETS = ("ia3", "ln_tuning", "trainable_tokens")  # peft knows better which layers than "all that are linear"
@@ -88,7 +89,7 @@ def peft_config(name: str, options: dict[str, Any], targets: list[str] | None, m
     given = {} if targets is None or "target_modules" not in names else {"target_modules": targets}
     if name == "ia3" and targets is not None:
         given["feedforward_modules"] = []
-    about = {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(model.config.name_or_path)}
+    about = {"task_type": task_type(model.config), "base_model_name_or_path": str(model.config.name_or_path)}
     try:
         return by_name[name](**{**about, **given, **options})
     except (TypeError, ValueError) as error:

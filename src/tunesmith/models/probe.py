@@ -21,7 +21,7 @@ LONGEST_WINDOW = 1024  # tokens; a longer window is checked by what the attentio
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    layout: str  # "forest" | "padded"
+    layout: str  # "forest" | "padded" | "seq2seq"
     largest_diff: float  # norm of the worst token's difference to the separate sequences, relative to its own norm
     reason: str
 
@@ -33,9 +33,10 @@ def probe(model: nn.Module) -> Probe:
     short = [w for w in windows if w <= LONGEST_WINDOW]
     forest = small_forest(causal, max(short, default=0) + SHORT)
     with evaluating(model):
-        separate = _separate(causal, forest)
-        padded, why = _try(causal, forest, separate, "padded")
-        if causal.config.is_encoder_decoder:
+        layout = "seq2seq" if causal.config.is_encoder_decoder else "padded"
+        separate = _separate(causal, forest, layout)
+        padded, why = _try(causal, forest, separate, layout)
+        if layout == "seq2seq":
             reason = "encoder-decoder: the prompt goes to the encoder"
         else:
             far = [w for w in windows if w > LONGEST_WINDOW]
@@ -45,9 +46,9 @@ def probe(model: nn.Module) -> Probe:
     if why:
         raise ModelError(
             f"{type(causal).__name__} gives other hidden states in a batch than one sequence at a time "
-            f"(forest: {reason}; padded: {why}). It can't be tuned with tunesmith; use another model."
+            f"(forest: {reason}; {layout}: {why}). It can't be tuned with tunesmith; use another model."
         )
-    return Probe("padded", padded, reason)
+    return Probe(layout, padded, reason)
 
 
 def _windows(model: PreTrainedModel) -> list[int]:
@@ -81,7 +82,7 @@ def small_forest(model: PreTrainedModel, prompt: int = SHORT) -> Forest:
     return forest.to(model.device)
 
 
-def _separate(model: PreTrainedModel, forest: Forest) -> Tensor:
+def _separate(model: PreTrainedModel, forest: Forest, layout: str) -> Tensor:
     """Hidden states [N, D] from one call per sequence, without padding."""
     whole: Tensor | None = None
     for path in leaf_paths(forest.parent.tolist()):
@@ -98,7 +99,7 @@ def _separate(model: PreTrainedModel, forest: Forest) -> Tensor:
             parent=torch.arange(-1, len(sizes) - 1),
             owner=torch.zeros(len(sizes), dtype=torch.int64),
         )
-        hidden = hidden_states(model, single, "padded").float()
+        hidden = hidden_states(model, single, layout).float()
         whole = hidden.new_empty(forest.num_tokens, hidden.shape[1]) if whole is None else whole
         whole[index] = hidden
     assert whole is not None

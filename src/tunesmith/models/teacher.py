@@ -14,6 +14,11 @@ def load_teacher(name: str, learner: Base, longest: int) -> Base:
     `longest`: tokens of an example.
     """
     teacher = load(name, learner.model.dtype, str(learner.model.device))
+    if "seq2seq" in (teacher.layout, learner.layout) and teacher.layout != learner.layout:
+        raise PlanError(
+            f"of objective.distil.teacher {name} and the model that learns one is an encoder-decoder and the other is "
+            "not: they do not read alike. Let it write the replies instead: tunesmith distil"
+        )
     mine, theirs = learner.tokenizer, teacher.tokenizer
     if mine.get_vocab() != theirs.get_vocab() or mine(SAMPLE)["input_ids"] != theirs(SAMPLE)["input_ids"]:
         raise PlanError(

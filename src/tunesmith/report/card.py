@@ -238,26 +238,27 @@ def report(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def loading(base: StartingModel, *, is_adapter: bool) -> list[str]:
+def loading(base: StartingModel, layout: str, *, is_adapter: bool) -> list[str]:
     """Python that loads the folder with nothing of ours."""
+    kind = "AutoModelForSeq2SeqLM" if layout == "seq2seq" else "AutoModelForCausalLM"
     name = "path/to/the/base" if base.note else base.base_model or base.name or "the base model"
     why = "the base with the digest below, not the hub's weights: they differ" if base.note else "the base"
     if is_adapter:
         body = [
             "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {kind}, AutoTokenizer",
             "",
             'folder = "."  # this folder',
             f"base_folder = {json.dumps(name)}  # {why}",
-            "base = AutoModelForCausalLM.from_pretrained(base_folder)",
+            f"base = {kind}.from_pretrained(base_folder)",
             "model = PeftModel.from_pretrained(base, folder)",
         ]
     else:
         body = [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {kind}, AutoTokenizer",
             "",
             'folder = "."  # this folder',
-            "model = AutoModelForCausalLM.from_pretrained(folder)",
+            f"model = {kind}.from_pretrained(folder)",
         ]
     body += [
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
@@ -267,6 +268,11 @@ def loading(base: StartingModel, *, is_adapter: bool) -> list[str]:
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=128)[0], skip_special_tokens=True))",
     ]
     return ["```python", *body, "```", ""]
+
+
+def layout_of(facts: Facts) -> str:
+    """As plan.json says it; "" where it does not."""
+    return str(((facts.plan or {}).get("layout") or {}).get("layout") or "")
 
 
 def limits(facts: Facts, base: StartingModel) -> list[str]:
@@ -306,7 +312,7 @@ def model_card(facts: Facts, peft_type: str | None) -> str:
     lines += [
         "## How to load it",
         "",
-        *loading(base, is_adapter=peft_type is not None),
+        *loading(base, layout_of(facts), is_adapter=peft_type is not None),
         "## What it was trained on",
         "",
     ]

@@ -1,0 +1,64 @@
+"""bench/pretrain_t5.py: what span corruption takes out can be put back, and the model that it makes can be opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench import pretrain_t5
+from tests.runs import tiny_runs
+
+from tunesmith.opened import open_model
+from tunesmith.types import Message
+
+SENTINELS = list(range(900, 932))
+
+
+def restored(source: list[int], target: list[int]) -> list[int]:
+    """Each sentinel of the source replaced by what stands behind it in the target."""
+    spans: dict[int, list[int]] = {}
+    for token in target:
+        if token in SENTINELS:
+            last = spans.setdefault(token, [])
+        else:
+            last.append(token)
+    return [t for token in source for t in (spans.pop(token) if token in spans else [token])]
+
+
+@pytest.mark.parametrize("length", [2, 3, 5, 40, 96, 700])
+def test_what_is_taken_out_can_be_put_back(length: int) -> None:
+    rng = np.random.default_rng(length)
+    for _ in range(20):
+        tokens = rng.integers(0, 900, length).tolist()
+        source, target = pretrain_t5.corrupted(tokens, SENTINELS, rng)
+        assert restored(source, target) == tokens
+        assert source[0] not in SENTINELS
+        marks = [t for t in target if t in SENTINELS]
+        assert marks == [t for t in source if t in SENTINELS] == SENTINELS[: len(marks)]
+        assert len(target) - len(marks) == max(1, round(pretrain_t5.NOISE_FRAC * length))
+
+
+def test_a_feed_gives_the_same_update_at_the_same_place() -> None:
+    feed = pretrain_t5.Windows(np.arange(500), SENTINELS, 1, 0)
+    first, second = feed.update()[0], feed.update()[0]
+    assert not np.array_equal(first.tokens, second.tokens)
+    feed.load({"position": 1})
+    assert np.array_equal(feed.update()[0].tokens, second.tokens)
+
+
+def test_a_text_becomes_a_model_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain_t5, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(pretrain_t5, "ROWS", 4)
+    lines = [f"The {a} {b} jumps over number {n}." for n, (a, b) in enumerate(zip(tiny_runs.WORDS * 40, "abcd" * 120))]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    told = [str(tmp_path / "text.txt"), str(tmp_path / "t5"), "--updates", "6", "--pairs", str(tmp_path / "rows.jsonl")]
+    pretrain_t5.main(told)
+    before, after = json.loads((tmp_path / "results.jsonl").read_text())["held_out_nats_per_token"]
+    assert after < before - 0.1
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert all(row["prompt"] in row["completion"].lower() or "." in row["completion"] for row in rows)
+    opened = open_model(str(tmp_path / "t5"))
+    assert opened.session.base.layout == "seq2seq"
+    assert opened.complete("base", [[Message("user", "the quick fox")]], opened.limits(max_new_tokens=4))
