@@ -16,6 +16,7 @@ from tunesmith.data.turns import messages_of
 from tunesmith.errors import InputError
 from tunesmith.files import read_json
 from tunesmith.folder import Silent, Teller
+from tunesmith.heritage import settled
 from tunesmith.opened import TUNED, Opened, Served, open_run
 from tunesmith.predict import Prediction, Predictor, Unusable, calibration_of
 from tunesmith.predict_file import Asked, Done, predict_file
@@ -143,7 +144,7 @@ def run(
     if resume and out is None:
         raise InputError("resume=True needs out: the folder of the run that is to go on")
     kept = Path(out) / "recipe.yaml" if resume and recipe is None and data is None and out is not None else recipe
-    made, text = recipes.read(None if kept is None else Path(kept), said)
+    made, text = settled(*recipes.read(None if kept is None else Path(kept), said))
     folder = Path(out) if out is not None else default_name(made)
     run_recipe(made, text, folder, tell or Lines(), resume=resume)
     return Run(folder)

@@ -21,7 +21,7 @@ from tunesmith.data.feed import FileFeed
 from tunesmith.data.located import check_there, files_named, find_splits
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered, Renderer
-from tunesmith.data.split import Ledger, Split, keys_of, split
+from tunesmith.data.split import SPLITS, Ledger, Split, keys_of, split
 from tunesmith.data.stored import Chosen, Joined
 from tunesmith.data.traits import label_counts, without_answer
 from tunesmith.engine.fisher import fisher
@@ -34,13 +34,15 @@ from tunesmith.errors import DataError, PlanError, RecipeError, did_you_mean
 from tunesmith.evals import own
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed
+from tunesmith.heritage import Before, opened, refuse_other_task, suited
+from tunesmith.lineage import Parent
 from tunesmith.measured import Means, means_of
 from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
 from tunesmith.recipe import Recipe
-from tunesmith.replay import Replayed, general, replay_files, replayed
-from tunesmith.types import Example, Label
+from tunesmith.replay import Replayed, general, in_share, replay_files, replayed
+from tunesmith.types import Example, Label, Record
 
 TENANT = "tuned"
 MOST_COMPARED = 50_000  # training examples that are held at once, where their words are compared with those of cases
@@ -72,6 +74,8 @@ class Material:
     calibration: tuple[Example, ...]  # of dev, for labels: at most evals.max_cases
     ood: tuple[Example, ...] = ()  # cases from elsewhere, at most evals.max_cases; none of them stands in training
     replay: Replayed = Replayed()  # noqa: RUF009 (frozen)
+    before: Before | None = None  # the run that this one goes on from
+    again: Replayed = Replayed()  # noqa: RUF009 (the same); rows that it learned from
     rejected: Sequence[ingest.Rejected] = ()  # all rows that could not be used, of every file
 
     @property
@@ -134,6 +138,8 @@ def check_files(recipe: Recipe) -> None:
     for paths in (*files_of(recipe).values(), ood_files(recipe), replay_files(recipe)):
         for path in paths:
             check_there(path)
+    if recipe.parent.run is not None:
+        opened(Path(recipe.parent.run))
 
 
 def ood_files(recipe: Recipe) -> list[Path]:
@@ -202,7 +208,8 @@ def material(
     recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Callable[[int, int, str], None] = untold
 ) -> Material:
     """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update."""
-    means = means_of(recipe.evals, recipe.task.metric or ())
+    means, before = means_of(recipe.evals, recipe.task.metric or ()), suited(recipe, base)
+    ledger = before.ledger.handed_on() if before is not None and ledger is None else ledger
     main, parts, others = read_split(recipe, ledger)
     digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}
     ood, ood_digests, ood_rejected = read_ood(recipe, main.columns, parts)
@@ -213,7 +220,7 @@ def material(
         raise PlanError(
             f"{odd.source} is a {type(odd.target).__name__.lower()}; only replies and labels can be learned from yet"
         )
-    labels = tuple(sorted(set().union(*map(label_counts, (parts.train, parts.dev, parts.test)))))
+    labels = labels_in(parts, before, task)
     by_likelihood = kind.scoring == "likelihood"
     if by_likelihood and len(labels) < 2:
         there = f"{len(labels)} ({labels[0]})" if labels else "none"
@@ -238,7 +245,8 @@ def material(
             f"none of the {len(parts.train)} training examples can be learned from; the first: "
             f"{train.dropped[0][1] if train.dropped else 'there is none'}"
         )
-    again = replayed(recipe, renderer, parts, train.records, lambda files: read_rows(recipe, files, Columns()))
+    again = parents_rows(recipe, renderer, parts, train.records, before, instruction)
+    mixed = replayed(recipe, renderer, parts, train.records, lambda files: read_rows(recipe, files, Columns()))
     found = audit(main, parts, train, others)
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
@@ -246,13 +254,56 @@ def material(
     few = replace(parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, most))
     dev = renderer.records([instructed(e, instruction) for e in few.dev])
     tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
-    longest = longest_reply(train) if recipe.evals.max_new_tokens is None else recipe.evals.max_new_tokens
+    longest = recipe.evals.max_new_tokens or max(longest_reply(train), before.max_new_tokens if before else 0)
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
-        longest, main.columns, digests | ood_digests | dict(again.files), found,
-        drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood, again,
-        rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, again.rejected)),
+        longest, main.columns, digests | ood_digests | dict(mixed.files) | dict(again.files), found,
+        drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood, mixed, before, again,
+        rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, mixed.rejected)),
     )  # fmt: skip
+
+
+def labels_in(parts: Split, before: Before | None, task: str) -> tuple[str, ...]:
+    """The closed set, sorted: of all rows, and of the run that this one goes on from."""
+    found: set[str] = set().union(*map(label_counts, (parts.train, parts.dev, parts.test)))
+    if before is not None:
+        refuse_other_task(before, task, is_labelled=bool(found))
+        found |= set(before.labels)
+    return tuple(sorted(found))
+
+
+def parents_split(before: Before) -> tuple[Split, dict[str, str]]:
+    """What a run learned from and held out, as its ledger knows it, and the digests of its files. Rows that these
+    gained since are left out."""
+    try:
+        main, found, others = read_split(replace(before.recipe, parent=Parent()), before.ledger)
+    except DataError as error:
+        raise DataError(
+            f"the rows of {before.folder} cannot be read again, and going on from it needs them: its held-out cases "
+            f"are asked again: {error}"
+        ) from error
+    learned = before.ledger.places(keys_of(found.train)) == SPLITS.index("train")
+    files = {path: digest for read in (main, *others) for path, digest in read.files.items()}
+    return replace(found, train=Chosen(found.train, np.flatnonzero(learned))), files
+
+
+def parents_rows(
+    recipe: Recipe, renderer: Renderer, parts: Split, train: Sequence[Record], before: Before | None, instruction: str
+) -> Replayed:
+    """Rows that the parent learned from, and that are not among the new ones; none where nobody asked."""
+    if before is None or not recipe.parent.replay:
+        return Replayed()
+    split_then, files = parents_split(before)
+    rows = split_then.train
+    mine = np.unique(np.concatenate([keys_of(part) for part in (parts.train, parts.dev, parts.test)]))
+    fresh = Chosen(rows, np.flatnonzero(places(mine, keys_of(rows)) < 0))
+    found = renderer.records(instructed(e, instruction) for e in fresh).records
+    if not found:
+        raise DataError(
+            f"parent.replay: none of the {len(rows)} rows that {before.folder} learned from is missing among the new "
+            "ones, so there is nothing to add: leave it out"
+        )
+    return replace(in_share(found, train, recipe.parent.replay, recipe.seed), what="earlier", files=files)
 
 
 def longest_reply(rendered: Rendered) -> int:
@@ -277,7 +328,8 @@ def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[
 
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:
     t = recipe.train
-    records = Joined(made.train.records, made.replay.records) if made.replay.records else made.train.records
+    more = [some for some in (made.replay.records, made.again.records) if some]
+    records = reduce(Joined, more, made.train.records)
     return FileFeed(records, t.update_tokens, t.micro, t.epochs, recipe.seed, base.rope, laying_of(recipe))
 
 
@@ -302,6 +354,9 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int, most_g
     teacher, by_depth = session.base.teacher, recipe.train.by_depth
     spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, (), asked, teacher=teacher, by_depth=by_depth)
     session.create(TENANT, spec)
+    if made.before is not None:
+        tenant = session.tenants[TENANT]
+        tenant.start_from(made.before.values(list(tenant.masters), session.base.digest))
     lr, _ = learning_rate(recipe, session.base, updates)
     objective = objective_of(recipe, made.split.train)
     return State(TENANT, objective, recipe.train.schedule, lr, updates, on_nan=recipe.train.on_nan)

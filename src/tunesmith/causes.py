@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from tunesmith.errors import InputError
+from tunesmith.heritage import new_data
 from tunesmith.importing.reading import flat
 from tunesmith.opened import kept_recipe
 from tunesmith.recipe import Recipe, parse, place, read
@@ -109,7 +110,7 @@ def nothing_learned(seen: Seen) -> Cause | None:
 
 def leak(seen: Seen) -> Cause | None:
     twins, num = seen.audit("twins", "count"), max(1.0, seen.audit("splits", "test"))
-    moved = seen.audit("moved", "count")
+    moved = seen.audit("moved", "count") - seen.audit("moved", "old")  # the last are no leak of this data
     if twins / num < 0.1 and moved / max(1.0, seen.audit("accepted")) < 0.2:
         return None
     said = f"{twins:.0f} of {num:.0f} test prompts stand in training but for digits"
@@ -283,6 +284,14 @@ def forgot(seen: Seen) -> Cause | None:
                  "general rows in data.replay.files help too")  # fmt: skip
 
 
+def forgot_cases(seen: Seen) -> Cause | None:
+    found = seen.part("lineage").get("forgotten") or {}
+    if found.get("decision") != "worse":
+        return None
+    keys = {"parent.replay": max(seen.recipe.parent.replay, 0.2), **slower(seen, 2)}
+    return Cause("it forgot the old cases", found["said"], keys)
+
+
 def nothing_to_gain(seen: Seen) -> Cause | None:
     verdict = seen.part("verdict")
     if not verdict or verdict.get("less_is_better") or verdict["base"] < 0.97 or verdict["metric"] in ("chrf", "bleu"):
@@ -324,8 +333,8 @@ def few_cases(seen: Seen) -> Cause | None:
 # What spoils the others' figures stands first.
 RULES: tuple[Callable[[Seen], Cause | None], ...] = (
     not_finite, nothing_learned, leak, truncated, cut_answers, never_ends, contradicting, unseen_labels, imbalanced,
-    duplicated, too_high, rows_unseen, turned_up, by_heart, too_low_or_dead, still_falling, forgot, nothing_to_gain,
-    unfit_metric, few_cases,
+    duplicated, too_high, rows_unseen, turned_up, by_heart, too_low_or_dead, still_falling, forgot, forgot_cases,
+    nothing_to_gain, unfit_metric, few_cases,
 )  # fmt: skip
 
 
@@ -364,10 +373,11 @@ def causes(folder: Path) -> list[Cause]:
 def advise(folder: Path, out: Path) -> dict[str, Any]:
     """The causes, and `out`: the run's recipe with the keys of the first one that has any changed."""
     found = causes(folder)
-    _, text = read(kept_recipe(folder), {})
+    recipe, text = read(kept_recipe(folder), {})
     settings = yaml.safe_load(text)
     first = next((c for c in found if c.keys), None)
-    facts_of: dict[str, Any] = {"run": str(folder), "causes": [asdict(c) for c in found], "recipe": None, "changed": {}}
+    facts_of: dict[str, Any] = {"run": str(folder), "causes": [asdict(c) for c in found], "recipe": None, "changed": {},
+                                "new_data": new_data(folder, recipe)}  # fmt: skip
     if first is None:
         return facts_of
     if out.exists():

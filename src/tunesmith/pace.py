@@ -164,8 +164,12 @@ class Job:
         return num * (self.dev_loss_s + self.scored_all(prose))
 
     def evaluate(self) -> float:
-        cases = (*self.made.split.test, *self.made.calibration)
-        return self.asked("tuned", self.made.forms[0], cases)
+        cases, before = (*self.made.split.test, *self.made.calibration), self.made.before
+        seconds = self.asked("tuned", self.made.forms[0], cases)
+        if before is not None:  # tuned on the old cases, the previous run on the new ones
+            num = before.num_cases + len(self.made.split.test)
+            seconds += self.asked("tuned", self.made.forms[0], self.made.split.test, num=num)
+        return seconds
 
     @cached_property
     def guard_work(self) -> guards.Work:

@@ -25,6 +25,7 @@ from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError, did_you_mean
 from tunesmith.evals.knobs import Evals
 from tunesmith.limits import check_strengths
+from tunesmith.lineage import Parent
 from tunesmith.models.adapters import Adapt
 from tunesmith.objectives.goal import Goal
 from tunesmith.plain_yaml import load_yaml
@@ -134,6 +135,7 @@ class Gates:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     model: str = "smollm2-135m-instruct"  # the base: a name of `tunesmith models list`, a folder, or a hub name
+    parent: Parent = field(default_factory=Parent)  # the finished run that this one goes on from, with new data
     data: Data = field(default_factory=Data)  # what is learned from, and what is held out
     task: Task = field(default_factory=Task)  # what the model is for, and how that is measured
     adapt: Adapt = field(default_factory=Adapt)  # which weights train
@@ -297,7 +299,7 @@ def check(recipe: Recipe) -> None:
         "data.dev_frac": d.dev_frac, "data.test_frac": d.test_frac, "adapt.dropout": a.dropout,
         "train.schedule.decay_frac": t.schedule.decay_frac, "train.schedule.warmup_frac": t.schedule.warmup_frac,
         "train.schedule.end_frac": t.schedule.end_frac, "data.replay.share": d.replay.share,
-        "train.average.ema": t.average.ema,
+        "parent.replay": recipe.parent.replay, "train.average.ema": t.average.ema,
         "train.average.base_share": 0.0 if t.average.base_share == "auto" else t.average.base_share,
     }  # fmt: skip
     for key, value in fractions.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Replayed:
     token_frac: float = 0.0  # of all tokens
     files: Mapping[str, str] = field(default_factory=dict)  # path -> SHA-256
     general: tuple[Record, ...] = ()  # some of the rows, each once: what matters for general text is measured on them
+    what: str = "general"
 
     @property
     def words(self) -> str:
@@ -46,7 +47,7 @@ class Replayed:
         again = f", each {times:.1f} times an epoch" if times > 1 else ""
         unread = f"; {len(self.rejected)} rows could not be read" if self.rejected else ""
         return (
-            f"{len(self.records)} of {self.num_rows} general rows{again}: {self.learned_frac:.1%} of the learned "
+            f"{len(self.records)} of {self.num_rows} {self.what} rows{again}: {self.learned_frac:.1%} of the learned "
             f"tokens, {self.token_frac:.1%} of all{unread}"
         )
 
@@ -77,10 +78,16 @@ def replayed(
             f"none of the {len(read.examples)} rows of data.replay can be learned from: wanted prompts with replies, "
             "that stand neither in dev nor in test"
         )
-    drawn = b"".join(hashlib.sha256(f"{recipe.seed}:{r.example_id}".encode()).digest() for r in found)
+    some = in_share(found, train, asked.share, recipe.seed)
+    return replace(some, rejected=read.rejected, files=read.files)
+
+
+def in_share(found: Sequence[Record], train: Sequence[Record], share: float, seed: int) -> Replayed:
+    """Records drawn by hash of seed and id, until their learned tokens have this share of all."""
+    drawn = b"".join(hashlib.sha256(f"{seed}:{r.example_id}".encode()).digest() for r in found)
     sizes, of_train = sizes_of(found), sizes_of(train)
     own = int(of_train.learned.sum())
-    wanted, chosen, learned = own * asked.share / (1 - asked.share), array("I"), 0
+    wanted, chosen, learned = own * share / (1 - share), array("I"), 0
     order = np.argsort(np.frombuffer(drawn, "S32"), kind="stable")
     for n in count():
         at = int(order[n % len(order)])
@@ -92,10 +99,8 @@ def replayed(
     return Replayed(
         Chosen(found, np.array(chosen, np.uint32)),
         num_rows=len(found),
-        rejected=read.rejected,
         learned_frac=learned / (own + learned),
         token_frac=tokens / (tokens + int(of_train.tokens.sum())),
-        files=read.files,
         general=tuple(Chosen(found, order[:MOST_GENERAL])),
     )
 

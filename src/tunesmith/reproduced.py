@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tunesmith import heritage
 from tunesmith.errors import InputError
 from tunesmith.files import read_json
 from tunesmith.folder import Teller
@@ -25,6 +26,8 @@ def reproduce(folder: Path, out: Path | None, tell: Teller) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise InputError(f"{folder} was not run to its end (no {name}): `tunesmith run --resume --out {folder}`")
     then = read_json(folder / "lock.json")
+    if recipe.parent.run is not None:
+        heritage.refuse_changed(then.get("parent") or {}, recipe)
     torch.set_num_threads(int(then["threads"]))
     there = out or folder.with_name(f"{folder.name}-again")
     picked = replace(recipe.train, **then["fitted"])  # as the memory of then allowed; another cut, other last bits

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from tunesmith import (
+    against_parent,
     evaluate,
     explained,
     gates,
@@ -118,7 +119,7 @@ def whole(
     out = folder.path
     with folder.stage("prepare"):
         fitted, where, base, made, tried = prepare(recipe, folder)
-    lineage.note_parent(out, base.located.folder)
+    lineage.note_parent(out, made.before.weights if made.before else base.located.folder)
     recorded.record(out, folder.tell)
     recipe, feed = fitted.recipe, fitted.feed
     tracked.start(out.name, {"recipe": asdict(recipe), "plan": folder.read("plan.json")["resolved"]})
@@ -133,15 +134,14 @@ def whole(
     with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)
+        against_parent.ask(recipe, folder, session, made, snapshot)
     base_asked, tuned, said = judged(recipe, folder, made, base_asked, tuned)
     preferred = preferences(recipe, folder, session, made, snapshot)
     earlier = opened_before(folder, made)
     guard = guarded(recipe, folder, session, made, snapshot, (base_asked, tuned))
     guard += harness.measure(recipe, folder, session, snapshot)
     robust = robustness.measure(robustness.Trial(recipe, folder, session, made, snapshot, base_asked, tuned))
-    if recipe.gates.latency_s is not None and folder.read(gates.LATENCY) is None:
-        with folder.doing("answers timed one by one"):
-            folder.write(gates.LATENCY, gates.time_answers(session, snapshot, made))
+    time_answers(recipe, folder, session, made, snapshot)
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
     learned = [chosen_note(recipe.sweep.tried), plan.seen_note(folder.read("plan.json")), *too_long(made.audit)]
@@ -155,6 +155,7 @@ def whole(
     kept = [looked, *skipped_updates(folder), *(folder.read(SIZES) or {}).get("said", [])]
     verdict["notes"] = [*filter(None, kept), *verdict["notes"], *guards.losses(guard)]
     robustness.into(verdict, robust)
+    against_parent.into(verdict, against_parent.compare(recipe, folder, made, base_asked, tuned))
     verdict["digests"] |= {"base": base.digest, "tuned": digests["tuned"]}
     table = evaluate.case_table(made, base_asked, tuned)
     pq.write_table(table, out / "scores" / "cases.parquet")
@@ -171,6 +172,13 @@ def whole(
     for name in folder.read("export.json"):
         card.write_model_card(out, out / name)
     return folder.read("verdict.json")
+
+
+def time_answers(recipe: Recipe, folder: RunFolder, session: Session, made: Material, snapshot: Snapshot) -> None:
+    """Where a gate asks for it, once a run."""
+    if recipe.gates.latency_s is not None and folder.read(gates.LATENCY) is None:
+        with folder.doing("answers timed one by one"):
+            folder.write(gates.LATENCY, gates.time_answers(session, snapshot, made))
 
 
 def rehearsed(
@@ -246,6 +254,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
         folder.tell.say(line)
     if list_rejected(made.rejected, made.audit, folder.path / "rejected.txt"):
         folder.tell.say(f"rejected   all {len(made.rejected)} rows with their reasons are in rejected.txt")
+    against_parent.prepare(folder, made)
     with folder.doing("memory predicted"):
         where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"))
     recipe = fitted.recipe

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith import heritage
 from tunesmith.errors import InputError, ModelError
 from tunesmith.evals.compare import Cases, Rules, compare
 from tunesmith.evals.metrics import METRICS, Metric
@@ -55,7 +56,10 @@ def verify(folder: Path) -> list[Check]:
     except InputError as error:
         return [*checks, Check("what the run says", False, str(error))]
     checks += [looked(f"data: {path}", lambda p=path: data(kept, p)) for path in kept.lock["data"]]  # type: ignore[misc]
-    for name, look in (("base model", base), ("tuned weights", tuned), ("opens", opens), ("test cases", cases)):
+    parents = [("parent", parent)] if kept.recipe.parent.run is not None else []
+    for name, look in (
+        ("base model", base), *parents, ("tuned weights", tuned), ("opens", opens), ("test cases", cases)
+    ):  # fmt: skip
         checks.append(looked(name, lambda look=look: look(kept)))  # type: ignore[misc]
     return [*checks, *(looked(name, lambda s=say: s()) for name, say in verdicts(kept))]  # type: ignore[misc]
 
@@ -104,6 +108,11 @@ def base(kept: Kept) -> tuple[bool | None, str]:
     if found != wanted:
         return False, f"its weights have the digest {found[:12]}, the run was made on {wanted[:12]}"
     return True, f"digest {wanted[:12]}"
+
+
+def parent(kept: Kept) -> tuple[bool | None, str]:
+    """The run that it went on from: weights, lock and ledger."""
+    return heritage.looked_at(kept.lock.get("parent") or {}, kept.recipe)
 
 
 def tuned(kept: Kept) -> tuple[bool, str]:

@@ -15,6 +15,7 @@ NESTING = 4
 # Functions that a library calls with its own arguments, or whose arguments are an operator's schema.
 THEIR_ARGUMENTS = {
     "src/tunesmith/cli/job.py run": "typer reads a command's options from its arguments",
+    "src/tunesmith/cli/job.py plan": "the same",
     "src/tunesmith/cli/init.py init": "the same",
     "src/tunesmith/cli/predict.py predict": "typer reads a command's options from its arguments",
     "src/tunesmith/cli/chat.py chat": "the same",

@@ -53,6 +53,7 @@ def run_at(place: str, kind: str) -> Given:
 
 GIVEN: dict[str, Given] = {
     "docs/methods/distillation.md": run_at("runs/first", "labels"),
+    "docs/methods/iterations.md": run_at("runs/first", "labels"),
     "docs/evaluate.md": run_at("runs/first", "labels"),
     "docs/explain.md": run_at("runs/quickstart", "replies"),
     "docs/verify.md": run_at("runs/quickstart", "replies"),

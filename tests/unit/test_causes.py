@@ -1,4 +1,4 @@
-"""`tunesmith next` names what was planted: 23 run folders, each with one failure, and a healthy one with none."""
+"""`tunesmith next` names what was planted: 24 run folders, each with one failure, and a healthy one with none."""
 
 from __future__ import annotations
 
@@ -84,6 +84,9 @@ PLANTED: list[tuple[str, str, dict[str, Any]]] = [
     ("last_k too small", "too few weights train", {
         "metrics": FLAT, "plan": {"lr": 4e-5}, "recipe": {"adapt": {"method": "last_k", "last_k": 1}}}),
     ("forgetting", "it forgot what it could do", {"verdict": {"guard": FORGOT}}),
+    ("forgot the old cases", "it forgot the old cases", {
+        "recipe": {"parent": {"run": "runs/first"}}, "lineage": {"forgotten": {
+            "decision": "worse", "said": "Something was forgotten: of 80 old cases 21 score lower than before"}}}),
     ("over-fitting", "it over-fits", {"robustness": OVERFIT, "metrics": [*curve(2.4, 0.3, 0.2), *dev(2.4, 2.1)]}),
     ("base already perfect", "the base can do it already", {"verdict": {**NONE_FOUND, "base": 0.99, "tuned": 0.99}}),
     ("wrong metric", "the metric does not see it", {"verdict": {
@@ -107,8 +110,9 @@ def planted(folder: Path, changes: dict[str, Any]) -> Path:
              for i, (b, t) in enumerate(run_folders.SCORES)]  # fmt: skip
     run_folders.make(folder, cases=cases, without=changes.get("without", ()), **files)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    if "robustness" in changes:
-        (folder / "robustness.json").write_text(json.dumps(changes["robustness"]))
+    for name in ("robustness", "lineage"):
+        if name in changes:
+            (folder / f"{name}.json").write_text(json.dumps(changes[name]))
     return folder
 
 

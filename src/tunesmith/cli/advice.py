@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,10 @@ def next_(
             console.print(Text(f"  {cause['also']}", style="dim"), soft_wrap=True)
     if not found["causes"]:
         show.out("nothing stands out. More rows help most often; `tunesmith sweep` tries other settings on dev")
+    if found["new_data"]:
+        show.out(f"not what this run read: {', '.join(found['new_data'])}. To go on from its weights with new rows:")
+        files = [word for name in found["new_data"] for word in ("--data", name)]
+        show.out(f"  {shlex.join(['tunesmith', 'run', '--from', str(folder), *files])}")
     if found["recipe"]:
         show.out(f"{found['recipe']} changes {', '.join(found['changed'])}. Next:")
         show.out(f"  tunesmith run {found['recipe']}")

@@ -14,6 +14,7 @@ from tunesmith.cli import show
 from tunesmith.cli.going_on import going_on
 from tunesmith.cli.options import (
     DataFiles,
+    GoOn,
     Json,
     Model,
     Out,
@@ -49,6 +50,7 @@ def run(
     data: DataFiles = None,
     test: TestFiles = None,
     sets: Set = None,
+    parent: GoOn = None,
     strict: Strict = False,
     out: Out = None,
     resume: Resume = False,
@@ -69,7 +71,7 @@ def run(
     """
     if resume and out is not None and file is None and not data:
         file = part("opened").kept_recipe(part("seeds").first(out) if seeds else out)
-    recipe, text = recipe_of(file, model, data, test, sets, strict=strict)
+    recipe, text = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run that is to go on")
     if dry_run:
@@ -95,6 +97,7 @@ def audit(
     file: RecipeFile = None,
     model: Model = None,
     sets: Set = None,
+    parent: GoOn = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +105,7 @@ def audit(
 
     Example: tunesmith audit --data tickets.csv
     """
-    recipe, _ = recipe_of(file, model, data, None, sets, strict=strict)
+    recipe, _ = recipe_of(file, model, data, None, sets, strict=strict, parent=parent)
     build = part("build")
     build.check_files(recipe)
     found = build.material(recipe, build.load_base(recipe, build.compute(recipe))).audit
@@ -120,6 +123,7 @@ def plan(
     data: DataFiles = None,
     test: TestFiles = None,
     sets: Set = None,
+    parent: GoOn = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
@@ -127,7 +131,7 @@ def plan(
 
     Example: tunesmith plan --data tickets.csv --set train.epochs=3
     """
-    recipe, _ = recipe_of(file, model, data, test, sets, strict=strict)
+    recipe, _ = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
     show_plan(recipe, as_json=as_json)
 
 

@@ -18,6 +18,7 @@ DataFiles = Annotated[
 ]
 TestFiles = Annotated[list[Path] | None, typer.Option("--test", help="A file of held-out cases.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the recipe, such as train.epochs=3.")]
+GoOn = Annotated[Path | None, typer.Option("--from", help="A finished run to go on from, with its settings.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A row that cannot be used is an error: data.strict=true.")]
 Out = Annotated[Path | None, typer.Option(help="The run folder; made from date, model and data without it.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
@@ -31,19 +32,22 @@ def part(name: str) -> Any:
 
 def recipe_of(
     file: Path | None, model: str | None, data: list[Path] | None, test: list[Path] | None, sets: list[str] | None,
-    *, strict: bool = False,
+    *, strict: bool = False, parent: Path | None = None,
 ) -> Any:  # fmt: skip
     """(recipe, text) from a file and what the command line says on top of it."""
     recipe = part("recipe")
     said: dict[str, Any] = {"model": model} if model else {}
     if strict:
         said["data.strict"] = True
+    if parent is not None:
+        said["parent.run"] = str(parent)
     if data:
         said["data.train"] = [str(p) for p in data]
     if test:
         said["data.test"] = [str(p) for p in test]
     said |= dict(recipe.override(s) for s in sets or [])
-    return recipe.read(file, said)
+    made, text = recipe.read(file, said)
+    return (made, text) if made.parent.run is None else part("heritage").settled(made, text)
 
 
 def finish(verdict: dict[str, Any], folder: Path, *, as_json: bool, require_better: bool) -> None:

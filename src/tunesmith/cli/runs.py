@@ -22,6 +22,7 @@ Folder = Annotated[Path, typer.Argument(help="Where the runs are; the folders be
 Sort = Annotated[str, typer.Option("--sort", help="when, effect, cost, name or state.")]
 Runs = Annotated[list[Path], typer.Argument(help="Two or more folders of runs, or of `tunesmith evaluate`.")]
 MetricName = Annotated[str | None, typer.Option("--metric", help="Else what the verdicts are about.")]
+Tree = Annotated[bool, typer.Option("--tree", help="Which run goes on from which, as a tree.")]
 SavedTo = Annotated[Path | None, typer.Option("--out", help="A JSON file for all of it, case by case.")]
 TONES = {**show.TONE, "running": "bold cyan", "interrupted": "yellow", "failed": "bold red", "unreadable": "bold red"}
 
@@ -39,7 +40,9 @@ app = typer.Typer(cls=Listing, help="The runs below a folder, and the store that
 
 
 @app.callback(invoke_without_command=True)
-def runs(context: typer.Context, folder: Folder = Path(HERE), sort: Sort = "when", as_json: Json = False) -> None:
+def runs(
+    context: typer.Context, folder: Folder = Path(HERE), sort: Sort = "when", tree: Tree = False, as_json: Json = False
+) -> None:  # fmt: skip
     """The runs below a folder: when, on what, what was found, what it cost, and how far those came that did not end.
 
     Example: tunesmith runs
@@ -49,11 +52,15 @@ def runs(context: typer.Context, folder: Folder = Path(HERE), sort: Sort = "when
     found, said = part("recorded").find(folder, sort)
     if said:
         show.stopped(f"note: {said}")
+    rows = part("lineage").tree(found) if tree else [("", run) for run in found]
     if as_json:
-        show.out(json.dumps([run.facts() for run in found], ensure_ascii=False))
+        show.out(json.dumps([run.facts() for _, run in rows], ensure_ascii=False))
         return
     if not found:
         show.out(f"no runs under {folder}: `tunesmith run --data FILE` makes one")
+        return
+    if tree:
+        grown(rows, part("report.words").clean)
         return
     listed(found, part("report.words").clean)
 
@@ -84,6 +91,16 @@ def in_step(facts: dict[str, Any], *, as_json: bool) -> None:
     show.out(f"{facts['path']}: whole; rows: {facts['rows']}, runs on disk: {facts['runs']}")
     for path in facts["differ"]:
         show.out(f"  not in step: {clean(path)} (what is on disk counts; `tunesmith runs` brings the row up to date)")
+
+
+def grown(rows: list[tuple[str, Any]], clean: Any) -> None:
+    """One line a run, under the one whose weights or model it began with."""
+    console = Console(highlight=False)
+    for lead, run in rows:
+        state = run.decision or run.state
+        what = " ".join(filter(None, (run.data, effect(run).replace("\n", " "))))
+        line = Text.assemble(lead, clean(run.folder), "  ", (clean(state), TONES.get(state, "")), clean(f"  {what}"))
+        console.print(line, soft_wrap=True)
 
 
 def listed(found: list[Any], clean: Any) -> None:

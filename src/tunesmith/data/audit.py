@@ -15,7 +15,7 @@ from tunesmith.data import alike
 from tunesmith.data.ingest import Ingested, Rejected
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
-from tunesmith.data.split import Split
+from tunesmith.data.split import OLD, PLACES, Split
 from tunesmith.data.stored import Chosen
 from tunesmith.data.traits import column, label_counts
 from tunesmith.data.understood import understood
@@ -53,7 +53,11 @@ def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence
             "examples": [{"id": i, "source": source.get(i, "")} for i in rendered.cut[:MAX_LISTED]],
         },
         "splits": {"train": len(split.train), "dev": len(split.dev), "test": len(split.test)},
-        "moved": {"count": len(split.moved), "examples": [asdict(m) for m in split.moved[:MAX_LISTED]]},
+        "moved": {
+            "count": len(split.moved),
+            "old": sum(m.stands_in == PLACES[OLD] for m in split.moved),
+            "examples": [asdict(m) for m in split.moved[:MAX_LISTED]],
+        },
         "columns": {k: v for k, v in asdict(ingested.columns).items() if v},
         "ignored_columns": list(ingested.ignored),
         "files": {path: digest for one in read for path, digest in one.files.items()},

@@ -41,7 +41,14 @@ class Examples(Traited):
         self._seen, self._accepted = bytearray(), array("I")
 
     def _of_bytes_there(self, at: int, row: bytes) -> Example:
-        return _of_bytes(row, int(self._times[at]))
+        name, *rest = json.loads(row.decode("utf-8", "surrogatepass"))
+        return of_row([f"{name}-{int(self._times[at])}", *rest])
+
+
+def to_row(example: Example) -> list[Any]:
+    """As JSON knows it, to be kept in a file of a run."""
+    row: list[Any] = json.loads(_to_bytes(example).decode("utf-8", "surrogatepass"))
+    return row
 
 
 def _to_bytes(example: Example) -> bytes:
@@ -64,8 +71,9 @@ def _turn(message: Message) -> list[Any]:
     return [message.role, message.content, message.weight, *([dict(message.extra)] if message.extra else [])]
 
 
-def _of_bytes(row: bytes, times: int) -> Example:
-    name, prompt, kind, what, *rest = json.loads(row.decode("utf-8", "surrogatepass"))
+def of_row(row: list[Any]) -> Example:
+    """What `to_row` was given."""
+    name, prompt, kind, what, *rest = row
     target: Target
     if kind == "Reply":
         target = Reply(Message(*what))
@@ -75,4 +83,4 @@ def _of_bytes(row: bytes, times: int) -> Example:
         target = Pair(*(Message(*side) for side in what))
     else:
         target = Task(**what)
-    return Example(f"{name}-{times}", tuple(Message(*turn) for turn in prompt), target, *rest)
+    return Example(name, tuple(Message(*turn) for turn in prompt), target, *rest)

@@ -23,8 +23,10 @@ from tunesmith.types import Example
 __all__ = ["SPLITS", "Ledger", "Moved", "Split", "key", "keys_of", "split"]
 
 SPLITS = ("train", "dev", "test")
+OLD = len(SPLITS)  # the place of a held-out case of the run that this one goes on from: it stands in none of them
+PLACES = (*SPLITS, "old")
 LEDGER_FORMAT = 1
-ENTRY = re.compile(r'"([0-9a-f]{20})": "(train|dev|test)",?')
+ENTRY = re.compile(r'"([0-9a-f]{20})": "(train|dev|test|old)",?')
 PIECE = 4096  # keys that are text at a time
 
 
@@ -42,7 +44,7 @@ class Ledger:
     """Which split a key belongs to. Keys are hashes: no text of the user stands in it. 11 bytes of memory a key."""
 
     def __init__(self, keys: np.ndarray | None = None, places: np.ndarray | None = None) -> None:
-        """`keys` [n] as in `alike`, `places` [n] as indices into SPLITS. Of equal keys the first one counts."""
+        """`keys` [n] as in `alike`, `places` [n] as indices into PLACES. Of equal keys the first one counts."""
         if keys is None or places is None:
             keys, places = np.empty(0, alike.DTYPE), np.empty(0, np.int8)
         order = np.argsort(keys, kind="stable")
@@ -61,9 +63,13 @@ class Ledger:
         return self._keys, self._places
 
     def places(self, keys: np.ndarray) -> np.ndarray:
-        """Of each key the index into SPLITS, int8; -1 where it is not known."""
+        """Of each key the index into PLACES, int8; -1 where it is not known."""
         at = alike.places(self._keys, keys)
         return np.where(at >= 0, self._places[at], -1).astype(np.int8) if len(self) else np.full(len(at), -1, np.int8)
+
+    def handed_on(self) -> Ledger:
+        """For a run that goes on from this one with new data: what was held out here is learned from nowhere."""
+        return Ledger(self._keys, np.where(self._places == SPLITS.index("test"), OLD, self._places).astype(np.int8))
 
     def joined(self, keys: np.ndarray, places: np.ndarray) -> Ledger:
         """With these keys, which win over those that are there."""
@@ -78,7 +84,7 @@ class Ledger:
             file.write(f'{{\n"format": {LEDGER_FORMAT},\n"splits": {{')
             for at in range(0, len(self), PIECE):
                 names = alike.to_hex(self._keys[at : at + PIECE])
-                lines = [f'"{n}": "{SPLITS[p]}"' for n, p in zip(names, self._places[at : at + PIECE].tolist())]
+                lines = [f'"{n}": "{PLACES[p]}"' for n, p in zip(names, self._places[at : at + PIECE].tolist())]
                 file.write(("," if at else "") + "\n" + ",\n".join(lines))
             file.write("\n}\n}")
             file.flush()
@@ -94,7 +100,7 @@ class Ledger:
                 for line in file:
                     if found := ENTRY.fullmatch(line.strip()):
                         keys += bytes.fromhex(found[1])
-                        places.append(SPLITS.index(found[2]))
+                        places.append(PLACES.index(found[2]))
                     else:
                         other.append(line)
             found = json.loads("".join(other))
@@ -106,7 +112,7 @@ class Ledger:
         if not isinstance(rest, dict) or not all(ENTRY.fullmatch(f'"{k}": "{v}"') for k, v in rest.items()):
             raise DataError(f"{path}: is no split ledger of format {LEDGER_FORMAT}. Restore it, or start a new run.")
         keys += bytes.fromhex("".join(rest))
-        places += bytes(SPLITS.index(place) for place in rest.values())
+        places += bytes(PLACES.index(place) for place in rest.values())
         return cls(np.frombuffer(keys, alike.DTYPE), np.frombuffer(places, np.int8))
 
 
@@ -141,7 +147,8 @@ def split(
     given = dict(given or {})
     assert set(given) <= {"dev", "test"}, f"unknown split in {sorted(given)}"
     _check_fractions(dev_frac, test_frac)
-    known = Ledger() if ledger is None else ledger
+    known, moved = Ledger() if ledger is None else ledger, listed(Moved)
+    given = {name: _new_only(name, files, known, moved) for name, files in given.items()}
     fixed, of_given = Ledger(), {name: keys_of(files) for name, files in given.items()}
     for name in sorted(given):  # test goes before dev
         fixed = fixed.joined(of_given[name], np.full(len(given[name]), SPLITS.index(name), np.int8))
@@ -149,9 +156,8 @@ def split(
     fractions = {"dev": 0.0 if "dev" in given else dev_frac, "test": 0.0 if "test" in given else test_frac}
     keys = keys_of(examples)
     places = _places(keys, salt, fractions, (fixed, known))
-    is_out = np.isin(places, [SPLITS.index(name) for name in given])
+    is_out = np.isin(places, [OLD, *map(SPLITS.index, given)])
     parts = dict(given)
-    moved = listed(Moved)
     if "dev" in given:
         stands = fixed.places(of_given["dev"])
         parts["dev"] = Chosen(given["dev"], np.flatnonzero(stands == SPLITS.index("dev")))
@@ -167,11 +173,27 @@ def split(
     return Split(parts["train"], parts["dev"], parts["test"], after, moved)
 
 
+def _new_only(name: str, files: Sequence[Example], known: Ledger, moved: Stored[Moved]) -> Sequence[Example]:
+    """A file's examples but for those that an earlier run of the lineage held out, which are asked anyway."""
+    stands = known.places(keys_of(files))
+    is_known = stands == OLD
+    if not is_known.any():
+        return files
+    if is_known.all():
+        raise DataError(
+            f"all {len(files)} rows of the {name} file ({files[0].source} is the first) are held-out cases of the run "
+            "that this one goes on from, and those are asked anyway. Give a file of new cases, or leave it out: then a "
+            "share of the new rows is held out"
+        )
+    _tell_moved(files, stands, is_known, name, moved)
+    return Chosen(files, np.flatnonzero(~is_known))
+
+
 def _tell_moved(
     examples: Sequence[Example], places: np.ndarray, is_moved: np.ndarray, out_of: str, into: Stored[Moved]
 ) -> None:
     for at in np.flatnonzero(is_moved).tolist():
-        into.append(Moved(examples[at].id, examples[at].source, out_of, SPLITS[places[at]]))
+        into.append(Moved(examples[at].id, examples[at].source, out_of, PLACES[places[at]]))
 
 
 def _check_fractions(dev_frac: float, test_frac: float) -> None:
@@ -200,7 +222,7 @@ def _refuse_other_places(
 
 
 def _places(keys: np.ndarray, salt: str, fractions: Mapping[str, float], ledgers: Sequence[Ledger]) -> np.ndarray:
-    """Of each key the index into SPLITS, int8: as the first ledger that knows it says, else drawn."""
+    """Of each key the index into PLACES, int8: as the first ledger that knows it says, else drawn."""
     found = np.full(len(keys), -1, np.int8)
     for begin in range(0, len(keys), PIECE):
         some = keys[begin : begin + PIECE]

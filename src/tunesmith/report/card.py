@@ -14,6 +14,7 @@ from tunesmith.report import cases, costs, first_screen, words
 from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read, read_mapping
 from tunesmith.report.hub_metadata import front_matter
+from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
 from tunesmith.report.robustness_view import robustness
 from tunesmith.report.views import claim_rows
 from tunesmith.report.why_view import lines as why_lines
@@ -159,6 +160,18 @@ def robustness_lines(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def lineage_lines(facts: Facts) -> list[str]:
+    view = lineage_of(facts)
+    if view is None:
+        return []
+    lines = ["## Against the run before", "", *(f"- {plain_text(said)}" for said in view.said), ""]
+    lines += table(HEAD, ([plain_text(cell) for cell in row] for row in view.rows))
+    if view.lost:
+        lines += table(LOST_HEAD, ([plain_text(cell) for cell in row] for row in view.lost))
+    runs = [f"    {words.clean(name)} ({words.clean(said)})" for name, said in view.runs]
+    return [*lines, "Lineage:", "", *runs, ""]
+
+
 def cost_lines(cost: Mapping[str, Any]) -> list[str]:
     rows = [
         [plain_text(s.get("name")), words.duration(s.get("seconds")), words.duration(s.get("budget_s"))]
@@ -217,6 +230,7 @@ def report(facts: Facts) -> str:
             "",
         ]
         lines += ["The texts are in report.html and scores/cases.parquet.", ""]
+    lines += lineage_lines(facts)
     for title, found, make in (
         ("Where it fails", facts.understanding, why_lines),
         ("How far it holds", facts.robustness, robustness_lines),

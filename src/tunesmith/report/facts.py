@@ -56,6 +56,7 @@ class Facts:
     robustness: Mapping[str, Any] | None  # how far the verdict holds
     understanding: Mapping[str, Any] | None  # what the cases are about, and which layers moved
     explained: Mapping[str, Mapping[str, Any]]  # example id -> why the tuned model answered as it did
+    lineage: Mapping[str, Any] | None  # against the run that it goes on from
     gates: tuple[Mapping[str, Any], ...] | None  # what the recipe demands, and whether it is met
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
@@ -110,6 +111,7 @@ def read(folder: Path) -> Facts:
         robustness=read_mapping(folder / "robustness.json"),
         understanding=read_mapping(folder / "understanding.json"),
         explained=read_explained(folder / "explained"),
+        lineage=read_mapping(folder / "lineage.json"),
         gates=read_rows(folder / "gates.json"),
         cases=read_cases(folder / "scores" / "cases.parquet"),
         missing=tuple(missing),

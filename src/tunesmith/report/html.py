@@ -16,6 +16,7 @@ from tunesmith.report.calibration_view import calibration
 from tunesmith.report.case_views import CasePage, Known, page
 from tunesmith.report.data_view import data, flat
 from tunesmith.report.facts import Facts, base_model, read
+from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
 from tunesmith.report.robustness_view import robustness
 from tunesmith.report.watch_view import watched
 from tunesmith.report.why_view import tags, why
@@ -118,6 +119,9 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "curves": curves,
         "watched": watched(facts.watched or ()),
         "calibration": calibration(facts.calibration) if facts.calibration is not None else None,
+        "lineage": lineage_of(facts),
+        "lineage_head": HEAD,
+        "lineage_lost": LOST_HEAD,
         "robust": robustness(facts.robustness) if facts.robustness is not None else None,
         "why": why(facts.understanding) if facts.understanding is not None else None,
         "explained": list(facts.explained),
