@@ -123,9 +123,8 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
 
 def opened_bytes(recipe: Recipe, whole: int, each: int) -> int:
     """What exports take while they are opened and compared: on the CPU, whatever the run's device."""
-    if recipe.adapt.method != "lora" or "merged" not in recipe.export:
-        return whole * each
-    return whole * (4 + each)  # the merged one, in float32, and the one read back; before it, the adapter's base and it
+    is_merged_half = recipe.adapt.is_adapter and "merged" in recipe.export and each < 4
+    return whole * (each + 4 * is_merged_half)  # float32 weights are merged and written, then read as 16 bits
 
 
 def weighed(recipe: Recipe, base: Base) -> dict[str, Tensor]:
