@@ -23,7 +23,7 @@ from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import SPLITS, Ledger, Split, keys_of, split
 from tunesmith.data.stored import Chosen, Joined
-from tunesmith.data.traits import label_counts, without_answer
+from tunesmith.data.traits import label_counts
 from tunesmith.engine.fisher import fisher
 from tunesmith.engine.loop import State
 from tunesmith.engine.precision import choose_device, choose_dtype
@@ -36,13 +36,14 @@ from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed
 from tunesmith.heritage import Before, opened, refuse_other_task, suited
 from tunesmith.lineage import Parent
-from tunesmith.measured import Means, means_of
+from tunesmith.measured import Means, brought, means_of
 from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
 from tunesmith.recipe import Recipe
 from tunesmith.replay import Replayed, general, in_share, replay_files, replayed
 from tunesmith.types import Example, Label, Record
+from tunesmith.unasked import MAX_NEW_TOKENS, is_unasked, task_of, without_answers
 
 TENANT = "tuned"
 MOST_COMPARED = 50_000  # training examples that are held at once, where their words are compared with those of cases
@@ -82,6 +83,12 @@ class Material:
     def metric(self) -> Metric:
         """The first primary one, which decides where one metric has to: the base's form, slices, what a case scored."""
         return self.primary[0]
+
+    def asked(self, form: Form, example: Example) -> list[int]:
+        """Token ids from which a model goes on: the prompt as served; of a plain text its beginning."""
+        if example.is_text:
+            return self.renderer.plain.beginning(example)
+        return self.renderer.prompt(form.prompt(example, self.instruction))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +186,15 @@ def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, 
     dev_frac = 0.0 if "dev" in given else recipe.data.dev_frac
     test_frac = 0.0 if "test" in given else recipe.data.test_frac
     seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-    parts = split(main.examples, dev_frac, test_frac, str(seed), ledger=ledger, given=given)
+    try:
+        parts = split(main.examples, dev_frac, test_frac, str(seed), ledger=ledger, given=given)
+    except DataError as error:
+        if main.columns.text is None:
+            raise
+        raise DataError(
+            f"{error} Plain text is held out by whole documents: say what stands between two of one file, as in "
+            "--set 'data.reading.separator=\\n\\n', or name a file with data.test"
+        ) from error
     return main, parts, tuple(others.values())
 
 
@@ -213,21 +228,11 @@ def material(
     main, parts, others = read_split(recipe, ledger)
     digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}
     ood, ood_digests, ood_rejected = read_ood(recipe, main.columns, parts)
-    task = ingest.infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
+    task = task_of(recipe, main, ood, base.layout)
     kind = KINDS[task]
-    odd = next((e for part in (main.examples, ood) for e in Chosen(part, without_answer(part))), None)
-    if odd is not None:
-        raise PlanError(
-            f"{odd.source} is a {type(odd.target).__name__.lower()}; only replies and labels can be learned from yet"
-        )
+    recipe = without_answers(recipe) if is_unasked(task) else recipe
+    means = brought(means, (kind.metric, *kind.secondary))
     labels = labels_in(parts, before, task)
-    by_likelihood = kind.scoring == "likelihood"
-    if by_likelihood and len(labels) < 2:
-        there = f"{len(labels)} ({labels[0]})" if labels else "none"
-        raise DataError(
-            f"task classify needs at least two labels; the data has {there}. Add rows with others, or name another "
-            "label column: --set data.columns.label=NAME"
-        )
     primary, secondary = metrics_of(recipe, kind, means)
     instruction = (
         kind.instruction.format(labels=", ".join(labels))
@@ -254,22 +259,31 @@ def material(
     few = replace(parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, most))
     dev = renderer.records([instructed(e, instruction) for e in few.dev])
     tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
-    longest = recipe.evals.max_new_tokens or max(longest_reply(train), before.max_new_tokens if before else 0)
+    usual = MAX_NEW_TOKENS if is_unasked(task) else longest_reply(train)
+    longest = recipe.evals.max_new_tokens or max(usual, before.max_new_tokens if before else 0)
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
         longest, main.columns, digests | ood_digests | dict(mixed.files) | dict(again.files), found,
-        drawn(parts.dev, recipe.evals.max_cases) if by_likelihood else (), ood, mixed, before, again,
+        drawn(parts.dev, recipe.evals.max_cases) if kind.scoring == "likelihood" else (), ood, mixed, before, again,
         rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, mixed.rejected)),
     )  # fmt: skip
 
 
 def labels_in(parts: Split, before: Before | None, task: str) -> tuple[str, ...]:
-    """The closed set, sorted: of all rows, and of the run that this one goes on from."""
+    """The closed set, sorted: of all rows, and of the run that this one goes on from. DataError where a task that
+    chooses among them has none to choose."""
     found: set[str] = set().union(*map(label_counts, (parts.train, parts.dev, parts.test)))
     if before is not None:
         refuse_other_task(before, task, is_labelled=bool(found))
         found |= set(before.labels)
-    return tuple(sorted(found))
+    labels = tuple(sorted(found))
+    if KINDS[task].scoring == "likelihood" and len(labels) < 2:
+        there = f"{len(labels)} ({labels[0]})" if labels else "none"
+        raise DataError(
+            f"task classify needs at least two labels; the data has {there}. Add rows with others, or name another "
+            "label column: --set data.columns.label=NAME"
+        )
+    return labels
 
 
 def parents_split(before: Before) -> tuple[Split, dict[str, str]]:
@@ -363,7 +377,9 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int, most_g
 
 
 def prompt_text(example: Example) -> str:
-    """The case as a person reads it."""
+    """The case as a person reads it; a plain text is all of it."""
+    if example.is_text:
+        return answer_text(example)
     turns = [m for m in example.prompt if m.role != "system"]
     return turns[0].content if len(turns) == 1 else "\n\n".join(f"{m.role}: {m.content}" for m in turns)
 

@@ -162,7 +162,7 @@ def ranked(recipe: Recipe, made: Material, layout: str) -> Ranked | None:
     """The cheapest rows, in pairs of training and unseen, of which one model reads at most MOST_READ tokens; where
     these are too few, training alone. None where replies hold too few secrets, or cannot be begun (see `memorised`).
     """
-    if layout == "seq2seq":
+    if layout == "seq2seq" or made.kind.scoring == "text":
         return None
     level = recipe.evals.robustness
     train, unseen = ([scored(recipe, made, row) for row in side] for side in secrets(made, NUM_SECRETS[level]))

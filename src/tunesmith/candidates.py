@@ -34,6 +34,7 @@ from tunesmith.models.here import Here, all_here, looked_at, memory_gib, named
 from tunesmith.ranked import Board, Found, Ranking, Room, choose, notes_of, row_of
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example, Label, Message, Record, Reply, Segment
+from tunesmith.unasked import refuse_command
 
 CHUNK = 8  # cases between two looks at the clock
 LEAST_CASES = 12  # fewer tell nothing
@@ -80,6 +81,7 @@ def job_of(recipe: Recipe, asked: Asked) -> Job:
     main, parts, _ = read_split(recipe, None)
     task = infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
     kind = KINDS[task]
+    refuse_command(task, "candidates are ranked by their answers, and the data holds", "compare runs on it instead")
     odd = next((e for e in main.examples if not isinstance(e.target, (Reply, Label))), None)
     if odd is not None:
         raise InputError(f"{odd.source} is no reply and no label; candidates are ranked on those only")

@@ -27,6 +27,8 @@ from tunesmith.measured import Asking, asking_key, of_texts, outputs, sampled, w
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example, Message, Verdict
 
+AS_IT_STANDS = Answer("", stopped=True, num_tokens=0)  # of a plain text, to which nothing is said
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -53,6 +55,8 @@ def ask(
         deadline_s=recipe.evals.budget_s,
     )
     asking = Asking(session, who, made.renderer, cases, prompts, limits, recipe.train.micro, sitting)
+    if made.kind.scoring == "text":
+        return Asked(form.name, tuple(with_numbers(asking, [AS_IT_STANDS for _ in cases], made.means)))
     if made.kind.scoring == "likelihood":
         answers = _by_likelihood(session, who, recipe, made, cases, prompts, sitting)
         return Asked(form.name, tuple(with_numbers(asking, answers, made.means)))
@@ -143,8 +147,10 @@ def verdict_of(
     [first, *further] = [(cases_of(made, metric, base, tuned, simple), metric) for metric in made.primary]
     notes = [n for n in notes if n]
     best = next((f["dev_score"] for f in forms if f["chosen"]), None)
-    if best is not None:
+    if best is not None and made.kind.scoring != "text":
         notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")
+    if made.kind.scoring == "text":
+        notes.append("how likely such texts are was measured, and no answer: whether it answers better is not known.")
     if made.num_test > len(cases):
         notes.append(
             f"{len(cases)} of {made.num_test} test rows were used, drawn by the hash of their ids (evals.max_cases)."
@@ -182,7 +188,9 @@ def cases_of(
 
 
 def simple_texts(made: Material) -> dict[str, Sequence[str]]:
-    """What needs no tuning; it learns from at most MOST_COMPARED training examples."""
+    """What needs no tuning; it learns from at most MOST_COMPARED training examples. It foretells no plain text."""
+    if made.kind.scoring == "text":
+        return {}
     train, cases = drawn(made.split.train, MOST_COMPARED), made.split.test
     return dict(baselines(
         [prompt_text(e) for e in train], references(train), [prompt_text(e) for e in cases],
@@ -221,7 +229,7 @@ def case_table(made: Material, base: Asked, tuned: Asked) -> pa.Table:
         "source": [e.source for e in cases],
         "group": [e.group or "" for e in cases],
         "split_key": [key(e) for e in cases],
-        "prompt": [prompt_text(e) for e in cases],
+        "prompt": ["" if e.is_text else prompt_text(e) for e in cases],
         "reference": wanted,
         "base_output": base.texts(),
         "tuned_output": tuned.texts(),

@@ -29,6 +29,7 @@ from tunesmith.models.noise import KeyedDropout
 from tunesmith.objectives.sft import SFT
 from tunesmith.opened import TUNED, Opened
 from tunesmith.types import Example, Message, Record, Segment
+from tunesmith.unasked import refuse_command
 
 TOP_FRAC = 0.2  # of the spans, taken out together by the check
 MOST_BYTES = 2**31  # of gradients of cases that are held at once
@@ -113,6 +114,8 @@ def find_case(folder: Path, wanted: str) -> dict[str, Any]:
 
 def explain(opened: Opened, folder: Path, case: dict[str, Any], effort: Effort, progress: Progress) -> Explained:
     """Everything about one case. The data that the run was made from must still be there."""
+    why = "to explain is to say why an answer was given, and this run is about"
+    refuse_command(opened.served.task, why, "its report shows each document")
     made = material(opened.recipe, opened.session.base, Ledger.load(folder / "ledger.json"))
     if all(e.id != case["example_id"] for e in made.split.test):
         raise InputError(f"{case['source']} is no held-out case any more: the data changed since the run")

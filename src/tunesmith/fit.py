@@ -58,13 +58,14 @@ class Sizes:
     instruction_tokens: float  # of the list of labels
     epochs: int
     test_frac: float
+    is_text: bool = False  # without prompts, cut into pieces, and nothing is written
 
     @classmethod
     def of(cls, read: Ingested, given: Iterable[str]) -> Sizes:
         num = len(read.examples)
         labels = label_counts(read.examples)
-        replies = [reply_chars(e) for e in read.examples]
-        chars = sum(len(name) + 8 for name in labels) if labels else sum(replies) / num
+        replies, is_text = [reply_chars(e) for e in read.examples], read.columns.text is not None
+        chars = 0 if is_text else sum(len(name) + 8 for name in labels) if labels else sum(replies) / num
         epochs = 5 if num < 300 else 3 if num < 1000 else 2 if num <= 20_000 else 1
         tokens = sorted(
             int((sum(len(m.content) for m in e.prompt) + r) / CHARS_PER_TOKEN) + 16
@@ -72,7 +73,7 @@ class Sizes:
         )
         share = round(min(0.3, max(0.1, 200 / num)), 2)
         reply = chars / CHARS_PER_TOKEN
-        return cls(num, tuple(given), tuple(tokens), reply, reply if labels else 0, epochs, share)
+        return cls(num, tuple(given), tuple(tokens), reply, reply if labels else 0, epochs, share, is_text)
 
     @property
     def labels(self) -> bool:
@@ -89,6 +90,8 @@ class Sizes:
 
     def max_tokens(self, context: int | None) -> int:
         """The longest example that is learned from: room for 99 of 100, within the model's context."""
+        if self.is_text:
+            return min(DEFAULTS.data.max_tokens, context or DEFAULTS.data.max_tokens)
         wanted = 1.2 * self.tokens[int(0.99 * (self.num - 1))] + self.instruction_tokens + 64
         size = next((s for s in (512, 1024, 2048, 4096) if s >= wanted), 4096)
         return min(size, context or 1024)

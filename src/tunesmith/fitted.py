@@ -20,6 +20,7 @@ from tunesmith.models.load import Base
 from tunesmith.models.traced import Untraceable
 from tunesmith.recipe import MICRO_TOKENS, Recipe
 from tunesmith.room import check_memory, need, num_trained, size
+from tunesmith.unasked import is_unasked, without_answers
 
 LEAST_MICRO_TOKENS = 256
 KEPT_COSTS = 4.5  # of a micro-batch's tensors: what freed memory takes where it is kept; measured 4.2 with 135M weights
@@ -63,6 +64,7 @@ def fit_or_halve(
 
 def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None) -> Fitted:
     """`kept`: what the lock of a run says was picked; it is taken as it is. NoRoom where nothing fits."""
+    recipe = without_answers(recipe) if is_unasked(made.task) else recipe
     check_adapt(recipe.adapt, base.model, base.probe)
     method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
     free = memory_gib(where.device)

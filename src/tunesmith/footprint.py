@@ -100,7 +100,8 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
     clip = four + (trace_clip(base, spec) if spec.regularisers else 0)
     learning = state + max(pending + activations, clip)
     scored = scored_bytes(base, made.train.records, recipe.train.micro)  # dev's loss, the train-dev gap
-    labels = scored_bytes(base, asking.labelled, recipe.train.micro)
+    told = scored if any(m.needs == "likelihood" for m in made.means.metrics) else 0  # references, whole
+    labels = max(told, scored_bytes(base, asking.labelled, recipe.train.micro))
     towards_base = state + 2 * four + scored if average.base_share else 0  # two points of the line at once
     published = state + four
     explained = explained_bytes(recipe, base, made, four, checkpointing=checkpointing)
@@ -166,6 +167,8 @@ def asking_bytes(recipe: Recipe, base: Base, made: Material) -> Asking:
     labelled: list[Record] = []
 
     def asked(form: Form, examples: Sequence[Example], instruction: str) -> list[Batch]:
+        if made.kind.scoring == "text":
+            return []
         prompts = [form.prompt(e, instruction) for e in examples]
         if made.kind.scoring == "likelihood":
             labelled.extend(label_record(made.renderer, e.id, p, made.labels) for e, p in zip(examples, prompts))

@@ -20,7 +20,7 @@ from tunesmith.data.infer import infer
 from tunesmith.data.located import find_splits
 from tunesmith.data.profile import Column, Table, look
 from tunesmith.errors import DataError, InputError, ModelError, did_you_mean
-from tunesmith.evals.tasks import KINDS, answer_text
+from tunesmith.evals.tasks import KINDS, WRITTEN, answer_text
 from tunesmith.fit import Machine, Sizes, machine, minutes, sizes, whole_s, within
 from tunesmith.models.catalogue import EMBEDDED
 from tunesmith.models.here import Here, models_here, named
@@ -49,6 +49,7 @@ OFTEN = (
     "train.lr", "train.epochs", "train.max_updates", "train.micro_tokens", "evals.max_cases", "evals.few_shot",
     "evals.max_new_tokens", "evals.rows", "precision", "seed", "export",
 )  # fmt: skip
+KEPT = ("messages", "conversation", "role", "content", "time", "prompt", "text", "reply", "label", "system", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +111,14 @@ def propose(wish: Wish, ask: Callable[[Question, int], str] | None = None) -> Pr
     talk, made = Interview(ask), Proposal()
     name = talk.answer(Question("Which file holds your examples?", "", wrong=no_file), wish.data)
     if not name:
-        raise InputError("which file? `tunesmith init FILE`: CSV, Excel, JSON, JSONL or Parquet, or a folder of them")
+        raise InputError("which file? `tunesmith init FILE`: CSV, Excel, JSON, JSONL, Parquet, plain text; or a folder")
     files = find_splits(name)
     table = look(files["train"])
     columns = choose_columns(wish, name, table, talk)
     read = ingest.read(files["train"], columns)
     columns = choose_group(wish, table, talk, read.columns, made)
     made.chosen["data.train"] = ([name], splits_why(files))
-    for part in ("messages", "conversation", "role", "content", "time", "prompt", "reply", "label", "system", "group"):
+    for part in KEPT:
         value = getattr(columns, part)
         if value is not None:
             made.chosen[f"data.columns.{part}"] = (list(value) if isinstance(value, tuple) else value, "")
@@ -149,13 +150,13 @@ def choose_columns(wish: Wish, name: str, table: Table, talk: Interview) -> Colu
         raise DataError(
             f"{name}: there are no rows. Wanted: a line with the names of columns, then one example per row."
         )
-    if len(table.columns) == 1:
-        only = next(iter(table.columns))
-        if known_columns(table) is None:
-            raise DataError(
-                f"{name}: has the one column {only!r}. Wanted: one more, since a model learns from what it is given "
-                "and what it should give back."
-            )
+    if wish.task == "pretrain" and wish.target:
+        return Columns(text=wish.target)
+    if len(table.columns) == 1 and known_columns(table) is None:
+        raise DataError(
+            f"{name}: has the one column {next(iter(table.columns))!r}. Wanted: one more, since a model learns from "
+            "what it is given and what it should give back; or plain text, with --task pretrain and --target"
+        )
     known = known_columns(table)
     if wish.target is None and known is not None:
         if known.facts is not None or known.chosen is not None:
@@ -164,7 +165,7 @@ def choose_columns(wish: Wish, name: str, table: Table, talk: Interview) -> Colu
                 f"the rows hold {what}; a recipe learns from answers and labels so far. With `--target COLUMN` one "
                 "column is learned as the answer."
             )
-        if known.messages is not None or known.conversation is not None:
+        if known.messages or known.conversation or known.text:
             return known
     guess = (known and (known.label or known.reply)) or guess_target(table)
     choices = tuple((name, column.words) for name, column in table.columns.items() if not column.nested)
@@ -277,12 +278,7 @@ def wrong_group(table: Table) -> Callable[[str], str | None]:
 
 def choose_task(wish: Wish, talk: Interview, read: ingest.Ingested) -> tuple[str, str]:
     found, why = ingest.task_of(read.columns, read)
-    texts = {
-        "generate": "write an answer, by example",
-        "summarise": "shorten a text",
-        "translate": "put it into another language",
-        "extract": "fill a JSON object",
-    }
+    choices = tuple((name, KINDS[name].about) for name in WRITTEN)
     if found != "generate" and wish.task is None:
         return found, why
 
@@ -291,7 +287,7 @@ def choose_task(wish: Wish, talk: Interview, read: ingest.Ingested) -> tuple[str
             return f"no task {name!r}; wanted one of {', '.join(KINDS)}"
         return None if name != "classify" or read.columns.label else "classify needs a column of labels as its target"
 
-    answer = talk.answer(Question("What is it for?", found, tuple(texts.items()), wrong), wish.task)
+    answer = talk.answer(Question("What is it for?", found, choices, wrong), wish.task)
     return answer, why if answer == found else "as you said"
 
 
@@ -299,6 +295,8 @@ def understood(columns: Columns, read: ingest.Ingested, task: str) -> str:
     rows = f"{len(read.examples)} examples"
     if columns.messages or columns.conversation:
         return f"{rows}: conversations, of which the assistant's turns are learned"
+    if columns.text:
+        return f"{rows}: plain text in {columns.text!r}, learned as it is"
     given = " and ".join(repr(n) for part in columns.prompt or () for n in names_in(part))
     if columns.label:
         return f"{rows}: from {given} to one of {len(traits.label_counts(read.examples))} labels in {columns.label!r}"

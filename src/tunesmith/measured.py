@@ -97,6 +97,12 @@ def means_of(evals: Evals, names: Sequence[str]) -> Means:
     return Means(tuple(metrics), **found, words=tuple(words), digests=tuple(digests.items()))
 
 
+def brought(means: Means, names: Sequence[str]) -> Means:
+    """With those of a task's own metrics that read how likely the references are: they need nothing of the user."""
+    more = (METRICS[name] for name in dict.fromkeys(names) if means.named(name) is None)
+    return replace(means, metrics=(*means.metrics, *(m for m in more if m.needs == "likelihood")))
+
+
 def schema_of(said: str | dict[str, Any]) -> tuple[Any, str]:
     """(schema, what it is called in errors): a file of JSON or YAML, or the schema as it stands in the recipe."""
     if not isinstance(said, str):
@@ -211,16 +217,9 @@ def last_turn(example: Example) -> str:
 
 
 def reference_nats(asking: Asking) -> list[float]:
-    """Negative log-probability of each reference behind its prompt, in nats, without its end of turn."""
-    records = []
-    for example, prompt in zip(asking.cases, asking.prompts):
-        root = np.array(asking.renderer.prompt(prompt), dtype=np.int64)
-        message = Message("assistant", answer_text(example))
-        reply = np.array(asking.renderer.reply(prompt, message), dtype=np.int64)
-        weights = np.ones(len(reply), np.float32)
-        ends = np.flatnonzero(np.isin(reply, asking.limits.stop_ids))
-        weights[ends[-1] if len(ends) else len(reply) :] = 0
-        records.append(Record(example.id, (Segment(root, 0 * root.astype(np.float32)), Segment(reply, weights, 0))))
+    """Negative log-probability of each reference behind its prompt, in nats, without its end of turn; of a plain text,
+    of all its tokens but the first. What an earlier, stopped sitting kept is not asked again."""
+    records = [r for e, p in zip(asking.cases, asking.prompts) for r in reference_records(asking, e, p)]
     context = asking.session.base.context_tokens
     longest = max(records, key=lambda r: r.num_tokens)
     if context is not None and longest.num_tokens > context:
@@ -229,15 +228,37 @@ def reference_nats(asking: Asking) -> list[float]:
             f"context is {context}: drop long rows"
         )
     forests = pack(records, asking.micro_tokens, asking.session.base.rope)
-    found = dict.fromkeys((r.example_id for r in records), 0.0)
+    path = asking.sitting.path
+    kept = Sitting(asking.sitting.progress, path and path.with_name(f"{path.stem}_nats.jsonl"), asking.sitting.between)
+    said = ([(f.tokens.tolist(), f.weights.tolist(), f.example_ids) for f in forests],)
+    known = kept.begin(asking_key(asking.who, said))
+    found = dict.fromkeys((e.id for e in asking.cases), 0.0)
     done = 0
-    for forest in forests:
-        [logp_L] = asking.session.logprobs(asking.who, [forest])
-        for segment, total in segment_sums(forest, logp_L).items():
-            found[forest.example_ids[int(forest.owner[segment])]] -= total
+    for number, forest in enumerate(forests):
+        if number not in known:
+            [logp_L] = asking.session.logprobs(asking.who, [forest])
+            sums = segment_sums(forest, logp_L)
+            known[number] = [[forest.example_ids[int(forest.owner[s])], total] for s, total in sums.items()]
+            kept.keep({number: known[number]})
+        for name, total in known[number]:
+            found[name] -= total
         done += len(forest.example_ids)
         asking.sitting.progress(done, len(records))
+    kept.forget()
     return [found[e.id] for e in asking.cases]
+
+
+def reference_records(asking: Asking, example: Example, prompt: Sequence[Message]) -> Sequence[Record]:
+    """What of a case is scored."""
+    if example.is_text:
+        return asking.renderer.plain.pieces(example)
+    root = np.array(asking.renderer.prompt(prompt), dtype=np.int64)
+    message = Message("assistant", answer_text(example))
+    reply = np.array(asking.renderer.reply(prompt, message), dtype=np.int64)
+    weights = np.ones(len(reply), np.float32)
+    ends = np.flatnonzero(np.isin(reply, asking.limits.stop_ids))
+    weights[ends[-1] if len(ends) else len(reply) :] = 0
+    return [Record(example.id, (Segment(root, 0 * root.astype(np.float32)), Segment(reply, weights, 0)))]
 
 
 def passed(asking: Asking, means: Means) -> list[tuple[float, ...]]:

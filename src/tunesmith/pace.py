@@ -17,11 +17,13 @@ from tunesmith import by_heart, guards, robustness
 from tunesmith.build import Material, drawn
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
+from tunesmith.data.records import sizes_of
+from tunesmith.data.traits import column
 from tunesmith.evals.out_of_scope import TEXTS
 from tunesmith.evals.overfit import MIN_REPLIES, MIN_UNITS, num_units
 from tunesmith.evals.perturb import applies
 from tunesmith.evals.probes import LEVELS
-from tunesmith.evals.tasks import Form, label_record
+from tunesmith.evals.tasks import Form, answer_text, label_record
 from tunesmith.explained import QUICK
 from tunesmith.looks import looked_at
 from tunesmith.models.load import Base
@@ -83,13 +85,28 @@ class Job:
         made, some = self.made, cases[:NUM_LOOKED_AT]
         if not some:
             return 0.0
-        num, prompts = num or len(cases), [form.prompt(e, made.instruction) for e in some]
+        num = num or len(cases)
+        told_s = self.told(some) * num / len(some) if most is None else 0.0
+        if made.kind.scoring == "text":
+            return told_s
+        prompts = [form.prompt(e, made.instruction) for e in some]
         if made.kind.scoring == "likelihood" and most is None:
             records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(some, prompts)]
             return self.scored(records, num)
         tokens = [made.renderer.prompt(p) for p in prompts]
         lengths = [len(tokens[k % len(tokens)]) for k in range(num)]
-        return self.answers(*self.voice(who), lengths, shared_of(tokens), most or made.max_new_tokens)
+        return told_s + self.answers(*self.voice(who), lengths, shared_of(tokens), most or made.max_new_tokens)
+
+    def told(self, cases: Sequence[Example]) -> float:
+        """Seconds to score the references of these cases, where a metric reads how likely they are: they have as many
+        tokens a character as the training examples."""
+        if not any(m.needs == "likelihood" for m in self.made.means.metrics):
+            return 0.0
+        sizes, num_chars = sizes_of(self.made.train.records), int(column(self.made.split.train, "chars").sum())
+        chars = sum(len(answer_text(e)) + sum(len(m.content) for m in e.prompt) for e in cases)
+        tokens = chars * int(sizes.tokens.sum()) / max(1, num_chars)
+        learned = float(sizes.learned.sum() / max(1, sizes.tokens.sum()))
+        return self.speeds.score.of(tokens, tokens / self.recipe.train.micro) + learned * tokens * self.speeds.head_s
 
     def voice(self, who: str) -> tuple[Answering, Sequence[int]]:
         """How fast one model answers, and how long its answers are. The base is fastest while it is `alone`; later it
@@ -117,7 +134,7 @@ class Job:
     @cached_property
     def read_one_s(self) -> float:
         """Seconds to read one held-out prompt, alone."""
-        prompt = self.made.renderer.prompt(self.made.forms[0].prompt(self.made.split.test[0], self.made.instruction))
+        prompt = self.made.asked(self.made.forms[0], self.made.split.test[0])
         return self.speeds.tuned.read.of(len(prompt))
 
     @cached_property
@@ -211,7 +228,7 @@ class Job:
         made = self.made
         some = {e.id: e.group for e in drawn(made.split.train, self.recipe.evals.max_dev_cases)}
         train = [r for r in made.train.records if r.example_id in some]
-        groups = [some[r.example_id] for r in train], [e.group for e in made.split.dev]
+        groups = [some[name] for name in {r.example_id for r in train}], [e.group for e in made.split.dev]
         if min(num_units(g) for g in groups) < MIN_UNITS:
             return 0.0
         return 2 * (self.scored(train) + self.dev_loss_s)

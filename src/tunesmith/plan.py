@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tunesmith import explained, guards, harness, heritage, method, pace, robustness
+from tunesmith import explained, guards, harness, heritage, method, pace, robustness, unasked
 from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import detectable_binary, detectable_mean
@@ -84,7 +84,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         },
         "task": made.task,
         "layout": {"layout": base.layout, "largest_diff": base.probe.largest_diff, "reason": base.probe.reason},
-        "resolved": [{"key": k, "value": v, "why": w} for k, v, w in rows],
+        "resolved": [{"key": k, "value": v, "why": w} for k, v, w in unasked.rows(made.task, rows, made.train)],
         "updates": updates,
         "train_tokens": train_tokens,
         "seconds": {"all": total_s, "stages": times},

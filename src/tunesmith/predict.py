@@ -15,6 +15,7 @@ from tunesmith.evals.tasks import KINDS
 from tunesmith.files import read_json
 from tunesmith.opened import TUNED, Opened, Served
 from tunesmith.types import Completion, Message
+from tunesmith.unasked import refuse_command
 
 LABEL_ROWS = 64  # prompts whose labels are scored in one call: memory does not grow with the file
 
@@ -56,6 +57,7 @@ class Predictor:
     """One of an opened run's models, asked in batches. The calibration is that of the tuned model, and of no other."""
 
     def __init__(self, opened: Opened, calibration: Calibration | None, model: str = TUNED) -> None:
+        refuse_command(opened.served.task, f"{opened.name} learned from", "`tunesmith chat` shows what it writes")
         opened.who(model)  # refuses a name that is not there
         self.opened, self.model = opened, model
         self.labelled = is_labelled(opened.served)

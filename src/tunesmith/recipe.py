@@ -24,6 +24,7 @@ from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError, did_you_mean
 from tunesmith.evals.knobs import Evals
+from tunesmith.evals.tasks import TaskName
 from tunesmith.limits import check_strengths
 from tunesmith.lineage import Parent
 from tunesmith.models.adapters import Adapt
@@ -65,7 +66,7 @@ class Data:
 @dataclass(frozen=True, slots=True)
 class Task:
     # the kind of work, which brings instruction and metric along; auto tells it from the columns
-    name: Literal["auto", "classify", "summarise", "translate", "extract", "generate", "chat"] = "auto"
+    name: TaskName = "auto"
     # what the model is told before every prompt (its system message); null: the task's own, "" for none
     instruction: str | None = None
     # what the verdict is about, locked before training: a name, or "my_metrics.py:score"; null: the task's own; several
@@ -171,8 +172,8 @@ PLAIN = {  # of pydantic's types of errors -> what was wanted
     "float_parsing": "a number", "float_type": "a number", "string_type": "a text", "tuple_type": "a list",
     "bool_parsing": "true or false", "bool_type": "true or false",
 }  # fmt: skip
-DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".gz")  # no recipe is called so
-TEXTS = ("data.columns.prompt", "data.columns.reply")  # templates: taken as written where --set says them
+DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".txt", ".md", ".gz")  # no recipe is called so
+TEXTS = ("data.columns.prompt", "data.columns.reply", "data.reading.separator")  # as written where --set says them
 
 
 def parts_of(kind: Any) -> dict[str, Any]:

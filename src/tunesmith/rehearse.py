@@ -85,11 +85,11 @@ def learn_longest(session: Session, state: State, feed: FileFeed) -> None:
 
 def answer_longest(session: Session, made: Material) -> None:
     """Few tokens each; a batch of others was answered for the plan."""
-    prompts = [made.forms[0].prompt(e, made.instruction) for e in made.split.test]
-    tokens = sorted((made.renderer.prompt(p) for p in prompts), key=len, reverse=True)[:NUM_ASKED]
+    tokens = sorted((made.asked(made.forms[0], e) for e in made.split.test), key=len, reverse=True)[:NUM_ASKED]
     limits = Limits(min(NUM_TOKENS, made.max_new_tokens), made.renderer.stop_ids, rows=NUM_ASKED)
     session.sample(TENANT, tokens, limits, decode=made.renderer.text)
     if made.kind.scoring == "likelihood":
+        prompts = [made.forms[0].prompt(e, made.instruction) for e in made.split.test]
         longest = max(prompts, key=lambda p: sum(len(m.content) for m in p))
         session.logprobs(TENANT, [forest([label_record(made.renderer, "rehearsed", longest, made.labels)])])
 
@@ -98,7 +98,7 @@ def export_once(recipe: Recipe, session: Session, made: Material, where: Compute
     """What the run will export, after one step, opened by peft or transformers and compared on one prompt."""
     stops = made.renderer.stop_ids
     serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
-    prompts = [made.renderer.prompt(made.forms[0].prompt(e, made.instruction)) for e in made.split.test[:1]]
+    prompts = [made.asked(made.forms[0], e) for e in made.split.test[:1]]
     snapshot = session.publish(TENANT)
     expected = expect(session, snapshot, prompts, Limits(min(NUM_TOKENS, made.max_new_tokens), stops))
     tuned = write_tuned(session, snapshot, serving, folder.path / SCRATCH / "export")

@@ -183,7 +183,7 @@ def overfitting(trial: Trial) -> dict[str, Any] | None:
     some = {e.id: e.group for e in drawn(made.split.train, trial.recipe.evals.max_dev_cases)}
     train = [r for r in made.train.records if r.example_id in some]
     dev = list(made.dev.records)
-    groups = [some[r.example_id] for r in train], [of_dev[r.example_id] for r in dev]
+    groups = [some[n] for n in ids_of(train)], [of_dev[n] for n in ids_of(dev)]
     if min(overfit.num_units(g) for g in groups) < overfit.MIN_UNITS:
         return None  # before anything is asked
     losses = [
@@ -193,17 +193,23 @@ def overfitting(trial: Trial) -> dict[str, Any] | None:
 
 
 def row_losses(trial: Trial, who: Who, records: Sequence[Record]) -> list[float]:
-    """Nats per learned token of each record, weighted as in training."""
+    """Nats per learned token of each example, weighted as in training, in the order of `ids_of`."""
     forests = pack(records, trial.recipe.train.micro, trial.session.base.rope)
-    found: dict[str, float] = {}
+    found = {name: np.zeros(2) for name in ids_of(records)}
     for forest, logp_L in zip(forests, trial.session.logprobs(who, forests)):
         learned_L = (forest.weights != 0).nonzero()[:, 0]
         owner_L = forest.owner[np.searchsorted(forest.stop.numpy(), learned_L.numpy(), side="right")].numpy()
         weight_L = forest.weights[learned_L].double().numpy()
         total = np.bincount(owner_L, weight_L * logp_L.double().numpy(), len(forest.example_ids))
         weight = np.bincount(owner_L, weight_L, len(forest.example_ids))
-        found |= {name: float(-t / w) for name, t, w in zip(forest.example_ids, total, weight)}
-    return [found[r.example_id] for r in records]
+        for name, t, w in zip(forest.example_ids, total, weight):
+            found[name] += (t, w)
+    return [float(-t / w) for t, w in found.values()]
+
+
+def ids_of(records: Sequence[Record]) -> list[str]:
+    """Of the examples that they are of, each once: a plain text has several records."""
+    return list(dict.fromkeys(r.example_id for r in records))
 
 
 # -- of answers that are asked for ------------------------------------------------------------------------------------

@@ -355,7 +355,7 @@ def export(
     """Adapter and merged folder (or the whole model), each opened again by plain peft and transformers and compared."""
     stops = made.renderer.stop_ids
     serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
-    prompts = [made.renderer.prompt(made.forms[0].prompt(e, made.instruction)) for e in made.split.test[:NUM_CHECKED]]
+    prompts = [made.asked(made.forms[0], e) for e in made.split.test[:NUM_CHECKED]]
     with folder.doing("answers that each export must give"):
         expected = expect(session, snapshot, prompts, Limits(min(NUM_CHECKED_TOKENS, made.max_new_tokens), stops))
     origin = session.base.located.folder

@@ -212,7 +212,7 @@ def answering(session: Session, who: Who, made: Material, rows: int) -> Answerin
     """Held-out prompts of middling length, as many as READ_TOKENS hold, answered; and the ends of one alone and of as
     many as are answered side by side."""
     form = made.forms[0]
-    prompts = sorted((made.renderer.prompt(form.prompt(e, made.instruction)) for e in made.split.test), key=len)
+    prompts = sorted((made.asked(form, e) for e in made.split.test), key=len)
     shared, wide = shared_of(prompts), min(rows, len(prompts))
     one, most = [prompts[len(prompts) // 2][-LEAST_READ:]], min(made.max_new_tokens, LOOKED if who is None else WRITTEN)
     clocked(session, who, made, one, 2)

@@ -89,6 +89,11 @@ class Example:
     tests: str = ""  # Python that a program given as the answer must pass, for pass@k
     slices: Mapping[str, str] = field(default_factory=dict)  # column -> value, by which results are shown apart
 
+    @property
+    def is_text(self) -> bool:
+        """A text without a prompt, which is learned as it is: continued pre-training."""
+        return not self.prompt and isinstance(self.target, Reply)
+
 
 @dataclass(frozen=True, slots=True)
 class RopeLimit:

@@ -17,7 +17,7 @@ SERVICES = (
     *("rehearse", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded", "heritage", "against_parent"),
-    "speeds",
+    *("speeds", "unasked"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),

@@ -244,8 +244,15 @@ dataset_mixture:
         ("base_model: a/b\nrl: dpo\nsequence_len: 8", "preference tuning"),
         ("model_name_or_path: a/b\nstage: rm\ncutoff_len: 8", "stage is rm"),
         ("model_name_or_path: a/b\nbeta: 0.1\nmax_length: 8\nuse_peft: true", "preference tuning"),
-        ("base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/c, type: completion}]", "plain text"),
-        ("base_model: a/b\nsequence_len: 8\npretraining_dataset: [{path: a/c}]", "pre-training"),
+        ("base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/c, type: input_output}]", "marks itself which parts"),
+        (
+            "base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/c, type: completion}, {path: a/d, type: alpaca}]",
+            "either texts or replies",
+        ),
+        (
+            "base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/d}]\npretraining_dataset: [{path: a/c}]",
+            "either texts or replies",
+        ),
         ("sequence_len: 8\nmicro_batch_size: 1", "names no model"),
         ("a: 1", "--from"),
         ("- 1", "wanted keys and values"),
@@ -286,3 +293,38 @@ def test_the_tables_name_keys_that_exist() -> None:
     assert {k for tool in TOOLS.values() for k in tool.defaults} <= keys
     for kind in set(SCHEDULES.values()):
         parse({"train": {"schedule": {"kind": kind}}})
+
+
+@pytest.mark.parametrize(
+    ("text", "files", "column"),
+    [
+        (
+            "base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/c, type: completion, field: body}, {path: x.txt, "
+            "type: completion}]",
+            ("a/c", "x.txt"), "body",
+        ),
+        ("base_model: a/b\nsequence_len: 8\nadapter: lora\ndatasets: [{path: a/c, field: note}]", ("a/c",), "note"),
+        (
+            "base_model: a/b\nsequence_len: 8\nmax_steps: 9\npretraining_dataset: [{path: a/c, name: en, split: train, "
+            "text_column: raw}]\npretraining_sample_concatenation: true",
+            ("a/c:en/train",), "raw",
+        ),
+        ("base_model: a/b\nsequence_len: 8\npretraining_dataset: [{path: a/c}]", ("a/c",), "text"),
+        ("base_model: a/b\nsequence_len: 8\npretraining_dataset: a/c", ("a/c",), "text"),
+    ],
+)  # fmt: skip
+def test_plain_text_is_continued_pre_training(text: str, files: tuple[str, ...], column: str, tmp_path: Path) -> None:
+    found = imported(tmp_path, text, "axolotl")
+    recipe = parse(found.settings)
+    assert (recipe.task.name, recipe.data.columns.text) == ("pretrain", column)
+    assert recipe.data.train == files
+    assert [k.key for k in found.keys if k.fate == "unknown"] == []
+
+
+def test_the_stage_pt_is_continued_pre_training(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text('{"c4": {"file_name": "c4.jsonl", "columns": {"prompt": "text"}}}')
+    text = f"model_name_or_path: a/b\nstage: pt\ncutoff_len: 8\ndataset: c4\ndataset_dir: {tmp_path}\ntemplate: llama3"
+    found = imported(tmp_path, text, "llamafactory")
+    recipe = parse(found.settings)
+    assert (recipe.task.name, recipe.data.columns.text, recipe.data.columns.prompt) == ("pretrain", "text", None)
+    assert fates(found)["stage"] == "meant"

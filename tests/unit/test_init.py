@@ -253,8 +253,12 @@ def test_files_that_hold_nothing_to_learn(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(InputError, match=r"empty\.csv: there are no rows"):
         propose(Wish(str(tmp_path / "empty.csv")))
-    with pytest.raises(InputError, match="has the one column 'text'"):
-        propose(Wish(table(tmp_path / "one.csv", [{"text": "some words"}] * 40)))
+    with pytest.raises(InputError, match="has the one column 'note'"):
+        propose(Wish(table(tmp_path / "one.csv", [{"note": "some words"}] * 40)))
+    said = propose(
+        Wish(table(tmp_path / "one.csv", [{"note": f"words {n}"} for n in range(40)]), "note", task="pretrain")
+    )
+    assert (said.chosen["task.name"][0], said.chosen["data.columns.text"][0]) == ("pretrain", "note")
 
 
 def test_an_input_that_may_be_empty_is_no_news(tmp_path: Path) -> None:

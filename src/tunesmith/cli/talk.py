@@ -19,7 +19,7 @@ from tunesmith.cli.options import part
 from tunesmith.errors import InputError
 from tunesmith.types import Message
 
-CONVERSES = ("chat", "generate")  # tasks whose answers may build on what was said before
+CONVERSES = ("chat", "generate", "pretrain")  # tasks whose answers may build on what was said before
 SHOWN_LABELS = 3
 
 
@@ -40,6 +40,8 @@ class Talk:
         if served.labels:
             shown = ", ".join(served.labels[:8]) + (", …" if len(served.labels) > 8 else "")
             what = f"It was tuned on labels ({shown}): a text is answered with its label and how likely that is."
+        elif served.task == "pretrain":
+            what = "It went on learning from plain text; no answers were learned, and none was measured."
         elif served.task in CONVERSES:
             what = "It answers in the light of what was said before; /reset forgets that."
         else:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 WIDTH = 13  # of the words on the left
 MOST_CHARS = 900  # of a piece of the row: its beginning and its end are shown
-FORMATS = {"jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "tsv": "CSV", "parquet": "Parquet", "xlsx": "Excel"}
+FORMATS = {"jsonl": "JSON lines", "json": "JSON", "csv": "CSV", "tsv": "CSV", "parquet": "Parquet", "xlsx": "Excel",
+           "text": "plain text"}  # fmt: skip
 ENCODINGS = {"cp1252": "Windows-1252", "utf-8-sig": "UTF-8"}
 LEARNED = "bold green"
 
@@ -69,6 +70,8 @@ def _short(text: str) -> str:
 def _otherwise(facts: Mapping[str, Any]) -> str:
     """How to say something else, with names of this very file where it has some to spare."""
     columns, spare = facts["columns"], (facts["ignored"] or ["NAME"])[0]
+    if "text" in columns:
+        return "--set 'data.reading.separator=\\n\\n' where a blank line stands between two documents of a file"
     if "messages" in columns:
         target = f"--set data.columns.messages={spare}"
     elif "conversation" in columns:

@@ -29,6 +29,7 @@ class Columns:
 
     messages: str | None = None  # a list of messages, each with role and content
     prompt: tuple[str, ...] | None = None  # columns or "{column}" templates, joined by blank lines, empty ones left out
+    text: str | None = None  # a text that is learned as it is, without a prompt: for task pretrain
     reply: str | None = None  # a column, or a template such as "{answer} ({source})"
     label: str | None = None  # one of a few names, which the model has to choose
     chosen: str | None = None  # the better one of two replies
@@ -50,8 +51,8 @@ class Columns:
         """All columns that are read."""
         templates = (*(self.prompt or ()), *([] if self.reply is None else [self.reply]))
         single = (
-            self.messages, self.label, self.chosen, self.rejected, *(self.facts or ()), self.conversation, self.role,
-            self.content, self.time, self.system, self.tools, self.group, self.weight, self.tests,
+            self.messages, self.text, self.label, self.chosen, self.rejected, *(self.facts or ()), self.conversation,
+            self.role, self.content, self.time, self.system, self.tools, self.group, self.weight, self.tests,
             *self.slices,
         )  # fmt: skip
         found = [name for text in templates for name in names_in(text)] + [name for name in single if name is not None]
@@ -67,6 +68,8 @@ def content_of(row: Row, columns: Columns) -> tuple[tuple[Message, ...], Target]
         return prompt_of(row, columns), Task(facts)
     if columns.messages is not None:
         return conversation(_chat(row, columns))
+    if columns.text is not None:
+        return (), Reply(Message("assistant", _text(row, columns.text)))
     prompt = _prompt(row, columns)
     if columns.chosen is not None and columns.rejected is not None:
         prompt, chosen, rejected = _pair(prompt, row, columns)

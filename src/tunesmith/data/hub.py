@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tunesmith.data.rows import format_of
+from tunesmith.data.rows import format_of, of_one_kind
 from tunesmith.errors import DataError
 from tunesmith.offline import forbidden_by
 
@@ -106,15 +106,17 @@ def fetch(text: str, hub: Hub | None = None) -> dict[str, list[Path]]:
             f"{name}: there is no such file or folder here, and the hub could not be reached for a data set of that "
             f"name ({error}). Check the name and the network, or bring the files here and name them."
         ) from error
-    raise DataError(f"{name}: the hub's data set holds no file that can be read (Parquet, JSON, JSONL, CSV).")
+    raise DataError(
+        f"{name}: the hub's data set holds no file that can be read (Parquet, JSON, JSONL, CSV, plain text)."
+    )
 
 
 def _configs(files: Sequence[str], revision: str) -> dict[str, dict[str, list[str]]]:
     """Configuration -> split -> files. In the Parquet copy folders name both; else the files' own names do."""
     found: dict[str, dict[str, list[str]]] = {}
-    for file in sorted(files):
+    for file in map(str, of_one_kind([Path(f) for f in sorted(files)])):
         path = PurePosixPath(file)
-        if format_of(Path(file)) is None or any(part.startswith(".") for part in path.parts):
+        if any(part.startswith(".") for part in path.parts):
             continue
         if revision == CONVERTED:
             if len(path.parts) != 3:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.columns import Columns
-from tunesmith.data.names import CONTENT, CONVERSATION, LABELLED, MESSAGES, PAIRS, REPLIES, ROLE, TIME
+from tunesmith.data.names import CONTENT, CONVERSATION, LABELLED, MESSAGES, PAIRS, PLAIN, REPLIES, ROLE, TIME
 from tunesmith.data.rows import Row, parse_json
 from tunesmith.errors import DataError, did_you_mean
 
-TARGETS = ("messages", "reply", "label", "chosen", "conversation")
+TARGETS = ("messages", "text", "reply", "label", "chosen", "conversation")
 
 
 def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Columns:
@@ -22,7 +22,7 @@ def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Co
     _check_said(found, said)
     known = {name.strip().lower(): name for name in reversed(found)}
     threaded = any((said.conversation, said.role, said.content, said.time))
-    is_said = any((said.messages, said.prompt, said.reply, said.label, said.chosen, said.rejected))
+    is_said = any((said.messages, said.text, said.prompt, said.reply, said.label, said.chosen, said.rejected))
     if threaded and not is_said:
         target = _thread(said, known, found)
     elif is_said:
@@ -35,7 +35,8 @@ def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Co
             f"the columns {', '.join(map(repr, found)) or '(none)'} are none that are known. Wanted: messages; prompt "
             "+ completion; instruction + input + output; text + label; question + answer; document + summary; source + "
             "target; conversation_id + role + text … Rename them, or say which column is the prompt and which the "
-            f"reply or the label: --set data.columns.prompt={example} --set data.columns.label=NAME (or reply=NAME)."
+            f"reply or the label: --set data.columns.prompt={example} --set data.columns.label=NAME (or reply=NAME). A "
+            f"text to go on with as it is, without a prompt: --set data.columns.text={example}."
         )
     merged = replace(said, **target)
     merged = replace(
@@ -61,6 +62,8 @@ def _check_said(found: tuple[str, ...], said: Columns) -> None:
     targets = [name for name in TARGETS if getattr(said, name) is not None]
     if len(targets) > 1:
         raise DataError(f"the columns {' and '.join(targets)} were named, and each of them is the target. Name one.")
+    if said.text and (said.prompt or said.system or said.tools):
+        raise DataError("the column text was named, and one that stands before an answer. A plain text has no prompt.")
     if said.facts and targets and targets != ["messages"]:
         raise DataError(f"the columns facts and {targets[0]} were named, and each of them is the target. Name one.")
 
@@ -73,7 +76,7 @@ def _in_template(missing: list[str], said: Columns) -> bool:
 
 def _said_target(said: Columns, known: Mapping[str, str]) -> dict[str, Any] | None:
     """What stands for prompt and target where the user named at least one of them."""
-    if said.messages is not None or (said.prompt is not None and (said.reply or said.label or said.facts)):
+    if said.messages or said.text or (said.prompt is not None and (said.reply or said.label or said.facts)):
         return {}
     if said.chosen and said.rejected:
         return {} if said.prompt else {"prompt": _pair_prompt(known)}
@@ -110,6 +113,8 @@ def _inferred_target(known: Mapping[str, str], sample: Sequence[Row]) -> dict[st
             return {"prompt": (known[text],), "label": known[label]}
     if thread is not None:
         return thread
+    if len(known) == 1 and (only := next(iter(known))) in PLAIN:
+        return {"text": known[only]}
     return next(({"messages": known[name]} for name in MESSAGES if name in known), None)
 
 

@@ -161,15 +161,15 @@ def _plain(message: Message) -> list[object]:
 
 
 def infer_task(columns: Columns, ingested: Ingested) -> str:
-    """ "classify" | "summarise" | "translate" | "extract" | "chat" | "generate": only what the file says outright, else
-    "generate".
-    """
+    """One of evals.tasks.KINDS: only what the file says outright, else "generate"."""
     return task_of(columns, ingested)[0]
 
 
 def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
     """The task, and why, in words for a person."""
 
+    if columns.text is not None:
+        return "pretrain", f"'{columns.text}' holds texts without prompts"
     kinds = np.unique(column(ingested.examples, "kind"))
     only = KINDS[kinds[0]] if len(kinds) == 1 else ""
     if only == "Label":

@@ -44,6 +44,7 @@ class Reading:
     delimiter: str | None = None  # of CSV: one character, or "tab"
     encoding: str | None = None  # a name that Python knows, such as cp1252, utf-16, shift_jis
     sheet: str | None = None  # of a workbook; null: its first
+    separator: str | None = None  # of plain text: what stands between two documents; null: a file is one document
 
 
 @dataclass(slots=True)

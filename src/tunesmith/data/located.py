@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from tunesmith.data.hub import Hub, fetch, is_hub_name
-from tunesmith.data.rows import FORMATS, format_of
+from tunesmith.data.rows import FORMATS, of_one_kind
 from tunesmith.errors import DataError, did_you_mean
 
 SPLIT_NAMES = {
@@ -62,7 +62,7 @@ def files_named(name: str | Path, hub: Hub | None = None) -> list[Path]:
 
 
 def _in_folder(path: Path) -> dict[str, list[Path]]:
-    files = sorted(f for f in path.iterdir() if f.is_file() and format_of(f) is not None and not f.name.startswith("."))
+    files = of_one_kind(sorted(f for f in path.iterdir() if f.is_file()))
     if not files:
         raise DataError(f"{path}: holds no data file. Wanted: {', '.join(FORMATS)}, each also with .gz.")
     found: dict[str, list[Path]] = {}

@@ -42,6 +42,7 @@ PAIRS: tuple[tuple[tuple[tuple[str, ...], ...], str, str], ...] = (
     (PAIR_PROMPTS, "chosen", "rejected"),
     ((("input",),), "preferred_output", "non_preferred_output"),
 )
+PLAIN = ("text", "content", "document", "body", "raw_content")  # the only column of a file: texts to learn as they are
 # One row per message: which conversation it belongs to, who wrote it, what was written, when
 CONVERSATION = (
     "conversation_id",

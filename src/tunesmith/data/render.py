@@ -20,6 +20,7 @@ from tunesmith.data.controls import Controls
 from tunesmith.data.encode import Encoder
 from tunesmith.data.frame import Frame
 from tunesmith.data.pack import path_tokens
+from tunesmith.data.plain_text import PlainText
 from tunesmith.data.records import Records
 from tunesmith.data.stored import Stored, listed
 from tunesmith.data.template import ChatTemplate
@@ -66,6 +67,7 @@ class Renderer:
         self._controls = Controls(tokenizer, self.template)
         self._encoder = Encoder(tokenizer, self._controls)
         self._frame = Frame(tokenizer, self._chat, self._controls)
+        self.plain = PlainText(tokenizer, self._encoder, self._controls, max_tokens)
         self._expected: dict[tuple[object, ...], int] = {}
         eos = tokenizer.eos_token_id
         self.stop_ids: tuple[int, ...] = tuple(
@@ -186,26 +188,27 @@ class Renderer:
         return self._joined(example, turns, self._paths(turns))
 
     def records(self, examples: Iterable[Example], progress: Callable[[int], None] | None = None) -> Rendered:
-        """All examples, in order. What the template refuses and what is too long is dropped with the reason.
-        `progress` is told how many are done."""
+        """All examples, in order; a plain text as its pieces. What the template refuses and what is too long is dropped
+        with the reason. `progress` is told how many are done."""
         records, done = Records(), -1
         dropped: Stored[tuple[str, str]] = listed(lambda name, reason: (name, reason))
         cut: Stored[str] = listed(str)
-        for done, (example, record, reason) in enumerate(self._each(examples)):
+        for done, (example, found, reason) in enumerate(self._each(examples)):
             if progress is not None and done % CHUNK == 0:
                 progress(done)
-            if record is None:
+            if not found:
                 dropped.append((example.id, reason))
                 continue
-            length = path_tokens(record)
+            length = path_tokens(found[0])  # no piece of a text is too long
             if length > self._max_tokens:
-                found = self._shortened(example) if self._too_long == "cut" else None
-                if found is None:
+                short = self._shortened(example) if self._too_long == "cut" else None
+                if short is None:
                     dropped.append((example.id, f"{length} tokens, more than {self._max_tokens}"))
                     continue
-                record = found
+                found = (short,)
                 cut.append(example.id)
-            records.append(record)
+            for record in found:
+                records.append(record)
         if done >= 0 and not records:
             raise DataError(
                 f"none of the {done + 1} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}. "
@@ -225,21 +228,31 @@ class Renderer:
             for a, b in pairwise(edges)
         )
 
-    def _each(self, examples: Iterable[Example]) -> Iterator[tuple[Example, Record | None, str]]:
+    def _each(self, examples: Iterable[Example]) -> Iterator[tuple[Example, tuple[Record, ...], str]]:
+        """Each example with its records, or with none and the reason."""
         stream = iter(examples)
         while chunk := list(islice(stream, CHUNK)):
             turns: list[list[_Turn] | str] = []
             for example in chunk:
                 try:
-                    turns.append(self._turns(example))
+                    turns.append([] if example.is_text else self._turns(example))
                 except DataError as error:
                     turns.append(str(error))
             paths = iter(self._paths([turn for found in turns if isinstance(found, list) for turn in found]))
             for example, found in zip(chunk, turns):
                 if isinstance(found, str):
-                    yield example, None, found
+                    yield example, (), found
+                elif found:
+                    yield example, (self._joined(example, found, [next(paths) for _ in found]),), ""
                 else:
-                    yield example, self._joined(example, found, [next(paths) for _ in found]), ""
+                    yield example, *self._text(example)
+
+    def _text(self, example: Example) -> tuple[tuple[Record, ...], str]:
+        """The pieces of a plain text, or none and the reason."""
+        try:
+            return self.plain.records(example), ""
+        except DataError as error:
+            return (), str(error)
 
     def _turns(self, example: Example) -> list[_Turn]:
         if isinstance(example.target, Reply):

@@ -1,8 +1,8 @@
 """Files to raw rows: (line, dict) or a rejected line with its reason. Memory does not grow with the file.
 
-JSONL, JSON, CSV, TSV and Parquet, each also as `.gz`, and Excel workbooks. A bad row never stops a file: it comes back
-as `Rejected`. What makes a whole file unreadable (not there, a pipe, not Parquet, a compression bomb, changed while it
-was read) is a DataError.
+JSONL, JSON, CSV, TSV, Parquet and plain text, each also as `.gz`, and Excel workbooks. A bad row never stops a file:
+it comes back as `Rejected`. What makes a whole file unreadable (not there, a pipe, not Parquet, a compression bomb,
+changed while it was read) is a DataError.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import stat
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tunesmith.data.delimited import csv_rows, said_delimiter
+from tunesmith.data.documents import documents
 from tunesmith.data.lines import (
     About,
     BadRow,
@@ -37,7 +38,7 @@ from tunesmith.data.lines import (
 from tunesmith.data.sheet import sheet_rows
 from tunesmith.errors import DataError, did_you_mean
 
-__all__ = ["About", "Reading", "Rejected", "Row", "check_text", "format_of", "parse_json", "rows"]
+__all__ = ["About", "Reading", "Rejected", "Row", "check_text", "format_of", "of_one_kind", "parse_json", "rows"]
 
 MAX_JSON_BYTES = 2 * 2**30  # a .json array is parsed as one piece
 BOMB_RATIO, BOMB_BYTES = 500, 2**30  # unpacked to packed size, looked at once this much was unpacked
@@ -49,15 +50,25 @@ FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".xlsx": "xlsx",
+    ".txt": "text",
+    ".md": "text",
 }
+ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog")  # texts about data, and none of it
 
 
 def format_of(path: Path) -> str | None:
-    """ "jsonl" | "json" | "csv" | "tsv" | "parquet" | "xlsx", by the file's name, or None."""
+    """ "jsonl" | "json" | "csv" | "tsv" | "parquet" | "xlsx" | "text", by the file's name, or None."""
     suffixes = [s.lower() for s in path.suffixes]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
     return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def of_one_kind(files: Sequence[Path]) -> list[Path]:
+    """Those of a folder that hold data: rows, or where there are none, plain texts, but for a text about the data."""
+    known = [f for f in files if format_of(f) is not None and not f.name.startswith(".")]
+    of_rows = [f for f in known if format_of(f) != "text"]
+    return of_rows or [f for f in known if not f.name.lower().startswith(ABOUT)]
 
 
 def digest(path: Path) -> str:
@@ -108,7 +119,7 @@ def _read(path: Path, kind: str, reading: Reading, about: About) -> Iterator[tup
             return
         if reading.encoding is not None:
             encoding = check_encoding(reading.encoding)
-        elif kind in ("csv", "tsv"):
+        elif kind in ("csv", "tsv", "text"):
             encoding = survey(stream, path, about)
             stream.seek(0)
         else:
@@ -118,6 +129,8 @@ def _read(path: Path, kind: str, reading: Reading, about: About) -> Iterator[tup
             usual = "\t" if kind == "tsv" else None
             delimiter = usual if reading.delimiter is None else said_delimiter(reading.delimiter)
             yield from csv_rows(stream, path, encoding, delimiter, about)
+        elif kind == "text":
+            yield from documents(stream, path, encoding, reading.separator)
         else:
             yield from (_jsonl if kind == "jsonl" else _json)(stream, path, encoding)
 

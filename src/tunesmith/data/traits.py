@@ -67,7 +67,7 @@ class Traits:
 
     def _row(self, example: Example) -> tuple[Any, ...]:
         target = example.target
-        turns = [(m.role, normalised(m.content)) for m in example.prompt]
+        turns = _turns(example)
         prompt = "\n".join(f"{role}: {text}" for role, text in turns)
         answer = target.chosen.content if isinstance(target, Pair) else ""
         answer = target.text if isinstance(target, (Reply, Label)) else answer
@@ -114,10 +114,17 @@ def label_counts(examples: Sequence[Example]) -> Counter[str]:
 
 
 def key(example: Example) -> str:
-    """What must not stand in two splits: the group, or else the prompt without differences of case, width and white
-    space.
+    """What must not stand in two splits: the group, or else the prompt (of a plain text the text) without differences
+    of case, width and white space.
     """
-    return _key(example.group, [(m.role, normalised(m.content)) for m in example.prompt])
+    return _key(example.group, _turns(example))
+
+
+def _turns(example: Example) -> list[tuple[str, str]]:
+    """The roles and texts of what is given; a plain text is all that there is."""
+    if example.is_text and isinstance(example.target, Reply):
+        return [("text", normalised(example.target.text))]
+    return [(m.role, normalised(m.content)) for m in example.prompt]
 
 
 def _key(group: str | None, turns: Sequence[tuple[str, str]]) -> str:

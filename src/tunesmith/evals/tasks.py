@@ -20,24 +20,38 @@ from tunesmith.types import Example, Label, Message, Record, Reply, Segment
 class Kind:
     """What a task's name picks. Every part can be said otherwise in the recipe."""
 
-    scoring: Literal["likelihood", "generation"]
+    scoring: Literal["likelihood", "generation", "text"]  # text: as it stands, and nothing is answered
     metric: str  # primary, locked before training
     secondary: tuple[str, ...]
     instruction: str  # "" = none; {labels} is filled in; with instructions of its own, a data set needs none
+    about: str  # what it is for, as `tunesmith init` asks
 
 
 KINDS = {
     "classify": Kind(
-        "likelihood", "accuracy", ("macro_f1",), "Classify the text. Answer with exactly one of these labels: {labels}."
+        "likelihood", "accuracy", ("macro_f1",),
+        "Classify the text. Answer with exactly one of these labels: {labels}.",
+        "choose one of a few labels",
     ),
     "summarise": Kind(
-        "generation", "rouge_l", ("rouge_1", "chrf"), "Summarise the text. Answer with the summary only."
+        "generation", "rouge_l", ("rouge_1", "chrf"), "Summarise the text. Answer with the summary only.",
+        "shorten a text",
     ),
-    "translate": Kind("generation", "chrf", ("bleu",), "Translate the text. Answer with the translation only."),
-    "extract": Kind("generation", "json_fields", ("json_exact", "json_valid"), "Answer with one JSON object only."),
-    "generate": Kind("generation", "rouge_l", ("token_f1", "exact_match"), ""),
-    "chat": Kind("generation", "rouge_l", ("token_f1", "chrf"), ""),
-}
+    "translate": Kind(
+        "generation", "chrf", ("bleu",), "Translate the text. Answer with the translation only.",
+        "put it into another language",
+    ),
+    "extract": Kind(
+        "generation", "json_fields", ("json_exact", "json_valid"), "Answer with one JSON object only.",
+        "fill a JSON object",
+    ),
+    "generate": Kind("generation", "rouge_l", ("token_f1", "exact_match"), "", "write an answer, by example"),
+    "chat": Kind("generation", "rouge_l", ("token_f1", "chrf"), "", "go on with a conversation"),
+    "pretrain": Kind("text", "bits_per_byte", (), "", "go on learning from plain text"),
+}  # fmt: skip
+WRITTEN = ("generate", "summarise", "translate", "extract")  # those that rows of prompts and texts may be for
+# "auto" or one of them, as a recipe says it
+TaskName = Literal["auto", "classify", "summarise", "translate", "extract", "generate", "chat", "pretrain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +85,9 @@ class Form:
 
 
 def instructed(example: Example, instruction: str) -> Example:
-    """The example as it is trained: with the instruction as system message, unless the row brings one of its own."""
-    if not instruction or any(m.role == "system" for m in example.prompt):
+    """The example as it is trained: with the instruction as system message, unless the row brings one of its own, or
+    is a plain text."""
+    if not instruction or example.is_text or any(m.role == "system" for m in example.prompt):
         return example
     return replace(example, prompt=(Message("system", instruction), *example.prompt))
 

@@ -12,7 +12,7 @@ NEEDLESS: Table = (
         "examples are always packed, without padding, and never see each other",
         """sample_packing* eval_sample_packing packing packing_strategy eval_packing neat_packing padding_free
         pad_to_sequence_len pad_to_multiple_of group_by_length batching_strategy batch_flattening multipack*
-        max_packed_sequence_len streaming_multipack*""",
+        max_packed_sequence_len streaming_multipack* pretrain_multipack_* pretraining_sample_concatenation""",
     ),
     (
         "attention over packed examples is built in",
@@ -176,7 +176,6 @@ OTHER_KINDS = {
     "rl": "preference tuning or reinforcement learning",
     "reward_model": "training a reward model",
     "process_reward_model": "training a reward model",
-    "pretraining_dataset": "continued pre-training on plain text",
     "pref_loss": "preference tuning",
     "pref_beta": "preference tuning",
     "beta": "preference tuning",

@@ -10,7 +10,8 @@ from typing import Any
 from tunesmith.errors import RecipeError
 from tunesmith.importing.reading import Reading, number, shown
 
-PLAIN_TEXT = ("completion", "pretrain", "input_output", "text")
+PLAIN_TEXT = ("completion", "pretrain", "text")
+TEXT_FIELDS = ("field", "text_column")  # which column holds the text
 CHATS = ("chat_template", "sharegpt", "chatml", "conversation")
 # what a row's columns are called by the keys of Axolotl's data sets -> data.columns
 FIELDS = {
@@ -32,6 +33,10 @@ def data_sets(reading: Reading) -> None:
     """data.train, data.dev, data.columns and data.dev_frac."""
     listed(reading, "datasets", "data.train")
     listed(reading, "test_datasets", "data.dev")
+    listed(reading, "pretraining_dataset", "data.train")
+    if isinstance(reading.said.get("pretraining_dataset"), str):
+        add(reading, "data.train", [hub_name(reading, "pretraining_dataset", None, None)], "pretraining_dataset")
+        text_column(reading, "text", "pretraining_dataset")
     mixture(reading)
     for key in ("dataset_name", "dataset", "train_dataset"):
         if isinstance(reading.said.get(key), str):
@@ -52,18 +57,27 @@ def listed(reading: Reading, stem: str, ours: str) -> None:
         path_key = f"{prefix}.path" if f"{prefix}.path" in reading.said else f"{prefix}."
         inner = {k.removeprefix(f"{prefix}."): v for k, v in reading.said.items() if k.startswith(f"{prefix}.")}
         kind = str(inner.get("type") or "")
-        if any(kind.startswith(word) for word in PLAIN_TEXT) or inner.get("field") is not None:
+        if kind.startswith("input_output"):
             raise RecipeError(
-                f"{prefix} is plain text to go on with ({kind or 'field'}), which is not here yet: only prompts with "
-                "replies can be imported. Nothing was written."
+                f"{prefix} marks itself which parts of a text are learned ({kind}), which is not here: make prompts "
+                "with replies, or messages with weights, of it. Nothing was written."
             )
+        is_text = kind.startswith(PLAIN_TEXT) or inner.get("field") is not None or stem == "pretraining_dataset"
+        if reading.settings.get("data.train") and is_text != (reading.settings.get("task.name") == "pretrain"):
+            raise RecipeError(
+                f"{prefix} is {'plain text' if is_text else 'no plain text'}, unlike the data sets before it, and a "
+                "run learns either texts or replies: make a file of each kind. Nothing was written."
+            )
+        if is_text:
+            plain_text(reading, prefix, inner)
         files = files_of(reading, prefix, inner)
         if files:
             add(reading, ours, files, path_key)
         elif path_key in reading.said:
             others = {name: f"{prefix}.{name}" for name in ("name", "split") if f"{prefix}.{name}" in reading.said}
             add(reading, ours, [hub_name(reading, path_key, others.get("name"), others.get("split"))], path_key)
-        row_kind(reading, prefix, kind)
+        if not is_text:
+            row_kind(reading, prefix, kind)
         if inner.get("type.system_prompt"):
             reading.put("task.instruction", str(inner["type.system_prompt"]), f"{prefix}.type.system_prompt")
         for name in inner:
@@ -71,6 +85,25 @@ def listed(reading: Reading, stem: str, ours: str) -> None:
                 column(reading, FIELDS[name], str(inner[name]), f"{prefix}.{name}", is_first=prefix.endswith("[0]"))
         speakers(reading, prefix, inner)
         learned_roles(reading, prefix)
+
+
+def plain_text(reading: Reading, prefix: str, inner: dict[str, Any]) -> None:
+    """Texts without prompts: the task, and the column that is learned."""
+    said = [name for name in TEXT_FIELDS if inner.get(name) is not None]
+    for name in said:
+        text_column(reading, str(inner[name]), f"{prefix}.{name}")
+    if "type" in inner:
+        text_column(reading, "text", f"{prefix}.type")
+    elif not said:
+        reading.settings["task.name"] = "pretrain"
+        reading.settings.setdefault("data.columns.text", "text")
+
+
+def text_column(reading: Reading, column_name: str, key: str) -> None:
+    """The first that is said holds for all files."""
+    reading.settings.setdefault("data.columns.text", column_name)
+    meant = "texts are cut into pieces of data.max_tokens, and documents are held out whole; data.columns.text"
+    reading.put("task.name", "pretrain", key, meant=meant)
 
 
 def learned_roles(reading: Reading, prefix: str) -> None:
@@ -238,7 +271,8 @@ def from_info(reading: Reading, folder: Path, entry: dict[str, Any], key: str, o
     file = entry.get("file_name")
     add(reading, ours, [str(folder / file) if file else str(entry.get("hf_hub_url"))], key)
     for theirs, name in (entry.get("columns") or {}).items():
-        target = INFO_FIELDS.get(theirs)
+        is_text = reading.said.get("stage") == "pt" and theirs == "prompt"
+        target = "text" if is_text else INFO_FIELDS.get(theirs)
         if target is None or not is_first or ours != "data.train":
             continue
         dotted = f"data.columns.{target}"

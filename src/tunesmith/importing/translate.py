@@ -14,7 +14,7 @@ from tunesmith.spellings import OPTIONS, OURS
 
 PRECISIONS = {"bfloat16": "bfloat16", "bf16": "bfloat16", "float32": "float32", "fp32": "float32", "auto": "auto"}
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
-SUPERVISED = ("sft", "nll", "chunked_nll")
+SUPERVISED = ("sft", "nll", "chunked_nll", "pt")
 QUANTISED = ("-unsloth-bnb-4bit", "-bnb-4bit", "-gptq", "-awq")
 
 
@@ -53,9 +53,12 @@ def refuse_other_kinds(reading: Reading) -> None:
     for key in ("stage", "loss_type"):
         if reading.said.get(key) not in (None, *SUPERVISED):
             raise RecipeError(
-                f"{key} is {reading.said[key]}; only supervised tuning (sft) can be imported yet. Nothing was written."
+                f"{key} is {reading.said[key]}; only supervised tuning (sft) and pre-training (pt) can be imported "
+                "yet. Nothing was written."
             )
-        if reading.said.get(key) is not None:
+        if reading.said.get(key) == "pt":
+            reading.put("task.name", "pretrain", key, meant="documents are held out whole")
+        elif reading.said.get(key) is not None:
             reading.leave("needless", "supervised tuning is what a recipe does", key)
 
 

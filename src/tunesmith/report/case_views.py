@@ -135,13 +135,15 @@ def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
                 score="" if score is None or binary else number(score),
                 right=bool(score) if binary and score is not None else None,
                 cut=stopped is False,
-                note=note(output, wants_json=bool(wanted), is_json=fields is not None),
+                note=note(case, output, wants_json=bool(wanted), is_json=fields is not None),
             )
         )
     return tuple(made)
 
 
-def note(output: str, *, wants_json: bool, is_json: bool) -> str:
+def note(case: Case, output: str, *, wants_json: bool, is_json: bool) -> str:
+    if not case.prompt and not output and case.tuned_measured is not None:
+        return "scored as it stands, nothing is written"
     if not output.strip():
         return "empty"
     return "not a JSON object" if wants_json and not is_json else ""
