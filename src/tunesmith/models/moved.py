@@ -11,15 +11,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.models.adapters import Slot
+from tunesmith.models.depth import depths
 
-LAYER = re.compile(r"\.(\d+)\.")
+LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
     """`relative`: Frobenius norm of the change over that of the weights, of all trained matrices of the layer."""
 
-    layer: str  # its number; "" for what stands outside of the layers (embeddings, last norm)
+    layer: str  # its number, an encoder's before its decoder's; "" for what stands outside (embeddings, last norm)
     relative: float
     largest: str  # the matrix of this layer that moved most, against its own size
 
@@ -30,9 +31,9 @@ def moved(model: PreTrainedModel, slot: Slot, values: Mapping[str, Tensor]) -> l
         return []
     changes = lora_changes(model, slot, values) if slot.adapt.method == "lora" else weight_changes(slot, values)
     by_layer: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
+    deep = depths(model, [name for name, *_ in changes])
     for name, change, size in changes:
-        at = LAYER.search(name)
-        by_layer[at.group(1) if at else ""].append((name, change, size))
+        by_layer[str(deep[name] - 1) if LAYER.search(name) else ""].append((name, change, size))
     return [
         Moved(
             layer,

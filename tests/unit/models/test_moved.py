@@ -41,3 +41,15 @@ def test_weights_are_held_against_the_base() -> None:
     assert found["1"].largest.endswith("up_proj.weight")
     assert 0 < found["1"].relative < 0.5
     assert found[""].relative == 0  # the last norm
+
+
+def test_an_encoder_and_its_decoder_are_told_apart() -> None:
+    model = tiny.build("t5")
+    slot = open_slot(model, Adapt(method="full"))
+    values = initial_values(slot, 0)
+    for name in values:
+        if name.startswith("decoder.block.0."):
+            values[name] = 1.5 * values[name]
+    assert {m.layer: m.relative > 0 for m in moved(model, slot, values)} == {
+        "": False, "0": False, "1": False, "2": True, "3": False,
+    }  # fmt: skip
