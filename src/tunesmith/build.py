@@ -116,10 +116,11 @@ def compute(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> Compute:
 def load_base(recipe: Recipe, where: Compute, *, learns: bool = False) -> Base:
     """`learns`: with the teacher that it learns from, where the recipe names one."""
     base = load(recipe.model, where.dtype, where.device)
+    base.extend(recipe.adapt.context)
     if base.context_tokens is not None and recipe.data.max_tokens > base.context_tokens:
         raise PlanError(
             f"data.max_tokens is {recipe.data.max_tokens}; {recipe.model} was made for {base.context_tokens} tokens: "
-            "use at most that"
+            "use at most that, or give it a longer context (adapt.context.tokens)"
         )
     if learns and recipe.objective.distil.share:
         base.teacher = load_teacher(recipe.objective.distil.teacher, base, recipe.data.max_tokens)

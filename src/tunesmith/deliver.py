@@ -15,7 +15,7 @@ import torch
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import InputError, PlanError
 from tunesmith.export.gguf_check import Asked, check_gguf
-from tunesmith.export.gguf_file import About, config_of, refuse_family, write_gguf
+from tunesmith.export.gguf_file import About, refuse_family, write_gguf
 from tunesmith.export.modelfile import ollama_template, write_modelfile
 from tunesmith.export.verify import expect, verify
 from tunesmith.export.vllm_rules import vllm_facts
@@ -23,6 +23,7 @@ from tunesmith.export.vocabulary import vocabulary
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged
 from tunesmith.files import broken_files, publish_folder, write_json
 from tunesmith.folder import Teller
+from tunesmith.models.context import extended
 from tunesmith.opened import TUNED, Opened, open_run
 from tunesmith.report import card
 from tunesmith.report.facts import read_cases
@@ -91,7 +92,9 @@ def deliver(folder: Path, kind: Kind, out: Path | None, quant: Quant, tell: Tell
     tell.stage(f"opening {folder}", None)
     opened = open_run(folder)
     if kind in ("gguf", "ollama"):
-        refuse_family(config_of(opened.session.base.located.folder))
+        refuse_family(extended(opened.session.base.model.config, opened.recipe.adapt.context))
+    if kind != "adapter" and opened.recipe.adapt.is_prompt:
+        raise PlanError("this run tuned a prompt, which is no part of the model's weights: export `--to adapter`")
     delivery = Delivery(folder, opened, asked_of(opened, folder))
     check_room(opened, final, kind, quant, has_merged=whole(folder / "merged"))
     tell.stage(f"writing and comparing: {kind}", None)

@@ -20,6 +20,7 @@ from tunesmith.errors import DataError, of_the_system
 
 MANIFEST = "manifest.json"
 PARTIAL, STALE = ".partial_", ".stale_"  # how names begin of what is being written, and of what is being replaced
+BASE_CONFIG = "base_config.json"  # beside an adapter for a longer context: what its base has to be opened with
 
 
 def cache_dir() -> Path:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from tunesmith.data.feed import Laying
 from tunesmith.errors import PlanError
-from tunesmith.models.adapters import config_of
+from tunesmith.models.adapters import config_of, trained_weights
 from tunesmith.models.load import Base
+from tunesmith.models.new_tokens import by_token
 from tunesmith.models.peft_methods import unmergeable
 from tunesmith.objectives.goal import objective
 from tunesmith.recipe import Recipe
@@ -67,6 +68,13 @@ def unread(recipe: Recipe) -> dict[str, bool]:
         ),
         f"adapt.targets are layers for an adapter, and adapt.method {a.method} makes none. Leave them out, or use "
         "adapt.method: lora": bool(a.targets) and not a.is_adapter,
+        "adapt.peft prompt_tuning stands before every sequence, and has no layers: leave adapt.targets out": (
+            a.is_prompt and bool(a.targets)
+        ),
+        "adapt.peft prompt_tuning: regularise.neftune has no noise for its tokens, evals.lm_eval asks the model "
+        "without them, and adapt.context moves angles under weights that do not train. Leave these out, or use "
+        "adapt.method: lora": a.is_prompt
+        and bool(recipe.regularise.neftune or recipe.evals.lm_eval or a.context.tokens),
         f"adapt.names are for adapt.method: named, and it is {a.method}. Leave them out": (
             bool(a.names) and a.method != "named"
         ),
@@ -85,8 +93,24 @@ def unforetold(recipe: Recipe) -> dict[str, bool]:
     }
 
 
+def refuse_idle_tokens(recipe: Recipe, base: Base) -> None:
+    """PlanError where tokens that were added to the base would stay all alike."""
+    if not base.located.new_tokens:
+        return
+    rows = {id(tensor) for tensor in by_token(base.model)}
+    trained = set() if recipe.adapt.is_adapter else {id(p) for _, p in trained_weights(base.model, recipe.adapt)}
+    if not rows <= trained:
+        names = ", ".join(name for name, p in base.model.named_parameters() if id(p) in rows)
+        raise PlanError(
+            f"{recipe.model} was given new tokens ({', '.join(base.located.new_tokens[:4])}), whose rows are all the "
+            f"same until they are trained, and adapt.method {recipe.adapt.method} does not train them. Use "
+            f"adapt.method: full, or named with these among adapt.names: {names}"
+        )
+
+
 def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> None:
     """PlanError with the reason where what is asked for cannot work, or would do nothing."""
+    refuse_idle_tokens(recipe, base)
     r, o, average, stop = recipe.regularise, recipe.objective, recipe.train.average, recipe.train.early_stop
     drops = own_dropout(base) or (recipe.adapt.method == "lora" and recipe.adapt.dropout > 0)
     if recipe.adapt.dora and (r.mixout or r.l2sp or r.ewc or average.base_share):
@@ -128,6 +152,10 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
         "train.average.ema with it": average.last and stop.patience,
         "train.on_nan rollback goes back behind looks at dev whose weights train.early_stop would still keep as the "
         "best. Use one of the two": recipe.train.on_nan == "rollback" and stop.patience,
+        "regularise.kl holds the tuned model to what the base says, which beyond its own context is nothing to hold on "
+        f"to. With adapt.context, leave it out, or keep data.max_tokens at {base.own_tokens}": (
+            r.kl and recipe.adapt.context.tokens and recipe.data.max_tokens > (base.own_tokens or 0)
+        ),
         "train.early_stop looks at dev, and there is none: give data.dev or a data.dev_frac above 0": stop.patience
         and not has_dev,
         "train.average.base_share auto is chosen on dev, and there is none: give data.dev or a data.dev_frac above 0, "
@@ -138,6 +166,17 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
     for reason, is_so in reasons.items():
         if is_so:
             raise PlanError(reason)
+
+
+def context_why(recipe: Recipe, base: Base) -> str:
+    """How far the angles are stretched, and whether any example could be that long."""
+    tokens, own, longest = recipe.adapt.context.tokens, base.own_tokens, recipe.data.max_tokens
+    if tokens is None or own is None:
+        return ""
+    why = f"{tokens} tokens; the base was made for {own}, so a factor of {tokens / own:g}"
+    if longest <= own < tokens:
+        why += f"; data.max_tokens is {longest}, so no example is longer than the base's own context"
+    return why
 
 
 def rows(recipe: Recipe, base: Base) -> list[Row]:
@@ -159,8 +198,9 @@ def rows(recipe: Recipe, base: Base) -> list[Row]:
         ("train.average.base_share", average.base_share, "of the base in the run's weights (WiSE-FT)"),
         ("train.early_stop.patience", stop.patience, f"looks at the {stop.on} on dev without a better one"),
     ]
-    t = recipe.train
+    t, c = recipe.train, recipe.adapt.context
     found += [
+        ("adapt.context", c.method if c.tokens else "", context_why(recipe, base)),
         (
             "train.by_depth",
             t.by_depth if t.by_depth != 1 else 0,

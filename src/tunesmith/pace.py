@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tunesmith import by_heart, guards, robustness
+from tunesmith import by_heart, guards, long_context, robustness
 from tunesmith.build import Material, drawn
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
@@ -267,6 +267,15 @@ class Job:
         again_s = longest_s + self.speeds.step_s if longest_s > LEARN_S else 0.0
         return again_s + 2 * self.saved_s + export + 2 * self.read_one_s
 
+    def context(self) -> float:
+        """Three models read long texts, each within evals.guard_budget_s; nothing without a longer context."""
+        tokens, own = self.recipe.adapt.context.tokens, self.base.own_tokens
+        if tokens is None or own is None:
+            return 0.0
+        read = self.speeds.score.of(*long_context.reading(own, tokens))
+        read += long_context.NUM_DOCUMENTS * tokens * self.speeds.head_s
+        return len(long_context.WHO) * min(self.recipe.evals.guard_budget_s, read)
+
     def explain(self) -> float:
         """At most its budget: the worst cases with pieces taken out, and gradients of training examples."""
         evals = self.recipe.evals
@@ -314,7 +323,7 @@ def stretched(how: Answering, most: int) -> list[int]:
 
 STAGES: dict[str, Callable[[Job], float]] = {
     "baseline": Job.baseline, "train": Job.train, "evaluate": Job.evaluate, "guards": Job.guards,
-    "robustness": Job.robustness, "export": Job.export, "explain": Job.explain,
+    "robustness": Job.robustness, "context": Job.context, "export": Job.export, "explain": Job.explain,
 }  # fmt: skip
 
 
@@ -322,7 +331,8 @@ def stages(job: Job, began_s: float) -> dict[str, float]:
     """Seconds by stage, in the order of cost.json. `began_s`: when the preparing began, by the monotonic clock."""
     found = {name: stage(job) for name, stage in STAGES.items()}
     rehearsal = {"rehearsal": job.rehearsal()} if job.recipe.train.rehearsal else {}
-    kept = {name: seconds for name, seconds in found.items() if seconds > 0 or name not in ("guards", "explain")}
+    may_lack = ("guards", "context", "explain")
+    kept = {name: seconds for name, seconds in found.items() if seconds > 0 or name not in may_lack}
     return {"prepare": time.monotonic() - began_s, **rehearsal, **kept}
 
 

@@ -109,6 +109,8 @@ def adapt_why(recipe: Recipe) -> str:
     if a.method == "lora":
         kind = "".join(f", {name}" for name, on in (("rsLoRA", a.rslora), ("DoRA", a.dora)) if on)
         return f"rank {a.rank}, alpha {a.alpha:g}{kind}, on {', '.join(a.targets) or 'all linear layers but the head'}"
+    if a.is_prompt:
+        return "rows that stand before every sequence; they do not begin at the base, which never sees them"
     if a.is_pefts:
         said = ", ".join(f"{k} {v}" for k, v in a.options.items())
         return (

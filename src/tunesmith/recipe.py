@@ -279,7 +279,7 @@ def check(recipe: Recipe) -> None:
         "evals.max_new_tokens": 1 if e.max_new_tokens is None else e.max_new_tokens,
     }  # fmt: skip
     cadences = {
-        "train.every_watch": t.every_watch, "train.every_dev": t.every_dev,
+        "train.every_watch": t.every_watch, "train.every_dev": t.every_dev, "adapt.context.tokens": a.context.tokens,
         "train.early_stop.every": t.early_stop.every, "objective.temperature": recipe.objective.temperature,
     }  # fmt: skip
     above_0 |= {key: value for key, value in cadences.items() if value is not None}

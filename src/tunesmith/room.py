@@ -56,6 +56,9 @@ def disk_need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...], tr
 
 def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
     """Weights that train: of LoRA, rank times both sides of each adapted layer."""
+    if adapt.is_prompt:
+        config = config_of(adapt, model)
+        return int(config.num_virtual_tokens * config.token_dim)  # type: ignore[attr-defined]
     if adapt.is_pefts:
         with tried(model, config_of(adapt, model)) as live:
             return sum(p.numel() for p in live.values())

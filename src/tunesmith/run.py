@@ -22,6 +22,7 @@ from tunesmith import (
     guards,
     harness,
     lineage,
+    long_context,
     openings,
     plan,
     recorded,
@@ -141,6 +142,7 @@ def whole(
     guard = guarded(recipe, folder, session, made, snapshot, (base_asked, tuned))
     guard += harness.measure(recipe, folder, session, snapshot)
     robust = robustness.measure(robustness.Trial(recipe, folder, session, made, snapshot, base_asked, tuned))
+    reach = long_context.measure(recipe, folder, session, made, snapshot)
     time_answers(recipe, folder, session, made, snapshot)
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
@@ -149,10 +151,9 @@ def whole(
         recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, *learned, base.located.note, *said]
     )
     verdict["secondary"] |= preferred
-    verdict["run"], verdict["guard"] = out.name, [asdict(g) for g in guard]
-    verdict["openings"] = [asdict(o) for o in earlier]
+    verdict |= {"run": out.name, "guard": [asdict(g) for g in guard], "openings": [asdict(o) for o in earlier]}
     looked = openings.note(earlier, len(made.split.test))
-    kept = [looked, *skipped_updates(folder), *(folder.read(SIZES) or {}).get("said", [])]
+    kept = [looked, long_context.note(reach), *skipped_updates(folder), *(folder.read(SIZES) or {}).get("said", [])]
     verdict["notes"] = [*filter(None, kept), *verdict["notes"], *guards.losses(guard)]
     robustness.into(verdict, robust)
     against_parent.into(verdict, against_parent.compare(recipe, folder, made, base_asked, tuned))

@@ -23,7 +23,7 @@ from tunesmith.engine.cuts import Cuts, pieces
 from tunesmith.engine.loop import State
 from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.engine.session import Session
-from tunesmith.engine.tenant import Who
+from tunesmith.engine.tenant import Who, begun_prompts
 from tunesmith.errors import NotFinite, PlanError
 from tunesmith.files import publish_folder, save_tensors
 from tunesmith.fitted import Fitted
@@ -244,6 +244,7 @@ def clocked(
         device = session.base.model.device
         (read_s, _), (all_s, done) = timed(lambda: sample(1), device), timed(lambda: sample(max(2, tokens)), device)
         return read_s, max(0.0, all_s - read_s) / (limits.max_new_tokens - 1), [list(c.tokens) for c in done]
+    prompts = begun_prompts(session.tenants[who] if isinstance(who, str) else who, prompts)
     began, ends = time.monotonic(), []
     with session.borrowed(who) as model:
         for step in Sampler(model, session.base.head, made.renderer.text).side_by_side(prompts, limits):

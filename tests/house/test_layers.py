@@ -16,7 +16,7 @@ SERVICES = (
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
     *("rehearse", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
-    *("lineage", "recorded", "heritage", "against_parent"),
+    *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked"),
 )
 LAYERS = (

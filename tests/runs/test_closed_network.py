@@ -61,6 +61,7 @@ SESSION: dict[str, str] = {
     "models": "models --recipe recipe.yaml --candidates model --cases 12 --shots 2 --json",
     "models list": "models list --json",
     "models fetch": "models fetch smollm2-135m-instruct --json",
+    "models resize": "models resize model --token <new> --out grown --json",
 }
 # Commands that print no facts, or are the same as another.
 OTHERS = {

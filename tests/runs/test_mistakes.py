@@ -217,6 +217,8 @@ OTHERS = [
     Mistake("compare: not finished", "compare run run", ("no verdict", "--resume --out run"), unfinished),
     Mistake("fetch: nothing", "models fetch nothing", ("nothing is not known", "owner/name")),
     Mistake("fetch: no network", "models fetch a/b", ("a/b", "HF_HUB_OFFLINE"), environ=OFFLINE),
+    Mistake("resize: known", "models resize model --token a --out grown", ("one token of model already",)),
+    Mistake("resize: there", "models resize model --token <a> --out model", ("model is there already",)),
     Mistake("doctor: an option", "doctor --fix", ("No such option: --fix",)),
     Mistake("schema: an argument", "schema x", ("unexpected extra argument",)),
     Mistake("a shell that is not known", "completion tcsh", ("tcsh", "bash", "zsh")),

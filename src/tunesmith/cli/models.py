@@ -197,3 +197,20 @@ def models_fetch(
     located = part("models.catalogue").fetch(name, accept_terms=accept_terms)
     facts = {"name": located.name, "folder": str(located.folder), "licence": located.licence, "note": located.note}
     show.out(json.dumps(facts, ensure_ascii=False) if as_json else f"{located.name} is in {located.folder}")
+
+
+@app.command("resize")
+def models_resize(
+    name: Annotated[str, typer.Argument(help="A model's name or folder.")],
+    token: Annotated[list[str], typer.Option("--token", help="A new token, as texts have it; once for each.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model with them; has to be new.")],
+    as_json: Json = False,
+) -> None:
+    """A model with more tokens, each with the mean of all rows, as the base of a run that trains them.
+
+    Example: tunesmith models resize smollm2-135m-instruct --token "<sql>" --token "</sql>" --out base-with-sql
+    """
+    grown = part("models.new_tokens").add_tokens(name, token, out)
+    facts = {"folder": str(grown.folder), "ids": grown.ids, "num_rows": grown.num_rows, "digest": grown.digest}
+    said = f"{grown.folder}: {len(grown.ids)} new tokens of {grown.num_rows}; adapt.method full or named trains them"
+    show.out(json.dumps(facts, ensure_ascii=False) if as_json else said)

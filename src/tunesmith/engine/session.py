@@ -19,7 +19,7 @@ from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.memory import keep_freed_memory
 from tunesmith.engine.optim import global_norm, step
 from tunesmith.engine.sharing import loss_of, others_of, shares_of
-from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who
+from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who, begun_prompts
 from tunesmith.errors import NotFinite, Overflow, PlanError, RunError
 from tunesmith.generate.decode import Sampler
 from tunesmith.generate.kept import Kept
@@ -34,6 +34,7 @@ from tunesmith.models.load import Base
 from tunesmith.models.noise import key_of
 from tunesmith.models.output import ForwardOutput, output
 from tunesmith.models.peft_methods import take_out
+from tunesmith.models.prompts import begun
 from tunesmith.models.seq2seq import asking
 from tunesmith.roles import Objective, Site
 from tunesmith.types import Completion, Forest, Ratio, Shared
@@ -155,8 +156,7 @@ class Session:
     def logprobs(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
         """[L] nats of the learned tokens of each forest, on the CPU."""
         with self._lock:
-            holder = self._holder(who)
-            self._put(holder)
+            holder = self._put(self._holder(who))
             work = lambda part: self._output(holder, part.to(self.base.model.device)).logp().cpu()
             return [self.cuts.scored(b, work) for b in batches]
 
@@ -180,7 +180,7 @@ class Session:
     ) -> list[Completion]:
         """Completions with the log-probability of every token sampled. `decode` turns reply tokens into text."""
         with self._lock, self._eager():
-            self._put(self._holder(who))
+            prompts = begun_prompts(self._put(self._holder(who)), prompts)
             if self.base.layout == "forest":
                 call = Sampler(self.base.model, self.base.head, decode)
                 return self.cuts.answered(limits, kept, lambda most, k: call(prompts, most, progress, k))
@@ -192,7 +192,7 @@ class Session:
         """One prompt's answers, piece by piece. The session is held until the iterator is used up or closed, which must
         happen in the thread that asked. Models of other layouts than the forest's are shown when they are done."""
         with self._lock, self._eager():
-            self._put(self._holder(who))
+            [prompt] = begun_prompts(self._put(self._holder(who)), [prompt])
             stopped: set[int] = set()
             if self.base.layout == "forest":
                 sampler = Sampler(self.base.model, self.base.head, reader.text)
@@ -208,13 +208,14 @@ class Session:
     def next_logits(self, who: Who, prompt: Sequence[int]) -> Tensor:
         """[V] float32 logits behind one prompt, on the CPU."""
         with self._lock, self._eager():
-            self._put(self._holder(who))
+            [prompt] = begun_prompts(self._put(self._holder(who)), [prompt])
             out = self.base.model(**asking(self.base.model, prompt))
             return out.logits[0, -1].float().cpu()
 
     @contextmanager
     def borrowed(self, who: Who) -> Iterator[PreTrainedModel]:
-        """transformers' model itself, with the weights of whom was named, for a library that asks it its own way."""
+        """transformers' model itself, with the weights of whom was named, for a library that asks it its own way.
+        Tokens of a tuned prompt are the caller's to put before what is asked (`begun_prompts`)."""
         with self._lock, self._eager():
             self._put(self._holder(who))
             yield self.base.model
@@ -249,10 +250,9 @@ class Session:
     def export(self, who: Who, folder: Path) -> None:
         """Write the weights in peft's layout (LoRA) or transformers' (weights of the model), with the base's digest."""
         with self._lock:
-            holder = self._holder(who)
+            holder = self._put(self._holder(who))
             if holder is None:
                 raise RunError("the base itself is not exported; name a tenant or a snapshot")
-            self._put(holder)
             values = holder.masters if isinstance(holder, Tenant) else holder.values
             save_weights(self.base.model, holder.slot, values, folder, self.base.digest)
 
@@ -276,27 +276,28 @@ class Session:
         return self._tenant(who) if isinstance(who, str) else who
 
     @torch.no_grad()
-    def _put(self, holder: Tenant | Snapshot | None) -> None:
+    def _put(self, holder: Tenant | Snapshot | None) -> Tenant | Snapshot | None:
         """Copy the weights of a tenant, a snapshot or the base (None) into their slot, unless they are there."""
         slot = self._active if holder is None else holder.slot
         if slot is None:
-            return
-        if slot is not self._active:
-            if slot.adapt.method == "lora":
-                activate_adapter(self.base.model, slot.key)
-            self._active = slot
+            return holder
+        if slot is not self._active and slot.adapt.method == "lora":
+            activate_adapter(self.base.model, slot.key)
+        self._active = slot
+        self.base.rotary.put(None if holder is None else slot.adapt.context)
         token = holder or self.base
         if slot.holder is token:
-            return
+            return holder
         values = slot.neutral if holder is None else holder.masters if isinstance(holder, Tenant) else holder.values
         for name, parameter in slot.live.items():
             parameter.copy_(values[name])
         slot.holder = token
+        return holder
 
     def _output(self, holder: Tenant | Snapshot | None, batch: Forest) -> ForwardOutput:
         """Forward pass of whoever is in the slot."""
-        out = output(self.base.model, self.base.head, batch, self.base.layout)
-        heads = holder.slot.heads if holder is not None else None
+        before, heads = (holder.slot.before, holder.slot.heads) if holder is not None else ((), None)
+        out = output(self.base.model, self.base.head, begun(batch, before), self.base.layout)
         if heads is not None:
             if "value" in heads:
                 out.scalars["value"] = heads["value"](out.hidden[out.at]).squeeze(-1)

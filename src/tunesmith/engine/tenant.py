@@ -29,6 +29,12 @@ class Snapshot:
 Who = str | Snapshot | None  # a tenant by its name, a snapshot, or the untouched base
 
 
+def begun_prompts(holder: Tenant | Snapshot | None, prompts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """With the tokens that prompt tuning puts before every sequence of this tenant."""
+    before = () if holder is None else holder.slot.before
+    return [[*before, *prompt] for prompt in prompts] if before else prompts
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What `Session.create` needs. Reference and teacher are what `Objective.needs` names; None is the base."""

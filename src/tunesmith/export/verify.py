@@ -15,7 +15,7 @@ from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import RunError
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import greedy
-from tunesmith.models.heads import unwrapped
+from tunesmith.models.heads import inner
 from tunesmith.models.seq2seq import asking
 from tunesmith.types import Completion
 
@@ -52,7 +52,7 @@ def verify(
     differences, same, is_half = [], 0, expected.dtype != torch.float32
     close = MERGED_HALF if is_merged and is_half else CLOSE[expected.dtype]
     for prompt, completion, wanted_V in zip(expected.prompts, expected.completions, expected.logits):
-        found_V = model(**asking(unwrapped(model), prompt)).logits[0, -1].float()
+        found_V = model(**asking(inner(model), prompt)).logits[0, -1].float()
         differences.append(float((found_V - wanted_V).square().mean().sqrt() / wanted_V.std()))
         written, _ = greedy(model, [prompt], expected.max_new_tokens, expected.stop_ids)
         same += tuple(written[0].tolist()) == completion.tokens

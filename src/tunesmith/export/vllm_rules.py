@@ -13,6 +13,8 @@ from typing import Any
 
 from safetensors import safe_open
 
+from tunesmith.files import BASE_CONFIG
+
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank may be
 DEFAULT_RANK = 16  # vLLM's own, where the flag is not given
 TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
@@ -67,5 +69,11 @@ def vllm_facts(folder: Path) -> dict[str, Any]:
         breaches.append("there is no adapter_model.safetensors")
     elif config.get("r"):
         breaches += tensor_breaches(weights, int(config["r"]))
+    if (folder / BASE_CONFIG).is_file():
+        breaches.append(
+            "it was trained with a longer context; vLLM reads the base's own config.json, and would compute another "
+            "model unless the base is served (--hf-overrides) with rope_parameters and max_position_embeddings of "
+            f"{BASE_CONFIG}"
+        )
     fitting = [r for r in RANKS if r >= max(DEFAULT_RANK, int(config.get("r") or 1))]
     return {"breaches": breaches, "max_lora_rank": fitting[0] if fitting else None}

@@ -11,7 +11,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
-from tunesmith.files import publish_folder
+from tunesmith.files import BASE_CONFIG, publish_folder
 from tunesmith.models.bars import no_bars
 from tunesmith.models.kinds import opener
 
@@ -52,9 +52,11 @@ def write_tuned(session: Session, snapshot: Snapshot, serving: Serving, final: P
 
 @no_bars()
 def open_adapter(base_folder: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
-    """Plain transformers, plain peft; the adapter computes in the precision in which it was trained and measured, where
-    peft by itself would compute it in float32."""
-    base = opened(base_folder, dtype)
+    """Plain transformers, plain peft; the base with the configuration that an adapter for a longer context has beside
+    it. The adapter computes in the precision in which it was trained and measured, where peft by itself would compute
+    it in float32."""
+    longer = adapter / BASE_CONFIG
+    base = opened(base_folder, dtype, longer if longer.is_file() else None)
     return PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False).eval()
 
 
@@ -64,9 +66,11 @@ def open_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return opened(folder, dtype).eval()
 
 
-def opened(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    kind = opener(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
-    model: PreTrainedModel = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+def opened(folder: Path, dtype: torch.dtype, other: Path | None = None) -> PreTrainedModel:
+    """`other`: the file of another configuration than the folder's."""
+    config = AutoConfig.from_pretrained(other or folder, local_files_only=True, trust_remote_code=False)
+    plain = {"local_files_only": True, "use_safetensors": True}
+    model: PreTrainedModel = opener(config).from_pretrained(folder, config=config, dtype=dtype, **plain)
     return model
 
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from tunesmith.errors import PlanError
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
-from tunesmith.models.heads import unwrapped
+from tunesmith.models.heads import inner
 from tunesmith.models.seq2seq import start_token
 from tunesmith.types import Completion
 
@@ -72,7 +72,7 @@ def greedy(
 ) -> tuple[Tensor, Tensor]:
     """([B, n] tokens that transformers' generate writes behind each prompt, [B, n] their nats). What comes behind a
     stop is padding. Prompts of unlike length are padded on the right, for encoder-decoders only."""
-    causal = unwrapped(model)
+    causal = inner(model)
     is_pair, width = causal.config.is_encoder_decoder, max(map(len, prompts))
     assert is_pair or all(len(p) == width for p in prompts), "a decoder would go on from padding"
     tokens = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=causal.device)

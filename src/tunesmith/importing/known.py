@@ -133,7 +133,7 @@ ABSENT: Table = (
     ),
     ("code that comes with a model is never run; only transformers' own architectures are", "trust_remote_code*"),
     (
-        "the tokenizer is used as it comes with the model",
+        "the tokenizer is used as it comes with the model; `tunesmith models resize` makes one with more",
         """special_tokens.* tokens tokens.* tokenizer_legacy added_tokens_overrides* add_tokens add_special_tokens
         new_special_tokens eos_token resize_vocab new_token_*""",
     ),
@@ -141,9 +141,10 @@ ABSENT: Table = (
         "model and tokenizer come together, at the hub's newest revision: give a folder as model for another",
         "tokenizer_name tokenizer_name_or_path tokenizer_config_path cache_dir model_revision revision_of_model",
     ),
+    ("a longer context is adapt.context: tokens, and the method", "rope_* rope_scaling.*"),
     (
         "the model is used with its own configuration",
-        "rope_* rope_scaling.* overrides_of_model_* model_init_kwargs* model_config* cls_model_config",
+        "overrides_of_model_* model_init_kwargs* model_config* cls_model_config",
     ),
     (
         "all rows of all files are used; a `weight` column of the file is read",

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
+from tunesmith.models.context import Context, check_context
 from tunesmith.models.kinds import task_type
 from tunesmith.models.noise import Draw, KeyedDropout
 from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
 from tunesmith.models.probe import Probe
+from tunesmith.models.prompts import NAME as PROMPT
+from tunesmith.models.prompts import prompt_config, put_before, try_prompt
 from tunesmith.roles import LowRank
 
 MAGNITUDE = "lora_magnitude_vector"  # peft's name for the lengths of DoRA
@@ -43,9 +46,13 @@ class Adapt:
     names: tuple[str, ...] = ()  # named: patterns of tensors, such as "*.mlp.*" or "*norm*"
     peft: str = ""  # peft: the name of one of its methods, such as loha, oft, vera, fourierft
     options: dict[str, Any] = field(default_factory=dict)  # ia3, peft: peft's own options of the method, by their names
+    context: Context = field(default_factory=Context)  # more tokens than the base was made for, by other rotary angles
 
     def key(self) -> str:
         """Tenants with one key share a slot. peft does not allow dots in adapter names."""
+        return "_".join(filter(None, (self._weights_key(), self.context.word)))
+
+    def _weights_key(self) -> str:
         if self.method == "full":
             return "full"
         if self.method == "last_k":
@@ -63,6 +70,11 @@ class Adapt:
     def is_pefts(self) -> bool:
         """Whether the layers that train are peft's own."""
         return self.method in ("ia3", "peft")
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether what trains stands before every sequence."""
+        return self.method == "peft" and self.peft == PROMPT
 
     @property
     def is_adapter(self) -> bool:
@@ -87,6 +99,7 @@ class Slot:
     holder: object = None  # whose values are live now
     heads: nn.ModuleDict | None = None
     draw: Draw = field(default_factory=Draw)  # what drawn noise is keyed by while the tenant trains
+    before: tuple[int, ...] = ()  # ids of tokens that stand before every sequence of its tenants, and of nobody else
 
     @property
     def pairs(self) -> tuple[LowRank, ...]:
@@ -138,6 +151,8 @@ def config_of(adapt: Adapt, model: PreTrainedModel) -> PeftConfig:
     """As peft writes it, of an adapter of any kind."""
     if adapt.method == "lora":
         return lora_config(adapt, model)
+    if adapt.is_prompt:
+        return prompt_config(dict(adapt.options), model)
     name = "ia3" if adapt.method == "ia3" else adapt.peft
     is_left = not adapt.targets and (name in OWN_TARGETS or "target_modules" in adapt.options)
     return peft_config(name, dict(adapt.options), None if is_left else targets_of(adapt, model), model)
@@ -145,8 +160,11 @@ def config_of(adapt: Adapt, model: PreTrainedModel) -> PeftConfig:
 
 def check_adapt(adapt: Adapt, model: PreTrainedModel, found: Probe) -> None:
     """PlanError where this model cannot be tuned so; nothing is changed. `found`: of the model as it is."""
+    check_context(model, model.config, adapt.context)
     if adapt.method == "lora":
         targets_of(adapt, model)
+    elif adapt.is_prompt:
+        try_prompt(model, prompt_config(dict(adapt.options), model), found)
     elif adapt.is_pefts:
         prove(model, config_of(adapt, model), found)
     else:
@@ -190,10 +208,12 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
 
     `heads_wanted`: scalar heads on the hidden state, "value" (a number per scored token) or "score" (per segment).
     """
+    check_context(model, model.config, adapt.context)
     key = slot_key(adapt, heads_wanted)
     heads = nn.ModuleDict({n: nn.Linear(model.config.get_text_config().hidden_size, 1) for n in heads_wanted})
     heads.to(device=model.device, dtype=model.dtype)
     draw = Draw()
+    before: tuple[int, ...] = ()
     if adapt.method == "lora":
         inject_adapter_in_model(lora_config(adapt, model), model, adapter_name=key)
         key_dropout(model, key, draw)
@@ -203,6 +223,9 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
             start = parameter.data if MAGNITUDE in name else torch.zeros_like(parameter.data)
             parameter.data = start.to(dtype=model.dtype, device=model.device)
         neutral = {n: p.detach().clone() for n, p in live.items()}
+    elif adapt.is_prompt:
+        live, before = put_before(model, prompt_config(dict(adapt.options), model), seed)
+        neutral = {n: p.detach().clone() for n, p in live.items()}  # read by nobody but its tenants
     elif adapt.is_pefts:
         live = put_in(model, config_of(adapt, model), key, seed)
         neutral = {n: p.detach().clone() for n, p in live.items()}
@@ -215,7 +238,7 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
         neutral[f"heads.{name}"] = torch.zeros_like(parameter)
     for parameter in live.values():
         parameter.requires_grad_(False)  # a verb switches on what the tenant trains
-    return Slot(key, adapt, live, neutral, None, heads if heads_wanted else None, draw)
+    return Slot(key, adapt, live, neutral, None, heads if heads_wanted else None, draw, before)
 
 
 def key_dropout(model: PreTrainedModel, key: str, draw: Draw) -> None:

@@ -6,22 +6,28 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError, PlanError
-from tunesmith.files import read_json, save_tensors
-from tunesmith.models.adapters import MAGNITUDE, Adapt, Slot, lora_config
+from tunesmith.files import BASE_CONFIG, read_json, save_tensors
+from tunesmith.models.adapters import MAGNITUDE, Adapt, Slot, config_of, lora_config
 from tunesmith.models.bars import no_bars
 from tunesmith.models.claims import read_facts
+from tunesmith.models.context import Context, extended
+from tunesmith.models.prompts import ROWS
 
 PEFT_PREFIX = "base_model.model."
 FACTS = "tunesmith.json"
+CONTEXT = TypeAdapter(Context)
 
 
 def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], folder: Path, base_digest: str) -> None:
@@ -42,6 +48,14 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
         config = lora_config(slot.adapt, model)
         config.inference_mode = True
         config.save_pretrained(str(folder))
+    elif slot.adapt.is_prompt:
+        tensors = {ROWS: values[ROWS].detach().cpu().contiguous()}
+        save_tensors(
+            tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest}
+        )
+        prompt = config_of(slot.adapt, model)
+        prompt.inference_mode = True
+        prompt.save_pretrained(str(folder))
     elif slot.adapt.is_pefts:
         held = get_peft_model_state_dict(model, adapter_name=slot.key)
         tensors = {PEFT_PREFIX + n: t.detach().cpu().contiguous() for n, t in held.items()}
@@ -54,7 +68,16 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
     else:
         with no_bars():
             model.save_pretrained(folder)
-    facts = {"base_digest": base_digest, "method": slot.adapt.method, "heads": sorted({n.split(".")[0] for n in heads})}
+    facts: dict[str, Any] = {
+        "base_digest": base_digest,
+        "method": slot.adapt.method,
+        "heads": sorted({n.split(".")[0] for n in heads}),
+    }
+    context = slot.adapt.context
+    if context.tokens is not None:
+        facts["context"] = asdict(context)
+        name = BASE_CONFIG if slot.adapt.is_adapter else "config.json"
+        extended(model.config, context).to_json_file(str(folder / name))
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
 
 
@@ -92,7 +115,7 @@ def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tup
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
     refuse_other_base(folder, made_on, base_digest, insist=insist)
-    adapt = adapt_of(lora_in(folder), folder)
+    adapt = replace(adapt_of(lora_in(folder), folder), context=context_in(folder))
     odd = next((n for n, t in tensors.items() if "lora_A" in n and t.dim() and t.shape[0] != adapt.rank), None)
     if odd is not None:
         raise ModelError(
@@ -100,6 +123,19 @@ def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tup
             f"{tuple(tensors[odd].shape)}; copy it again"
         )
     return adapt, {n: t.to(torch.float32) for n, t in tensors.items()}
+
+
+def context_in(folder: Path) -> Context:
+    """The longer context that an adapter was trained for, which is no part of what peft writes."""
+    kept = read_facts(folder / FACTS).get("context") if (folder / FACTS).is_file() else None
+    if kept is None:
+        return Context()
+    try:
+        return CONTEXT.validate_python(kept)
+    except ValidationError as error:
+        raise ModelError(
+            f"{folder / FACTS} says of the adapter's context {kept!r}; wanted tokens and method. Copy it again"
+        ) from error
 
 
 def lora_in(folder: Path) -> LoraConfig:

@@ -17,9 +17,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from tunesmith.errors import ModelError, did_you_mean
-from tunesmith.files import broken_files, cache_dir, publish_folder, sha256_file
+from tunesmith.files import broken_files, cache_dir, publish_folder, read_json, sha256_file
 from tunesmith.models.dequantised import FACTS, converted, dequantise, is_gguf
 from tunesmith.offline import forbidden_by
+
+NEW_TOKENS = "new_tokens.json"  # in the folder of a model that was given more tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Located:
     base_model: str  # what a model card names as base
     licence: str
     note: str  # what a reader of results must know; "" = nothing
+    new_tokens: tuple[str, ...] = ()  # that were added to it, and have not been trained
 
 
 def converted_folder(entry: Embedded) -> Path:
@@ -110,6 +113,9 @@ def locate(name: str) -> Located:
     if path.exists() or name.startswith((".", "/", "~")):
         if not (path / "config.json").is_file():
             raise no_model(name, path)
+        if (path / NEW_TOKENS).is_file():
+            facts = read_json(path / NEW_TOKENS)
+            return Located(name, path, facts["base_model"], facts["licence"], facts["note"], tuple(facts["tokens"]))
         return Located(name, path, path.name, licence_in(path) or "see the model's folder", "")
     if name.count("/") == 1:
         folder = download(name)

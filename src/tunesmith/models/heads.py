@@ -24,6 +24,11 @@ from tunesmith.models.chunked import Projection
 NUM_PROVED = 5  # positions whose logits are compared
 
 
+def inner(model: Any) -> Any:
+    """Below peft's wrapper, whatever the adapter is."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The transformers model, with its adapters, below peft's wrapper."""
     if isinstance(model, PeftModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.models.bars import no_bars
 from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.claims import check_claims, weights_in
+from tunesmith.models.context import Context, Rotary, check_context, own_tokens
 from tunesmith.models.heads import Head, find_head
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.kinds import opener
@@ -41,14 +42,32 @@ class Base:
     rope: RopeLimit | None
     teacher: Base | None = None  # frozen, loaded beside it to learn from
     load_s: float = 0.0  # seconds that transformers took to open the weights
+    context: Context = field(default_factory=Context)  # that a recipe gives its tenants; the base itself keeps its own
+    rotary: Rotary = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rotary = Rotary(self.model)
 
     @property
     def layout(self) -> str:
         return self.probe.layout
 
     @property
+    def own_tokens(self) -> int | None:
+        """The context of the base as it is, whatever a recipe gives its tenants."""
+        return own_tokens(self.model.config)
+
+    def extend(self, context: Context) -> None:
+        """From now on texts may be as long as this. PlanError where the model cannot be given the context."""
+        check_context(self.model, self.model.config, context)
+        self.context = context
+
+    @property
     def context_tokens(self) -> int | None:
-        """The longest context that the model was made for; None where its configuration names none (ALiBi, Mamba)."""
+        """The longest context that the model was made for, or is being made for (`extend`); None where its
+        configuration names none (ALiBi, Mamba)."""
+        if self.context.tokens is not None:
+            return self.context.tokens
         said = self.model.config.get_text_config()
         names = ("max_position_embeddings", "max_seq_len", "seq_length")
         return next((int(getattr(said, n)) for n in names if hasattr(said, n)), None)

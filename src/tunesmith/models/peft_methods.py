@@ -23,6 +23,8 @@ from tunesmith.errors import ModelError, PlanError, did_you_mean
 from tunesmith.models.hidden import hidden_states
 from tunesmith.models.kinds import task_type
 from tunesmith.models.probe import Probe, probe, small_forest
+from tunesmith.models.prompts import NAME as PROMPT
+from tunesmith.models.prompts import take_away
 
 OWN_TARGETS = ("ia3", "ln_tuning", "trainable_tokens")  # peft knows better which layers than "all that are linear"
 BESIDE = ("modules_to_save", "inference_mode", "bias")  # options of peft that are no part of a method
@@ -38,8 +40,9 @@ NEEDS_MORE = {
     "poly": "it wants the number of a task beside each example",
 }
 TOKENS = (
-    "it puts tokens, or keys and values, of its own before every sequence, which a forest has no place for: its "
-    "prompts are stored once for many examples. Use adapt.method: lora, ia3, or peft with a method that changes layers"
+    "it puts keys and values, or tokens that another network makes, before every sequence; a forest has no place for "
+    "the first, and peft saves what came out of the second, from which nothing can go on. Use adapt.peft: "
+    "prompt_tuning, or a method that changes layers (adapt.method: lora, ia3)"
 )
 
 
@@ -61,7 +64,7 @@ def peft_config(name: str, options: dict[str, Any], targets: list[str] | None, m
     if name in NEEDS_MORE:
         raise PlanError(f"adapt.peft {name}: {NEEDS_MORE[name]}")
     if name not in by_name:
-        known = known_methods()
+        known = [*known_methods(), PROMPT]
         raise PlanError(f"adapt.peft is {name!r}; peft has {', '.join(known)}.{did_you_mean(name, known)}")
     if name not in known_methods():
         raise PlanError(f"adapt.peft {name}: {TOKENS}")
@@ -125,6 +128,7 @@ def put_in(model: PreTrainedModel, config: PeftConfig, key: str, seed: int) -> d
 
 def take_out(model: PreTrainedModel) -> None:
     """Put the plain layers back where adapters were injected."""
+    take_away(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             model.set_submodule(name, module.get_base_layer())
@@ -173,6 +177,8 @@ def prove(model: PreTrainedModel, config: PeftConfig, before: Probe) -> None:
 
 def unmergeable(model: PreTrainedModel, config: PeftConfig) -> str:
     """Why peft cannot make one model of base and adapter; "" where it can. Tried on a copy of each layer."""
+    if config.is_prompt_learning:
+        return "its rows stand before every sequence, and are no weights of the model"
     with tried(model, config):
         for name, module in model.named_modules():
             if isinstance(module, BaseTunerLayer):

@@ -10,12 +10,14 @@ from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.evals.probes import ALPHA
+from tunesmith.files import BASE_CONFIG
 from tunesmith.report import cases, costs, first_screen, words
+from tunesmith.report.context_view import context
 from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read, read_mapping
 from tunesmith.report.hub_metadata import front_matter
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
-from tunesmith.report.robustness_view import robustness
+from tunesmith.report.robustness_view import RobustnessView, robustness
 from tunesmith.report.views import claim_rows
 from tunesmith.report.why_view import lines as why_lines
 
@@ -42,7 +44,8 @@ def write_model_card(run_folder: Path, model_folder: Path) -> Path:
     out = model_folder / "README.md"
     config = read_mapping(model_folder / "adapter_config.json")
     peft_type = None if config is None else str(config.get("peft_type") or "")
-    out.write_bytes(model_card(facts, peft_type).encode("utf-8"))
+    is_longer = (model_folder / BASE_CONFIG).is_file()
+    out.write_bytes(model_card(facts, peft_type, is_longer=is_longer).encode("utf-8"))
     return out
 
 
@@ -151,8 +154,7 @@ def data_lines(audit: Mapping[str, Any]) -> list[str]:
     return [*lines, *(f"- {plain_text(w)}" for w in audit.get("warnings") or ()), ""]
 
 
-def robustness_lines(found: Mapping[str, Any]) -> list[str]:
-    view = robustness(found)
+def sheet_lines(view: RobustnessView) -> list[str]:
     lines = [*(f"- {plain_text(said)}" for said in view.said), ""]
     for sheet in view.sheets:
         lines += [f"### {sheet.title}", "", plain_text(sheet.caption), ""]
@@ -233,7 +235,8 @@ def report(facts: Facts) -> str:
     lines += lineage_lines(facts)
     for title, found, make in (
         ("Where it fails", facts.understanding, why_lines),
-        ("How far it holds", facts.robustness, robustness_lines),
+        ("How far it holds", facts.robustness, lambda found: sheet_lines(robustness(found))),
+        ("A longer context", facts.context, lambda found: sheet_lines(context(found))),
         ("Data", facts.audit, data_lines),
         ("Cost", facts.cost, cost_lines),
         ("Hashes", facts.lock, hash_lines),
@@ -252,19 +255,25 @@ def report(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def loading(base: StartingModel, layout: str, *, is_adapter: bool) -> list[str]:
-    """Python that loads the folder with nothing of ours."""
+def loading(base: StartingModel, layout: str, *, is_adapter: bool, is_longer: bool) -> list[str]:
+    """Python that loads the folder with nothing of ours. `is_longer`: an adapter for a longer context."""
     kind = "AutoModelForSeq2SeqLM" if layout == "seq2seq" else "AutoModelForCausalLM"
     name = "path/to/the/base" if base.note else base.base_model or base.name or "the base model"
     why = "the base with the digest below, not the hub's weights: they differ" if base.note else "the base"
+    opened = [f"base = {kind}.from_pretrained(base_folder)"]
+    if is_longer:
+        opened = [
+            f'config = AutoConfig.from_pretrained(f"{{folder}}/{BASE_CONFIG}")  # with the longer context',
+            f"base = {kind}.from_pretrained(base_folder, config=config)",
+        ]
     if is_adapter:
         body = [
             "from peft import PeftModel",
-            f"from transformers import {kind}, AutoTokenizer",
+            f"from transformers import {'AutoConfig, ' if is_longer else ''}{kind}, AutoTokenizer",
             "",
             'folder = "."  # this folder',
             f"base_folder = {json.dumps(name)}  # {why}",
-            f"base = {kind}.from_pretrained(base_folder)",
+            *opened,
             "model = PeftModel.from_pretrained(base, folder)",
         ]
     else:
@@ -310,7 +319,7 @@ def limits(facts: Facts, base: StartingModel) -> list[str]:
     return [*(f"- {s}" for s in said), ""]
 
 
-def model_card(facts: Facts, peft_type: str | None) -> str:
+def model_card(facts: Facts, peft_type: str | None, *, is_longer: bool) -> str:
     """README.md of an exported folder. `peft_type`: as the adapter's configuration says it; None for a whole model."""
     base, verdict, audit = base_model(facts), facts.verdict, facts.audit or {}
     shown = plain_text(base.base_model or base.name or "a base model that plan.json does not name")
@@ -326,7 +335,7 @@ def model_card(facts: Facts, peft_type: str | None) -> str:
     lines += [
         "## How to load it",
         "",
-        *loading(base, layout_of(facts), is_adapter=peft_type is not None),
+        *loading(base, layout_of(facts), is_adapter=peft_type is not None, is_longer=is_longer),
         "## What it was trained on",
         "",
     ]

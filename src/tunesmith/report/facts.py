@@ -54,6 +54,7 @@ class Facts:
     watched: tuple[Mapping[str, Any], ...] | None  # answers to a few fixed prompts while training went on
     calibration: Mapping[str, Any] | None  # where answers are labels
     robustness: Mapping[str, Any] | None  # how far the verdict holds
+    context: Mapping[str, Any] | None  # what a longer context is worth
     understanding: Mapping[str, Any] | None  # what the cases are about, and which layers moved
     explained: Mapping[str, Mapping[str, Any]]  # example id -> why the tuned model answered as it did
     lineage: Mapping[str, Any] | None  # against the run that it goes on from
@@ -109,6 +110,7 @@ def read(folder: Path) -> Facts:
         watched=watched,
         calibration=read_mapping(folder / "calibration.json"),
         robustness=read_mapping(folder / "robustness.json"),
+        context=read_mapping(folder / "scores" / "context.json"),
         understanding=read_mapping(folder / "understanding.json"),
         explained=read_explained(folder / "explained"),
         lineage=read_mapping(folder / "lineage.json"),

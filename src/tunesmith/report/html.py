@@ -14,6 +14,7 @@ from tunesmith.evals.probes import ALPHA
 from tunesmith.report import cases, first_screen, views, words
 from tunesmith.report.calibration_view import calibration
 from tunesmith.report.case_views import CasePage, Known, page
+from tunesmith.report.context_view import context
 from tunesmith.report.data_view import data, flat
 from tunesmith.report.facts import Facts, base_model, read
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
@@ -123,6 +124,7 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "lineage_head": HEAD,
         "lineage_lost": LOST_HEAD,
         "robust": robustness(facts.robustness) if facts.robustness is not None else None,
+        "reach": context(facts.context) if facts.context is not None else None,
         "why": why(facts.understanding) if facts.understanding is not None else None,
         "explained": list(facts.explained),
         "exports": views.exports(facts.export or {}),

@@ -1,0 +1,174 @@
+"""Prompt tuning: tokens of a forest that stand before every root give what peft gives, whatever shares the batch, and
+the base does not see them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from tests import tiny
+from tests.laws.cases import forest as tree
+from tests.laws.sessions import base_of, gradient, largest, moved, records
+from tests.runs import tiny_runs
+from tests.runs.test_run import StopAfter
+
+from tunesmith.data.pack import forest
+from tunesmith.deliver import deliver
+from tunesmith.engine import session as sessions
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Snapshot, Spec
+from tunesmith.errors import Interrupted, PlanError
+from tunesmith.folder import Silent
+from tunesmith.generate.limits import Limits
+from tunesmith.models.adapters import Adapt, check_adapt
+from tunesmith.models.artifact import read_weights
+from tunesmith.models.prompts import ROWS, Prompted, begun
+from tunesmith.opened import open_run
+from tunesmith.recipe import parse
+from tunesmith.run import run
+from tunesmith.types import Message
+
+ADAPT = Adapt("peft", peft="prompt_tuning", options={"num_virtual_tokens": 5})
+QUIET = {"gpt2": {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}}  # its own dropout is not cut-free
+PROMPT = [7, 21, 9, 40, 33, 12]
+
+
+def test_where_the_tokens_stand() -> None:
+    """Two roots of 2 and 1 tokens, the first with a child of 2; by hand."""
+    batch = tree((2, 2, 1), (-1, 0, -1))
+    found = begun(batch, (61, 62, 63))
+    a, b, c, d, e = batch.tokens.tolist()
+    assert found.tokens.tolist() == [61, 62, 63, a, b, c, d, 61, 62, 63, e]
+    assert found.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3]
+    assert found.start.tolist() == [0, 5, 7]
+    assert found.stop.tolist() == [5, 7, 11]
+    assert found.weights.nonzero()[:, 0].tolist() == [5, 6]
+    assert torch.equal(found.weights[5:7], batch.weights[2:4])
+    assert found.parent is batch.parent
+    assert begun(batch, ()) is batch
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3", "gpt2", "falcon"])
+def test_it_gives_what_peft_gives(name: str, tmp_path: Path) -> None:
+    """Logits and greedy answers of what is saved; an update may be cut; the base keeps every bit."""
+    base, rows = base_of(name, **QUIET.get(name, {})), records(6)
+    before = {n: p.clone() for n, p in base.model.named_parameters()}
+    wanted = Session(base).logprobs(None, [forest(rows)])[0]
+    check_adapt(ADAPT, base.model, base.probe)
+    session = Session(base)
+    session.create("t", Spec(ADAPT, seed=3))
+    assert set(session.tenants["t"].masters) == {ROWS}
+    moved(session, "t")
+    assert torch.equal(session.logprobs(None, [forest(rows)])[0], wanted)
+    tuned = session.logprobs("t", [forest(rows)])[0]
+    assert float((tuned - wanted).abs().max()) > 1e-2
+    whole = gradient(session, "t", [forest(rows)])
+    assert largest(whole, gradient(session, "t", [forest(part) for part in (rows[:1], rows[1:4], rows[4:])])) < 1e-5
+    assert bool(whole[ROWS].any(1).all())  # every row has a gradient
+    said = session.next_logits("t", PROMPT)
+    [answer] = session.sample("t", [PROMPT], Limits(6, (2,)), decode=str)
+    session.export("t", tmp_path)
+    masters = session.tenants["t"].masters[ROWS].clone()
+    assert torch.equal(read_weights(tmp_path, [ROWS], base.digest)[ROWS], masters)
+    session.close()
+    assert not isinstance(base.model.get_input_embeddings(), Prompted)
+    now = dict(base.model.named_parameters())
+    assert now.keys() == before.keys()
+    assert all(torch.equal(p, now[n]) for n, p in before.items())
+    opened: Any = PeftModel.from_pretrained(tiny.build(name), str(tmp_path)).eval()
+    tokens = torch.tensor([PROMPT])
+    with torch.no_grad():
+        assert float((opened(input_ids=tokens).logits[0, -1] - said).abs().max()) < 1e-4
+        out = opened.generate(
+            input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=6, do_sample=False,
+            eos_token_id=2, pad_token_id=0,
+        )  # fmt: skip
+    assert tuple(out[0, len(PROMPT) :].tolist()) == answer.tokens
+
+
+def test_a_forest_is_its_rows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the model's own attention. The mutant leaves the positions as they were."""
+    base = base_of()
+    session = Session(base)
+    session.create("t", Spec(ADAPT))
+    [logp] = session.logprobs("t", [forest(records(4))])
+    alone = torch.cat([session.logprobs("t", [forest([r])])[0] for r in records(4)])
+    assert float((logp.sort().values - alone.sort().values).abs().max()) < 1e-5
+    record = records(1)[0]
+    tokens = record.segments[0].tokens.tolist()
+    last = session.next_logits("t", tokens[:-1]).log_softmax(-1)[tokens[-1]]
+    assert float(session.logprobs("t", [forest([record])])[0][-1] - last) == pytest.approx(0, abs=1e-5)
+
+    def wrong(batch: Any, ids: Any) -> Any:
+        found = begun(batch, ids)
+        found.positions.sub_(len(ids)).clamp_(min=0)
+        return found
+
+    monkeypatch.setattr(sessions, "begun", wrong)
+    assert abs(float(session.logprobs("t", [forest([record])])[0][-1] - last)) > 1e-3
+
+
+def test_other_starts_and_refusals() -> None:
+    base = base_of()
+    noise = Adapt("peft", peft="prompt_tuning", options={"prompt_tuning_init": "RANDOM"})
+    check_adapt(noise, base.model, base.probe)
+    for options, reason in (
+        ({"num_virtual_tokens": 0}, "above 0"), ({"prompt_tuning_init": "TEXT"}, "SAMPLE_VOCAB or RANDOM"),
+        ({"num_tokens": 3}, "prompt_tuning takes num_virtual_tokens"),
+    ):  # fmt: skip
+        with pytest.raises(PlanError, match=reason):
+            check_adapt(Adapt("peft", peft="prompt_tuning", options=options), base.model, base.probe)
+
+
+def settings_of(folder: Path, **more: Any) -> dict[str, Any]:
+    settings = tiny_runs.settings(folder / "model", tiny_runs.reply_file(folder / "rows.jsonl"), lr=0.05, watch=1)
+    settings["adapt"] = {"method": "peft", "peft": "prompt_tuning", "options": {"num_virtual_tokens": 4}}
+    settings["export"] = ["adapter"]
+    settings["evals"] |= {"max_cases": 4, "few_shot": 0}
+    return settings | more
+
+
+def do(settings: dict[str, Any], out: Path, tell: Any = None, *, resume: bool = False) -> None:
+    run(parse(settings), yaml.safe_dump(settings), out, tell or Silent(), resume=resume)
+
+
+def test_a_run(tmp_path: Path) -> None:
+    """Rehearsed, stopped, gone on with, opened by plain peft, and opened as a run; no merged model can be made."""
+    tiny_runs.model_folder(tmp_path / "model")
+    settings = settings_of(tmp_path)
+    settings["train"] |= {"rehearsal": True, "max_updates": 4}
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        do(settings, out, StopAfter(2))
+    do(settings, out, resume=True)
+    assert json.loads((out / "export.json").read_text())["adapter"]["same_text"]
+    stored = load_file(out / "adapter" / "adapter_model.safetensors")
+    opened = open_run(out)
+    tuned = opened.who("tuned")
+    assert isinstance(tuned, Snapshot)
+    assert torch.equal(tuned.values[ROWS], stored[ROWS])
+    asked = [[Message("user", "fox 3: what is it?")]]
+    assert opened.complete("tuned", asked)[0].logp != opened.complete("base", asked)[0].logp
+    with pytest.raises(PlanError, match="--to adapter"):
+        deliver(out, "merged", tmp_path / "merged", "f16", Silent())
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"export": ["adapter", "merged"]}, "no weights of the model"),
+        ({"regularise": {"neftune": 5}}, "no noise for"),
+        ({"adapt": {"method": "peft", "peft": "prompt_tuning", "targets": ["q_proj"]}}, "leave adapt.targets out"),
+        ({"adapt": {"method": "peft", "peft": "prompt_tuning", "context": {"tokens": 4096}}}, "do not train"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_it_is_refused(tmp_path: Path, more: dict[str, Any], reason: str) -> None:
+    tiny_runs.model_folder(tmp_path / "model")
+    with pytest.raises(PlanError, match=reason):
+        do(settings_of(tmp_path, **more), tmp_path / "out")
