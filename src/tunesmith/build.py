@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunesmith import classes
 from tunesmith.data import ingest
 from tunesmith.data.alike import places
 from tunesmith.data.audit import audit
@@ -115,9 +116,9 @@ def compute(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> Compute:
 
 def load_base(recipe: Recipe, where: Compute, *, learns: bool = False) -> Base:
     """`learns`: with the teacher that it learns from, where the recipe names one."""
-    base = load(recipe.model, where.dtype, where.device)
+    base = load(recipe.model, where.dtype, where.device, "classes" if recipe.task.by == "head" else "auto")
     base.extend(recipe.adapt.context)
-    if base.context_tokens is not None and recipe.data.max_tokens > base.context_tokens:
+    if base.context_tokens is not None and recipe.data.max_tokens > base.context_tokens and not base.by_head:
         raise PlanError(
             f"data.max_tokens is {recipe.data.max_tokens}; {recipe.model} was made for {base.context_tokens} tokens: "
             "use at most that, or give it a longer context (adapt.context.tokens)"
@@ -223,7 +224,8 @@ def untold(done: int, total: int, text: str) -> None:
 def material(
     recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Callable[[int, int, str], None] = untold
 ) -> Material:
-    """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update."""
+    """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update. A
+    base that gives classes has a head for these labels then."""
     means, before = means_of(recipe.evals, recipe.task.metric or ()), suited(recipe, base)
     ledger = before.ledger.handed_on() if before is not None and ledger is None else ledger
     main, parts, others = read_split(recipe, ledger)
@@ -231,16 +233,14 @@ def material(
     ood, ood_digests, ood_rejected = read_ood(recipe, main.columns, parts)
     task = task_of(recipe, main, ood, base.layout)
     kind = KINDS[task]
+    classes.refuse_task(recipe, base, task)
     recipe = without_answers(recipe) if is_unasked(task) else recipe
     means = brought(means, (kind.metric, *kind.secondary))
     labels = labels_in(parts, before, task)
     primary, secondary = metrics_of(recipe, kind, means)
-    instruction = (
-        kind.instruction.format(labels=", ".join(labels))
-        if recipe.task.instruction is None
-        else recipe.task.instruction
-    )
-    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long, base.layout)
+    own = "" if base.by_head else kind.instruction.format(labels=", ".join(labels))
+    instruction = own if recipe.task.instruction is None else recipe.task.instruction
+    renderer = classes.renderer_of(base, recipe, labels)
     num = len(parts.train)
     train = renderer.records(
         (instructed(e, instruction) for e in parts.train), lambda done: step(done, num, "training examples rendered")
@@ -259,9 +259,12 @@ def material(
     most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if primary[0].needs == "judge" else 10**9)
     few = replace(parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, most))
     dev = renderer.records([instructed(e, instruction) for e in few.dev])
-    tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
-    usual = MAX_NEW_TOKENS if is_unasked(task) else longest_reply(train)
-    longest = recipe.evals.max_new_tokens or max(usual, before.max_new_tokens if before else 0)
+    if base.by_head:
+        tried, longest = classes.forms_of(base, labels), 1
+    else:
+        tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
+        usual = MAX_NEW_TOKENS if is_unasked(task) else longest_reply(train)
+        longest = recipe.evals.max_new_tokens or max(usual, before.max_new_tokens if before else 0)
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
         longest, main.columns, digests | ood_digests | dict(mixed.files) | dict(again.files), found,

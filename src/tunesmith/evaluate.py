@@ -12,6 +12,7 @@ import torch
 
 from tunesmith.answered import Sitting
 from tunesmith.build import MOST_COMPARED, Material, drawn, is_labelled, prompt_text, references
+from tunesmith.classes import MEAN
 from tunesmith.data.pack import pack
 from tunesmith.data.split import key
 from tunesmith.engine.session import Session
@@ -24,6 +25,7 @@ from tunesmith.evals.score import Answer, chosen, mean_nll, written
 from tunesmith.evals.tasks import Form, label_record
 from tunesmith.generate.limits import Limits
 from tunesmith.measured import Asking, asking_key, of_texts, outputs, sampled, with_numbers
+from tunesmith.probing import by_mean
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example, Message, Verdict
 
@@ -58,7 +60,10 @@ def ask(
     if made.kind.scoring == "text":
         return Asked(form.name, tuple(with_numbers(asking, [AS_IT_STANDS for _ in cases], made.means)))
     if made.kind.scoring == "likelihood":
-        answers = _by_likelihood(session, who, recipe, made, cases, prompts, sitting)
+        if form.name == MEAN:
+            answers = by_mean(session, recipe, made, prompts)
+        else:
+            answers = _by_likelihood(session, who, recipe, made, cases, prompts, sitting)
         return Asked(form.name, tuple(with_numbers(asking, answers, made.means)))
     tokens = [made.renderer.prompt(p) for p in prompts]
     longest = max(map(len, tokens), default=0) + made.max_new_tokens

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from tunesmith import method
+from tunesmith import classes, method
 from tunesmith.build import Compute, Material, feed_of, load_base
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.records import sizes_of
@@ -55,7 +55,7 @@ def fit_or_halve(
     try:
         return where, base, fit(recipe, base, made, where, kept)
     except NoRoom:
-        if kept is not None or recipe.precision != "auto" or where.dtype != torch.float32:
+        if kept is not None or recipe.precision != "auto" or where.dtype != torch.float32 or base.by_head:
             raise
     half = replace(where, dtype=torch.bfloat16, dtype_why="nothing fits in float32 in the memory that is free")
     base = load_base(recipe, half, learns=True)
@@ -64,7 +64,7 @@ def fit_or_halve(
 
 def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None) -> Fitted:
     """`kept`: what the lock of a run says was picked; it is taken as it is. NoRoom where nothing fits."""
-    recipe = without_answers(recipe) if is_unasked(made.task) else recipe
+    recipe = classes.able(without_answers(recipe) if is_unasked(made.task) else recipe, base)
     check_adapt(recipe.adapt, base.model, base.probe)
     method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
     free = memory_gib(where.device)

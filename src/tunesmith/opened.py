@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.build import Material, compute, load_base
+from tunesmith.classes import renderer_of
 from tunesmith.data.columns import Columns
 from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
@@ -26,7 +27,10 @@ from tunesmith.generate.limits import Limits
 from tunesmith.generate.stream import Ask, Piece
 from tunesmith.models.artifact import read_weights
 from tunesmith.models.catalogue import locate
-from tunesmith.models.load import load
+from tunesmith.models.class_head import labels_of
+from tunesmith.models.load import Base, load
+from tunesmith.probing import NAME as HEAD
+from tunesmith.probing import read_head
 from tunesmith.recipe import Recipe, parse, read
 from tunesmith.types import Completion, Message
 
@@ -136,14 +140,16 @@ def open_run(folder: Path, *, insist: bool = False) -> Opened:
     """A finished run. Another base than it was tuned on is refused unless the user insists."""
     served, recipe, weights = kept_run(folder)
     base = load_base(recipe, compute(recipe))
+    renderer = renderer_of(base, recipe, served.labels)
+    if (folder / HEAD).is_file():
+        read_head(base, folder / HEAD)
     session = Session(base)
-    if recipe.adapt.method == "lora":
+    if recipe.adapt.method == "lora" and not base.by_head:
         session.create_from(TUNED, weights, insist=insist)
     else:
         session.create(TUNED, Spec(recipe.adapt, seed=recipe.seed))
         tenant = session.tenants[TUNED]
         tenant.start_from(read_weights(weights, list(tenant.masters), base.digest, insist=insist))
-    renderer = Renderer(base.tokenizer, recipe.data.max_tokens, recipe.data.too_long, base.layout)
     return Opened(str(folder), recipe, session, renderer, served, session.publish(TUNED))
 
 
@@ -162,9 +168,25 @@ def open_model(name: str) -> Opened:
     recipe = parse({"model": name})
     where = compute(recipe)
     base = load(name, where.dtype, where.device)
+    if base.by_head:
+        return Opened(name, recipe, Session(base), renderer_of(base, recipe, own_labels(base)), classifying(base), None)
     longest = min(recipe.data.max_tokens, base.context_tokens or recipe.data.max_tokens)
     renderer = Renderer(base.tokenizer, longest, recipe.data.too_long, base.layout)
     return Opened(name, recipe, Session(base), renderer, Served("chat", "", (), 512, Columns()), None)
+
+
+def own_labels(base: Base) -> tuple[str, ...]:
+    """Of a classifier's own head. InputError where it has none."""
+    if base.fresh:
+        raise InputError(
+            f"{base.located.name} reads texts and has no class head, so there is nothing that it can be asked yet: "
+            "`tunesmith run` tunes it on labels"
+        )
+    return labels_of(base.model)
+
+
+def classifying(base: Base) -> Served:
+    return Served("classify", "", own_labels(base), 1, Columns())
 
 
 def open_any(name: str, *, insist: bool = False) -> Opened:

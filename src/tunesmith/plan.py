@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tunesmith import explained, guards, harness, heritage, method, pace, robustness, unasked
+from tunesmith import classes, explained, guards, harness, heritage, method, pace, robustness, unasked
 from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import detectable_binary, detectable_mean
@@ -65,7 +65,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
         ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
             "a quarter more than 99 of 100 training replies"),
-        *method.rows(recipe, base), *heritage.rows(made.before, recipe, made.again),
+        *classes.rows(base, made.labels), *method.rows(recipe, base), *heritage.rows(made.before, recipe, made.again),
         *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.num_rows else ()),
         ("guards", recipe.evals.guards, guards_why(recipe, base, made, job)),
         *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),

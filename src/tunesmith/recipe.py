@@ -67,6 +67,8 @@ class Data:
 class Task:
     # the kind of work, which brings instruction and metric along; auto tells it from the columns
     name: TaskName = "auto"
+    # classify: a label's text is scored by the language model, or a class head gives the label (encoders: always)
+    by: Literal["labels", "head"] = "labels"
     # what the model is told before every prompt (its system message); null: the task's own, "" for none
     instruction: str | None = None
     # what the verdict is about, locked before training: a name, or "my_metrics.py:score"; null: the task's own; several

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from tunesmith import class_export
 from tunesmith.build import TENANT, Compute, Material
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import forest
@@ -100,6 +101,9 @@ def export_once(recipe: Recipe, session: Session, made: Material, where: Compute
     serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
     prompts = [made.asked(made.forms[0], e) for e in made.split.test[:1]]
     snapshot = session.publish(TENANT)
+    if session.base.by_head:
+        class_export.export_once(session, made, folder.path / SCRATCH / "export", snapshot)
+        return
     expected = expect(session, snapshot, prompts, Limits(min(NUM_TOKENS, made.max_new_tokens), stops))
     tuned = write_tuned(session, snapshot, serving, folder.path / SCRATCH / "export")
     if recipe.adapt.is_adapter:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.errors import NoRoom, PlanError
 from tunesmith.models.adapters import Adapt, config_of, targets_of, trained_weights
+from tunesmith.models.class_head import head_tensors
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.peft_methods import tried
 
@@ -65,9 +66,11 @@ def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
     if adapt.method != "lora":
         return sum(p.numel() for _, p in trained_weights(model, adapt))
     targets = targets_of(adapt, model)
-    layers = [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in targets or name in targets]
+    ends = tuple(f".{target}" for target in targets)
+    layers = [name for name, _ in model.named_modules() if f".{name}".endswith(ends)]
     shapes = {name.removesuffix(".weight"): p.shape for name, p in model.named_parameters() if p.ndim == 2}
-    return sum(adapt.rank * sum(shapes[name]) for name in layers if name in shapes)
+    head = sum(p.numel() for p in head_tensors(model).values())
+    return head + sum(adapt.rank * sum(shapes[name]) for name in layers if name in shapes)
 
 
 def check_memory(wanted: Need, device: str, micro_tokens: int, longest: int) -> str:

@@ -16,6 +16,7 @@ import torch
 
 from tunesmith import (
     against_parent,
+    class_export,
     evaluate,
     explained,
     gates,
@@ -25,6 +26,7 @@ from tunesmith import (
     long_context,
     openings,
     plan,
+    probing,
     recorded,
     robustness,
     sealed,
@@ -256,6 +258,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
     if list_rejected(made.rejected, made.audit, folder.path / "rejected.txt"):
         folder.tell.say(f"rejected   all {len(made.rejected)} rows with their reasons are in rejected.txt")
     against_parent.prepare(folder, made)
+    probing.start_head(recipe, folder, base, made)
     with folder.doing("memory predicted"):
         where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"))
     recipe = fitted.recipe
@@ -354,6 +357,8 @@ def export(
     recipe: Recipe, folder: RunFolder, session: Session, made: Material, where: Compute, snapshot: Snapshot
 ) -> dict[str, str]:
     """Adapter and merged folder (or the whole model), each opened again by plain peft and transformers and compared."""
+    if session.base.by_head:
+        return class_export.export_classes(recipe, folder, session, made, snapshot)
     stops = made.renderer.stop_ids
     serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
     prompts = [made.asked(made.forms[0], e) for e in made.split.test[:NUM_CHECKED]]

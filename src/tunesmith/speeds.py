@@ -195,7 +195,8 @@ def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Li
     packed = pack(made.train.records[:64], micro, base.rope)[0]
     _, batch = ends_of(packed, most)
     less, _ = ends_of(packed, batch.num_tokens // 3)
-    is_whole = base.layout != "seq2seq"  # whose encoder cannot be asked about prompts
+    # an encoder-decoder's encoder cannot be asked about prompts, and a class head gives one class a text
+    is_whole = base.layout != "seq2seq" and not base.by_head
     every = replace(batch, weights=torch.ones_like(batch.weights)) if is_whole else batch
 
     def read(batch: Forest) -> float:

@@ -36,6 +36,7 @@ from tunesmith.fitted import fit, fit_or_halve
 from tunesmith.folder import CHECKPOINTS, RunFolder, Silent, Teller
 from tunesmith.importing.reading import flat
 from tunesmith.models.load import Base
+from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe, known_keys, parse, place, read
 from tunesmith.report import sweep_page
 from tunesmith.settled import BEST as BEST_WEIGHTS
@@ -168,6 +169,7 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
     made = put_away(material(recipe, base, step=folder.tell.step))
     if not made.dev.records:
         raise PlanError("a sweep chooses on dev, and there is none: give data.dev or a data.dev_frac above 0")
+    start_head(recipe, folder, base, made)
     where, base, fitted = fit_or_halve(recipe, base, made, where)
     lr, _ = learning_rate(recipe, base, num_updates(recipe, fitted.feed))
     space = named or usual(recipe.adapt.method, lr, recipe.train.epochs)

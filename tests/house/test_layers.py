@@ -18,6 +18,7 @@ SERVICES = (
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked"),
+    *("classes", "probing", "class_export"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),

@@ -42,9 +42,12 @@ def others_of(
             continue
         out = ask(frozen)
         values = tenant.slot.neutral if frozen is None else frozen.values
-        moving = [n for n, p in tenant.slot.live.items() if p is out.head.weight]
+        mine = out.head.projection
+        parts = {"weight": mine.weight, "bias": mine.bias}
+        moving = {k: n for k, part in parts.items() for n, p in tenant.slot.live.items() if p is part}
         if moving:  # the head trains: the reference keeps the weights it was computed with
-            out.head = KeptHead(replace(out.head.projection, weight=values[moving[0]].to(out.hidden.dtype)))
+            kept: dict[str, Any] = {k: values[n].to(out.hidden.dtype) for k, n in moving.items()}
+            out.head = KeptHead(replace(mine, **kept))
         others[role] = out
     return others
 

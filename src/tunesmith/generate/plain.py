@@ -13,9 +13,11 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from tunesmith.errors import PlanError
+from tunesmith.generate.classes import give_classes
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
 from tunesmith.models.heads import inner
+from tunesmith.models.kinds import has_classes
 from tunesmith.models.seq2seq import start_token
 from tunesmith.types import Completion
 
@@ -32,6 +34,8 @@ def generate_plain(
     """Greedy completions, in the order of the prompts."""
     if limits.temperature:
         raise PlanError("sampling at a temperature needs a model of the forest layout; use temperature 0")
+    if has_classes(model):
+        return give_classes(model, prompts, limits, decode, progress, kept)
     until = None if limits.deadline_s is None else time.monotonic() + limits.deadline_s
     done: dict[int, Completion] = {}
     for rows in together(model, prompts, limits.rows):

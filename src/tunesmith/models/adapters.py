@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
+from tunesmith.models.class_head import head_tensors
 from tunesmith.models.context import Context, check_context
-from tunesmith.models.kinds import task_type
+from tunesmith.models.kinds import has_classes, task_type
 from tunesmith.models.noise import Draw, KeyedDropout
 from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
 from tunesmith.models.probe import Probe
@@ -139,7 +140,7 @@ def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
         lora_alpha=adapt.alpha,  # type: ignore[arg-type]
         lora_dropout=adapt.dropout,
         target_modules=targets_of(adapt, model),
-        task_type=task_type(model.config),
+        task_type="SEQ_CLS" if has_classes(model) else task_type(model.config),
         init_lora_weights=True,
         use_rslora=adapt.rslora,
         use_dora=adapt.dora,
@@ -187,19 +188,22 @@ def targets_of(adapt: Adapt, model: PreTrainedModel) -> list[str]:
 
 
 def linear_suffixes(model: PreTrainedModel) -> list[str]:
-    """Last names of the linear layers in the decoder layers: q_proj, up_proj …; GPT-2's Conv1D counts as one."""
-    kinds = (nn.Linear, LoraLayer)
+    """Last names of the linear layers in the decoder layers: q_proj, up_proj …; GPT-2's Conv1D counts as one. Longer
+    ones (output.dense) where a layer of a class head has that name too."""
+    head = {name.rpartition(".")[0] for name in head_tensors(model)}
     found = set()
     for name, module in layers_of(model).named_modules():
-        if (
-            (isinstance(module, kinds) or type(module).__name__ == "Conv1D")
-            and ".lora_" not in name
-            and "base_layer" not in name
-        ):
-            found.add(name.rsplit(".", 1)[-1])
+        if is_linear(module) and ".lora_" not in name and "base_layer" not in name:
+            parts = name.split(".")
+            ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+            found.add(next((e for e in ends if not any(f".{n}".endswith(f".{e}") for n in head)), ends[-1]))
     if not found:
         raise PlanError(f"{type(model).__name__} has no linear layer that LoRA could adapt; use adapt.method: full")
     return sorted(found)
+
+
+def is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | LoraLayer) or type(module).__name__ == "Conv1D"
 
 
 def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...] = (), seed: int = 0) -> Slot:
@@ -222,6 +226,7 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
         for name, parameter in live.items():
             start = parameter.data if MAGNITUDE in name else torch.zeros_like(parameter.data)
             parameter.data = start.to(dtype=model.dtype, device=model.device)
+        live |= head_tensors(model)
         neutral = {n: p.detach().clone() for n, p in live.items()}
     elif adapt.is_prompt:
         live, before = put_before(model, prompt_config(dict(adapt.options), model), seed)
@@ -258,13 +263,15 @@ def trained_weights(model: PreTrainedModel, adapt: Adapt) -> list[tuple[str, nn.
     if not 0 < adapt.last_k <= len(layers):
         raise PlanError(f"adapt.last_k is {adapt.last_k}; this model has {len(layers)} layers: use 1 to {len(layers)}")
     chosen = {id(p) for layer in list(layers)[-adapt.last_k :] for p in layer.parameters()}
-    tied = {id(p) for p in model.get_output_embeddings().parameters()}
+    embeddings = model.get_output_embeddings()  # None: a class head
+    tied = set() if embeddings is None else {id(p) for p in embeddings.parameters()}
     after = {
         id(p)
         for name, m in stacks_of(model)[-1].named_children()
         if "norm" in type(m).__name__.lower() and "embed" not in name  # BART has one before its layers
         for p in m.parameters()
     }
+    after |= {id(p) for p in head_tensors(model).values()}
     return [(n, p) for n, p in model.named_parameters() if id(p) in (chosen | after) - tied]
 
 
@@ -278,7 +285,8 @@ def named_weights(model: PreTrainedModel, patterns: tuple[str, ...]) -> list[tup
         if not any(fnmatchcase(name, pattern) for name, _ in every):
             near = did_you_mean(pattern, [name for name, _ in every])
             raise PlanError(f"adapt.names has {pattern!r}, which fits no tensor of this model ({shown} …).{near}")
-    return [(n, p) for n, p in every if any(fnmatchcase(n, pattern) for pattern in patterns)]
+    head = head_tensors(model)  # which may be new
+    return [(n, p) for n, p in every if n in head or any(fnmatchcase(n, pattern) for pattern in patterns)]
 
 
 def initial_values(slot: Slot, seed: int) -> dict[str, Tensor]:

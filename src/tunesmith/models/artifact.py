@@ -22,6 +22,7 @@ from tunesmith.files import BASE_CONFIG, read_json, save_tensors
 from tunesmith.models.adapters import MAGNITUDE, Adapt, Slot, config_of, lora_config
 from tunesmith.models.bars import no_bars
 from tunesmith.models.claims import read_facts
+from tunesmith.models.class_head import head_modules
 from tunesmith.models.context import Context, extended
 from tunesmith.models.prompts import ROWS
 
@@ -46,6 +47,7 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
             tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest}
         )
         config = lora_config(slot.adapt, model)
+        config.modules_to_save = head_modules(model) or None
         config.inference_mode = True
         config.save_pretrained(str(folder))
     elif slot.adapt.is_prompt:
@@ -160,7 +162,7 @@ def read_weights(folder: Path, names: Sequence[str], base_digest: str, *, insist
     values: dict[str, Tensor] = {}
     for path in sorted((*folder.glob("model*.safetensors"), *folder.glob("adapter_model.safetensors"))):
         with safe_open(path, framework="pt") as handle:
-            there = {n.removeprefix(PEFT_PREFIX): n for n in list(handle.keys())}
+            there = {in_memory(n): n for n in list(handle.keys())}
             values |= {n: handle.get_tensor(there[n]).to(torch.float32) for n in names if n in there}
     missing = sorted(set(names) - set(values))
     if missing:

@@ -1,4 +1,5 @@
-"""Silence for transformers' own progress bars while it reads or writes a model: what is shown is our caller's."""
+"""Silence for transformers' own progress bars and reports while it reads or writes a model: what is shown is our
+caller's."""
 
 from __future__ import annotations
 
@@ -18,3 +19,14 @@ def no_bars() -> Iterator[None]:
     finally:
         if wanted:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def no_reports() -> Iterator[None]:
+    """Without its table of tensors that the files lack: who opens them looks at that list and says it."""
+    wanted = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(wanted)

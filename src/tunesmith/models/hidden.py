@@ -14,10 +14,11 @@ from tunesmith.models.attention import LAYOUT, NAME, Layout
 from tunesmith.models.heads import unwrapped
 from tunesmith.models.padded import leaf_paths, padded_hidden
 from tunesmith.models.rotary import check_lengths, reset_rotary, rope_limit
+from tunesmith.models.rows import row_hidden
 from tunesmith.models.seq2seq import seq2seq_hidden
 from tunesmith.types import Forest
 
-LAYOUTS = ("forest", "padded", "seq2seq")
+LAYOUTS = ("forest", "padded", "seq2seq", "rows")
 
 
 def body_of(model: nn.Module) -> nn.Module:
@@ -60,7 +61,8 @@ def layers_again(model: nn.Module, layout: str) -> Iterator[None]:
 
 
 def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
-    """Hidden states after the final norm [N, D]. `layout`: "forest" (one flat run of tokens), "padded" or "seq2seq".
+    """Hidden states after the final norm [N, D]. `layout`: "forest" (one flat run of tokens), "padded", "seq2seq", or
+    "rows" (the state that a class head reads, at the end of each text).
 
     Gradient checkpointing runs layers again in the backward: wrap forward and backward in `layers_again`.
     """
@@ -73,6 +75,8 @@ def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
         reset_rotary(causal)
     if layout == "seq2seq":
         return seq2seq_hidden(causal, forest)
+    if layout == "rows":
+        return row_hidden(causal, forest)
     if layout == "padded":
         return padded_hidden(causal, forest)
     again = causal.is_gradient_checkpointing and causal.training and torch.is_grad_enabled()

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+Door = Literal["auto", "classes"]  # auto: what the configuration is for; classes: with a class head, whatever it is
+CLASSES = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 
 
-def opener(config: PreTrainedConfig) -> Any:
-    """transformers' class that opens such a folder, with its language-modelling head."""
+def is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether it reads a text in both directions and writes none: BERT, RoBERTa, DistilBERT, ModernBERT, MPNet …"""
+    is_masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return is_masked and not config.is_encoder_decoder and not config.to_dict().get("is_decoder", False)
+
+
+def opener(config: PreTrainedConfig, door: Door = "auto") -> Any:
+    """transformers' class that opens such a folder, with its language-modelling head or its class head."""
+    if door == "classes" or is_encoder(config) or CLASSES & {*(config.architectures or ())}:
+        return AutoModelForSequenceClassification
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
+def has_classes(model: nn.Module) -> bool:
+    """Whether a loaded model ends in a class head."""
+    return type(model).__name__ in CLASSES
+
+
 def task_type(config: PreTrainedConfig) -> str:
-    """As adapter_config.json says it."""
+    """As adapter_config.json says it, of a model that writes."""
     return "SEQ_2_SEQ_LM" if config.is_encoder_decoder else "CAUSAL_LM"

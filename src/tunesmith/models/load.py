@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +11,21 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.errors import ModelError, PlanError, is_memory
 from tunesmith.files import sha256_text, tensors_digest
-from tunesmith.models.bars import no_bars
+from tunesmith.models.bars import no_bars, no_reports
 from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.claims import check_claims, weights_in
+from tunesmith.models.class_head import head_tensors, offset
 from tunesmith.models.context import Context, Rotary, check_context, own_tokens
 from tunesmith.models.heads import Head, find_head
 from tunesmith.models.here import MEMORY, memory_gib
-from tunesmith.models.kinds import opener
+from tunesmith.models.kinds import Door, has_classes, opener
 from tunesmith.models.probe import Probe, probe
+from tunesmith.models.probe_rows import class_head, probe_rows
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
 
@@ -42,6 +45,8 @@ class Base:
     rope: RopeLimit | None
     teacher: Base | None = None  # frozen, loaded beside it to learn from
     load_s: float = 0.0  # seconds that transformers took to open the weights
+    mean_probe: tuple[Tensor, Tensor] | None = None  # weight [C, D] and bias [C], beside a class head that is a probe
+    fresh: frozenset[str] = frozenset()  # tensors of a class head that the files lack: random until it is fitted
     context: Context = field(default_factory=Context)  # that a recipe gives its tenants; the base itself keeps its own
     rotary: Rotary = field(init=False)
 
@@ -63,6 +68,11 @@ class Base:
         self.context = context
 
     @property
+    def by_head(self) -> bool:
+        """Whether it gives a class by a head, and writes nothing."""
+        return has_classes(self.model)
+
+    @property
     def context_tokens(self) -> int | None:
         """The longest context that the model was made for, or is being made for (`extend`); None where its
         configuration names none (ALiBi, Mamba)."""
@@ -70,7 +80,8 @@ class Base:
             return self.context.tokens
         said = self.model.config.get_text_config()
         names = ("max_position_embeddings", "max_seq_len", "seq_length")
-        return next((int(getattr(said, n)) for n in names if hasattr(said, n)), None)
+        found = next((int(getattr(said, n)) for n in names if hasattr(said, n)), None)
+        return found - offset(self.model) if found and self.by_head else found
 
 
 def weights_digest(folder: Path) -> str:
@@ -109,9 +120,11 @@ def opening(name: str, folder: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def refuse_half(name: str, folder: Path, found: Mapping[str, Any]) -> None:
-    """transformers fills what the files lack with random numbers, and says so in a log only."""
-    missing, other = sorted(found["missing_keys"]), sorted(str(k[0]) for k in found["mismatched_keys"])
+def refuse_half(name: str, folder: Path, found: Mapping[str, Any], head: Collection[str] = ()) -> frozenset[str]:
+    """transformers fills what the files lack with random numbers, and says so in a log only. Of a class `head` that is
+    expected of a model that was never given one: these names are returned."""
+    missing = sorted(set(found["missing_keys"]) - {*head})
+    other = sorted(str(k[0]) for k in found["mismatched_keys"])
     if missing or other:
         lacks = f"{len(missing)} tensors are missing, {missing[0]} first" if missing else ""
         differs = f"{len(other)} have another shape than config.json says, {other[0]} first" if other else ""
@@ -119,6 +132,7 @@ def refuse_half(name: str, folder: Path, found: Mapping[str, Any]) -> None:
             f"model {name}: the weights in {folder} are not those of its config.json: "
             f"{'; '.join(filter(None, (lacks, differs)))}. Copy the folder again from where the model is from"
         )
+    return frozenset(found["missing_keys"]) & {*head}
 
 
 def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str) -> None:
@@ -135,8 +149,9 @@ def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str) -
 
 
 @no_bars()
-def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
-    """Load and probe a language model, causal or an encoder-decoder. Code of the model's repository is never run."""
+def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", door: Door = "auto") -> Base:
+    """Load and probe a model: causal, an encoder-decoder, or an encoder with a class head. Code of the model's
+    repository is never run."""
     located = locate(name)
     folder = located.folder
     plain: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -153,14 +168,18 @@ def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> 
         refuse_too_large(name, folder, dtype, device)
         check_claims(name, folder, config)
         began = time.monotonic()
-        loaded: Any = opener(config).from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
-            output_loading_info=True, **plain,
-        )  # fmt: skip
+        with torch.random.fork_rng(), no_reports():
+            torch.manual_seed(0)  # a class head that the files lack is drawn, and always the same one
+            loaded: Any = opener(config, door).from_pretrained(
+                folder, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
+                output_loading_info=True, **plain,
+            )  # fmt: skip
         load_s = time.monotonic() - began
     model, found = loaded
-    refuse_half(name, folder, found)
+    fresh = refuse_half(name, folder, found, head_tensors(model))
     torch.nn.Module.to(model, torch.device(device)).eval()
     model.requires_grad_(False)
-    digest, head, rope = weights_digest(folder), find_head(model), rope_limit(config)
-    return Base(located, model, tokenizer, digest, probe(model), head, rope, load_s=load_s)
+    by_head = has_classes(model)
+    digest, rope = weights_digest(folder), rope_limit(config)
+    head, found = (class_head(model), probe_rows(model)) if by_head else (find_head(model), probe(model))
+    return Base(located, model, tokenizer, digest, found, head, rope, load_s=load_s, fresh=fresh)

@@ -17,6 +17,7 @@ from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read, read_mapping
 from tunesmith.report.hub_metadata import front_matter
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
+from tunesmith.report.loading import load_classifier
 from tunesmith.report.robustness_view import RobustnessView, robustness
 from tunesmith.report.views import claim_rows
 from tunesmith.report.why_view import lines as why_lines
@@ -255,11 +256,13 @@ def report(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def loading(base: StartingModel, layout: str, *, is_adapter: bool, is_longer: bool) -> list[str]:
+def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: bool) -> list[str]:
     """Python that loads the folder with nothing of ours. `is_longer`: an adapter for a longer context."""
-    kind = "AutoModelForSeq2SeqLM" if layout == "seq2seq" else "AutoModelForCausalLM"
+    kind = "AutoModelForSeq2SeqLM" if layout_of(facts) == "seq2seq" else "AutoModelForCausalLM"
     name = "path/to/the/base" if base.note else base.base_model or base.name or "the base model"
     why = "the base with the digest below, not the hub's weights: they differ" if base.note else "the base"
+    if facts.by_head:
+        return load_classifier((facts.calibration or {}).get("labels") or (), name, why, is_adapter=is_adapter)
     opened = [f"base = {kind}.from_pretrained(base_folder)"]
     if is_longer:
         opened = [
@@ -335,7 +338,7 @@ def model_card(facts: Facts, peft_type: str | None, *, is_longer: bool) -> str:
     lines += [
         "## How to load it",
         "",
-        *loading(base, layout_of(facts), is_adapter=peft_type is not None, is_longer=is_longer),
+        *loading(facts, base, is_adapter=peft_type is not None, is_longer=is_longer),
         "## What it was trained on",
         "",
     ]

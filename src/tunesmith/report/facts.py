@@ -62,6 +62,12 @@ class Facts:
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
 
+    @property
+    def by_head(self) -> bool:
+        """Whether the model gives classes by a head and writes nothing."""
+        layout = (self.plan or {}).get("layout")
+        return isinstance(layout, Mapping) and layout.get("layout") == "rows"
+
 
 @dataclass(frozen=True, slots=True)
 class StartingModel:

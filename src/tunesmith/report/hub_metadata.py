@@ -30,7 +30,8 @@ def front_matter(facts: Facts, base: StartingModel, peft_type: str | None) -> st
         meta["language"] = language
     meta["library_name"] = "transformers" if peft_type is None else "peft"
     meta["base_model_relation"] = "finetune" if peft_type is None else "adapter"
-    meta["pipeline_tag"] = "text-generation"  # every task is answered by a model that writes text
+    # all else is answered by a model that writes text
+    meta["pipeline_tag"] = "text-classification" if facts.by_head else "text-generation"
     meta["tags"] = ["tunesmith", "fine-tuned", *(["lora"] if peft_type == "LORA" else []), *([task] if task else [])]
     meta["datasets"] = hub_data_sets(facts)
     meta["model-index"] = model_index(facts)

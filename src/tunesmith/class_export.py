@@ -1,0 +1,180 @@
+"""A tuned classifier as folders that plain transformers and peft open, each opened again and compared."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tunesmith.build import Material
+from tunesmith.data.pack import forest
+from tunesmith.data.whole_text import WholeText, text_of
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Snapshot
+from tunesmith.errors import InputError, PlanError, RunError
+from tunesmith.evals.tasks import label_record
+from tunesmith.export.verify import CLOSE, MERGED_HALF
+from tunesmith.export.write import Serving, write_merged, write_tuned
+from tunesmith.files import publish_folder, write_json
+from tunesmith.folder import RunFolder
+from tunesmith.models.bars import no_bars, no_reports
+from tunesmith.models.load import weights_digest
+from tunesmith.opened import TUNED, Opened
+from tunesmith.recipe import Recipe
+from tunesmith.report.facts import read_cases
+from tunesmith.types import Message
+
+NUM_CHECKED = 8  # texts on which an export is compared
+CHECKED = "checked.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassServing(Serving):
+    """The tokenizer alone, which cuts texts as in training: `max_new_tokens` is the longest."""
+
+    def save(self, folder: Path, model: PreTrainedModel) -> None:
+        self.tokenizer.model_max_length = self.max_new_tokens
+        self.tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the session says of a few texts."""
+
+    texts: tuple[str, ...]
+    logp: tuple[torch.Tensor, ...]  # [C] nats each
+    labels: tuple[str, ...]
+    dtype: torch.dtype
+
+
+def serving_of(session: Session, renderer: WholeText) -> ClassServing:
+    return ClassServing(session.base.tokenizer, "", (), renderer.longest)
+
+
+def expect(session: Session, snapshot: Snapshot, renderer: WholeText, prompts: Sequence[Sequence[Message]]) -> Expected:
+    records = [label_record(renderer, str(i), p, renderer.labels) for i, p in enumerate(prompts)]
+    logp = tuple(session.logprobs(snapshot, [forest([r]) for r in records]))
+    return Expected(tuple(map(text_of, prompts)), logp, renderer.labels, session.base.model.dtype)
+
+
+@no_bars()
+@no_reports()
+def open_classifier(folder: Path, labels: Sequence[str], dtype: torch.dtype) -> PreTrainedModel:
+    """As anyone would load it: plain transformers."""
+    names = dict(enumerate(labels))
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        folder, id2label=names, label2id={v: k for k, v in names.items()}, dtype=dtype, local_files_only=True,
+        use_safetensors=True, ignore_mismatched_sizes=True, problem_type="single_label_classification",
+    )  # fmt: skip
+    return model.eval()
+
+
+@no_bars()
+def open_class_adapter(base: Path, adapter: Path, labels: Sequence[str], dtype: torch.dtype) -> PeftModel:
+    """As anyone would load it: plain transformers, plain peft, in the precision of training."""
+    opened = open_classifier(base, labels, dtype)
+    return PeftModel.from_pretrained(opened, str(adapter), autocast_adapter_dtype=False).eval()
+
+
+@torch.no_grad()
+def verify(name: str, model: Any, folder: Path, expected: Expected) -> dict[str, Any]:
+    """Facts of the comparison, from text to label, with the tokenizer in `folder`. Raises RunError at a difference:
+    such an export must not be used."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    differences, same, is_half = [], 0, expected.dtype != torch.float32
+    close = MERGED_HALF if is_half and name == "merged" else CLOSE[expected.dtype]
+    for text, wanted_C in zip(expected.texts, expected.logp):
+        inputs = tokenizer(text, truncation=True, split_special_tokens=True, return_tensors="pt")
+        found_C = model(input_ids=inputs["input_ids"]).logits[0].float().log_softmax(-1)
+        differences.append(float((found_C - wanted_C).square().mean().sqrt() / wanted_C.std()))
+        same += model.config.id2label[int(found_C.argmax())] == expected.labels[int(wanted_C.argmax())]
+    num, apart = len(expected.texts), max(differences, default=0.0)
+    if not all(d <= close for d in differences) or (not is_half and same < num):
+        raise RunError(
+            f"the {name}, loaded by plain transformers, is not the model that was measured: log-probabilities differ "
+            f"by {apart:.2g} of their spread (at most {close:.2g} is rounding) and {same} of {num} labels are the "
+            "same. Do not use this export; please report it with the run folder."
+        )
+    return {"logit_diff": apart, "same_text": same == num, "num_prompts": num, "num_same": same}
+
+
+def compared(session: Session, tuned: Path, expected: Expected) -> dict[str, Any]:
+    """The folder opened again, an adapter on its base."""
+    base = session.base
+    if (tuned / "adapter_config.json").is_file():
+        opened: Any = open_class_adapter(base.located.folder, tuned, expected.labels, base.model.dtype)
+    else:
+        opened = open_classifier(tuned, expected.labels, base.model.dtype)
+    return verify(tuned.name, opened, tuned, expected)
+
+
+def export_classes(
+    recipe: Recipe, folder: RunFolder, session: Session, made: Material, snapshot: Snapshot
+) -> dict[str, str]:
+    """Adapter and merged folder, or the whole model; export.json."""
+    assert isinstance(made.renderer, WholeText)
+    serving, facts = serving_of(session, made.renderer), {}
+    prompts = [made.forms[0].prompt(e, made.instruction) for e in made.split.test[:NUM_CHECKED]]
+    with folder.doing("answers that each export must give"):
+        expected = expect(session, snapshot, made.renderer, prompts)
+    name = "adapter" if recipe.adapt.is_adapter else "model"
+    tuned = write_tuned(session, snapshot, serving, folder.path / name)
+    with folder.doing(f"{name} opened by plain libraries and compared"):
+        facts[name] = {"path": name, **compared(session, tuned, expected)}
+    if recipe.adapt.is_adapter and "merged" in recipe.export:
+        with folder.doing("adapter merged, opened by transformers and compared"):
+            merged = merge(session, tuned, serving, made.labels, folder.path / "merged")
+            facts["merged"] = {"path": "merged", **compared(session, merged, expected)}
+    folder.write("export.json", facts)
+    return {"tuned": weights_digest(tuned)}
+
+
+def merge(session: Session, adapter: Path, serving: Serving, labels: Sequence[str], final: Path) -> Path:
+    return write_merged(open_class_adapter(session.base.located.folder, adapter, labels, torch.float32), serving, final)
+
+
+def export_once(session: Session, made: Material, final: Path, snapshot: Snapshot) -> None:
+    """What a run will export, after one step, opened and compared on one text."""
+    assert isinstance(made.renderer, WholeText)
+    prompts = [made.forms[0].prompt(e, made.instruction) for e in made.split.test[:1]]
+    tuned = write_tuned(session, snapshot, serving_of(session, made.renderer), final)
+    compared(session, tuned, expect(session, snapshot, made.renderer, prompts))
+
+
+def deliver_classes(folder: Path, kind: str, out: Path | None, opened: Opened) -> dict[str, Any]:
+    """An adapter or a whole model of a finished run, made if it is not there, compared, and copied to `out`."""
+    if kind not in ("adapter", "merged"):
+        raise InputError(f"--to {kind} is for models that write; this one gives classes: export --to merged or adapter")
+    is_adapter, session, renderer = opened.recipe.adapt.is_adapter, opened.session, opened.renderer
+    if kind == "adapter" and not is_adapter:
+        raise PlanError("this run tuned weights of the model itself, so there is no adapter: export `--to merged`")
+    assert isinstance(renderer, WholeText)
+    snapshot = opened.who(TUNED)
+    assert snapshot is not None
+    source = folder / (kind if is_adapter else "model")
+    if not source.is_dir():
+        merge(session, folder / "adapter", serving_of(session, renderer), renderer.labels, source)
+    texts = [case.prompt for case in (read_cases(folder / "scores" / "cases.parquet") or ())[:NUM_CHECKED]]
+    prompts = [opened.messages([Message("user", text)]) for text in texts]
+    found = compared(session, source, expect(session, snapshot, renderer, prompts))
+    facts = {"to": kind, "prompts": len(texts), "transformers": found}
+    if out is None:
+        return {**facts, "folder": str(source)}
+
+    def fill(partial: Path) -> None:
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json", CHECKED))
+        write_json(partial / CHECKED, facts)
+
+    publish_folder(fill, out)
+    return {**facts, "folder": str(out)}

@@ -1,0 +1,130 @@
+"""Encoders end to end: a run from rows to a verdict, and what becomes of its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from safetensors.torch import load_file
+from tests import encoders
+from tests.runs import tiny_runs
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tunesmith.api import Run
+from tunesmith.deliver import deliver
+from tunesmith.errors import InputError, PlanError
+from tunesmith.folder import Silent
+from tunesmith.probing import NAME as HEAD
+from tunesmith.recipe import parse
+from tunesmith.run import run
+
+
+def settings(model: Path, data: Path, **train: Any) -> dict[str, Any]:
+    found = tiny_runs.settings(model, data, **train)
+    found["data"]["max_tokens"] = 1024  # more than the model reads, which is the default of every recipe
+    found["evals"] |= {"guards": "full", "explain_cases": 1, "robustness": "quick", "max_dev_cases": 12}
+    return found
+
+
+def do(said: dict[str, Any], out: Path, *, resume: bool = False) -> dict[str, Any]:
+    return run(parse(said), yaml.safe_dump(said), out, Silent(), resume=resume)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("world")
+    model = encoders.folder(at / "model", "bert")
+    data = tiny_runs.labelled_file(at / "rows.jsonl", 160)
+    do(settings(model, data, rehearsal=True, lr=1e-3, update_tokens=128, epochs=6), at / "out")
+    return at / "out"
+
+
+def test_a_run_of_an_encoder_ends_in_a_verdict(finished: Path) -> None:
+    verdict = json.loads((finished / "verdict.json").read_text())
+    forms = json.loads((finished / "scores" / "forms.json").read_text())
+    assert [f["form"] for f in forms] == ["linear probe on the pooled state", "linear probe on the mean state"]
+    assert verdict["base_form"] in [f["form"] for f in forms]
+    assert verdict["base"] > 0.4  # three classes: the probes know something
+    assert verdict["tuned"] > 0.9  # the label stands in the text
+    exported = json.loads((finished / "export.json").read_text())
+    assert exported["adapter"]["same_text"]
+    assert exported["adapter"]["logit_diff"] < 1e-5
+    assert exported["merged"]["logit_diff"] < 1e-4
+    planned = {r["key"]: r for r in json.loads((finished / "plan.json").read_text())["resolved"]}
+    assert "writes no text" in planned["not asked"]["why"]
+    assert planned["layout"]["value"] == "rows"
+    assert json.loads((finished / "calibration.json").read_text())["labels"] == list(encoders.LABELS)
+
+
+def test_the_exported_folder_is_a_plain_classifier(finished: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(finished / "merged").eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished / "merged")
+    assert tuple(model.config.id2label.values()) == encoders.LABELS
+    assert tokenizer.model_max_length == 63
+    texts = ["sold quick fox 7", "dog lazy sold", "clips " * 80]
+    logits = encoders.logits(model, tokenizer, texts)
+    for found, wanted in zip(Run(finished).predict(texts), logits):
+        assert found.answer == model.config.id2label[int(wanted.argmax())]
+        assert found.confidence is None or found.confidence == pytest.approx(float(wanted.softmax(-1).max()), rel=1e-3)
+    card = (finished / "merged" / "README.md").read_text()
+    assert "AutoModelForSequenceClassification" in card
+    assert "pipeline_tag: text-classification" in card
+
+
+def test_base_and_tuned_answer_from_the_run_folder(finished: Path) -> None:
+    rows = pq.read_table(finished / "scores" / "cases.parquet").to_pylist()
+    prompts, run_of = [r["prompt"] for r in rows], Run(finished)
+    assert [p.answer for p in run_of.predict(prompts)] == [r["tuned_output"] for r in rows]
+    pooled = [p.answer == r["reference"] for p, r in zip(run_of.predict(prompts, model="base"), rows)]
+    assert sum(pooled) / len(pooled) > 0.5  # the head as the run began with it, and not one of zeros
+
+
+def test_exports_on_request_and_what_cannot_be_exported(finished: Path, tmp_path: Path) -> None:
+    facts = deliver(finished, "adapter", tmp_path / "adapter", "f16", Silent())
+    assert facts["transformers"]["same_text"]
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    with pytest.raises(InputError, match="gives classes"):
+        deliver(finished, "gguf", tmp_path / "gguf", "f16", Silent())
+
+
+def test_a_tuned_classifier_is_a_base_with_a_head_of_its_own(finished: Path, tmp_path: Path) -> None:
+    data = tiny_runs.labelled_file(tmp_path / "rows.jsonl")
+    said = settings(finished / "merged", data, max_updates=1)
+    said["evals"] |= {"robustness": "off", "explain_cases": 0}
+    verdict = do(said, tmp_path / "out")
+    assert verdict["base_form"] == "its own class head"
+    assert verdict["base"] > 0.9
+    assert not (tmp_path / "out" / HEAD).exists()
+
+
+def test_the_head_begins_as_the_probe_and_stays_over_a_resume(finished: Path) -> None:
+    kept = load_file(finished / HEAD)
+    assert {"classifier.weight", "classifier.bias", "mean_probe.weight", "mean_probe.bias"} <= set(kept)
+    assert float(kept["classifier.weight"].abs().max()) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"adapt": {"method": "ia3"}}, "proved on models that write"),
+        ({"regularise": {"ewc": 1.0}}, "what the base would write"),
+        ({"train": {"average": {"base_share": 0.2}}}, "ordinary text"),
+    ],
+)
+def test_what_an_encoder_cannot_do_is_refused(
+    finished: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text()) | change
+    with pytest.raises(PlanError, match=said):
+        do(recipe, tmp_path / "out")
+
+
+def test_an_encoder_does_not_write(finished: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    recipe["data"]["train"] = [str(tiny_runs.reply_file(tmp_path / "replies.jsonl"))]
+    with pytest.raises(PlanError, match="reads texts and writes none"):
+        do(recipe, tmp_path / "out")
