@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from heapq import nsmallest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from tunesmith.engine.tenant import Spec
 from tunesmith.errors import DataError, PlanError, RecipeError, did_you_mean
 from tunesmith.evals import own
 from tunesmith.evals.metrics import METRICS, Metric
-from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed
+from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, own_instruction
 from tunesmith.heritage import Before, opened, refuse_other_task, suited
 from tunesmith.lineage import Parent
 from tunesmith.measured import Means, brought, means_of
@@ -238,8 +239,10 @@ def material(
     means = brought(means, (kind.metric, *kind.secondary))
     labels = labels_in(parts, before, task)
     primary, secondary = metrics_of(recipe, kind, means)
-    own = "" if base.by_head else kind.instruction.format(labels=", ".join(labels))
-    instruction = own if recipe.task.instruction is None else recipe.task.instruction
+    instruction = recipe.task.instruction
+    if instruction is None:
+        rows = chain(parts.train, parts.dev, parts.test)
+        instruction = "" if base.by_head else own_instruction(task, labels, rows)
     renderer = classes.renderer_of(base, recipe, labels)
     num = len(parts.train)
     train = renderer.records(
@@ -263,7 +266,7 @@ def material(
         tried, longest = classes.forms_of(base, labels), 1
     else:
         tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
-        usual = MAX_NEW_TOKENS if is_unasked(task) else longest_reply(train)
+        usual = MAX_NEW_TOKENS if is_unasked(task) else longest_reply(train, kind)
         longest = recipe.evals.max_new_tokens or max(usual, before.max_new_tokens if before else 0)
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
@@ -324,10 +327,11 @@ def parents_rows(
     return replace(in_share(found, train, recipe.parent.replay, recipe.seed), what="earlier", files=files)
 
 
-def longest_reply(rendered: Rendered) -> int:
-    """Tokens that an answer may take: a quarter more than 99 of 100 training replies."""
+def longest_reply(rendered: Rendered, kind: Kind) -> int:
+    """Tokens that an answer may take: a quarter more than 99 of 100 training replies, within the task's own room."""
     lengths = np.sort(sizes_of(rendered.records).learned)
-    return min(512, int(1.25 * int(lengths[int(0.99 * (len(lengths) - 1))])) + 8)
+    usual = int(1.25 * int(lengths[int(0.99 * (len(lengths) - 1))])) + 8
+    return min(kind.most_tokens, max(kind.least_tokens, usual))
 
 
 def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:

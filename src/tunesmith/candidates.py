@@ -25,7 +25,7 @@ from tunesmith.engine.session import Session
 from tunesmith.errors import DataError, InputError, PlanError, TunesmithError
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.score import chosen, label_logps
-from tunesmith.evals.tasks import KINDS, Form, answer_text, few, label_record, labels_of
+from tunesmith.evals.tasks import KINDS, Form, answer_text, few, label_record, labels_of, own_instruction
 from tunesmith.fit import CHARS_PER_TOKEN
 from tunesmith.folder import Teller
 from tunesmith.generate.limits import Limits
@@ -86,7 +86,7 @@ def job_of(recipe: Recipe, asked: Asked) -> Job:
     if odd is not None:
         raise InputError(f"{odd.source} is no reply and no label; candidates are ranked on those only")
     labels = labels_of((*parts.train, *parts.dev)) if kind.scoring == "likelihood" else ()
-    instruction = kind.instruction.format(labels=", ".join(labels))
+    instruction = own_instruction(task, labels, (*parts.train, *parts.dev))
     if recipe.task.instruction is not None:
         instruction = recipe.task.instruction
     most = recipe.data.max_tokens * CHARS_PER_TOKEN

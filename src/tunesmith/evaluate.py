@@ -154,8 +154,8 @@ def verdict_of(
     best = next((f["dev_score"] for f in forms if f["chosen"]), None)
     if best is not None and made.kind.scoring != "text":
         notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")
-    if made.kind.scoring == "text":
-        notes.append("how likely such texts are was measured, and no answer: whether it answers better is not known.")
+    if made.kind.note and made.means.named("judge") is None:
+        notes.append(made.kind.note)
     if made.num_test > len(cases):
         notes.append(
             f"{len(cases)} of {made.num_test} test rows were used, drawn by the hash of their ids (evals.max_cases)."

@@ -31,7 +31,7 @@ from tunesmith.types import GuardResult, Message, Record, Segment
 MAX_NEW_TOKENS = 48
 ROWS = 64  # answers written side by side
 MICRO_TOKENS = 1024
-SOURCED = ("summarise", "extract")  # tasks all of whose numbers and names should be found in the prompt
+SOURCED = ("summarise", "extract", "qa")  # tasks all of whose numbers and names should be found in the prompt
 STEPS: dict[How, str] = {
     "choice": "multiple choice", "pair": "pairs of ends", "prose": "ordinary text", "answer": "written answers",
 }  # fmt: skip

@@ -165,7 +165,7 @@ def choose_columns(wish: Wish, name: str, table: Table, talk: Interview) -> Colu
                 f"the rows hold {what}; a recipe learns from answers and labels so far. With `--target COLUMN` one "
                 "column is learned as the answer."
             )
-        if known.messages or known.conversation or known.text:
+        if known.messages or known.conversation or known.text or (known.label and table[known.label].nested):
             return known
     guess = (known and (known.label or known.reply)) or guess_target(table)
     choices = tuple((name, column.words) for name, column in table.columns.items() if not column.nested)
@@ -299,7 +299,8 @@ def understood(columns: Columns, read: ingest.Ingested, task: str) -> str:
         return f"{rows}: plain text in {columns.text!r}, learned as it is"
     given = " and ".join(repr(n) for part in columns.prompt or () for n in names_in(part))
     if columns.label:
-        return f"{rows}: from {given} to one of {len(traits.label_counts(read.examples))} labels in {columns.label!r}"
+        num = len(traits.label_counts(read.examples))
+        return f"{rows}: from {given} to {f'one of {num}' if num else 'lists of'} labels in {columns.label!r}"
     return f"{rows}: from {given} to the text in {columns.reply!r} ({task})"
 
 

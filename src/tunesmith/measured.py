@@ -26,7 +26,7 @@ from tunesmith.evals.knobs import Code, Evals
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.passing import program
 from tunesmith.evals.score import Answer, segment_sums
-from tunesmith.evals.tasks import answer_text
+from tunesmith.evals.tasks import answer_message, answer_text
 from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
@@ -253,8 +253,7 @@ def reference_records(asking: Asking, example: Example, prompt: Sequence[Message
     if example.is_text:
         return asking.renderer.plain.pieces(example)
     root = np.array(asking.renderer.prompt(prompt), dtype=np.int64)
-    message = Message("assistant", answer_text(example))
-    reply = np.array(asking.renderer.reply(prompt, message), dtype=np.int64)
+    reply = np.array(asking.renderer.reply(prompt, answer_message(example)), dtype=np.int64)
     weights = np.ones(len(reply), np.float32)
     ends = np.flatnonzero(np.isin(reply, asking.limits.stop_ids))
     weights[ends[-1] if len(ends) else len(reply) :] = 0

@@ -16,7 +16,7 @@ from tunesmith.evals.compare import Rules
 from tunesmith.evals.knobs import Evals
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.score import Answer
-from tunesmith.evals.tasks import KINDS, instructed, labels_of
+from tunesmith.evals.tasks import KINDS, instructed, labels_of, own_instruction
 from tunesmith.files import read_json
 from tunesmith.measured import Means, means_of, of_texts
 from tunesmith.opened import Served, kept_recipe
@@ -140,7 +140,7 @@ def of_files(data: Sequence[str], said: Said) -> Questions:
     notes = [f"the task is {task}: {why}; the instruction is the task's own."]
     if found.rejected:
         notes.append(f"{len(found.rejected)} rows could not be read and were not asked.")
-    own = KINDS[task].instruction.format(labels=", ".join(labels))
+    own = own_instruction(task, labels, found.examples)
     return Questions(
         cases=cases,
         source=source,
@@ -150,7 +150,9 @@ def of_files(data: Sequence[str], said: Said) -> Questions:
         metric=metric,
         secondary=others(task, metric),
         means=means,
-        max_new_tokens=max(LEAST_TOKENS, min(MOST_TOKENS, int(1.25 * longest / CHARS_PER_TOKEN) + 8)),
+        max_new_tokens=max(
+            LEAST_TOKENS, KINDS[task].least_tokens, min(MOST_TOKENS, int(1.25 * longest / CHARS_PER_TOKEN) + 8)
+        ),
         rules=Rules(alpha=Evals().alpha, smallest_that_matters=said.matters),
         columns=found.columns,
         notes=tuple(notes),

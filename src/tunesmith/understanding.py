@@ -58,8 +58,9 @@ def errors(made: Material, rows: Sequence[Mapping[str, Any]], alpha: float) -> d
 
 
 def judged_by(made: Material) -> Metric:
-    """The primary metric; the task's own where that does not read the answer."""
-    return METRICS[made.kind.metric] if made.metric.needs in NOT_OF_ANSWERS else made.metric
+    """The primary metric; one of the task's own where that does not read the answer."""
+    own = (METRICS[name] for name in (made.kind.metric, *made.kind.secondary))
+    return next(m for m in (made.metric, *own) if m.needs not in NOT_OF_ANSWERS)
 
 
 def weak(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:

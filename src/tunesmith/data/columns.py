@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from tunesmith.data.turns import (
 )
 from tunesmith.types import Label, Message, Pair, Reply, Target, Task
 
+NO_LABEL = "none"  # the answer where several labels may fit, and none does
+BETWEEN = re.compile(r"[,;|\n]")  # two labels of one answer
 Turn = Literal["user", "assistant", "system", "tool", "skip"]
 
 
@@ -31,7 +34,7 @@ class Columns:
     prompt: tuple[str, ...] | None = None  # columns or "{column}" templates, joined by blank lines, empty ones left out
     text: str | None = None  # a text that is learned as it is, without a prompt: for task pretrain
     reply: str | None = None  # a column, or a template such as "{answer} ({source})"
-    label: str | None = None  # one of a few names, which the model has to choose
+    label: str | None = None  # one of a few names, which the model has to choose; or a list of those that fit
     chosen: str | None = None  # the better one of two replies
     rejected: str | None = None  # the worse one
     facts: tuple[str, ...] | None = None  # what a grader needs: the prompt is to be answered by sampling
@@ -76,12 +79,15 @@ def content_of(row: Row, columns: Columns) -> tuple[tuple[Message, ...], Target]
         return _tooled(prompt, row, columns), Pair(chosen, rejected)
     prompt = _tooled(prompt, row, columns)
     if columns.label is not None:
-        return prompt, Label(_label(_value(row, columns.label), columns.label))
+        name = _value(row, columns.label)
+        if isinstance(name, list):
+            return prompt, Reply(Message("assistant", _labels(name, columns.label)))
+        return prompt, Label(_label(name, columns.label))
     assert columns.reply is not None
-    value = None if is_template(columns.reply) else _value(row, columns.reply)
+    value = None if is_template(columns.reply) else _first_answer(_value(row, columns.reply))
     if is_messages(value):
         return conversation(prompt + messages_of(value, columns.reply))
-    reply = _filled(row, columns.reply)
+    reply = _filled(row, columns.reply) if value is None else as_text(value, columns.reply)
     if not reply.strip():
         raise ValueError(f"the reply (column '{columns.reply}') is empty")
     return prompt, Reply(Message("assistant", reply))
@@ -171,6 +177,22 @@ def _label(value: Any, name: str) -> str:
     if not label:
         raise ValueError(f"the label (column '{name}') is empty")
     return label
+
+
+def _labels(names: list[Any], column: str) -> str:
+    """Several labels as one answer, in the order of the alphabet; NO_LABEL where there are none."""
+    found = sorted({_label(name, column) for name in names})
+    odd = next((name for name in found if BETWEEN.search(name)), None)
+    if odd is not None:
+        raise ValueError(f"the label {odd!r} (column '{column}') holds a mark that stands between two labels (, ; |)")
+    return ", ".join(found) or NO_LABEL
+
+
+def _first_answer(value: Any) -> Any:
+    """Of the right answers that SQuAD's files list, the first."""
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list) and "answer_start" in value:
+        return value["text"][0] if value["text"] else ""
+    return value
 
 
 def _chat(row: Row, columns: Columns) -> tuple[Message, ...]:

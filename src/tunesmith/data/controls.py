@@ -87,14 +87,18 @@ class Controls:
     def _shielded(self, message: Message, cut: str, *, edges: bool) -> Message:
         pattern = self._of_model if message.role == "assistant" else self._of_others
 
-        def cut_up(text: str) -> str:
+        def cut_inside(text: str) -> str:
             while pattern.search(text):
                 text = pattern.sub(lambda m: _cut_first(m.group(), cut), text)
             if self._normalizer is not None and pattern.search(self._normalizer.normalize_str(text)):
                 text = cut.join(text)
-            return _cut_edges(text, cut) if edges else text
+            return text
 
-        return replace(message, content=cut_up(message.content), extra=_mapped(dict(message.extra), cut_up))
+        def cut_up(text: str) -> str:
+            return _cut_edges(cut_inside(text), cut) if edges else cut_inside(text)
+
+        # a template reads fields by their names: a cut at the edges of `function` would hide the call
+        return replace(message, content=cut_up(message.content), extra=_mapped(dict(message.extra), cut_up, cut_inside))
 
 
 def _cut_first(control: str, cut: str) -> str:
@@ -132,11 +136,11 @@ def _strings(value: Any) -> Iterable[str]:
             yield from _strings(item)
 
 
-def _mapped(value: Any, change: Any) -> Any:
+def _mapped(value: Any, change: Any, change_key: Any) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {_mapped(key, change): _mapped(item, change) for key, item in value.items()}
+        return {_mapped(key, change_key, change_key): _mapped(item, change, change_key) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_mapped(item, change) for item in value]
+        return [_mapped(item, change, change_key) for item in value]
     return value

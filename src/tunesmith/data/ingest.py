@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
@@ -29,6 +30,8 @@ __all__ = ["Columns", "Ingested", "Rejected", "example_id", "infer_task", "read"
 
 LOOK_AHEAD = 200  # rows whose keys together are the columns that are there
 LANGUAGES = {"src_lang", "tgt_lang", "source_lang", "target_lang", "source_language", "target_language"}
+DOCUMENTS = {"context", "document", "passage", "paragraph"}
+MARKED = re.compile(r"\n#### *\S[^\n]*\s*\Z")  # how GSM8K ends a solution
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,10 @@ def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
         return "generate", "each row holds a prompt and what a grader needs, and no answer"
     if only == "Reply" and all(isinstance(e.target, Reply) and _is_object(e.target.text) for e in ingested.examples):
         return "extract", "every answer is a JSON object"
+    if only == "Reply" and columns.label is not None:
+        return "multilabel", f"the column '{columns.label}' holds lists of labels"
+    if only == "Reply" and columns.tools is not None and all(_calls(e) for e in ingested.examples):
+        return "tools", f"every row ends with a call of the functions in '{columns.tools}'"
     if columns.messages is not None or columns.conversation is not None:
         return "chat", "the rows are conversations"
     reply = (columns.reply or "").lower()
@@ -187,7 +194,21 @@ def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
         return "summarise", f"the answers stand in a column named '{columns.reply}'"
     if reply in ("target", "tgt") and {name.lower() for name in ingested.ignored} & LANGUAGES:
         return "translate", f"beside '{columns.reply}' stand columns that name languages"
+    asked = {name.lower() for name in columns.prompt or ()}
+    if "question" in asked and asked & DOCUMENTS and reply in ("answer", "answers"):
+        return "qa", "beside the questions stand the texts that they are about"
+    if only == "Reply" and all(MARKED.search(replied(e)) for e in ingested.examples):
+        return "reason", "every answer ends with a line of #### and its result"
     return "generate", "the answers are text, and nothing in the file says more"
+
+
+def replied(example: Example) -> str:
+    return example.target.text if isinstance(example.target, Reply) else ""
+
+
+def _calls(example: Example) -> bool:
+    """Whether what is learned last calls a function."""
+    return isinstance(example.target, Reply) and bool(example.target.message.extra.get("tool_calls"))
 
 
 def _is_object(text: str) -> bool:

@@ -14,7 +14,7 @@ REPLIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("prompt",), "response"),
     (("prompt",), "output"),
     (("prompt",), "answer"),
-    (("question", "context"), "answer"),
+    (("question", "context", "document", "passage"), "answer"),
     (("question", "context"), "response"),
     (("question",), "output"),
     (("document",), "summary"),
@@ -30,10 +30,11 @@ REPLIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("input",), "response"),
     (("query",), "response"),
     (("query",), "answer"),
+    (("question", "context", "document", "passage"), "answers"),
 )
 LABELLED = tuple(
     (t, name)
-    for name in ("label", "intent", "class", "sentiment", "category")
+    for name in ("label", "labels", "intent", "class", "sentiment", "category")
     for t in ("text", "sentence", "utterance", "content", "input")
 )
 PAIR_PROMPTS = (("prompt",), ("instruction", "input"), ("question",), ("query",))

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
-from tunesmith.evals import counted, json_scores, numeric, passing, per_byte, preference, sets
+from tunesmith.evals import calls, counted, json_scores, numeric, passing, per_byte, preference, sets
 from tunesmith.evals.text import as_text, folded, numbers
 from tunesmith.evals.words_of import Words, words_of
 
@@ -153,6 +153,8 @@ METRICS: dict[str, Metric] = {
         case_mean(
             "json_schema", measured_score, kind="binary", unit="share of replies that the schema takes", needs="schema"
         ),
+        case_mean("tool_calls", calls.right, kind="binary", unit="share of answers that make the right calls"),
+        case_mean("tool_names", calls.names, kind="binary", unit="share of answers that call the right functions"),
         case_mean("token_f1", token_f1, unit=SCORE),
         case_mean("rouge_1", rouge("rouge1"), unit=SCORE),
         case_mean("rouge_l", rouge("rougeL"), unit=SCORE),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from tunesmith.data.columns import BETWEEN
 from tunesmith.evals.counted import Parts, label_codes, ratio
 from tunesmith.evals.text import as_text, folded
-
-BETWEEN = re.compile(r"[,;|\n]")
 
 
 def label_set(given: object) -> frozenset[str]:

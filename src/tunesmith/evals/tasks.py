@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,13 @@ from typing import Literal
 
 import numpy as np
 
+from tunesmith.data.columns import NO_LABEL
 from tunesmith.data.render import Renderer
 from tunesmith.data.stored import Chosen
 from tunesmith.data.traits import NUM_ANSWERED, column
 from tunesmith.errors import PlanError
+from tunesmith.evals.calls import calls_of
+from tunesmith.evals.sets import label_set
 from tunesmith.types import Example, Label, Message, Record, Reply, Segment
 
 
@@ -25,6 +29,9 @@ class Kind:
     secondary: tuple[str, ...]
     instruction: str  # "" = none; {labels} is filled in; with instructions of its own, a data set needs none
     about: str  # what it is for, as `tunesmith init` asks
+    least_tokens: int = 0  # room that an answer has at least, and at most, where nobody says
+    most_tokens: int = 512
+    note: str = ""  # what the verdict must say of its metric
 
 
 KINDS = {
@@ -47,11 +54,49 @@ KINDS = {
     ),
     "generate": Kind("generation", "rouge_l", ("token_f1", "exact_match"), "", "write an answer, by example"),
     "chat": Kind("generation", "rouge_l", ("token_f1", "chrf"), "", "go on with a conversation"),
-    "pretrain": Kind("text", "bits_per_byte", (), "", "go on learning from plain text"),
+    "reason": Kind(
+        "generation", "numeric", ("rouge_l",),
+        "Solve the problem step by step. Write the answer alone on the last line.",
+        "solve a problem step by step, down to a number", least_tokens=256, most_tokens=1024,
+    ),
+    "qa": Kind(
+        "generation", "token_f1", ("exact_match", "rouge_l"),
+        "Answer the question from the text. Answer with the answer only.",
+        "answer a question about a text",
+    ),
+    "style": Kind(
+        "generation", "bits_per_byte", ("rouge_l", "chrf"), "", "write in a style, by example",
+        note="bits per byte say how likely the references are, the others how many words are shared with them: none "
+        "sees whether an answer has the style, or is any good. Read some, or name a judge (evals.judge).",
+    ),
+    "tools": Kind(
+        "generation", "tool_calls", ("tool_names",), "", "call functions",
+        note="a call is right where name and arguments are the reference's; another call that would do as well is not.",
+    ),
+    "multilabel": Kind(
+        "generation", "label_set_f1", ("exact_match",),
+        "Which of these labels fit the text: {labels}? Answer with those that fit, with commas between them, or with: "
+        "none.",
+        "choose all labels that fit",
+    ),
+    "pretrain": Kind(
+        "text", "bits_per_byte", (), "", "go on learning from plain text",
+        note="how likely such texts are was measured, and no answer: whether it answers better is not known.",
+    ),
 }  # fmt: skip
-WRITTEN = ("generate", "summarise", "translate", "extract")  # those that rows of prompts and texts may be for
+WRITTEN = ("generate", "summarise", "translate", "extract", "qa", "reason", "style")  # for prompts and texts
 # "auto" or one of them, as a recipe says it
-TaskName = Literal["auto", "classify", "summarise", "translate", "extract", "generate", "chat", "pretrain"]
+TaskName = Literal[
+    "auto", "classify", "summarise", "translate", "extract", "generate", "chat", "reason", "qa", "style", "tools",
+    "multilabel", "pretrain",
+]  # fmt: skip
+
+
+def own_instruction(task: str, labels: Sequence[str], examples: Iterable[Example]) -> str:
+    """The instruction that a task brings along, with the labels that may be answered."""
+    if task == "multilabel":
+        labels = sorted(set().union(*(label_set(answer_text(e)) for e in examples)) - {NO_LABEL})
+    return KINDS[task].instruction.format(labels=", ".join(labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +114,7 @@ class Form:
         own = [m for m in example.prompt if m.role == "system"]
         turns: list[Message] = []
         for shot in self.shots:
-            turns += [*[m for m in shot.prompt if m.role != "system"], Message("assistant", answer_text(shot), 0.0)]
+            turns += [*[m for m in shot.prompt if m.role != "system"], replace(answer_message(shot), weight=0.0)]
         turns += [m for m in example.prompt if m.role != "system"]
         users = [i for i, m in enumerate(turns) if m.role == "user"]
         place = "system" if self.place != "none" and not users else self.place
@@ -81,7 +126,7 @@ class Form:
             turns[users[0]] = replace(turns[users[0]], content=f"{instruction}\n\n{turns[users[0]].content}")
         elif place == "last" and instruction:
             turns[users[-1]] = replace(turns[users[-1]], content=f"{turns[users[-1]].content}\n\n{instruction}")
-        return (*own, *turns)
+        return with_its_tools((*own, *turns))
 
 
 def instructed(example: Example, instruction: str) -> Example:
@@ -89,12 +134,31 @@ def instructed(example: Example, instruction: str) -> Example:
     is a plain text."""
     if not instruction or example.is_text or any(m.role == "system" for m in example.prompt):
         return example
-    return replace(example, prompt=(Message("system", instruction), *example.prompt))
+    return replace(example, prompt=with_its_tools((Message("system", instruction), *example.prompt)))
+
+
+def with_its_tools(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The functions that the last turn with some may call, at the first turn, where a chat template looks for them."""
+    tools = [m.extra["tools"] for m in turns if "tools" in m.extra]
+    if not tools:
+        return turns
+    bare = [replace(m, extra={k: v for k, v in m.extra.items() if k != "tools"}) for m in turns]
+    return (replace(bare[0], extra={**bare[0].extra, "tools": tools[-1]}), *bare[1:])
+
+
+def answer_message(example: Example) -> Message:
+    """The reference answer as a turn, with its calls."""
+    if isinstance(example.target, Reply):
+        return example.target.message
+    return Message("assistant", answer_text(example))
 
 
 def answer_text(example: Example) -> str:
-    """The reference answer."""
-    if isinstance(example.target, (Reply, Label)):
+    """The reference answer; one that calls functions as the JSON of its calls."""
+    if isinstance(example.target, Reply):
+        calls = calls_of(example.target.message.extra)
+        return json.dumps(calls, ensure_ascii=False) if calls else example.target.text
+    if isinstance(example.target, Label):
         return example.target.text
     raise PlanError(f"example {example.id} ({example.source}) has no single reference answer; this task needs one")
 

@@ -23,6 +23,8 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
     "json_valid": "answers that are JSON at all",
     "json_fields": "fields that are right in an average answer",
     "numeric": "answers that come to the right number",
+    "tool_calls": "answers that make the right calls",
+    "tool_names": "answers that call the right functions",
     "token_f1": "words shared with the right answer",
     "rouge_1": "words shared with the right answer",
     "rouge_l": "words shared, in order, with the right answer",

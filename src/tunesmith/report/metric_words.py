@@ -18,6 +18,8 @@ METRICS = {  # name in recipes and files: (name as people read it, what it is)
     ),
     "json_f1": ("JSON field F1", "as field agreement, but fields that were invented cost as well"),
     "json_schema": ("fits the schema", "share of answers that are JSON as the schema wants it"),
+    "tool_calls": ("right calls", "share of answers with the right calls, argument for argument, and no other"),
+    "tool_names": ("right functions", "share of answers that call the right functions, whatever their arguments"),
     "token_f1": ("word F1", "how far the words of the answer agree with the reference; 1 is all of them"),
     "rouge_l": (
         "ROUGE-L",

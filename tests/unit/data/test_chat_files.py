@@ -42,7 +42,7 @@ def test_openai_chat(tmp_path: Path) -> None:
     assert example.prompt[0].extra["tools"] == [TOOL]
     assert isinstance(example.target, Reply)
     assert example.target.message.extra["tool_calls"] == [CALL]
-    assert infer_task(found.columns, found) == "chat"
+    assert infer_task(found.columns, found) == "tools"  # every row ends with a call
 
 
 def test_openai_chat_of_old_with_functions(tmp_path: Path) -> None:

@@ -56,7 +56,12 @@ def test_json_by_hand():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(METRICS) - NO_TEXT - {"json_exact", "json_fields", "json_f1", "json_valid", "numeric"})
+    "name",
+    sorted(
+        set(METRICS)
+        - NO_TEXT
+        - {"json_exact", "json_fields", "json_f1", "json_valid", "numeric", "tool_calls", "tool_names"}
+    ),
 )
 def test_odd_outputs_have_a_score(name):
     metric = METRICS[name]
