@@ -26,6 +26,10 @@ DOMAINS = ("customer-service", "legal", "medical", "finance", "underrepresented-
 TABLE = ROOT / "docs" / "guides" / "tasks.md"
 ROW = re.compile(r"^# row: (.*)$", re.M)
 NUM = 30
+FIXED = {
+    "role", "sender", "type", "name", "label", "labels", "sentiment", "region", "target_lang", "source_lang", "answer",
+    "tools",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 def varied(value: Any, n: int) -> Any:
     """Another row of the same shape: its texts and numbers of groups differ."""
     if isinstance(value, dict):
-        return {k: v if k in ("role", "sender", "type", "name", "label", "labels", "sentiment", "region", "target_lang",
-                              "source_lang", "answer", "tools") else varied(v, n) for k, v in value.items()}  # fmt: skip
+        return {k: v if k in FIXED else varied(v, n) for k, v in value.items()}
     if isinstance(value, list):
         return [varied(v, n) for v in value]
     if isinstance(value, str) and value.startswith("{"):
