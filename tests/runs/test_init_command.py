@@ -53,7 +53,8 @@ def test_init_then_dry_run_then_run(tmp_path: Path) -> None:
     assert "task: classify" in dry.stdout
     assert not (tmp_path / "runs").exists()
 
-    small = ["--set", "train.max_updates=1", "--set", "evals.max_cases=4"]
+    fewer = ("train.max_updates=1", "evals.max_cases=4", "evals.guards=off", "evals.robustness=off")
+    small = [word for key in fewer for word in ("--set", key)]
     run = tunesmith("run", "recipe.yaml", *small, "--out", "out", "--json", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["num_cases"] == 4

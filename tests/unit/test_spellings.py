@@ -36,7 +36,7 @@ def test_no_hint_hides_behind_a_key_or_another_hint() -> None:
         ({"epochs": 3}, "did you mean train.epochs?"),
         ({"warmup_frac": 0.1}, "did you mean train.schedule.warmup_frac?"),
         ({"seeed": 1}, "did you mean seed?"),
-        ({"zzz": 1}, "known here: model, data"),
+        ({"zzz": 1}, "known here: model, parent, data"),
     ],
 )
 def test_a_mistyped_key_is_answered(settings: dict, answer: str) -> None:
