@@ -30,6 +30,7 @@ from tunesmith.fitted import Fitted
 from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix
 from tunesmith.generate.limits import Limits
 from tunesmith.models.load import Base
+from tunesmith.room import SAVED_BYTES
 from tunesmith.types import Forest
 
 WARM_TOKENS = 64  # of the first, untimed passes
@@ -38,7 +39,7 @@ READ_S, READ_TOKENS, LEAST_READ = 1.5, 256, 64  # of prompts that are read at on
 SCORED_TOKENS = 384
 LEAST_SHARE = 0.5  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
-DISK_BYTES = 2**24
+LEAST_WRITTEN, MOST_WRITTEN = 2**24, 2**28  # bytes, for the clock: an eighth of a checkpoint
 Found = TypeVar("Found")
 
 
@@ -124,7 +125,7 @@ def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None
     except BaseException:
         session.close()
         raise
-    disk_s = writing()
+    disk_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
     took_s = time.monotonic() - began
     speeds = Speeds(learn, step_s, score, head_s, of_base, of_tuned, base.load_s, disk_s, took_s)
     return Tried(session, state, speeds, is_done)
@@ -268,10 +269,11 @@ def read_tokens(lengths: Sequence[int], rows: int, shared: int = 0) -> tuple[int
     return shared + sum(len(group) * max(group) for group in groups), (shared > 0) + len(groups)
 
 
-def writing() -> float:
-    """Seconds of a GiB: written, synced, hashed."""
-    tensors: dict[str, Any] = {"tensor": torch.zeros(DISK_BYTES // 4)}
+def writing(num_bytes: int) -> float:
+    """Seconds of a GiB: written, synced, hashed. Small files may fall on blocks that were just freed: a large
+    checkpoint was seen to take more than twice as long a byte."""
+    tensors: dict[str, Any] = {"tensor": torch.zeros(num_bytes // 4)}
     with tempfile.TemporaryDirectory(prefix="tunesmith_", dir=place()) as scratch:
         fill = lambda out: save_tensors(tensors, out / "tensor.safetensors")
         seconds, _ = timed(lambda: publish_folder(fill, Path(scratch) / "tried"), torch.device("cpu"))
-    return seconds * 2**30 / DISK_BYTES
+    return seconds * 2**30 / num_bytes
