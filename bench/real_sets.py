@@ -2,37 +2,83 @@
 
     python bench/real_sets.py --data FOLDER [--only meqsum] [--page]
 
-FOLDER holds meqsum, hutto_sentiment and lafand_en_pcm as folders of JSONL files; the data is not part of this
-repository. docs/results.md is made from the results file; --page makes it without running anything.
+FOLDER holds the sets below as folders of files; the data is not part of this repository. What has a recipe of
+examples/recipes is run with it. docs/results.md is made from the results file; --page makes it without running
+anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+RECIPES = HERE.parent / "examples" / "recipes"
 RESULTS = HERE / "results" / "real_sets.jsonl"
 PAGE = HERE.parent / "docs" / "results.md"
 BY_HAND = "<!-- below this line the page is written by hand, and kept -->"
 COMMON = ["train.update_tokens=2048", "evals.max_dev_cases=24"]
-SETS: dict[str, tuple[str, list[str]]] = {
-    "meqsum": (
+SHORT = [
+    "train.max_updates=16",
+    "evals.max_cases=100",
+    "evals.guards=off",
+    "evals.robustness=off",
+    "evals.explain_cases=0",
+]
+Row = dict[str, Any]
+
+
+def polite(row: Row) -> Row:
+    return {"prompt": f"{row['instruction']}\n\n{row['input']}".strip(), "completion": row["chosen"]}
+
+
+def asked_about(row: Row) -> Row:
+    return {**row, "answer": row["options"][row["answer_index"]]}
+
+
+def conversation(row: Row) -> Row:
+    """What the doctor says is the user's. Turns of one speaker that follow each other are one."""
+    turns: list[Row] = []
+    for line in row["dialogue"].splitlines():
+        who, _, said = line.partition(":")
+        role = {"Doctor": "user", "Patient": "assistant"}.get(who.strip(), "")
+        if role and turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n{said.strip()}"
+        elif role and (turns or role == "user"):
+            turns.append({"role": role, "content": said.strip()})
+    return {"messages": turns}
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """`recipe`: of examples/recipes; `row`: what is made of a row of the set's files before it is read."""
+
+    what: str
+    sets: list[str]
+    recipe: str | None = None
+    row: Callable[[Row], Row] | None = None
+
+
+SETS = {
+    "meqsum": Set(
         "Consumer health questions to short questions (CC BY 4.0)",
         ["train.max_updates=20", "task.instruction=Summarise the health question as one short question."],
     ),
-    "hutto_sentiment": (
+    "hutto_sentiment": Set(
         "Sentences of reviews, tweets and news to one of three sentiments (MIT)",
         ["train.max_updates=30"],
     ),
-    "lafand_en_pcm": (
+    "lafand_en_pcm": Set(
         "English news to Nigerian Pidgin (CC BY-NC 4.0)",
         [
             "train.max_updates=24",
@@ -40,22 +86,43 @@ SETS: dict[str, tuple[str, list[str]]] = {
             "task.instruction=Translate the English text to Nigerian Pidgin. Answer with the translation only.",
         ],
     ),
+    "rasbt_polite_pairs": Set("Instructions answered politely (Apache-2.0)", SHORT, "style", polite),
+    "legal_plain_summaries": Set("Terms of service in plain words (Apache-2.0)", SHORT, "legal"),
+    "siqa": Set("Questions about what people do in a situation (CC BY 4.0)", SHORT, "qa", asked_about),
+    "mts_dialog": Set("Visits to the doctor, the patient played by the model (CC BY 4.0)", SHORT, "chat", conversation),
+    "tinyshakespeare": Set("Plays of Shakespeare (public domain)", SHORT, "pretrain"),
 }
+
+
+def rows_of(name: str, data: Path, folder: Path) -> Path:
+    """The files to read: the set's own, or copies in `folder` with each row made anew. Of one file alone is learned."""
+    remade, files = SETS[name].row, sorted((data / name).glob("*.jsonl*"))
+    if remade is None:
+        return data / name
+    folder.mkdir(parents=True)
+    for path in files:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+            rows = [json.dumps(remade(json.loads(line)), ensure_ascii=False) for line in lines]
+        split = path.name.split(".")[0] if len(files) > 1 else "train"
+        (folder / f"{split}.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return folder
 
 
 def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
     """One run of the command line; the row that is kept of it."""
-    sets = [word for s in [*COMMON, *SETS[name][1]] for word in ("--set", s)]
-    words = ["run", "--model", "smollm2-135m-instruct", "--data", str(data / name), "--out", str(out / name), *sets]
+    chosen, folder = SETS[name], out / name
+    sets = [word for s in [*COMMON, *chosen.sets] for word in ("--set", s)]
+    recipe = [str(RECIPES / f"{chosen.recipe}.yaml")] if chosen.recipe else []
+    rows = rows_of(name, data, out / "rows" / name)
+    words = ["run", *recipe, "--model", "smollm2-135m-instruct", "--data", str(rows), "--out", str(folder), *sets]
     subprocess.run([sys.executable, "-m", "tunesmith.cli.main", *words], check=True)
-    folder = out / name
     verdict, cost, plan, lock, audit = (
         json.loads((folder / f"{part}.json").read_text()) for part in ("verdict", "cost", "plan", "lock", "audit")
     )
     return {
         "date": date.today().isoformat(),
         "set": name,
-        "settings": [*COMMON, *SETS[name][1]],
+        "settings": [*COMMON, *chosen.sets],
         "machine": f"{platform.machine()}, {lock['threads']} threads, {lock['precision']}",
         "packages": {k: lock["packages"][k] for k in ("torch", "transformers", "peft")},
         "rows": {k: audit[k] for k in ("rows", "accepted")},
@@ -90,7 +157,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         v = row["verdict"]
         simple = ", ".join(f"{k} {x:.3f}" for k, x in v["baselines"].items())
         others = ", ".join(f"{k} {x['base']:.3f} to {x['tuned']:.3f}" for k, x in v["secondary"].items())
-        lines += ["", f"## {name}", "", f"{SETS[name][0]}. {v['claim']}", ""]
+        lines += ["", f"## {name}", "", f"{SETS[name].what}. {v['claim']}", ""]
         lines += [f"- Base asked as: {v['base_form']}. Without tuning: {simple}. Secondary: {others}."]
         lines += [
             f"- Test: {v['test']}, p = {v['p']:.2g}. {note}" if i == 0 else f"- {note}"
