@@ -102,7 +102,9 @@ def recipe_of(case: dict[str, Any], folder: Path) -> list[str]:
     ]  # fmt: skip
     data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     sets = {
-        "adapt.method": case["method"], "adapt.rank": case.get("rank", 16), "adapt.last_k": case.get("last_k", 2),
+        "adapt.method": case["method"],
+        **({"adapt.rank": case.get("rank", 16)} if case["method"] == "lora" else {}),
+        **({"adapt.last_k": case.get("last_k", 2)} if case["method"] == "last_k" else {}),
         "precision": case["precision"], "train.checkpointing": case["checkpointing"],
         "train.micro_tokens": case.get("micro_tokens", 2048 if is_tiny else 512), "train.max_updates": 2,
         "train.every_checkpoint": 1, "train.watch": 0,

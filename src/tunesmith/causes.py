@@ -258,7 +258,7 @@ def too_low_or_dead(seen: Seen) -> Cause | None:
         others = {"last_k": f"the last {adapt.last_k} layer(s)", "named": ", ".join(adapt.names)}
         what = others.get(adapt.method, lora)
         keys = {"adapt.method": "lora", "adapt.rank": max(adapt.rank, 16), "adapt.targets": [], "adapt.names": [],
-                "train.lr": "auto"}  # fmt: skip
+                "adapt.last_k": Recipe().adapt.last_k, "train.lr": "auto"}  # fmt: skip
         return Cause("too few weights train", f"{said}, and what trains is {what}", keys)
     return None
 

@@ -91,7 +91,9 @@ def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mappin
 def would_fit(recipe: Recipe, base: Base, made: Material, asking: Asking, free: float) -> list[str]:
     """The nearest changes of the recipe that fit, each computed."""
     train = replace(recipe.train, micro_tokens="auto", checkpointing="auto")
-    tuned = {"": recipe.adapt, "adapt.method=lora": replace(recipe.adapt, method="lora")}
+    lora = replace(recipe.adapt, method="lora")
+    without = f", without {', '.join(f'adapt.{key}' for key in lora.unread)}" if lora.unread else ""
+    tuned = {"": recipe.adapt, "adapt.method=lora": lora}
     ways = []
     for said, adapt in tuned.items():
         if said and recipe.adapt.method == "lora":
@@ -100,7 +102,7 @@ def would_fit(recipe: Recipe, base: Base, made: Material, asking: Asking, free: 
             if footprint(candidate, base, made, feed_of(candidate, base, made), asking).above_gib <= free:
                 changes = [said, *(f"train.{k}={getattr(candidate.train, k)}" for k in KEYS
                                    if getattr(candidate.train, k) != getattr(recipe.train, k))]  # fmt: skip
-                ways.append(" ".join(f"--set {change}" for change in changes if change) + " would fit")
+                ways.append(" ".join(f"--set {c}" for c in changes if c) + (without if said else "") + " would fit")
                 break
     return ways
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tunesmith.data.feed import Laying
 from tunesmith.errors import PlanError
-from tunesmith.models.adapters import config_of, trained_weights
+from tunesmith.models.adapters import READ_BY, config_of, trained_weights
 from tunesmith.models.load import Base
 from tunesmith.models.new_tokens import by_token
 from tunesmith.models.peft_methods import unmergeable
@@ -56,18 +56,12 @@ def own_dropout(base: Base) -> bool:
 def unread(recipe: Recipe) -> dict[str, bool]:
     """What is said of one way to adapt while another is taken: reason -> whether it is so."""
     a = recipe.adapt
-    return {
-        f"adapt.dropout, adapt.rslora and adapt.dora are LoRA's, and adapt.method is {a.method}: leave them out": (
-            a.method != "lora" and (a.dropout > 0 or a.rslora or a.dora)
-        ),
-        f"adapt.peft names a method of peft, and adapt.method is {a.method}; say adapt.method: peft": (
-            bool(a.peft) and a.method != "peft"
-        ),
-        f"adapt.options are peft's, for adapt.method ia3 or peft, and it is {a.method}. Leave them out": (
-            bool(a.options) and not a.is_pefts
-        ),
-        f"adapt.targets are layers for an adapter, and adapt.method {a.method} makes none. Leave them out, or use "
-        "adapt.method: lora": bool(a.targets) and not a.is_adapter,
+    other = {
+        f"adapt.{key} is read by adapt.method {' or '.join(READ_BY[key])}, and it is {a.method}: leave adapt.{key} "
+        "out, or take that method": True
+        for key in a.unread
+    }
+    return other | {
         "adapt.peft prompt_tuning stands before every sequence, and has no layers: leave adapt.targets out": (
             a.is_prompt and bool(a.targets)
         ),
@@ -75,9 +69,6 @@ def unread(recipe: Recipe) -> dict[str, bool]:
         "without them, and adapt.context moves angles under weights that do not train. Leave these out, or use "
         "adapt.method: lora": a.is_prompt
         and bool(recipe.regularise.neftune or recipe.evals.lm_eval or a.context.tokens),
-        f"adapt.names are for adapt.method: named, and it is {a.method}. Leave them out": (
-            bool(a.names) and a.method != "named"
-        ),
     }
 
 

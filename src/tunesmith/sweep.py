@@ -145,7 +145,12 @@ def changed(text: str, values: Mapping[str, Any], *, tried: int | None = None) -
         place(settings, key, list(value) if isinstance(value, tuple) else value)
     if tried is not None:
         settings["sweep"] = {"tried": tried}
-    return parse(settings), settings
+    recipe = parse(settings)
+    if "adapt.method" in values:  # what the recipe says for another method of the space is no mistake
+        others = [key for key in recipe.adapt.unread if f"adapt.{key}" not in values]
+        settings["adapt"] = {key: value for key, value in settings["adapt"].items() if key not in others}
+        recipe = parse(settings)
+    return recipe, settings
 
 
 def refuse_other(recipe: Recipe, out: Path) -> None:

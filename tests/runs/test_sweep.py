@@ -145,6 +145,18 @@ def test_what_cannot_be_tried_is_a_row_with_its_reason(place: Path) -> None:
     assert states[1e18, 0.0][0] in ("diverged", "pruned")
 
 
+def test_what_the_recipe_says_for_another_method_is_left_out_of_its_trials(place: Path) -> None:
+    """And of best.yaml; but not where the space itself says it."""
+    asked = settings(place, place / "rows.jsonl", trials=9)
+    asked["sweep"]["space"] = {"adapt.method": ["lora", "last_k"], "adapt.last_k": [1, 2]}
+    rows = search(asked, place / "methods")["rows"]
+    states = {(r["values"]["adapt.method"], r["values"]["adapt.last_k"]): r["state"] for r in rows}
+    assert {key for key, state in states.items() if state == "refused"} == {("lora", 1)}
+    changed, said = sweep.changed(yaml.safe_dump(asked), {"adapt.method": "last_k", "adapt.last_k": 1}, tried=4)
+    assert said["adapt"] == {"method": "last_k", "last_k": 1}
+    assert not changed.adapt.unread
+
+
 class Starved(Silent):
     """The allocator's own refusal in the second update of the first trial."""
 

@@ -153,7 +153,7 @@ NOISY = {"audit": {"contradictions": {"prompts": 60, "rows": 130}}}
 FEW = {"verdict": {"decision": "too few cases", "num_cases": 12, "interval": [-0.1, 0.4], "smallest_detectable": 0.4}}
 LAST, STOPS = {"average": {"last": 3}}, {"early_stop": {"patience": 5}}
 IA3, DORA = {"method": "ia3"}, {"dora": True, "dropout": 0.2}
-NAMED = {"method": "named", "names": ["*norm*"], "rank": 64}
+NAMED, LAST_1 = {"method": "named", "names": ["*norm*"]}, {"method": "last_k", "last_k": 1}
 
 # what is planted, what the recipe says already -> the first cause and its keys; none where the cause is no cause here
 SAID: list[tuple[dict[str, Any], dict[str, Any], tuple[str, dict[str, Any]] | None]] = [
@@ -161,6 +161,8 @@ SAID: list[tuple[dict[str, Any], dict[str, Any], tuple[str, dict[str, Any]] | No
     ({"metrics": FLAT}, {"adapt": {"method": "peft", "peft": "loha"}}, None),
     ({"metrics": FLAT, "plan": {"lr": 4e-5}}, {"adapt": NAMED}, ("too few weights train", {
         "adapt.method": "lora", "adapt.names": []})),
+    ({"metrics": FLAT, "plan": {"lr": 4e-5}}, {"adapt": LAST_1}, ("too few weights train", {
+        "adapt.method": "lora", "adapt.last_k": 2})),
     ({"metrics": LATE}, {"train": {"epochs": 3}}, ("too many epochs", {"train.early_stop.patience": 3})),
     ({"metrics": LATE}, {"train": {"epochs": 3, **STOPS}}, None),
     ({"metrics": curve(2.5, 2.1, 1.7, 1.3)}, {"train": {"epochs": 3, **STOPS}}, None),

@@ -29,6 +29,11 @@ from tunesmith.models.prompts import prompt_config, put_before, try_prompt
 from tunesmith.roles import LowRank
 
 MAGNITUDE = "lora_magnitude_vector"  # peft's name for the lengths of DoRA
+LORA, PEFTS = ("lora",), ("ia3", "peft")
+READ_BY = {  # key of adapt -> the methods that read it
+    "rank": LORA, "alpha": LORA, "dropout": LORA, "rslora": LORA, "dora": LORA, "targets": (*LORA, *PEFTS),
+    "last_k": ("last_k",), "names": ("named",), "peft": ("peft",), "options": PEFTS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,19 @@ class Adapt:
         return f"{self.method}_{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
 
     @property
+    def unread(self) -> dict[str, Any]:
+        """What is said for another method than the one that is taken: key -> what it is where nothing is said."""
+        usual = Adapt()
+        return {
+            key: getattr(usual, key)
+            for key, methods in READ_BY.items()
+            if self.method not in methods and getattr(self, key) != getattr(usual, key)
+        }
+
+    @property
     def is_pefts(self) -> bool:
         """Whether the layers that train are peft's own."""
-        return self.method in ("ia3", "peft")
+        return self.method in PEFTS
 
     @property
     def is_prompt(self) -> bool:
