@@ -248,20 +248,14 @@ def rows(before: Before | None, recipe: Recipe, again: Replayed) -> Iterator[tup
         f"lineage. Its {before.num_cases} held-out cases are asked beside the new ones, and never learned from",
     )  # fmt: skip
     kept = kept_settings(before)
-    same = [key for key, value in kept.items() if is_same(value_of(recipe, key), value)]
+    then, _ = read(None, kept)
+    same = [key for key in kept if value_of(recipe, key) == value_of(then, key)]
     other = [f"{key} (was {kept[key]})" for key in kept if key not in same]
     yield "kept of its settings", len(same), f"{listed(same)}; the recipe says nothing else of them"
     if other:
         yield "said anew", len(other), listed(other)
     if again.num_rows:
         yield "parent.replay", recipe.parent.replay, again.words
-
-
-def is_same(value: Any, said: Any) -> bool:
-    """A value of a recipe, and what a text says of it: one text may stand for a list of one."""
-    if isinstance(value, tuple):
-        return list(value) == (list(said) if isinstance(said, list) else [said])
-    return bool(value == said)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from tunesmith.files import sha256_file, write_json
 from tunesmith.folder import Silent
 from tunesmith.models.load import Base, weights_digest
 from tunesmith.recipe import Recipe, parse
+from tunesmith.replay import Replayed
 from tunesmith.reproduced import reproduce
 from tunesmith.run import run
 from tunesmith.sealed import seal
@@ -423,3 +424,13 @@ def test_next_says_where_new_data_came(world: Path, tmp_path: Path) -> None:
         out.write(json.dumps({"text": "more", "label": "dog"}) + "\n")
     said = typed([*words[:-2], str(tmp_path / "other.yaml")]).text
     assert f"tunesmith run --from {tmp_path / 'first'} --data {data}" in said
+
+
+def test_a_number_that_is_written_otherwise_is_not_said_anew(world: Path, base: Base) -> None:
+    """YAML 1.1 reads 5e-2 as a text."""
+    before = heritage.opened(world / "first")
+    before = replace(before, settings={**before.settings, "train.lr": "5e-2"})
+    recipe = settled(world, train={"lr": 0.05}, model=str(world / "model"))
+    rows = {key: why for key, _, why in heritage.rows(before, recipe, Replayed())}
+    assert "evals.max_cases (was 20)" in rows["said anew"]
+    assert "train.lr" not in rows["said anew"]
