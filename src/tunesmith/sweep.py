@@ -34,6 +34,7 @@ from tunesmith.errors import InputError, NotFinite, Overflow, PlanError, RunErro
 from tunesmith.files import write_json, write_text
 from tunesmith.fitted import fit, fit_or_halve
 from tunesmith.folder import CHECKPOINTS, RunFolder, Silent, Teller
+from tunesmith.heritage import refuse_unlike
 from tunesmith.importing.reading import flat
 from tunesmith.models.load import Base
 from tunesmith.probing import start_head
@@ -174,12 +175,18 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
     made = put_away(material(recipe, base, step=folder.tell.step))
     if not made.dev.records:
         raise PlanError("a sweep chooses on dev, and there is none: give data.dev or a data.dev_frac above 0")
+    if made.before is not None:
+        for d in named:
+            for value in d.ends:
+                refuse_unlike(made.before, changed(text, {d.key: value})[0], base)
     start_head(recipe, folder, base, made)
     where, base, fitted = fit_or_halve(recipe, base, made, where)
     lr, _ = learning_rate(recipe, base, num_updates(recipe, fitted.feed))
     space = named or usual(recipe.adapt.method, lr, recipe.train.epochs)
     if recipe.train.max_updates is not None and not named:
         space = tuple(d for d in space if d.key != "train.epochs")  # it would change nothing
+    if made.before is not None and not named:
+        space = tuple(d for d in space if d.key != "adapt.rank")  # the weights that it begins with have theirs
     same = {"data": made.files, "model": base.digest, "space": {d.key: d.words for d in space}}
     before = folder.read(SAME)
     if before is not None and before != same:

@@ -19,7 +19,7 @@ from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from tests.runs.test_run import StopAfter
 
-from tunesmith import against_parent, heritage
+from tunesmith import against_parent, heritage, sweep
 from tunesmith.build import TENANT, compute, load_base, material, parents_split, start
 from tunesmith.data.examples import of_row
 from tunesmith.data.split import Ledger, keys_of
@@ -434,3 +434,14 @@ def test_a_number_that_is_written_otherwise_is_not_said_anew(world: Path, base: 
     rows = {key: why for key, _, why in heritage.rows(before, recipe, Replayed())}
     assert "evals.max_cases (was 20)" in rows["said anew"]
     assert "train.lr" not in rows["said anew"]
+
+
+def test_a_sweep_changes_nothing_that_the_parents_weights_rest_on(world: Path, tmp_path: Path) -> None:
+    settings = asked(world, lr=0.01) | {"sweep": {"trials": 1}}
+    recipe, text = heritage.settled(parse(settings), yaml.safe_dump(settings))
+    found = sweep.sweep(recipe, text, tmp_path / "usual", Silent())
+    assert list(found["space"]) == ["train.lr"]
+    assert [row["state"] for row in found["rows"]] == ["tried"]
+    recipe, text = sweep.trying(text, {"adapt.rank": [2, 4]})
+    with pytest.raises(PlanError, match=r"adapt\.rank was 4 and is 2"):
+        sweep.sweep(recipe, text, tmp_path / "rank", Silent())
