@@ -108,7 +108,7 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
     stages = {
         "baseline": max(asking.baseline, labels),
         "train": max(learning, towards_base, state + copied, state + scored),
-        "evaluate": published + max(asking.evaluate, labels),
+        "evaluate": published + four * (made.before is not None) + max(asking.evaluate, labels),  # its weights too
         "guards": published + asking.guards if asking.guards else 0,
         "robustness": published + max(asking.robustness, scored, labels),
         "export": published + opened_bytes(recipe, whole, each),

@@ -28,6 +28,7 @@ from tunesmith.engine.tenant import Spec
 from tunesmith.errors import DataError, InputError, Interrupted, ModelError, PlanError
 from tunesmith.evals.score import Answer
 from tunesmith.files import sha256_file, write_json
+from tunesmith.fitted import fit
 from tunesmith.folder import Silent
 from tunesmith.models.load import Base, weights_digest
 from tunesmith.recipe import Recipe, parse
@@ -445,3 +446,13 @@ def test_a_sweep_changes_nothing_that_the_parents_weights_rest_on(world: Path, t
     recipe, text = sweep.trying(text, {"adapt.rank": [2, 4]})
     with pytest.raises(PlanError, match=r"adapt\.rank was 4 and is 2"):
         sweep.sweep(recipe, text, tmp_path / "rank", Silent())
+
+
+def test_the_plan_counts_the_parents_weights_beside_the_childs(world: Path, base: Base) -> None:
+    recipe = settled(world)
+    made = material(recipe, base)
+    asked_too, alone = (fit(recipe, base, m, compute(recipe)) for m in (made, replace(made, before=None)))
+    assert asked_too.footprint is not None
+    assert alone.footprint is not None
+    more = asked_too.footprint.stages["evaluate"] - alone.footprint.stages["evaluate"]
+    assert more >= 4 * alone.num_trained / 2**30
