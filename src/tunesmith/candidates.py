@@ -195,6 +195,8 @@ def ask(job: Job, one: Found, share_s: float, progress: Callable[[int], None]) -
     progress(0)
     try:
         base = load_base(recipe, compute(recipe))
+        if base.by_head:
+            raise PlanError("it gives classes by a head, and candidates are ranked by what they foretell and write")
         limits = recipe.data.max_tokens, recipe.data.too_long
         session, renderer = Session(base), Renderer(base.tokenizer, *limits, base.layout)
         one.tokens_per_word = words_cost(base.tokenizer, [prompt_text(e) + "\n" + answer_text(e) for e in job.cases])

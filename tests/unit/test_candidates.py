@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import encoders
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -125,6 +126,15 @@ def test_who_does_not_fit_is_not_loaded(world: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(candidates, "load_base", lambda *a: pytest.fail("was loaded"))
     found = candidates.rank(recipe, [here(world / "raw")], ASKED, Silent())
     assert "GiB to answer at all, 0.5 GiB are free" in found.rows[0].problem
+
+
+def test_who_gives_classes_by_a_head_is_not_ranked(world: Path) -> None:
+    recipe = parse(tiny_runs.settings(world / "raw", world / "rows.jsonl"))
+    reader = here(encoders.folder(world / "reader", "modernbert"))
+    found = candidates.rank(recipe, [reader, here(world / "raw")], ASKED, Silent())
+    problems = {row.name: row.problem for row in found.rows}
+    assert "gives classes by a head" in problems[reader.name]
+    assert not problems[str(world / "raw")]
 
 
 def test_nothing_is_downloaded_to_be_ranked(world: Path) -> None:
