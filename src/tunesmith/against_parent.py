@@ -49,13 +49,7 @@ class Side:
     answers: Mapping[str, Sequence[Answer]]
 
     def against(self, whom: str, metric: Metric) -> Cases:
-        """The cases of which the metric has both answers."""
-        sides = [outputs(metric, self.answers[who]) for who in (whom, "tuned")]
-        there = [k for k, pair in enumerate(zip(*sides, strict=True)) if None not in pair]
-        wanted, groups = references(self.cases), [e.group for e in self.cases]
-        of_other, of_tuned = ([side[k] for k in there] for side in sides)
-        shown = [groups[k] for k in there] if any(groups) else None
-        return Cases([wanted[k] for k in there], of_other, of_tuned, shown)
+        return evaluate.paired(metric, self.cases, self.answers[whom], self.answers["tuned"])
 
 
 def prepare(folder: RunFolder, made: Material) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -182,14 +182,19 @@ def verdict_of(
 def cases_of(
     made: Material, metric: Metric, base: Asked, tuned: Asked, simple: Mapping[str, Sequence[str]] | None = None
 ) -> Cases:
-    """What the metric compares: all held-out cases, but for a judge that was asked about some. `simple`: texts of what
-    needs no tuning."""
-    cases, sides = made.split.test, [outputs(metric, asked.answers) for asked in (base, tuned)]
-    there = [k for k, pair in enumerate(zip(*sides)) if None not in pair]
+    """What the metric compares. `simple`: texts of what needs no tuning."""
+    found = paired(metric, made.split.test, base.answers, tuned.answers)
+    return replace(found, simple=as_read(made, metric, simple or {}))
+
+
+def paired(metric: Metric, cases: Sequence[Example], base: Sequence[Answer], tuned: Sequence[Answer]) -> Cases:
+    """All cases with both answers, but for a judge that was asked about some."""
+    sides = [outputs(metric, answers) for answers in (base, tuned)]
+    there = [k for k, pair in enumerate(zip(*sides, strict=True)) if None not in pair]
     wanted = references(cases)
     groups = [cases[k].group for k in there] if any(e.group for e in cases) else None
     of_base, of_tuned = ([side[k] for k in there] for side in sides)
-    return Cases([wanted[k] for k in there], of_base, of_tuned, groups, as_read(made, metric, simple or {}))
+    return Cases([wanted[k] for k in there], of_base, of_tuned, groups)
 
 
 def simple_texts(made: Material) -> dict[str, Sequence[str]]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from tunesmith.report import words
 from tunesmith.report.facts import Facts
+from tunesmith.report.why_view import brief
 
 HEAD = ("Cases", "Against", "Metric", "Before", "Tuned", "Difference", "Interval", "p (Holm)", "Decision")
 LOST_HEAD = ("Case", "Prompt", "Right answer", "Previous run", "Now")
-PROMPT_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ def view_of(found: Mapping[str, Any], name: str, decision: str) -> Lineage:
         tuple(filter(None, [lost.get("said"), *map(str, found.get("notes") or ())])),
         tuple(row_of(claim) for claim in found["claims"]),
         tuple(
-            (c["example_id"][:8], words_of(c["prompt"]), words_of(c["reference"]), words_of(c["before"]),
-             words_of(c["now"]))
+            (c["example_id"][:8], brief(c["prompt"]), brief(c["reference"]), brief(c["before"]),
+             brief(c["now"]))
             for c in lost.get("cases") or ()
         ),
     )  # fmt: skip
@@ -50,11 +50,6 @@ def row_of(claim: Mapping[str, Any]) -> tuple[str, ...]:
         f"{words.interval(claim['interval'], with_sign=True)} ({words.confidence(claim)})",
         words.p_value(claim.get("p_holm")), str(claim["decision"]),
     )  # fmt: skip
-
-
-def words_of(text: Any) -> str:
-    said = " ".join(str(text).split())
-    return said if len(said) <= PROMPT_CHARS else f"{said[:PROMPT_CHARS]} …"
 
 
 def lineage_of(facts: Facts) -> Lineage | None:
