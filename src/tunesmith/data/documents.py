@@ -23,20 +23,19 @@ def documents(
         raise DataError("data.reading.separator is empty; wanted what stands between two documents, or null.")
     held, begun, line, reason = "", 1, 0, ""
     for item in text.lines(stream, path, encoding):
-        if isinstance(item, Rejected):
-            line, reason = item.line, f"a line of it {item.reason}"
-            continue
-        line, content = item
+        if isinstance(item, Rejected):  # its end may be a part of what stands between
+            line, content, reason = item.line, "\n", f"a line of it {item.reason}"
+        else:
+            line, content = item
         if line == 1:
             refuse_rows(content, path)
         before = len(held)
         held += content.replace("\r\n", "\n")
-        if separator is not None:
-            at = held.find(separator, max(0, before - len(separator) + 1))
-            while at >= 0:
-                yield from document(held[:at], path, begun, reason)
-                held, begun, reason = held[at + len(separator) :], line + separator.endswith("\n"), ""
-                at = held.find(separator)
+        if separator is not None and held.find(separator, max(0, before - len(separator) + 1)) >= 0:
+            *whole, held = held.split(separator)
+            for content in whole:
+                yield from document(content, path, begun, reason)
+                begun, reason = line + separator.endswith("\n"), ""
         if len(held) > text.MAX_ROW_BYTES:
             held = ""
             reason = reason or (

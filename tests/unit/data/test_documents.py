@@ -65,6 +65,13 @@ def test_documents_that_cannot_be_used_are_listed(tmp_path: Path, monkeypatch: p
         ingest(tmp_path / "c.txt", "long\n" * 9)
 
 
+def test_a_document_behind_a_line_that_is_no_text_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\n\nbad \x81\n\ntwo\n")
+    found = read([tmp_path / "a.txt"], reading=Reading(encoding="cp1252", separator="\n\n"))
+    assert texts(found) == [("one", 1), ("two", 5)]
+    assert [(r.line, "not cp1252" in r.reason) for r in found.rejected] == [(3, True)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
