@@ -277,13 +277,13 @@ def material(
 
 
 def labels_in(parts: Split, before: Before | None, task: str) -> tuple[str, ...]:
-    """The closed set, sorted: of all rows, and of the run that this one goes on from. DataError where a task that
-    chooses among them has none to choose."""
+    """The closed set to choose from, sorted: of all rows, and of the run that this one goes on from; none where labels
+    are written as texts are. DataError where there are none to choose."""
     found: set[str] = set().union(*map(label_counts, (parts.train, parts.dev, parts.test)))
     if before is not None:
         refuse_other_task(before, task, is_labelled=bool(found))
         found |= set(before.labels)
-    labels = tuple(sorted(found))
+    labels = tuple(sorted(found)) if KINDS[task].scoring == "likelihood" else ()
     if KINDS[task].scoring == "likelihood" and len(labels) < 2:
         there = f"{len(labels)} ({labels[0]})" if labels else "none"
         raise DataError(
