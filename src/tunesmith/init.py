@@ -6,7 +6,7 @@ What stands here only proposes. Reading the file is `data.ingest`'s, and the rec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def choose_columns(wish: Wish, name: str, table: Table, talk: Interview) -> Colu
         given = [answer] if is_template(answer) else [part.strip() for part in answer.split(",")]
     if not given or target in [n for g in given for n in names_in(g)]:
         raise InputError(f"no column is left to learn {target!r} from: give one with `--prompt COLUMN`")
-    is_label = wish.task == "classify" or (wish.task in (None, "auto") and table[target].is_label)
+    is_label = wish.task in ("classify", "multilabel") or (wish.task in (None, "auto") and table[target].is_label)
     return Columns(prompt=tuple(given), label=target if is_label else None, reply=None if is_label else target)
 
 
@@ -248,7 +248,6 @@ def words_of(name: str) -> list[str]:
 
 def choose_group(wish: Wish, table: Table, talk: Interview, columns: Columns, made: Proposal) -> Columns:
     """The columns with the one whose rows must not be divided between training and test."""
-    fields = {f: getattr(columns, f) for f in columns.__dataclass_fields__}
     repeated = [c for c in table.columns.values() if c.name not in columns.used() and c.repeats]
     named = [c for c in repeated if names_a_group(c)]
     spare = named + [c for c in repeated if c not in named and not c.is_label and c.number_frac < 0.95]
@@ -265,7 +264,7 @@ def choose_group(wish: Wish, table: Table, talk: Interview, columns: Columns, ma
             f"{spare[0].name!r} repeats ({spare[0].distinct} values in {spare[0].filled} rows): if rows that share one "
             f"belong together, say `--group {spare[0].name}`, else the test looks better than it is"
         )
-    return Columns(**{**fields, "group": None if answer == NONE else answer})
+    return replace(columns, group=None if answer == NONE else answer)
 
 
 def names_a_group(column: Column) -> bool:
@@ -285,6 +284,8 @@ def choose_task(wish: Wish, talk: Interview, read: ingest.Ingested) -> tuple[str
     def wrong(name: str) -> str | None:
         if name not in KINDS:
             return f"no task {name!r}; wanted one of {', '.join(KINDS)}"
+        if (name == "pretrain") == (read.columns.text is None):
+            return f"{name} is not for these rows: pretrain learns one column of texts (--target), others learn answers"
         return None if name != "classify" or read.columns.label else "classify needs a column of labels as its target"
 
     answer = talk.answer(Question("What is it for?", found, choices, wrong), wish.task)

@@ -114,6 +114,7 @@ def test_what_is_said_wins(tmp_path: Path) -> None:
         ({"target": "Team", "prompt": ("Team",)}, "no column is left"),
         ({"task": "guess"}, "no task 'guess'; wanted one of classify"),
         ({"task": "classify", "target": "Message"}, None),
+        ({"task": "pretrain"}, "pretrain learns one column of texts (--target)"),
         ({"group": "Client"}, "no column 'Client'"),
         ({"model": "gpt-5"}, "no model 'gpt-5'"),
         ({"minutes": -3}, "wanted a number above 0"),
@@ -259,6 +260,16 @@ def test_files_that_hold_nothing_to_learn(tmp_path: Path) -> None:
         Wish(table(tmp_path / "one.csv", [{"note": f"words {n}"} for n in range(40)]), "note", task="pretrain")
     )
     assert (said.chosen["task.name"][0], said.chosen["data.columns.text"][0]) == ("pretrain", "note")
+    (tmp_path / "book.txt").write_text("A text.")
+    with pytest.raises(InputError, match="chat is not for these rows"):
+        propose(Wish(str(tmp_path / "book.txt"), task="chat"))
+
+
+def test_lists_of_labels_under_any_name_are_labels(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"body": f"text {n}", "tags": ["a", "b"][: n % 3]}) + "\n" for n in range(40)))
+    found = values(propose(Wish(str(path), "tags", task="multilabel")))
+    assert (found["task.name"], found["data.columns.label"]) == ("multilabel", "tags")
 
 
 def test_an_input_that_may_be_empty_is_no_news(tmp_path: Path) -> None:
