@@ -64,7 +64,7 @@ def without_answers(recipe: Recipe) -> Recipe:
     """The recipe with everything off that asks for answers."""
     return replace(
         recipe,
-        train=replace(recipe.train, watch=0, watch_prompts=()),
+        train=replace(recipe.train, watch=0),
         evals=replace(recipe.evals, few_shot=0, robustness="off", explain_cases=0),
     )
 
@@ -74,6 +74,7 @@ def refuse(recipe: Recipe) -> None:
     gates = recipe.gates
     wanted = {
         "task.instruction": bool(recipe.task.instruction),
+        "train.watch_prompts": bool(recipe.train.watch_prompts),
         "evals.judge": recipe.evals.judge.endpoint is not None,
         "evals.schema": recipe.evals.schema is not None,
         "gates.stopped": gates.stopped is not None,

@@ -168,6 +168,7 @@ def test_it_can_be_talked_to(world: Path) -> None:
         ({"gates": {"stopped": 0.5}}, "gates.stopped"),
         ({"evals": {"schema": {"type": "object"}}}, "evals.schema"),
         ({"task": {"instruction": "Write."}}, "task.instruction"),
+        ({"train": {"watch_prompts": ["Why?"]}}, "train.watch_prompts"),
         ({"task": {"name": "chat"}}, "Say --set task.name=pretrain"),
         ({"data": {"reading": {}}}, "held out by whole documents"),
         ({"data": {"max_tokens": 1}}, "a piece of a text needs 2 or more"),
