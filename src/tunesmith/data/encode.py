@@ -15,6 +15,13 @@ from tunesmith.errors import DataError
 ANCHOR = "\n"  # tokenised before what is not a text's beginning, by tokenizers that put a space before a beginning
 
 
+def around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Token ids that the tokenizer puts before and behind a text."""
+    bare, whole = (list(tokenizer("x", add_special_tokens=on)["input_ids"]) for on in (False, True))
+    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return whole[:at], whole[at + len(bare) :]
+
+
 class Encoder:
     """Encodes (text, cut character) pairs; "" as the cut character: not cut."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.data.controls import Controls
-from tunesmith.data.encode import Encoder
+from tunesmith.data.encode import Encoder, around
 from tunesmith.errors import DataError
 from tunesmith.types import Example, Message, Record, Reply, Segment
 
@@ -24,9 +24,7 @@ class PlainText:
 
     def __init__(self, tokenizer: Any, encoder: Encoder, controls: Controls, max_tokens: int) -> None:
         self._encoder, self._controls, self._max_tokens = encoder, controls, max_tokens
-        bare, whole = (list(tokenizer("x", add_special_tokens=on)["input_ids"]) for on in (False, True))
-        at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-        self._before, self._after = whole[:at], whole[at + len(bare) :]
+        self._before, self._after = around(tokenizer)
 
     def tokens(self, text: str) -> np.ndarray:
         """[n] int64: the whole text; strings of control tokens in it are text."""

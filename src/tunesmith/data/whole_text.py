@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.data.encode import around
 from tunesmith.data.records import Records
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.stored import Stored, listed
@@ -31,9 +32,7 @@ class WholeText(Renderer):
         self._tokenizer, self._too_long = tokenizer, too_long
         self.template, self.stop_ids = "", ()  # there are none
         self.labels = tuple(labels)
-        bare, whole = self._ids("x"), list(tokenizer("x")["input_ids"])
-        at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-        self._before, self._after = whole[:at], whole[at + len(bare) :]
+        self._before, self._after = around(tokenizer)
         self.longest = max_tokens - 1  # tokens of a text with its marks
         self._room = self.longest - len(self._before) - len(self._after)
         if self._room < 1:
