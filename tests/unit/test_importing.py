@@ -253,6 +253,14 @@ dataset_mixture:
             "base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/d}]\npretraining_dataset: [{path: a/c}]",
             "either texts or replies",
         ),
+        (
+            "base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/d}]\npretraining_dataset: a/c",
+            "either texts or replies",
+        ),
+        (
+            "base_model: a/b\nsequence_len: 8\npretraining_dataset: a/c\ntest_datasets: [{path: a/d, type: alpaca}]",
+            "either texts or replies",
+        ),
         ("sequence_len: 8\nmicro_batch_size: 1", "names no model"),
         ("a: 1", "--from"),
         ("- 1", "wanted keys and values"),
@@ -319,6 +327,11 @@ def test_plain_text_is_continued_pre_training(text: str, files: tuple[str, ...],
     assert (recipe.task.name, recipe.data.columns.text) == ("pretrain", column)
     assert recipe.data.train == files
     assert [k.key for k in found.keys if k.fate == "unknown"] == []
+
+
+def test_a_text_is_no_data_set_of_the_hub(tmp_path: Path) -> None:
+    text = "base_model: a/b\nsequence_len: 8\ndatasets: [{path: books/notes.md, type: completion}]"
+    assert "of the hub" not in imported(tmp_path, text, "axolotl").text
 
 
 def test_the_stage_pt_is_continued_pre_training(tmp_path: Path) -> None:

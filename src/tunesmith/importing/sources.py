@@ -25,18 +25,15 @@ INFO_FIELDS = {
     "tools": "tools",
 }  # fmt: skip
 KNOWN_SPEAKERS = ({"role": "role", "content": "content"}, {"role": "from", "content": "value"})
-FILE = re.compile(r"\.(jsonl?|csv|tsv|parquet|xlsx|txt|ya?ml)(\.gz)?$")
+FILE = re.compile(r"\.(jsonl?|csv|tsv|parquet|xlsx|txt|md|ya?ml)(\.gz)?$")
 ONE_HOME = "columns are the same for all files here: those of the first data set"
 
 
 def data_sets(reading: Reading) -> None:
     """data.train, data.dev, data.columns and data.dev_frac."""
     listed(reading, "datasets", "data.train")
-    listed(reading, "test_datasets", "data.dev")
     listed(reading, "pretraining_dataset", "data.train")
-    if isinstance(reading.said.get("pretraining_dataset"), str):
-        add(reading, "data.train", [hub_name(reading, "pretraining_dataset", None, None)], "pretraining_dataset")
-        text_column(reading, "text", "pretraining_dataset")
+    listed(reading, "test_datasets", "data.dev")
     mixture(reading)
     for key in ("dataset_name", "dataset", "train_dataset"):
         if isinstance(reading.said.get(key), str):
@@ -51,10 +48,13 @@ def data_sets(reading: Reading) -> None:
 
 
 def listed(reading: Reading, stem: str, ours: str) -> None:
-    """Axolotl's list of data sets."""
+    """Axolotl's list of data sets, or one by its name."""
     numbers = dict.fromkeys(m[0] for key in reading.said if (m := re.match(rf"{stem}\[\d+\]", key)))
+    if isinstance(reading.said.get(stem), str):
+        numbers = {stem: None}
     for prefix in numbers:
-        path_key = f"{prefix}.path" if f"{prefix}.path" in reading.said else f"{prefix}."
+        keys = (f"{prefix}.path", f"{prefix}.", prefix, f"{prefix}.data_files")
+        path_key = next((key for key in keys if key in reading.said), "")
         inner = {k.removeprefix(f"{prefix}."): v for k, v in reading.said.items() if k.startswith(f"{prefix}.")}
         kind = str(inner.get("type") or "")
         if kind.startswith("input_output"):
@@ -73,7 +73,7 @@ def listed(reading: Reading, stem: str, ours: str) -> None:
         files = files_of(reading, prefix, inner)
         if files:
             add(reading, ours, files, path_key)
-        elif path_key in reading.said:
+        elif path_key:
             others = {name: f"{prefix}.{name}" for name in ("name", "split") if f"{prefix}.{name}" in reading.said}
             add(reading, ours, [hub_name(reading, path_key, others.get("name"), others.get("split"))], path_key)
         if not is_text:
