@@ -6,6 +6,7 @@ raise becomes an error with the way out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,9 +46,19 @@ class ChatTemplate:
             "add_generation_prompt": is_prompt,
         }
         try:
-            return renderer_of(self.text).render(variables)
+            return self._rendered(variables)
         except Refused as error:
             raise DataError(self._refused(messages, error)) from error
+
+    def _rendered(self, variables: dict[str, Any]) -> str:
+        """Some templates (DeepSeek's) put the arguments of a call behind other text, and so want them as text."""
+        try:
+            return renderer_of(self.text).render(variables)
+        except Refused:
+            written = [_with_written(message) for message in variables["messages"]]
+            if written == variables["messages"]:
+                raise
+            return renderer_of(self.text).render({**variables, "messages": written})
 
     def _refused(self, messages: Sequence[Message], error: Exception) -> str:
         said = f"the model's chat template refuses the conversation ({', '.join(m.role for m in messages)}): {error}."
@@ -63,6 +74,19 @@ def _with_thought(message: dict[str, Any]) -> dict[str, Any]:
     """A thought under each of the names that a template may read it by, as transformers hands it on."""
     thought = next((message[name] for name in REASONING if message.get(name) is not None), None)
     return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
+
+
+def _with_written(message: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of calls as JSON text."""
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_written(call) for call in calls]} if isinstance(calls, list) else message
+
+
+def _written(call: Any) -> Any:
+    called = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(called, dict) or not isinstance(called.get("arguments"), dict):
+        return call
+    return {**call, "function": {**called, "arguments": json.dumps(called["arguments"], ensure_ascii=False)}}
 
 
 def _template_of(tokenizer: Any, layout: str) -> str:

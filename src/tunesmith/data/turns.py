@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -78,11 +79,33 @@ def _message(item: Any, at: int, default_weight: float) -> Message:
         raise ValueError(f"message {at} has the role {role!r}, wanted one of {', '.join(ROLES)}")
     weight = fields.pop("weight", None)
     is_called = "tool_calls" in fields or "function_call" in fields
+    fields = _with_calls(fields, at) if is_called else fields
     content = _content(fields.pop("content", None), at, is_called=is_called)
     for text in _strings(fields):
         check(text, f"message {at}")
     learned = default_weight if weight is None else number(weight, f"the weight of message {at}")
     return Message(role, check(content, f"message {at}"), learned if role == "assistant" else 1.0, fields)
+
+
+def _with_calls(fields: dict[str, Any], at: int) -> dict[str, Any]:
+    """Calls as chat templates read them: the older `function_call` as one of `tool_calls`, arguments as an object."""
+    old = fields.pop("function_call", None)
+    calls = fields.get("tool_calls") or ([{"type": "function", "function": old}] if old else None)
+    return {**fields, "tool_calls": [_call(call, at) for call in calls]} if isinstance(calls, list) else fields
+
+
+def _call(call: Any, at: int) -> Any:
+    """OpenAI's files hold the arguments as JSON text, which most templates would write as text in the call."""
+    called = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(called, Mapping):
+        return call
+    given = called.get("arguments") or {}
+    if isinstance(given, str):
+        with suppress(ValueError):
+            given = parse_json(given)
+    if not isinstance(given, Mapping):
+        raise ValueError(f"message {at} calls {called.get('name')!r} with arguments that are no object: {given!r:.60}")
+    return {**call, "function": {**called, "arguments": given}}
 
 
 def _from_sharegpt(fields: dict[str, Any], at: int) -> dict[str, Any]:
@@ -170,8 +193,7 @@ def conversation(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], Re
     if learned[-1] == 0:
         raise ValueError("begins with the assistant turn that is to be learned; there is no prompt")
     for i in learned:
-        called = messages[i].extra.get("tool_calls") or messages[i].extra.get("function_call")
-        if not messages[i].content.strip() and not called:
+        if not messages[i].content.strip() and not messages[i].extra.get("tool_calls"):
             raise ValueError(f"message {i + 1}, an assistant turn, is empty")
     first = replace(messages[0], weight=0.0) if learned[0] == 0 else messages[0]
     return (first, *messages[1 : learned[-1]]), Reply(last)

@@ -19,9 +19,8 @@ READER = json.JSONDecoder(parse_constant=refuse)
 
 
 def calls_of(extra: Mapping[str, Any]) -> list[Call]:
-    """Those of an assistant's turn, in OpenAI's shape: `tool_calls`, or the older `function_call`."""
-    said = extra.get("tool_calls") or ([extra["function_call"]] if extra.get("function_call") else [])
-    return [call for item in said if (call := call_in(item)) is not None]
+    """Those of an assistant's turn, in OpenAI's shape."""
+    return [call for item in extra.get("tool_calls") or () if (call := call_in(item)) is not None]
 
 
 def calls_in(text: object) -> list[Call]:
@@ -48,8 +47,8 @@ def call_in(value: Any) -> Call | None:
         value = value["function"]
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         return None
-    given = next((value[key] for key in ARGUMENTS if key in value), None)
-    if isinstance(given, str):  # OpenAI's files hold them as text
+    given = next((value[key] or {} for key in ARGUMENTS if key in value), None)
+    if isinstance(given, str):
         try:
             given = json.loads(given, parse_constant=refuse)
         except (ValueError, RecursionError):

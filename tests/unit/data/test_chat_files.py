@@ -41,13 +41,23 @@ def test_openai_chat(tmp_path: Path) -> None:
     assert [m.weight for m in example.prompt] == [1, 0, 1]
     assert example.prompt[0].extra["tools"] == [TOOL]
     assert isinstance(example.target, Reply)
-    assert example.target.message.extra["tool_calls"] == [CALL]
+    called = {"name": "weather", "arguments": {"city": "Ulm"}}  # as chat templates want it
+    assert example.target.message.extra["tool_calls"] == [{**CALL, "function": called}]
     assert infer_task(found.columns, found) == "tools"  # every row ends with a call
 
 
 def test_openai_chat_of_old_with_functions(tmp_path: Path) -> None:
-    row = {"messages": [user("a"), assistant("b")], "functions": [TOOL["function"]]}
-    assert read_rows(tmp_path, row).examples[0].prompt[0].extra["tools"] == [TOOL]
+    called = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": ""}}
+    row = {"messages": [user("a"), called], "functions": [TOOL["function"]]}
+    broken = {"messages": [user("a"), {**called, "function_call": {"name": "weather", "arguments": "Ulm"}}]}
+    found = read_rows(tmp_path, row, broken)
+    assert found.examples[0].prompt[0].extra["tools"] == [TOOL]
+    assert isinstance(found.examples[0].target, Reply)
+    assert found.examples[0].target.message.extra == {
+        "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {}}}]
+    }
+    assert infer_task(found.columns, found) == "tools"
+    assert [r.reason for r in found.rejected] == ["message 2 calls 'weather' with arguments that are no object: 'Ulm'"]
 
 
 def test_openai_preference(tmp_path: Path) -> None:

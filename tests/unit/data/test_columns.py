@@ -124,9 +124,10 @@ def test_tools_and_tool_calls_are_kept(tmp_path: Path) -> None:
         ("assistant", "b"),
         tools=tools,
     )
+    parsed = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}]
     example = ingest(tmp_path, "a.jsonl", row).examples[0]
     assert example.prompt[0].extra == {"tools": tools}
-    assert example.prompt[1] == Message("assistant", "", 1.0, {"tool_calls": calls})
+    assert example.prompt[1] == Message("assistant", "", 1.0, {"tool_calls": parsed})
     assert example.prompt[2].extra == {"tool_call_id": "1"}
 
 
