@@ -25,7 +25,7 @@ from tunesmith.report.facts import read_cases
 from tunesmith.types import Example, Label, Message, Reply
 from tunesmith.unasked import refuse_command
 
-MOST_TOKENS, LEAST_TOKENS, CHARS_PER_TOKEN = 512, 16, 2  # of an answer, where only the references tell its length
+LEAST_TOKENS, CHARS_PER_TOKEN = 16, 2  # of an answer, where only the references tell its length
 
 ONLY_RUNS = "its bits per byte are measured in a run, with the documents as data.test"
 
@@ -135,8 +135,10 @@ def of_files(data: Sequence[str], said: Said) -> Questions:
     labels = labels_of(found.examples)
     source = ", ".join(map(str, data))
     cases = checked(found.examples, labels, said, source)
-    metric, means = of_any_model(said.metric or KINDS[task].metric, Evals())
+    kind = KINDS[task]
+    metric, means = of_any_model(said.metric or kind.metric, Evals())
     longest = sorted(len(text) for text in references(found.examples))[int(0.99 * (len(found.examples) - 1))]
+    room = int(1.25 * longest / CHARS_PER_TOKEN) + 8
     notes = [f"the task is {task}: {why}; the instruction is the task's own."]
     if found.rejected:
         notes.append(f"{len(found.rejected)} rows could not be read and were not asked.")
@@ -150,9 +152,7 @@ def of_files(data: Sequence[str], said: Said) -> Questions:
         metric=metric,
         secondary=others(task, metric),
         means=means,
-        max_new_tokens=max(
-            LEAST_TOKENS, KINDS[task].least_tokens, min(MOST_TOKENS, int(1.25 * longest / CHARS_PER_TOKEN) + 8)
-        ),
+        max_new_tokens=max(LEAST_TOKENS, kind.least_tokens, min(kind.most_tokens, room)),
         rules=Rules(alpha=Evals().alpha, smallest_that_matters=said.matters),
         columns=found.columns,
         notes=tuple(notes),

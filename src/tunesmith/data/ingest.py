@@ -31,7 +31,7 @@ __all__ = ["Columns", "Ingested", "Rejected", "example_id", "infer_task", "read"
 LOOK_AHEAD = 200  # rows whose keys together are the columns that are there
 LANGUAGES = {"src_lang", "tgt_lang", "source_lang", "target_lang", "source_language", "target_language"}
 DOCUMENTS = {"context", "document", "passage", "paragraph"}
-MARKED = re.compile(r"\n#### *\S[^\n]*\s*\Z")  # how GSM8K ends a solution
+MARKED = re.compile(r"\n####[^\n]*(?<![\w.])\d[^\n]*\s*\Z")  # how GSM8K ends a solution: with a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
     if "question" in asked and asked & DOCUMENTS and reply in ("answer", "answers"):
         return "qa", "beside the questions stand the texts that they are about"
     if only == "Reply" and all(MARKED.search(replied(e)) for e in ingested.examples):
-        return "reason", "every answer ends with a line of #### and its result"
+        return "reason", "every answer ends with a line of #### and a number"
     return "generate", "the answers are text, and nothing in the file says more"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import typing
 from dataclasses import replace
@@ -30,6 +31,7 @@ from tunesmith.evals.tasks import (
     instructed,
     own_instruction,
 )  # fmt: skip
+from tunesmith.questions import Said, of_files
 from tunesmith.types import Example, Message, Reply
 
 WEATHER = {"name": "weather", "arguments": {"city": "Oslo", "days": 2}}
@@ -65,6 +67,7 @@ CALLED = {"messages": [{"role": "user", "content": "Rain?"}, {"role": "assistant
         ({"question": "Why?", "answer": "So."}, "generate", "So."),
         ({"instruction": "Why?", "context": "So it is.", "response": "So."}, "generate", "So."),
         ({"question": "2 + 2?", "answer": "2 + 2 = 4\n#### 4"}, "reason", "2 + 2 = 4\n#### 4"),
+        ({"question": "Is it?", "answer": "It may be.\n#### yes"}, "generate", "It may be.\n#### yes"),
         ({"text": "A dog and a fox.", "labels": ["fox", "dog", "fox"]}, "multilabel", "dog, fox"),
         ({"text": "Nobody.", "labels": []}, "multilabel", "none"),
         ({"text": "A dog.", "labels": "dog"}, "classify", "dog"),
@@ -107,7 +110,7 @@ def test_the_labels_of_all_sets_stand_in_the_instruction(tmp_path: Path) -> None
     assert METRICS["label_set_f1"].corpus(["dog, fox", "none", "fox"], [answer_text(e) for e in found.examples]) == 0.75
 
 
-def test_reasoning_has_room() -> None:
+def test_reasoning_has_room(tmp_path: Path) -> None:
     renderer = Renderer(chat.tokenizer("chatml"), 2048)
     user = Message("user", "x")
     short = renderer.records([_reply("e-1", user, "a")])
@@ -116,6 +119,9 @@ def test_reasoning_has_room() -> None:
     assert longest_reply(short, KINDS["chat"]) < 16
     assert longest_reply(long, KINDS["chat"]) == 512
     assert 512 < longest_reply(long, KINDS["reason"]) <= 1024
+    steps = {"question": "2?", "answer": "word " * 900 + "\n#### 2"}
+    [path] = rows(tmp_path, steps).files
+    assert of_files([path], Said()).max_new_tokens == KINDS["reason"].most_tokens
 
 
 def _reply(name: str, user: Message, text: str) -> Example:
@@ -157,6 +163,8 @@ def test_calls_are_right_by_name_and_arguments() -> None:
     both = json.dumps([WEATHER, {"name": "time", "arguments": {}}])
     assert calls.right('{"name": "time", "arguments": {}} ' + json.dumps(WEATHER), both) == 1  # in any order
     assert calls.right(json.dumps([WEATHER, WEATHER]), both) == 0
+    bare = json.dumps([{"name": "time", "arguments": {}}])
+    assert calls.right('{"name": "time", "arguments": null}', bare) == 1
 
 
 @pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "llama3_1", "mistral_nemo"])
@@ -170,6 +178,23 @@ def test_a_call_as_a_chat_template_writes_it_is_read_as_the_one_that_was_meant(f
     said = renderer.text(tokens)
     assert calls.right(said, answer_text(example)) == 1, said
     assert calls.right(said, example.target.text) == 0  # type: ignore[union-attr]
+
+
+TEXTED = (
+    "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}{% for call in m.tool_calls or [] %}"
+    "{{ call.function.name + ' ' + call.function.arguments }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_arguments_that_a_file_holds_as_text_are_learned_as_the_template_writes_objects(tmp_path: Path) -> None:
+    [example] = rows(tmp_path, CALLED).examples
+    wanted = json.dumps({"days": 2, "city": "Oslo"})
+    texted = copy.deepcopy(chat.tokenizer("chatml"))
+    texted.chat_template = TEXTED  # as DeepSeek's: text is put before them, which an object would not stand
+    for tokenizer, said in ((chat.tokenizer("qwen2_5"), f'"arguments": {wanted}'), (texted, f"weather {wanted}")):
+        renderer = Renderer(tokenizer, 512)
+        assert said in renderer.text(renderer.reply(example.prompt, answer_message(example)))
 
 
 def test_the_functions_stand_at_the_first_turn_whatever_is_put_before_it(tmp_path: Path) -> None:
