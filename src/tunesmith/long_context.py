@@ -24,7 +24,7 @@ from tunesmith.folder import RunFolder
 from tunesmith.models.context import angles_of, extended
 from tunesmith.models.forward import output
 from tunesmith.recipe import Recipe
-from tunesmith.types import Record, Segment
+from tunesmith.types import Example, Record, Segment
 
 NAME, KEPT = "scores/context.json", "scores/partial_context.json"
 NUM_DOCUMENTS = 4
@@ -59,13 +59,19 @@ def encoder(tokenizer: Any) -> passkey.Encode:
     return lambda text: lead + list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def text_of(example: Example) -> str:
+    """Prompt and answer of a case; a plain text is all of it."""
+    asked = "" if example.is_text else f"{prompt_text(example)}\n"
+    return f"{asked}{answer_text(example)}\n\n"
+
+
 def asking_of(recipe: Recipe, session: Session, made: Material) -> Asking | None:
     """None where the recipe asks for no longer context. Texts are those of the held-out cases, the longest first."""
     tokens, own = recipe.adapt.context.tokens, session.base.own_tokens
     if tokens is None or own is None:
         return None
     encode = encoder(session.base.tokenizer)
-    texts = [f"{prompt_text(e)}\n{answer_text(e)}\n\n" for e in (*made.split.test, *made.split.dev)]
+    texts = [text_of(e) for e in (*made.split.test, *made.split.dev)]
     runs = (encode(text) for text in sorted(texts, key=lambda text: (-len(text), text)))
     documents = by_position.documents(runs, tokens, NUM_DOCUMENTS)
     asked = passkey.questions(encode, lengths_of(own, tokens), NUM_KEYS)

@@ -14,8 +14,10 @@ from tests.runs import tiny_runs
 from tests.runs.test_run import StopAfter
 
 from tunesmith import long_context
-from tunesmith.build import compute, load_base
+from tunesmith.build import compute, load_base, material
+from tunesmith.engine.session import Session
 from tunesmith.errors import Interrupted, PlanError
+from tunesmith.evals.tasks import answer_text
 from tunesmith.folder import Silent
 from tunesmith.models.catalogue import locate
 from tunesmith.opened import open_run
@@ -149,6 +151,23 @@ def test_all_weights_by_another_method(world: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "out" / "export.json")["model"]["same_text"]
     assert load_file(tmp_path / "out" / "model" / "model.safetensors")
     assert not (tmp_path / "out" / "model" / "base_config.json").exists()
+
+
+def test_a_plain_text_is_read_once(world: Path, tmp_path: Path) -> None:
+    """It is its own prompt; a second copy behind it would be easy to foretell."""
+    (tmp_path / "book.txt").write_text("\n\n".join(f"the lazy dog {n} jumps" for n in range(40)))
+    settings = asked(world)
+    settings["data"] |= {"train": [str(tmp_path / "book.txt")], "reading": {"separator": "\n\n"}}
+    recipe = parse(settings)
+    base = load_base(recipe, compute(recipe))
+    made = material(recipe, base)
+    found = long_context.asking_of(recipe, Session(base), made)
+    assert found is not None
+    [document] = found.documents
+    text = base.tokenizer.decode(document.tolist())
+    held_out = [answer_text(e) for e in (*made.split.test, *made.split.dev)]
+    assert len(held_out) > 4
+    assert all(text.count(one) == 1 for one in held_out)
 
 
 def test_longer_examples_without_it_are_told_of_it(world: Path, tmp_path: Path) -> None:
