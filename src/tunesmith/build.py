@@ -32,7 +32,7 @@ from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.engine.schedule import auto_lr
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
-from tunesmith.errors import DataError, PlanError, RecipeError, did_you_mean
+from tunesmith.errors import DataError, RecipeError, did_you_mean
 from tunesmith.evals import own
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, own_instruction
@@ -118,12 +118,8 @@ def compute(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> Compute:
 def load_base(recipe: Recipe, where: Compute, *, learns: bool = False) -> Base:
     """`learns`: with the teacher that it learns from, where the recipe names one."""
     base = load(recipe.model, where.dtype, where.device, "classes" if recipe.task.by == "head" else "auto")
-    base.extend(recipe.adapt.context)
-    if base.context_tokens is not None and recipe.data.max_tokens > base.context_tokens and not base.by_head:
-        raise PlanError(
-            f"data.max_tokens is {recipe.data.max_tokens}; {recipe.model} was made for {base.context_tokens} tokens: "
-            "use at most that, or give it a longer context (adapt.context.tokens)"
-        )
+    base.extend(recipe.adapt.context, recipe.adapt.num_before)
+    base.refuse_longer(recipe.data.max_tokens)
     if learns and recipe.objective.distil.share:
         base.teacher = load_teacher(recipe.objective.distil.teacher, base, recipe.data.max_tokens)
     return base

@@ -18,6 +18,7 @@ from tests.laws.sessions import base_of, gradient, largest, moved, records
 from tests.runs import tiny_runs
 from tests.runs.test_run import StopAfter
 
+from tunesmith.build import compute, load_base
 from tunesmith.data.pack import forest
 from tunesmith.deliver import deliver
 from tunesmith.engine import session as sessions
@@ -124,6 +125,26 @@ def test_other_starts_and_refusals() -> None:
     ):  # fmt: skip
         with pytest.raises(PlanError, match=reason):
             check_adapt(Adapt("peft", peft="prompt_tuning", options=options), base.model, base.probe)
+
+
+def test_its_rows_take_room_of_the_context(tmp_path: Path) -> None:
+    """GPT-2 has no position behind the last, so an example of all of them would end in an IndexError."""
+    tiny_runs.model_folder(tmp_path / "model", "gpt2")
+    settings = settings_of(tmp_path)
+    settings["data"]["max_tokens"] = 125
+    recipe = parse(settings)
+    with pytest.raises(PlanError, match=r"124 tokens beside the 4 of its tuned prompt.*num_virtual_tokens"):
+        load_base(recipe, compute(recipe))
+    settings["data"]["max_tokens"] = 124
+    recipe = parse(settings)
+    base = load_base(recipe, compute(recipe))
+    assert base.context_tokens == 124
+    session = Session(base)
+    session.create("t", Spec(recipe.adapt))
+    assert len(session.next_logits("t", [5] * 124)) > 0
+    with pytest.raises(IndexError):
+        session.next_logits("t", [5] * 125)
+    assert (Adapt("peft", peft="prompt_tuning").num_before, Adapt().num_before) == (20, 0)
 
 
 def settings_of(folder: Path, **more: Any) -> dict[str, Any]:

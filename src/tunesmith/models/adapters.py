@@ -25,7 +25,7 @@ from tunesmith.models.noise import Draw, KeyedDropout
 from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
 from tunesmith.models.probe import Probe
 from tunesmith.models.prompts import NAME as PROMPT
-from tunesmith.models.prompts import prompt_config, put_before, try_prompt
+from tunesmith.models.prompts import NUM_TOKENS, prompt_config, put_before, try_prompt
 from tunesmith.roles import LowRank
 
 MAGNITUDE = "lora_magnitude_vector"  # peft's name for the lengths of DoRA
@@ -91,6 +91,12 @@ class Adapt:
     def is_prompt(self) -> bool:
         """Whether what trains stands before every sequence."""
         return self.method == "peft" and self.peft == PROMPT
+
+    @property
+    def num_before(self) -> int:
+        """Tokens of the tuned prompt; 0 without one, and where `prompt_config` refuses what is said of them."""
+        num = self.options.get("num_virtual_tokens", NUM_TOKENS)
+        return num if self.is_prompt and isinstance(num, int) else 0
 
     @property
     def is_adapter(self) -> bool:

@@ -48,6 +48,7 @@ class Base:
     mean_probe: tuple[Tensor, Tensor] | None = None  # weight [C, D] and bias [C], beside a class head that is a probe
     fresh: frozenset[str] = frozenset()  # tensors of a class head that the files lack: random until it is fitted
     context: Context = field(default_factory=Context)  # that a recipe gives its tenants; the base itself keeps its own
+    num_before: int = 0  # tokens of it that stand before every sequence of its tenants (a tuned prompt)
     rotary: Rotary = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,10 +63,24 @@ class Base:
         """The context of the base as it is, whatever a recipe gives its tenants."""
         return own_tokens(self.model.config)
 
-    def extend(self, context: Context) -> None:
-        """From now on texts may be as long as this. PlanError where the model cannot be given the context."""
+    def extend(self, context: Context, num_before: int = 0) -> None:
+        """From now on texts may be as long as this, less what stands before them. PlanError where the model cannot be
+        given the context."""
         check_context(self.model, self.model.config, context)
-        self.context = context
+        self.context, self.num_before = context, num_before
+
+    def refuse_longer(self, most: int) -> None:
+        """PlanError where there is no room for an example of so many tokens; of a model with a class head it is cut."""
+        room = self.context_tokens
+        if room is None or most <= room or self.by_head:
+            return
+        beside, way = "", "give it a longer context (adapt.context.tokens)"
+        if self.num_before:
+            beside, way = f" beside the {self.num_before} of its tuned prompt", "fewer adapt.options.num_virtual_tokens"
+        raise PlanError(
+            f"data.max_tokens is {most}; {self.located.name} was made for {room} tokens{beside}: use at most that, or "
+            f"{way}"
+        )
 
     @property
     def by_head(self) -> bool:
@@ -74,14 +89,12 @@ class Base:
 
     @property
     def context_tokens(self) -> int | None:
-        """The longest context that the model was made for, or is being made for (`extend`); None where its
+        """Room for a text in the context that the model was made for, or is being made for (`extend`); None where its
         configuration names none (ALiBi, Mamba)."""
-        if self.context.tokens is not None:
-            return self.context.tokens
         said = self.model.config.get_text_config()
         names = ("max_position_embeddings", "max_seq_len", "seq_length")
-        found = next((int(getattr(said, n)) for n in names if hasattr(said, n)), None)
-        return found - offset(self.model) if found and self.by_head else found
+        found = self.context.tokens or next((int(getattr(said, n)) for n in names if hasattr(said, n)), None)
+        return found and found - self.num_before - (offset(self.model) if self.by_head else 0)
 
 
 def weights_digest(folder: Path) -> str:
