@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests import tiny
+from tests import encoders, tiny
 from tests.runs import tiny_runs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunesmith.errors import InputError, PlanError
 from tunesmith.folder import Silent
+from tunesmith.method import refuse_idle_tokens
 from tunesmith.models.catalogue import locate
-from tunesmith.models.load import weights_digest
+from tunesmith.models.load import load, weights_digest
 from tunesmith.models.new_tokens import add_tokens, by_token, grow
 from tunesmith.recipe import parse
 from tunesmith.run import run
@@ -91,6 +92,36 @@ def test_what_is_no_new_token_is_refused(world: Path, tokens: list[str], message
     assert not (world / "none").exists()
     with pytest.raises(InputError, match="there already"):
         add_tokens(str(world / "model"), NEW, world / "grown")
+
+
+def test_what_no_token_writes_is_new(tmp_path: Path) -> None:
+    """A word that the tokenizer writes as the unknown one. Added to what was grown, both wait to be trained."""
+    tiny_runs.model_folder(tmp_path / "model")
+    encoders.tokenizer().save_pretrained(tmp_path / "model")
+    first = add_tokens(str(tmp_path / "model"), ["unheard"], tmp_path / "first")
+    add_tokens(str(tmp_path / "first"), ["unseen"], tmp_path / "second")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "second")
+    assert tokenizer("unheard", add_special_tokens=False)["input_ids"] == list(first.ids)
+    assert locate(str(tmp_path / "second")).new_tokens == ("unheard", "unseen")
+
+
+def test_an_encoder_decoder_gets_them_too(tmp_path: Path) -> None:
+    tiny_runs.model_folder(tmp_path / "model", "t5")
+    grown = add_tokens(str(tmp_path / "model"), NEW, tmp_path / "grown")
+    base = load(str(tmp_path / "grown"))
+    assert base.layout == "seq2seq"
+    for rows in by_token(base.model):
+        assert torch.allclose(rows[list(grown.ids)], rows[: grown.ids[0]].mean(0), atol=1e-6)
+
+
+def test_models_that_give_classes(world: Path, tmp_path: Path) -> None:
+    """An encoder is refused; a grown model with a class head, whose embeddings do not train, as any other."""
+    with pytest.raises(InputError, match="writes none"):
+        add_tokens(str(encoders.folder(tmp_path / "bert", "bert")), NEW, tmp_path / "none")
+    base = load(str(world / "grown"), door="classes")
+    assert len(by_token(base.model)) == 1
+    with pytest.raises(PlanError, match=r"does not train them.*model\.embed_tokens\.weight$"):
+        refuse_idle_tokens(parse({"model": str(world / "grown")}), base)
 
 
 def settings_of(world: Path, **adapt: Any) -> dict[str, Any]:

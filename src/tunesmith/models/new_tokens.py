@@ -57,7 +57,7 @@ def add_tokens(name: str, tokens: Sequence[str], final: Path) -> Grown:
     )
     facts = {
         "base_model": located.base_model, "licence": located.licence, "base_digest": base.digest,
-        "tokens": list(tokens), "ids": ids, "note": "; ".join(filter(None, (note, located.note))),
+        "tokens": [*located.new_tokens, *tokens], "ids": ids, "note": "; ".join(filter(None, (note, located.note))),
     }  # fmt: skip
 
     def fill(folder: Path) -> None:
@@ -71,11 +71,14 @@ def add_tokens(name: str, tokens: Sequence[str], final: Path) -> Grown:
 
 
 def refuse_tokens(base: Base, tokens: Sequence[str]) -> None:
+    if base.by_head:
+        raise InputError(f"{base.located.name} reads texts and writes none; tokens are added to models that write")
     known = base.tokenizer.get_vocab()
     for token in tokens:
         if not token or token != token.strip():
             raise InputError(f"{token!r} is no token that could be added: wanted a text without blanks at its ends")
-        if token in known or len(base.tokenizer(token, add_special_tokens=False)["input_ids"]) == 1:
+        ids = base.tokenizer(token, add_special_tokens=False)["input_ids"]
+        if token in known or (len(ids) == 1 and ids[0] != base.tokenizer.unk_token_id):
             raise InputError(f"{token!r} is one token of {base.located.name} already; leave it out")
     if not tokens or len(set(tokens)) < len(tokens):
         raise InputError("wanted one token or more, each once")
@@ -94,6 +97,8 @@ def by_token(model: Any) -> list[Tensor]:
     """Tensors [V, D] or [V] with a row for each token: the input embeddings, and the head with its bias where they are
     its own."""
     body, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None:  # a class head, which has rows for classes
+        return [body.weight]
     own = [head.weight] if head.weight is not body.weight else []
     biases = [head.bias] if hasattr(head, "bias") and head.bias is not None else []
     return [body.weight, *own, *biases]
