@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from tests import tiny
 from tests.laws.cases import apart, forest, separate
 from tests.laws.sessions import base_of, moved, records
@@ -237,17 +238,17 @@ def test_the_stretched_base_is_the_tenant_before_its_first_update() -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], Context]] = {
-    "GPT2LMHeadModel has no rotary": ("gpt2", {}, Context(512)),
-    "BloomForCausalLM has no rotary": ("bloom", {}, Context(512)),
+    "GPT2LMHeadModel is no decoder with rotary": ("gpt2", {}, Context(512)),
+    "BloomForCausalLM is no decoder with rotary": ("bloom", {}, Context(512)),
     "does not take. Say adapt.context.method: ntk": ("phi3", {}, Context(512, "yarn")),
     "not made shorter": ("llama", {}, Context(64)),
-    "stretched by dynamic already": (
+    "stretched by dynamic already.*leave adapt.context out": (
         "llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, Context(512),
     ),
-    "stretched by linear already": (
+    "stretched by linear already.*Say adapt.context.method: linear": (
         "llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, Context(512, "ntk"),
     ),
-    "sets attention_factor": (
+    "sets attention_factor.*leave adapt.context out": (
         "llama",
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "attention_factor": 1.5,
                              "original_max_position_embeddings": 64}},
@@ -263,6 +264,14 @@ def test_what_cannot_be_made_longer_is_refused(reason: str) -> None:
     with pytest.raises(PlanError, match=reason):
         check_context(model, model.config, context)
     check_context(model, model.config, Context())
+
+
+def test_an_encoder_decoder_is_refused() -> None:
+    """T5Gemma turns in both of its halves, and its configuration would say so of one."""
+    half = {**tiny.COMMON, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    model = tiny.from_config(tf.T5GemmaConfig(encoder=dict(half), decoder=dict(half), vocab_size=tiny.VOCABULARY))
+    with pytest.raises(PlanError, match="is no decoder with rotary"):
+        check_context(model, model.config, Context(512))
 
 
 def test_an_unknown_method_is_refused() -> None:

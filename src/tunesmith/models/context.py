@@ -22,6 +22,7 @@ from tunesmith.errors import PlanError
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # as in Llama 3.1 to 3.3
 FIXED = ("attention_factor", "mscale", "mscale_all_dim")  # YaRN's temperature, where somebody has set it by hand
 WHOLE, LOCAL = "full_attention", "sliding_attention"  # kinds of layers that have angles of their own (Gemma 3)
+OUT = "It cannot be made longer here: leave adapt.context out, or take a model with plain rotary angles"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,10 @@ def check_context(model: nn.Module, config: PretrainedConfig, context: Context) 
     if context.tokens is None:
         return
     name, own, angles = type(model).__name__, own_tokens(config), angles_of(config)
-    if own is None or not angles or not rotary_modules(model):
+    if own is None or not angles or config.is_encoder_decoder or not rotary_modules(model):
         raise PlanError(
-            f"adapt.context: {name} has no rotary embeddings that transformers could stretch to more tokens. Leave "
-            "adapt.context out, or take a model that has them (Llama, Qwen, Mistral, Gemma, Phi and others)"
+            f"adapt.context: {name} is no decoder with rotary embeddings, which could be stretched to more tokens. "
+            "Leave adapt.context out, or take one that is (Llama, Qwen, Mistral, Gemma, Phi and others)"
         )
     if context.tokens < own:
         raise PlanError(
@@ -114,16 +115,16 @@ def check_context(model: nn.Module, config: PretrainedConfig, context: Context) 
         before = part["rope_type"]
         known = "default" if context.method == "ntk" else context.method
         if before not in ("default", known):
+            way = f"Say adapt.context.method: {before}" if before in ("linear", "yarn", "llama3") else OUT
             raise PlanError(
                 f"adapt.context.method is {context.method}, and the rotary angles of this model are stretched by "
-                f"{before} already: two of them on top of each other are no method that anybody knows. Say "
-                f"adapt.context.method: {before}, if that is one of linear, yarn and llama3"
+                f"{before} already: two of them on top of each other are no method that anybody knows. {way}"
             )
         fixed = [key for key in FIXED if part.get(key) is not None]
         if fixed:
             raise PlanError(
                 f"adapt.context: this model's configuration sets {', '.join(fixed)} of its rotary angles by hand, "
-                "which belongs to the context that it has. It cannot be made longer here"
+                f"which belongs to the context that it has. {OUT}"
             )
     if not is_read_back(extended(config, context)):
         raise PlanError(
