@@ -44,13 +44,11 @@ def objective_of(recipe: Recipe, examples: Sequence[Example]) -> Objective:
 
 
 def own_dropout(base: Base) -> bool:
-    """Whether the model drops something by itself while it trains, in its modules or inside its attention."""
+    """Whether the model drops something by itself while it trains, in its modules or by functions."""
     in_modules = any(isinstance(m, nn.Dropout) and m.p > 0 for m in base.model.modules())
     settings = base.model.config.get_text_config().to_dict()
-    names = ["attention_dropout", "attn_pdrop"]
-    if base.layout == "seq2seq":
-        names += ["dropout", "activation_dropout"]  # BART's, inside of its layers
-    return in_modules or any(settings.get(name) for name in names)
+    names = ("attention", "activation", "hidden", "residual", "embedding")  # of functions, in no module
+    return in_modules or any(settings.get(name) for name in ("attn_pdrop", "dropout", *(f"{n}_dropout" for n in names)))
 
 
 def unread(recipe: Recipe) -> dict[str, bool]:
@@ -200,7 +198,7 @@ def rows(recipe: Recipe, base: Base) -> list[Row]:
         ("train.unfreeze_groups", t.unfreeze_groups, "epoch k trains the top k groups of layers"),
     ]
     cut: list[Row] = []
-    if own_dropout(base) or (base.layout == "seq2seq" and recipe.adapt.dropout):
+    if own_dropout(base) or (base.layout != "forest" and recipe.adapt.dropout):  # rows that are padded
         why = "dropout is drawn by micro-batch here: train.micro_tokens changes which numbers are dropped"
         cut = [("micro-batches", "not free", why)]
     if base.layout == "seq2seq":
