@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, get_peft_model_state_dict
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -37,36 +37,14 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
     heads = {n.removeprefix("heads."): t.contiguous() for n, t in values.items() if n.startswith("heads.")}
     if heads:
         save_tensors(heads, folder / "heads.safetensors")
-    if slot.adapt.method == "lora":
-        tensors = {
-            PEFT_PREFIX + on_disk(n): t.detach().cpu().contiguous()
-            for n, t in values.items()
-            if not n.startswith("heads.")
-        }
+    if slot.adapt.is_adapter:
+        tensors, config = adapter_of(model, slot, values)
         save_tensors(
-            tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest}
-        )
-        config = lora_config(slot.adapt, model)
-        config.modules_to_save = head_modules(model) or None
+            {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, folder / "adapter_model.safetensors",
+            metadata={"format": "pt", "base_digest": base_digest},
+        )  # fmt: skip
         config.inference_mode = True
         config.save_pretrained(str(folder))
-    elif slot.adapt.is_prompt:
-        tensors = {ROWS: values[ROWS].detach().cpu().contiguous()}
-        save_tensors(
-            tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest}
-        )
-        prompt = config_of(slot.adapt, model)
-        prompt.inference_mode = True
-        prompt.save_pretrained(str(folder))
-    elif slot.adapt.is_pefts:
-        held = get_peft_model_state_dict(model, adapter_name=slot.key)
-        tensors = {PEFT_PREFIX + n: t.detach().cpu().contiguous() for n, t in held.items()}
-        save_tensors(
-            tensors, folder / "adapter_model.safetensors", metadata={"format": "pt", "base_digest": base_digest}
-        )
-        pefts = copy(model.peft_config[slot.key])  # with what it derived from the options
-        pefts.inference_mode = True
-        pefts.save_pretrained(str(folder))
     else:
         with no_bars():
             model.save_pretrained(folder)
@@ -81,6 +59,18 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
         name = BASE_CONFIG if slot.adapt.is_adapter else "config.json"
         extended(model.config, context).to_json_file(str(folder / name))
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
+
+
+def adapter_of(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor]) -> tuple[dict[str, Tensor], PeftConfig]:
+    """(tensors by the names on disk, configuration) of an adapter, as peft writes them."""
+    if slot.adapt.is_prompt:
+        return {ROWS: values[ROWS]}, config_of(slot.adapt, model)
+    if slot.adapt.is_pefts:  # its configuration with what it derived from the options
+        held, pefts = get_peft_model_state_dict(model, adapter_name=slot.key), cast(Any, model.peft_config)
+        return {PEFT_PREFIX + n: t for n, t in held.items()}, copy(pefts[slot.key])
+    config = lora_config(slot.adapt, model)
+    config.modules_to_save = head_modules(model) or None
+    return {PEFT_PREFIX + on_disk(n): t for n, t in values.items() if not n.startswith("heads.")}, config
 
 
 def on_disk(name: str) -> str:
