@@ -26,8 +26,6 @@ def source_template(tokenizer: Any) -> str:
     core = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
     whole, target = tokenizer(SAMPLE)["input_ids"], tokenizer(text_target=SAMPLE)["input_ids"]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if eos is None:
-        raise ModelError("the tokenizer has neither a chat template nor an end-of-text token. Set one of them.")
     begins, ends = bos is not None and whole[:1] == [bos], whole[-1:] == [eos]
     if target != whole or whole != [*[bos] * begins, *core, *[eos] * ends]:
         around = " ".join(map(str, tokenizer.convert_ids_to_tokens(target)))

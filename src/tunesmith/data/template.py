@@ -100,10 +100,10 @@ def _template_of(tokenizer: Any, layout: str) -> str:
         template = template["default"]
     if template is not None:
         return str(template)
-    if layout == "seq2seq":
-        return source_template(tokenizer)
     if tokenizer.eos_token is None:
         raise ModelError("the tokenizer has neither a chat template nor an end-of-text token. Set one of them.")
+    if layout == "seq2seq":
+        return source_template(tokenizer)
     bos = tokenizer.bos_token_id
     adds_bos = bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
     return ("{{ bos_token }}" if adds_bos else "") + FALLBACK

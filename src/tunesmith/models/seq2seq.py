@@ -46,9 +46,9 @@ def prompts_of(forest: Forest) -> list[bool]:
 
 
 def refuse_learned(model: PreTrainedModel, forest: Forest, is_prompt: Sequence[bool]) -> None:
-    start, stop = forest.start.tolist(), forest.stop.tolist()
+    start, stop, weights = forest.start.tolist(), forest.stop.tolist(), forest.weights.cpu()
     for s, is_read in enumerate(is_prompt):
-        if is_read and bool((forest.weights[start[s] : stop[s]] != 0).any()):
+        if is_read and bool(weights[start[s] : stop[s]].any()):
             raise ModelError(
                 f"segment {s} is a root and has learned tokens, but {type(model).__name__} reads roots with its "
                 "encoder, which predicts nothing. Render the prompt as the root and the reply as its child."
