@@ -3,7 +3,7 @@
     python bench/pretrain_t5.py TEXT OUT [--pairs ROWS.jsonl]
 
 TEXT is a file of UTF-8, gzipped or not; OUT a new folder for the model; ROWS will hold rows to tune it on: a line of
-the text in lower case and without points, and the line as it stands there.
+the text in lower case and without points and digits, and the line as it stands there.
 
 Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): runs of 3 tokens on average, 15% of all, are
 taken out of the source, and each leaves a sentinel; the target is the sentinels, each with what it stands for. Loop,
@@ -161,6 +161,8 @@ def main(said: Sequence[str] | None = None) -> None:
     words = tokenizer_of(text[:cut])
     sentinels = [int(i) for i in words.convert_tokens_to_ids([f"<extra_id_{n}>" for n in range(NUM_SENTINELS)])]
     learned, unseen = (np.array(words(t, add_special_tokens=False)["input_ids"]) for t in (text[:cut], text[cut:]))
+    if len(unseen) <= WINDOW:
+        parser.error(f"the last {HELD_OUT:.0%} of TEXT, held out, are {len(unseen)} tokens; wanted more than {WINDOW}")
     with tempfile.TemporaryDirectory() as scratch:
         random_t5(words, Path(scratch))
         base = load(scratch)

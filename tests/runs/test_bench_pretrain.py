@@ -58,7 +58,15 @@ def test_a_text_becomes_a_model_that_opens(tmp_path: Path, monkeypatch: pytest.M
     before, after = json.loads((tmp_path / "results.jsonl").read_text())["held_out_nats_per_token"]
     assert after < before - 0.1
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert all(row["prompt"] in row["completion"].lower() or "." in row["completion"] for row in rows)
+    assert {"prompt": "the fox d jumps over number ", "completion": "The fox d jumps over number 3."} in rows
     opened = open_model(str(tmp_path / "t5"))
     assert opened.session.base.layout == "seq2seq"
     assert opened.complete("base", [[Message("user", "the quick fox")]], opened.limits(max_new_tokens=4))
+
+
+def test_a_text_that_is_too_short_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("The quick brown fox. " * 40)
+    with pytest.raises(SystemExit):
+        pretrain_t5.main([str(tmp_path / "text.txt"), str(tmp_path / "t5")])
+    assert "wanted more than 96" in capsys.readouterr().err
+    assert not (tmp_path / "t5").exists()
