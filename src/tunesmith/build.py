@@ -259,7 +259,7 @@ def material(
     few = replace(parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, most))
     dev = renderer.records([instructed(e, instruction) for e in few.dev])
     if base.by_head:
-        tried, longest = classes.forms_of(base, labels), 1
+        tried, longest = classes.forms_of(base), 1
     else:
         tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
         usual = MAX_NEW_TOKENS if is_unasked(task) else longest_reply(train, kind)

@@ -10,7 +10,7 @@ from tunesmith.data.render import Renderer
 from tunesmith.data.whole_text import WholeText
 from tunesmith.errors import PlanError
 from tunesmith.evals.tasks import Form
-from tunesmith.models.class_head import is_own, open_classes
+from tunesmith.models.class_head import open_classes
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
 
@@ -23,21 +23,24 @@ def renderer_of(base: Base, recipe: Recipe, labels: Sequence[str]) -> Renderer:
     longest, too_long = recipe.data.max_tokens, recipe.data.too_long
     if not base.by_head:
         return Renderer(base.tokenizer, longest, too_long, base.layout)
-    open_classes(base.model, labels, base.tokenizer)
+    base.fresh |= open_classes(base.model, labels)
     return WholeText(base.tokenizer, labels, min(longest, base.context_tokens or longest), too_long)
 
 
 def refuse_task(recipe: Recipe, base: Base, task: str) -> None:
     if base.by_head and task != "classify":
+        model, other = recipe.model, "take a model that writes"
+        if recipe.task.by == "head":
+            model, other = f"{model} with a class head", "leave task.by out"
         raise PlanError(
-            f"{recipe.model} reads texts and writes none, so the task {task} is not for it. Name a column of labels, "
-            "--set data.columns.label=NAME, or take a model that writes"
+            f"{model} reads texts and writes none, so the task {task} is not for it. Name a column of labels, "
+            f"--set data.columns.label=NAME, or {other}"
         )
 
 
-def forms_of(base: Base, labels: Sequence[str]) -> tuple[Form, ...]:
+def forms_of(base: Base) -> tuple[Form, ...]:
     """In which the base is tried on dev: its head where it was made for these labels, else two probes."""
-    names = (OWN,) if is_own(base.model, labels, base.fresh) else (POOLED, MEAN)
+    names = (POOLED, MEAN) if base.fresh else (OWN,)
     return tuple(Form(name, "system") for name in names)
 
 
@@ -72,10 +75,9 @@ def rows(base: Base, labels: Sequence[str]) -> list[tuple[str, object, str]]:
     """Of the plan."""
     if not base.by_head:
         return []
-    own = is_own(base.model, labels, base.fresh)
     why = (
-        "the base's own, made for these labels"
-        if own
-        else "new; it begins as a logistic regression on the base's pooled states, fitted on training rows"
+        "new; it begins as a logistic regression on the base's pooled states, fitted on training rows"
+        if base.fresh
+        else "the base's own, made for these labels"
     )
     return [("class head", f"{len(labels)} labels", why), ("not asked", "guard probes", NOT_WRITTEN)]

@@ -22,7 +22,7 @@ from tunesmith.evals.linear_probe import fit_linear
 from tunesmith.evals.score import Answer
 from tunesmith.files import save_tensors
 from tunesmith.folder import RunFolder
-from tunesmith.models.class_head import head_tensors, is_own, last_linear
+from tunesmith.models.class_head import head_tensors, last_linear
 from tunesmith.models.load import Base
 from tunesmith.models.rows import both_states
 from tunesmith.recipe import Recipe
@@ -35,7 +35,7 @@ MOST_ROWS = 2000  # training rows that a probe is fitted on, drawn by the hash o
 
 def start_head(recipe: Recipe, folder: RunFolder, base: Base, made: Material) -> None:
     """Give a base without a class head of its own one that is a probe; a run that goes on has it already."""
-    if not base.by_head or is_own(base.model, made.labels, base.fresh):
+    if not base.fresh:
         return
     path = folder.path / NAME
     if not path.is_file():

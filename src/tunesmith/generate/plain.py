@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from tunesmith.errors import PlanError
-from tunesmith.generate.classes import give_classes
+from tunesmith.generate.classes import classes_of
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
 from tunesmith.models.heads import inner
@@ -31,43 +31,50 @@ def generate_plain(
     progress: Callable[[int], None] | None = None,
     kept: Kept | None = None,
 ) -> list[Completion]:
-    """Greedy completions, in the order of the prompts."""
+    """Greedy completions, in the order of the prompts; classes, where the model has a head for them."""
     if limits.temperature:
         raise PlanError("sampling at a temperature needs a model of the forest layout; use temperature 0")
-    if has_classes(model):
-        return give_classes(model, prompts, limits, decode, progress, kept)
     until = None if limits.deadline_s is None else time.monotonic() + limits.deadline_s
     done: dict[int, Completion] = {}
     for rows in together(model, prompts, limits.rows):
         if kept is not None and all(i in kept.known for i in rows):
-            done.update((i, kept.known[i]) for i in rows)
+            done |= {i: kept.known[i] for i in rows}
             continue
         if until is not None and time.monotonic() > until:
             raise too_late(limits)
-        new, logp = greedy(model, [prompts[i] for i in rows], limits.max_new_tokens, limits.stop_ids)
-        for row, written, logps in zip(rows, new.tolist(), logp.tolist()):
-            end = next((k + 1 for k, token in enumerate(written) if token in limits.stop_ids), None)
-            stopped = end is not None
-            reply = written[:end]
-            done[row] = Completion(tuple(reply), tuple(logps[:end]), decode(reply), stopped)
+        batch = [prompts[i] for i in rows]
+        found = classes_of(model, batch, decode) if has_classes(model) else written(model, batch, limits, decode)
+        fresh = dict(zip(rows, found))
+        done |= fresh
         if progress is not None:
             progress(len(done))
         if kept is not None:
-            kept.keep({row: done[row] for row in rows})
+            kept.keep(fresh)
     return [done[i] for i in range(len(prompts))]
 
 
 def together(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:
     """Numbers of the prompts that are answered side by side: of equal length, so that nothing is padded (some models
-    read padding); of like length for an encoder-decoder, whose probe has shown that its encoder does not."""
+    read padding); of like length where a probe has shown that it does not: an encoder-decoder, a class head."""
     by_length: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(index)
     groups = list(by_length.values())
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder or has_classes(model):
         groups = [sorted(range(len(prompts)), key=lambda i: len(prompts[i]))]
     for group in groups:
         yield from (group[first : first + most] for first in range(0, len(group), most))
+
+
+def written(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], limits: Limits, decode: Callable[[Sequence[int]], str]
+) -> list[Completion]:
+    """Of prompts that are answered at once."""
+    found = []
+    for tokens, nats in zip(*(t.tolist() for t in greedy(model, prompts, limits.max_new_tokens, limits.stop_ids))):
+        end = next((n for n, token in enumerate(tokens, 1) if token in limits.stop_ids), None)
+        found.append(Completion(tuple(tokens[:end]), tuple(nats[:end]), decode(tokens[:end]), end is not None))
+    return found
 
 
 @torch.no_grad()

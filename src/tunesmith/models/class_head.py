@@ -51,6 +51,9 @@ def last_linear(model: PreTrainedModel) -> tuple[str, nn.Linear]:
 class ClassHead(Head):
     """Pooled state -> logits of the classes. The layer is looked up at every use, for it may have been replaced."""
 
+    scale: float = 1.0
+    softcap: float | None = None
+
     @property
     def weight(self) -> Tensor:
         """[C, D]."""
@@ -68,31 +71,31 @@ def labels_of(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(names[number] for number in sorted(names))
 
 
-def is_own(model: PreTrainedModel, labels: Sequence[str], fresh: frozenset[str]) -> bool:
-    """Whether the model came with a head for just these labels. `fresh`: names of tensors that its files lacked."""
-    return sorted(labels) == sorted(labels_of(model)) and not fresh & set(head_tensors(model))
+def pad_by(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name the padding where the configuration names none, as of most decoders: the head looks for the last token that
+    is not padding, and of several texts at once it would otherwise refuse to."""
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 @torch.no_grad()
-def open_classes(model: PreTrainedModel, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the model's classes these labels, in their order: its own ones sorted anew, or zeros for others. A model
-    that has them so already stays as it is."""
-    before = labels_of(model)
+def open_classes(model: PreTrainedModel, labels: Sequence[str]) -> frozenset[str]:
+    """Make the model's classes these labels, in their order: its own ones sorted anew, or zeros for others, whose names
+    are returned."""
+    before, config = labels_of(model), model.config
+    config.problem_type = "single_label_classification"
     if before == tuple(labels):
-        return
+        return frozenset()
     name, old = last_linear(model)
     new = nn.Linear(old.in_features, len(labels), bias=old.bias is not None).to(old.weight)
     order = [before.index(label) for label in labels] if sorted(before) == sorted(labels) else None
     for key, parameter in new.named_parameters():
         parameter.copy_(torch.zeros_like(parameter) if order is None else old.get_parameter(key)[order])
     model.set_submodule(name, new.requires_grad_(False).train(old.training))
-    config = model.config
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
     model.num_labels = len(labels)  # type: ignore[assignment]
-    if config.get_text_config().pad_token_id is None:  # a decoder's head looks for the last token that is no padding
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        config.get_text_config().pad_token_id = pad
+    return frozenset(f"{name}.{key}" for key, _ in new.named_parameters() if order is None)
 
 
 def offset(model: PreTrainedModel) -> int:

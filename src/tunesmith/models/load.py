@@ -19,13 +19,13 @@ from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.models.bars import no_bars, no_reports
 from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.claims import check_claims, weights_in
-from tunesmith.models.class_head import head_tensors, offset
+from tunesmith.models.class_head import ClassHead, head_tensors, offset, pad_by
 from tunesmith.models.context import Context, Rotary, check_context, own_tokens
 from tunesmith.models.heads import Head, find_head
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.kinds import Door, has_classes, opener
 from tunesmith.models.probe import Probe, probe
-from tunesmith.models.probe_rows import class_head, probe_rows
+from tunesmith.models.probe_rows import probe_rows
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
 
@@ -46,7 +46,7 @@ class Base:
     teacher: Base | None = None  # frozen, loaded beside it to learn from
     load_s: float = 0.0  # seconds that transformers took to open the weights
     mean_probe: tuple[Tensor, Tensor] | None = None  # weight [C, D] and bias [C], beside a class head that is a probe
-    fresh: frozenset[str] = frozenset()  # tensors of a class head that the files lack: random until it is fitted
+    fresh: frozenset[str] = frozenset()  # tensors of a class head that the base does not bring for its labels
     context: Context = field(default_factory=Context)  # that a recipe gives its tenants; the base itself keeps its own
     num_before: int = 0  # tokens of it that stand before every sequence of its tenants (a tuned prompt)
     rotary: Rotary = field(init=False)
@@ -192,7 +192,9 @@ def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", doo
     fresh = refuse_half(name, folder, found, head_tensors(model))
     torch.nn.Module.to(model, torch.device(device)).eval()
     model.requires_grad_(False)
-    by_head = has_classes(model)
     digest, rope = weights_digest(folder), rope_limit(config)
-    head, found = (class_head(model), probe_rows(model)) if by_head else (find_head(model), probe(model))
+    by_head = has_classes(model)
+    if by_head:
+        pad_by(model, tokenizer)
+    head, found = (ClassHead(model), probe_rows(model)) if by_head else (find_head(model), probe(model))
     return Base(located, model, tokenizer, digest, found, head, rope, load_s=load_s, fresh=fresh)
