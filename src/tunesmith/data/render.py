@@ -57,6 +57,8 @@ class Renderer:
     prompt is cut. `layout`: of the model; an encoder-decoder reads the prompt apart from the reply.
     """
 
+    labels: tuple[str, ...] = ()  # where an answer is the number of one
+
     def __init__(self, tokenizer: Any, max_tokens: int, too_long: str = "drop", layout: str = "forest") -> None:
         if too_long not in ("drop", "cut"):
             raise DataError(f"too_long is {too_long!r}; wanted 'drop' or 'cut'.")
@@ -171,14 +173,13 @@ class Renderer:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that decides the tokens: tokenizer, template, limits."""
+        """Of all that decides the tokens: tokenizer, template, labels, limits."""
         fast = self._tokenizer.is_fast
         words = (
             self._tokenizer.backend_tokenizer.to_str() if fast else repr(sorted(self._tokenizer.get_vocab().items()))
         )
-        return hashlib.sha256(
-            "\0".join([words, self.template, str(self._max_tokens), self._too_long]).encode()
-        ).hexdigest()
+        said = [words, self.template, *self.labels, str(self._max_tokens), self._too_long]
+        return hashlib.sha256("\0".join(said).encode()).hexdigest()
 
     # Examples to records
 

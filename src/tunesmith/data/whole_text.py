@@ -6,21 +6,16 @@ The turns of a prompt are joined to one text, between the marks that the tokeniz
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tunesmith.data.encode import around
-from tunesmith.data.records import Records
-from tunesmith.data.render import Rendered, Renderer
-from tunesmith.data.stored import Stored, listed
+from tunesmith.data.render import Renderer
 from tunesmith.errors import DataError, PlanError
 from tunesmith.types import Example, Label, Message, Record, Segment
 
-EVERY = 256  # examples between two lines of progress
 BETWEEN = "\n\n"  # the turns of a prompt
 
 
@@ -29,7 +24,7 @@ class WholeText(Renderer):
     `too_long` says; longer cases are always cut."""
 
     def __init__(self, tokenizer: Any, labels: Sequence[str], max_tokens: int, too_long: str = "drop") -> None:
-        self._tokenizer, self._too_long = tokenizer, too_long
+        self._tokenizer, self._max_tokens, self._too_long = tokenizer, max_tokens, too_long
         self.template, self.stop_ids = "", ()  # there are none
         self.labels = tuple(labels)
         self._before, self._after = around(tokenizer)
@@ -40,10 +35,7 @@ class WholeText(Renderer):
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the text with its marks, cut at its end where it is too long."""
-        tokens = [*self._before, *self._ids(text_of(messages))[: self._room], *self._after]
-        if not tokens:
-            raise DataError("the prompt has no text; a class is given to a text.")
-        return tokens
+        return self._marked(self._ids(text_of(messages))[: self._room])
 
     def reply(self, prompt_messages: Sequence[Message], message: Message) -> list[int]:
         """The number of the label."""
@@ -57,18 +49,15 @@ class WholeText(Renderer):
     def settled(self, reply_tokens: Sequence[int]) -> str:
         return self.text(reply_tokens)
 
-    @cached_property
-    def digest(self) -> str:
-        """Of all that decides the tokens: tokenizer, labels, limits."""
-        fast = self._tokenizer.is_fast
-        words = (
-            self._tokenizer.backend_tokenizer.to_str() if fast else repr(sorted(self._tokenizer.get_vocab().items()))
-        )
-        said = "\0".join([words, *self.labels, str(self.longest), self._too_long])
-        return hashlib.sha256(said.encode()).hexdigest()
-
     def record(self, example: Example) -> Record:
-        """The text, and the class as its child."""
+        """The text, however long it is, and the class as its child."""
+        return self._with_class(example, self._marked(self._ids(text_of(example.prompt))))
+
+    def _shortened(self, example: Example) -> Record:
+        """The same with the text cut at its end."""
+        return self._with_class(example, self.prompt(example.prompt))
+
+    def _with_class(self, example: Example, tokens: list[int]) -> Record:
         if not isinstance(example.target, Label):
             raise DataError(
                 f"example {example.id} ({example.source}) is a {type(example.target).__name__.lower()}; a model with a "
@@ -76,37 +65,17 @@ class WholeText(Renderer):
             )
         if example.weight <= 0:
             raise DataError(f"example {example.id} ({example.source}) weighs {example.weight}. Drop it.")
-        text = np.array(self.prompt(example.prompt), np.int64)
-        number = np.array(self.reply(example.prompt, Message("assistant", example.target.name)), np.int64)
+        number = self.reply(example.prompt, Message("assistant", example.target.name))
         weight = np.array([example.weight], np.float32)
-        return Record(example.id, (Segment(text, np.zeros(len(text), np.float32)), Segment(number, weight, 0)))
+        text = Segment(np.array(tokens, np.int64), np.zeros(len(tokens), np.float32))
+        return Record(example.id, (text, Segment(np.array(number, np.int64), weight, 0)))
 
-    def records(self, examples: Iterable[Example], progress: Callable[[int], None] | None = None) -> Rendered:
-        """All examples, in order; what cannot be used is dropped with the reason."""
-        records, num = Records(), 0
-        dropped: Stored[tuple[str, str]] = listed(lambda name, reason: (name, reason))
-        cut: Stored[str] = listed(str)
-        for num, example in enumerate(examples, 1):
-            if progress is not None and num % EVERY == 1:
-                progress(num - 1)
+    def _each(self, examples: Iterable[Example]) -> Iterator[tuple[Example, tuple[Record, ...], str]]:
+        for example in examples:
             try:
-                record = self.record(example)
+                yield example, (self.record(example),), ""
             except DataError as error:
-                dropped.append((example.id, str(error)))
-                continue
-            excess = self._excess(example, record)
-            if excess > 0 and self._too_long == "drop":
-                dropped.append((example.id, f"{self.longest + excess} tokens, more than {self.longest}"))
-                continue
-            if excess > 0:
-                cut.append(example.id)
-            records.append(record)
-        if num and not records:
-            raise DataError(
-                f"none of the {num} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}. "
-                "Where they are too long, raise data.max_tokens or say data.too_long: cut"
-            )
-        return Rendered(records, dropped, cut, self.pieces(records[0]) if records else ())
+                yield example, (), str(error)
 
     def pieces(self, record: Record) -> tuple[tuple[str, bool], ...]:
         """Text and class as they are shown to people: text, learned."""
@@ -114,11 +83,11 @@ class WholeText(Renderer):
         shown = str(self._tokenizer.decode(text.tokens.tolist(), clean_up_tokenization_spaces=False))
         return ((shown, False), (self.text(answer.tokens.tolist()), True))
 
-    def _excess(self, example: Example, record: Record) -> int:
-        """Tokens that were cut off its text."""
-        if len(record.segments[0].tokens) < self.longest:
-            return 0
-        return len(self._ids(text_of(example.prompt))) - self._room
+    def _marked(self, ids: list[int]) -> list[int]:
+        tokens = [*self._before, *ids, *self._after]
+        if not tokens:
+            raise DataError("the prompt has no text; a class is given to a text.")
+        return tokens
 
     def _ids(self, text: str) -> list[int]:
         """Marks that stand in somebody's text are text."""
