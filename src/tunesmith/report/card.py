@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from tunesmith.report.data_view import flat, listing
 from tunesmith.report.facts import Facts, StartingModel, base_model, read, read_mapping
 from tunesmith.report.hub_metadata import front_matter
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
-from tunesmith.report.loading import load_classifier
+from tunesmith.report.loading import loading
 from tunesmith.report.robustness_view import RobustnessView, robustness
 from tunesmith.report.views import claim_rows
 from tunesmith.report.why_view import lines as why_lines
@@ -254,51 +253,6 @@ def report(facts: Facts) -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: bool) -> list[str]:
-    """Python that loads the folder with nothing of ours. `is_longer`: an adapter for a longer context."""
-    kind = "AutoModelForSeq2SeqLM" if layout_of(facts) == "seq2seq" else "AutoModelForCausalLM"
-    name = "path/to/the/base" if base.note else base.base_model or base.name or "the base model"
-    why = "the base with the digest below, not the hub's weights: they differ" if base.note else "the base"
-    if facts.by_head:
-        return load_classifier((facts.calibration or {}).get("labels") or (), name, why, is_adapter=is_adapter)
-    opened = [f"base = {kind}.from_pretrained(base_folder)"]
-    if is_longer:
-        opened = [
-            f'config = AutoConfig.from_pretrained(f"{{folder}}/{BASE_CONFIG}")  # with the longer context',
-            f"base = {kind}.from_pretrained(base_folder, config=config)",
-        ]
-    if is_adapter:
-        body = [
-            "from peft import PeftModel",
-            f"from transformers import {'AutoConfig, ' if is_longer else ''}{kind}, AutoTokenizer",
-            "",
-            'folder = "."  # this folder',
-            f"base_folder = {json.dumps(name)}  # {why}",
-            *opened,
-            "model = PeftModel.from_pretrained(base, folder)",
-        ]
-    else:
-        body = [
-            f"from transformers import {kind}, AutoTokenizer",
-            "",
-            'folder = "."  # this folder',
-            f"model = {kind}.from_pretrained(folder)",
-        ]
-    body += [
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        'messages = [{"role": "user", "content": "…"}]  # put the prompt as in training',
-        'asked = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}',
-        "inputs = tokenizer.apply_chat_template(messages, **asked)",
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=128)[0], skip_special_tokens=True))",
-    ]
-    return ["```python", *body, "```", ""]
-
-
-def layout_of(facts: Facts) -> str:
-    """As plan.json says it; "" where it does not."""
-    return str(((facts.plan or {}).get("layout") or {}).get("layout") or "")
 
 
 def limits(facts: Facts, base: StartingModel) -> list[str]:

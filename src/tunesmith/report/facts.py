@@ -63,10 +63,15 @@ class Facts:
     missing: tuple[Missing, ...]
 
     @property
+    def layout(self) -> str:
+        """Of the model; "" where plan.json does not say it."""
+        found = (self.plan or {}).get("layout")
+        return str(found.get("layout") or "") if isinstance(found, Mapping) else ""
+
+    @property
     def by_head(self) -> bool:
         """Whether the model gives classes by a head and writes nothing."""
-        layout = (self.plan or {}).get("layout")
-        return isinstance(layout, Mapping) and layout.get("layout") == "rows"
+        return self.layout == "rows"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,58 @@
-"""Python that loads an exported classifier with nothing of ours, for its model card."""
+"""Python that loads an exported folder with nothing of ours, for its model card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+
+from tunesmith.files import BASE_CONFIG
+from tunesmith.report.facts import Facts, StartingModel
+
+KINDS = {"seq2seq": "AutoModelForSeq2SeqLM", "rows": "AutoModelForSequenceClassification"}
+WRITES = (
+    'messages = [{"role": "user", "content": "…"}]  # put the prompt as in training',
+    'asked = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}',
+    "inputs = tokenizer.apply_chat_template(messages, **asked)",
+    "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=128)[0], skip_special_tokens=True))",
+)
+GIVES_CLASSES = (
+    'inputs = tokenizer("…", truncation=True, return_tensors="pt")',
+    "print(model.config.id2label[int(model(**inputs).logits.argmax())])",
+)
 
 
-def load_classifier(labels: Sequence[str], base: str, why: str, *, is_adapter: bool) -> list[str]:
-    """Lines of Markdown. `base`: what the adapter was made on, and `why` it has to be that."""
-    opener = "from transformers import AutoModelForSequenceClassification, AutoTokenizer"
+def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: bool) -> list[str]:
+    """Lines of Markdown. `is_longer`: an adapter for a longer context."""
+    kind = KINDS.get(facts.layout, "AutoModelForCausalLM")
+    name = "path/to/the/base" if base.note else base.base_model or base.name or "the base model"
+    why = "the base with the digest below, not the hub's weights: they differ" if base.note else "the base"
+    before, more = [], ""
+    if is_longer:
+        before = [f'config = AutoConfig.from_pretrained(f"{{folder}}/{BASE_CONFIG}")  # with the longer context']
+        more = ", config=config"
+    elif facts.by_head:
+        labels = list((facts.calibration or {}).get("labels") or ())
+        before = [
+            f"labels = {json.dumps(labels, ensure_ascii=False)}",
+            'given = {"id2label": dict(enumerate(labels)), "ignore_mismatched_sizes": True}',
+        ]
+        more = ", **given"
     if is_adapter:
         body = [
             "from peft import PeftModel",
-            opener,
+            f"from transformers import {'AutoConfig, ' if is_longer else ''}{kind}, AutoTokenizer",
             "",
             'folder = "."  # this folder',
-            f"base_folder = {json.dumps(base)}  # {why}",
-            f"labels = {json.dumps(list(labels), ensure_ascii=False)}",
-            "base = AutoModelForSequenceClassification.from_pretrained(base_folder, id2label=dict(enumerate(labels)))",
+            f"base_folder = {json.dumps(name)}  # {why}",
+            *before,
+            f"base = {kind}.from_pretrained(base_folder{more})",
             "model = PeftModel.from_pretrained(base, folder)",
         ]
     else:
         body = [
-            opener,
+            f"from transformers import {kind}, AutoTokenizer",
             "",
             'folder = "."  # this folder',
-            "model = AutoModelForSequenceClassification.from_pretrained(folder)",
+            f"model = {kind}.from_pretrained(folder)",
         ]
-    body += [
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
-        'inputs = tokenizer("…", truncation=True, return_tensors="pt")',
-        "print(model.config.id2label[int(model(**inputs).logits.argmax())])",
-    ]
+    body += ["tokenizer = AutoTokenizer.from_pretrained(folder)", *(GIVES_CLASSES if facts.by_head else WRITES)]
     return ["```python", *body, "```", ""]
