@@ -64,12 +64,15 @@ class Local:
         opened = open_any(self.name)
         own = opened.served.instruction
         model = "base" if opened.tuned is None else TUNED
-        predictor = Predictor(replace(opened, served=asked.served), None, model)
+        served = asked.served
+        if opened.session.base.by_head:  # it was given texts alone, and an instruction would be a part of them
+            served = replace(served, instruction=own)
+        predictor = Predictor(replace(opened, served=served), None, model)
         prompts = [e.prompt for e in asked.cases]
         sitting = Sitting(progress, kept / f"{sha256_text(self.name)[:12]}.jsonl", between)
-        found = [Prediction(**row) for row in self.rows(predictor, prompts, asked, sitting)]
+        found = [Prediction(**row) for row in self.rows(predictor, prompts, sitting)]
         notes = []
-        if opened.tuned is not None and own != asked.instruction:
+        if opened.tuned is not None and own != served.instruction:
             notes.append(f"{self.name} was tuned under another instruction than these cases were asked with.")
         problems = [p.problem for p in found if p.problem]
         if problems:
@@ -82,12 +85,12 @@ class Local:
         return Answered(self.name, about(opened), tuple(map(as_answer, found)), (*notes, *cut_off(self.name, found)))
 
     def rows(
-        self, predictor: Predictor, prompts: Sequence[tuple[Message, ...]], asked: Questions, sitting: Sitting
+        self, predictor: Predictor, prompts: Sequence[tuple[Message, ...]], sitting: Sitting
     ) -> list[dict[str, Any]]:
         """Predictions as they are kept: of every batch of prompts, in order."""
         size = predictor.batch_rows
         texts = [[m.as_dict() for m in p] for p in prompts]
-        said = [about(predictor.opened), asdict(asked.served), texts, size]
+        said = [about(predictor.opened), asdict(predictor.opened.served), texts, size]
         known = sitting.begin(sha256_text(json.dumps(said, default=str)))
         rows: list[dict[str, Any]] = []
         sitting.progress(0, len(prompts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,23 @@ from tests.laws.sessions import gradient, largest
 from tests.runs import tiny_runs
 from transformers import AutoModelForSequenceClassification
 
+from tunesmith.class_export import ClassServing, Expected, merge, verify
+from tunesmith.classes import MEAN, OWN, POOLED, forms_of, renderer_of
 from tunesmith.data.pack import forest
 from tunesmith.data.whole_text import WholeText
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
-from tunesmith.errors import DataError, PlanError
+from tunesmith.errors import DataError, ModelError, PlanError
 from tunesmith.evals.tasks import label_record
+from tunesmith.generate.limits import Limits
 from tunesmith.models import rows
 from tunesmith.models.adapters import Adapt, linear_suffixes
-from tunesmith.models.class_head import head_tensors, is_own, last_linear, open_classes
+from tunesmith.models.class_head import head_tensors, last_linear, open_classes
 from tunesmith.models.load import Base, load
+from tunesmith.models.probe_rows import probe_rows
 from tunesmith.objectives.contrastive import Contrastive, contrastive
 from tunesmith.objectives.sft import SFT
+from tunesmith.recipe import parse
 from tunesmith.regularisers.kl import KLToBase
 from tunesmith.types import Example, Label, Message, Record
 
@@ -46,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def opened(folder: Path) -> tuple[Base, WholeText]:
     base = load(str(folder))
-    open_classes(base.model, encoders.LABELS, base.tokenizer)
+    open_classes(base.model, encoders.LABELS)
     with torch.no_grad():
         last_linear(base.model)[1].weight.normal_(generator=torch.Generator().manual_seed(1))
     return base, WholeText(base.tokenizer, encoders.LABELS, 64)
@@ -99,6 +105,32 @@ def test_mutants_of_the_layout_are_noticed(
     else:  # RoBERTa counts positions by what is no padding
         monkeypatch.setattr(rows, "inputs_of", lambda *a: {k: v.flip(1) for k, v in plain(*a).items()})
     assert float((by_session(base, renderer) - right).abs().max()) > 1e-3
+
+
+def test_answers_are_the_likeliest_classes(folders: dict[str, Path]) -> None:
+    base, renderer = opened(folders["bert"])
+    tokens = [renderer.prompt(p) for p in prompts()]
+    found = Session(base).sample(None, tokens, Limits(1, (), rows=3), decode=renderer.text)
+    best = by_transformers(base).max(-1)
+    assert [c.text for c in found] == [encoders.LABELS[i] for i in best.indices.tolist()]
+    assert [c.logp[0] for c in found] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_states_that_are_no_numbers_are_noticed(folders: dict[str, Path]) -> None:
+    base, _ = opened(folders["bert"])
+    with torch.no_grad():
+        last_linear(base.model)[1].weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match="difference nan"):
+        probe_rows(base.model)
+
+
+def test_an_export_may_say_two_labels_alike(folders: dict[str, Path]) -> None:
+    base, renderer = opened(folders["bert"])
+    with torch.no_grad():
+        for parameter in last_linear(base.model)[1].parameters():
+            parameter.zero_()
+    expected = Expected(TEXTS, tuple(by_session(base, renderer)), renderer.labels, torch.float32)
+    assert verify("model", base.model, folders["bert"], expected)["logit_diff"] < 1e-6
 
 
 def test_a_shared_beginning_is_read_with_its_own_end(folders: dict[str, Path]) -> None:
@@ -199,14 +231,18 @@ def test_a_head_of_its_own_is_sorted_and_another_is_new(folders: dict[str, Path]
     plain.save_pretrained(tmp_path)
     encoders.tokenizer().save_pretrained(tmp_path)
     before, base = load(str(tmp_path)), load(str(tmp_path))
-    assert is_own(base.model, encoders.LABELS, base.fresh)
-    open_classes(base.model, encoders.LABELS, base.tokenizer)
+    recipe = parse({"model": str(tmp_path)})
+    renderer_of(base, recipe, encoders.LABELS)
+    assert [f.name for f in forms_of(base)] == [OWN]
     mine, theirs = by_transformers(base), by_transformers(before)
     torch.testing.assert_close(mine, theirs[:, [1, 2, 0]])
     assert base.model.config.id2label == dict(enumerate(encoders.LABELS))
-    assert not is_own(base.model, ("dog", "fox"), base.fresh)
+    renderer_of(before, recipe, ("dog", "fox", "owl"))  # as many, of other names
+    assert [f.name for f in forms_of(before)] == [POOLED, MEAN]
+    assert not last_linear(before.model)[1].weight.any()
     untold = load(str(folders["bert"]))
-    assert not is_own(untold.model, ("LABEL_0", "LABEL_1"), untold.fresh)
+    renderer_of(untold, recipe, ("LABEL_0", "LABEL_1"))  # as transformers calls what nobody named
+    assert [f.name for f in forms_of(untold)] == [POOLED, MEAN]
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------
@@ -231,7 +267,7 @@ def test_what_is_too_long_is_dropped_or_cut_and_no_label_is_refused() -> None:
     short = Example("short", prompts(["dog"])[0], Label("dog"))
     dropping = WholeText(encoders.tokenizer(), encoders.LABELS, 12).records([long, short])
     assert [r.example_id for r in dropping.records] == ["short"]
-    assert list(dropping.dropped) == [("long", "32 tokens, more than 11")]
+    assert list(dropping.dropped) == [("long", "33 tokens, more than 12")]
     cutting = WholeText(encoders.tokenizer(), encoders.LABELS, 12, "cut").records([long, short])
     assert list(cutting.cut) == ["long"]
     assert [r.num_tokens for r in cutting.records] == [12, 4]
@@ -243,10 +279,14 @@ def test_what_is_too_long_is_dropped_or_cut_and_no_label_is_refused() -> None:
 
 
 def test_a_decoder_gives_classes_by_a_head_too(tmp_path: Path) -> None:
-    """transformers reads the last token that is no padding; texts side by side are padded behind it."""
-    tiny_runs.model_folder(tmp_path, "llama")
-    base = load(str(tmp_path), door="classes")
-    open_classes(base.model, encoders.LABELS, base.tokenizer)
+    """transformers reads the last token that is no padding, of which most decoders' configurations say nothing; texts
+    side by side are padded behind it."""
+    tiny_runs.model_folder(tmp_path / "model", "llama")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["pad_token_id"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    base = load(str(tmp_path / "model"), door="classes")
+    open_classes(base.model, encoders.LABELS)
     with torch.no_grad():
         last_linear(base.model)[1].weight.normal_(generator=torch.Generator().manual_seed(1))
     renderer = WholeText(base.tokenizer, encoders.LABELS, 64)
@@ -259,3 +299,18 @@ def test_a_decoder_gives_classes_by_a_head_too(tmp_path: Path) -> None:
         losses.append(session.forward_backward("t", [batch], SFT(), 1 / 4)["loss"].mean)
         session.optim_step("t", 4e-3)
     assert losses[-1] < 0.1 * losses[0]
+    session.export("t", tmp_path / "adapter")
+    serving = ClassServing(base.tokenizer, "", (), renderer.longest)
+    merged = merge(session, tmp_path / "adapter", serving, encoders.LABELS, tmp_path / "merged")
+    plain = AutoModelForSequenceClassification.from_pretrained(merged).eval()
+    base.tokenizer.pad_token = base.tokenizer.eos_token
+    texts = base.tokenizer(list(TEXTS), padding=True, return_tensors="pt", return_token_type_ids=False)
+    found = plain(**texts).logits.log_softmax(-1).detach()
+    wanted = torch.stack(session.logprobs("t", [forest([r]) for r in asked(renderer)]))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_does_not_read_texts_so_is_refused_with_the_reason(tmp_path: Path) -> None:
+    tiny_runs.model_folder(tmp_path, "t5")  # its class head wants an end token in each text
+    with pytest.raises(ModelError, match=r"T5ForSequenceClassification .*Error.*Use another model"):
+        load(str(tmp_path), door="classes")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from tests import encoders
 from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tunesmith.api import Run
@@ -99,6 +102,49 @@ def test_a_tuned_classifier_is_a_base_with_a_head_of_its_own(finished: Path, tmp
     assert verdict["base_form"] == "its own class head"
     assert verdict["base"] > 0.9
     assert not (tmp_path / "out" / HEAD).exists()
+
+
+def test_a_merged_folder_that_is_gone_is_made_again(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "merged" / "config.json").unlink()
+    (tmp_path / "run" / "merged" / "README.md").unlink()
+    facts = deliver(tmp_path / "run", "merged", None, "f16", Silent())
+    assert facts["transformers"]["same_text"]
+    assert "AutoModelForSequenceClassification" in (tmp_path / "run" / "merged" / "README.md").read_text()
+
+
+def test_evaluate_asks_a_classifier_without_an_instruction(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instruction that other models get names the labels, which are the words that this one looks for."""
+    monkeypatch.chdir(tmp_path)
+    said = typed(["evaluate", str(finished / "merged"), "--data", str(finished.parent / "rows.jsonl"), "--json"])
+    assert said.code == 0, said.text
+    assert json.loads(said.out)["models"][0]["score"] > 0.9
+
+
+def test_a_head_for_other_labels_is_replaced_by_a_probe(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zeros in its place would be a base at chance, which anything beats."""
+    data = tiny_runs.labelled_file(tmp_path / "rows.jsonl")
+    words = {"clips": "thing", "dog": "animal", "fox": "animal"}
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    tiny_runs.written(data, [{**row, "label": words[row["label"]]} for row in rows])
+    said = settings(finished / "merged", data, max_updates=1)
+    said["evals"] |= {"robustness": "off", "explain_cases": 0}
+    verdict = do(said, tmp_path / "out")
+    assert "linear probe" in verdict["base_form"]
+    assert verdict["base"] > 0.9
+    assert (tmp_path / "out" / HEAD).exists()
+    adapter = tmp_path / "out" / "adapter"
+    [code] = re.findall(r"```python\n(.*?)```", (adapter / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(adapter)
+    [asked] = Run(tmp_path / "out").predict([text := rows[0]["text"]])
+    capsys.readouterr()
+    code = code.replace('"merged"', json.dumps(str(finished / "merged"))).replace("…", text)
+    exec(code, {})  # the base's own head has three classes, this one two
+    assert capsys.readouterr().out.strip() == asked.answer
 
 
 def test_the_head_begins_as_the_probe_and_stays_over_a_resume(finished: Path) -> None:
