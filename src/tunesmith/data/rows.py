@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import stat
 import tempfile
 import zlib
@@ -68,7 +69,7 @@ def of_one_kind(files: Sequence[Path]) -> list[Path]:
     """Those of a folder that hold data: rows, or where there are none, plain texts, but for a text about the data."""
     known = [f for f in files if format_of(f) is not None and not f.name.startswith(".")]
     of_rows = [f for f in known if format_of(f) != "text"]
-    return of_rows or [f for f in known if not f.name.lower().startswith(ABOUT)]
+    return of_rows or [f for f in known if re.split(r"[\W_]", f.name.lower())[0] not in ABOUT]
 
 
 def digest(path: Path) -> str:

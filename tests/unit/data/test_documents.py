@@ -126,8 +126,8 @@ def test_texts_about_data_are_none_of_it(tmp_path: Path) -> None:
             (folder / name).write_text("a text")
         return folder
 
-    books = make("README.md", "LICENSE.txt", "one.txt", "two.md")
-    assert [p.name for p in find_splits(books)["train"]] == ["one.txt", "two.md"]
+    books = make("README.md", "README_fr.md", "LICENSE-MIT.txt", "notices.txt", "one.txt", "two.md")
+    assert [p.name for p in find_splits(books)["train"]] == ["notices.txt", "one.txt", "two.md"]
     mixed = make("README.md", "notes.txt", "train.jsonl")
     assert [p.name for p in find_splits(mixed)["train"]] == ["train.jsonl"]
     named = find_splits(make("train.txt", "test_new.txt"))
