@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith import evaluate, openings
-from tunesmith.build import TENANT, Material, parents_split, prompt_text, references
+from tunesmith.build import TENANT, Material, parents_split
 from tunesmith.data import alike
 from tunesmith.data.examples import of_row, to_row
 from tunesmith.data.split import OLD, PLACES
@@ -22,6 +22,7 @@ from tunesmith.data.traits import column
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import DataError
+from tunesmith.evals import dialogues
 from tunesmith.evals.compare import BETTER, SAME, UNKNOWN, WORSE, Cases, Rules, at_holm_levels, claimed, plain, signed
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.score import Answer
@@ -29,7 +30,6 @@ from tunesmith.evals.tasks import Form
 from tunesmith.files import read_json
 from tunesmith.folder import RunFolder
 from tunesmith.heritage import Before
-from tunesmith.measured import outputs
 from tunesmith.recipe import Recipe
 from tunesmith.report.facts import read_cases
 from tunesmith.types import Claim, Example
@@ -47,9 +47,13 @@ class Side:
 
     cases: Sequence[Example]
     answers: Mapping[str, Sequence[Answer]]
+    made: Material
+
+    def outputs(self, whom: str, metric: Metric) -> list[Any]:
+        return evaluate.as_asked(metric, self.answers[whom], self.made.references(self.cases))
 
     def against(self, whom: str, metric: Metric) -> Cases:
-        return evaluate.paired(metric, self.cases, self.answers[whom], self.answers["tuned"])
+        return evaluate.paired(metric, self.made, self.cases, self.answers[whom], self.answers["tuned"])
 
 
 def prepare(folder: RunFolder, made: Material) -> None:
@@ -134,7 +138,7 @@ def asked(
 
 
 def answers_in(kept: Mapping[str, Any] | None) -> list[Answer]:
-    return [Answer(**a) for a in (kept or {"answers": ()})["answers"]]
+    return [Answer.of(a) for a in (kept or {"answers": ()})["answers"]]
 
 
 def sides(folder: RunFolder, made: Material, base: evaluate.Asked, tuned: evaluate.Asked) -> dict[str, Side]:
@@ -148,7 +152,7 @@ def sides(folder: RunFolder, made: Material, base: evaluate.Asked, tuned: evalua
         "tuned": answers_in(folder.read("scores/old_tuned.json")),
     }
     folder.write("scores/old_base.json", {"form": "as then", "answers": [asdict(a) for a in old["base"]]})
-    return {"new": Side(made.split.test, new), "old": Side(old_of(folder), old)}
+    return {"new": Side(made.split.test, new, made), "old": Side(old_of(folder), old, made)}
 
 
 def compare(
@@ -245,8 +249,8 @@ def sentence(claim: Claim, metric: Metric, which: str, whom: str) -> str:
 
 def forgotten(old: Side, metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Old cases that score lower than in the previous run, the worst first, and whether that is more than chance."""
-    then, now = (outputs(metric, old.answers[who]) for who in ("previous run", "tuned"))
-    wanted = references(old.cases)
+    then, now = (old.outputs(who, metric) for who in ("previous run", "tuned"))
+    wanted = old.made.references(old.cases)
     sign = -1 if metric.less_is_better else 1
     there = [k for k in range(len(wanted)) if then[k] is not None and now[k] is not None]
     change = {k: sign * (metric.case(now[k], wanted[k]) - metric.case(then[k], wanted[k])) for k in there}
@@ -262,8 +266,9 @@ def forgotten(old: Side, metric: Metric, rows: Sequence[Mapping[str, Any]]) -> d
         UNKNOWN: f"Whether something was forgotten is not known from so few cases: {counts}.",
     }[decision]
     cases = [
-        {"example_id": old.cases[k].id, "source": old.cases[k].source, "prompt": prompt_text(old.cases[k]),
-         "reference": wanted[k], "before": old.answers["previous run"][k].text, "now": old.answers["tuned"][k].text}
+        {"example_id": old.cases[k].id, "source": old.cases[k].source, "prompt": old.made.shown(old.cases[k]),
+         "reference": dialogues.transcript(wanted[k]),
+         "before": old.answers["previous run"][k].text, "now": old.answers["tuned"][k].text}
         for k in worse[:LISTED]
     ]  # fmt: skip
     return {"decision": decision, "said": said, "num_lower": num_lost, "num_higher": num_won, "cases": cases}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Progress = Callable[[int, int], None]  # done, of
+ROUND = "_round_"  # in the names of files
 
 
 class Sitting:
@@ -46,10 +47,18 @@ class Sitting:
         if self.between is not None:
             self.between()
 
+    def later(self, number: int, done: int, total: int) -> Sitting:
+        """The same asking goes on with a round that depends on the ones before it, behind `done` answers of `total`."""
+        path = self.path
+        if path is not None and number > 0:
+            path = path.with_name(f"{path.stem}{ROUND}{number}{path.suffix}")
+        return Sitting(lambda fresh, _: self.progress(done + fresh, total), path, self.between)
+
     def forget(self) -> None:
-        """The answers are kept elsewhere now."""
+        """The answers of all rounds are kept elsewhere now."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            for path in (self.path, *self.path.parent.glob(f"{self.path.stem}{ROUND}*")):
+                path.unlink(missing_ok=True)
 
 
 def parsed(line: str) -> dict[str, Any] | None:

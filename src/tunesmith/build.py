@@ -32,13 +32,13 @@ from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.engine.schedule import auto_lr
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
-from tunesmith.errors import DataError, RecipeError, did_you_mean
-from tunesmith.evals import own
-from tunesmith.evals.metrics import METRICS, Metric
+from tunesmith.errors import DataError, RecipeError
+from tunesmith.evals import dialogues
+from tunesmith.evals.metrics import Metric
 from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, own_instruction
 from tunesmith.heritage import Before, opened, refuse_other_task, suited
 from tunesmith.lineage import Parent
-from tunesmith.measured import Means, brought, means_of
+from tunesmith.measured import Means, brought, means_of, metrics_of
 from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
@@ -80,11 +80,25 @@ class Material:
     before: Before | None = None  # the run that this one goes on from
     again: Replayed = Replayed()  # noqa: RUF009 (the same); rows that it learned from
     rejected: Sequence[ingest.Rejected] = ()  # all rows that could not be used, of every file
+    plays: bool = False  # held-out dialogues are played through, and its metrics are of such
 
     @property
     def metric(self) -> Metric:
         """The first primary one, which decides where one metric has to: the base's form, slices, what a case scored."""
         return self.primary[0]
+
+    @property
+    def alone(self) -> Metric:
+        """The same; where a judge decides, who compares two models, the task's own."""
+        name = self.kind.metric if self.metric.needs == "judge" else self.metric.name
+        return next(m for m in (*self.primary, *self.secondary) if m.name == name)
+
+    def references(self, cases: Sequence[Example]) -> list[Any]:
+        return [dialogues.reference(e, plays=self.plays) for e in cases]
+
+    def shown(self, example: Example) -> str:
+        """The case as a person reads it; of a dialogue that is played through what the user says."""
+        return prompt_text(dialogues.unanswered(example) if self.plays else example)
 
     def asked(self, form: Form, example: Example) -> list[int]:
         """Token ids from which a model goes on: the prompt as served; of a plain text its beginning."""
@@ -234,7 +248,7 @@ def material(
     recipe = without_answers(recipe) if is_unasked(task) else recipe
     means = brought(means, (kind.metric, *kind.secondary))
     labels = labels_in(parts, before, task)
-    primary, secondary = metrics_of(recipe, kind, means)
+    primary, secondary = metrics_of(recipe.task.metric, kind, means)
     instruction = recipe.task.instruction
     if instruction is None:
         rows = chain(parts.train, parts.dev, parts.test)
@@ -258,6 +272,9 @@ def material(
     most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if primary[0].needs == "judge" else 10**9)
     few = replace(parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, most))
     dev = renderer.records([instructed(e, instruction) for e in few.dev])
+    plays = dialogues.plays(recipe.evals.history, task, few.test, primary)
+    if plays:
+        primary, secondary = (tuple(map(dialogues.over_turns, found)) for found in (primary, secondary))
     if base.by_head:
         tried, longest = classes.forms_of(base), 1
     else:
@@ -269,6 +286,7 @@ def material(
         longest, main.columns, digests | ood_digests | dict(mixed.files) | dict(again.files), found,
         drawn(parts.dev, recipe.evals.max_cases) if kind.scoring == "likelihood" else (), ood, mixed, before, again,
         rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, mixed.rejected)),
+        plays=plays,
     )  # fmt: skip
 
 
@@ -325,23 +343,9 @@ def parents_rows(
 
 def longest_reply(rendered: Rendered, kind: Kind) -> int:
     """Tokens that an answer may take: a quarter more than 99 of 100 training replies, within the task's own room."""
-    lengths = np.sort(sizes_of(rendered.records).learned)
+    lengths = np.sort(sizes_of(rendered.records).reply)
     usual = int(1.25 * int(lengths[int(0.99 * (len(lengths) - 1))])) + 8
     return min(kind.most_tokens, max(kind.least_tokens, usual))
-
-
-def metrics_of(recipe: Recipe, kind: Kind, means: Means | None = None) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
-    """The primary metrics and the others."""
-    names = recipe.task.metric or (kind.metric,)
-    more = {m.name: m for m in (Means() if means is None else means).metrics}
-    more |= {name: own.load(name).metric for name in names if own.is_own(name) and name not in more}
-    known = METRICS | more
-    for name in names:
-        if name not in known:
-            near = did_you_mean(name, METRICS)
-            raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}.{near}")
-    others = [n for n in dict.fromkeys((kind.metric, *kind.secondary, *more)) if n not in names]
-    return tuple(known[n] for n in names), tuple(known[n] for n in others)
 
 
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:
@@ -386,10 +390,6 @@ def prompt_text(example: Example) -> str:
         return answer_text(example)
     turns = [m for m in example.prompt if m.role != "system"]
     return turns[0].content if len(turns) == 1 else "\n\n".join(f"{m.role}: {m.content}" for m in turns)
-
-
-def references(cases: Sequence[Example]) -> list[str]:
-    return [answer_text(e) for e in cases]
 
 
 def is_labelled(cases: Sequence[Example]) -> bool:

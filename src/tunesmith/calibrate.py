@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tunesmith import evaluate
-from tunesmith.build import Material, references
+from tunesmith.build import Material
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.evals.calibration import Calibration, fit, held_out
+from tunesmith.evals.tasks import references
 from tunesmith.folder import RunFolder
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.build import compute, load_base, metrics_of, prompt_text, read_split, references
+from tunesmith.build import compute, load_base, prompt_text, read_split
 from tunesmith.data.ingest import infer_task
 from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
@@ -25,10 +25,20 @@ from tunesmith.engine.session import Session
 from tunesmith.errors import DataError, InputError, PlanError, TunesmithError
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.score import chosen, label_logps
-from tunesmith.evals.tasks import KINDS, Form, answer_text, few, label_record, labels_of, own_instruction
+from tunesmith.evals.tasks import (
+    KINDS,
+    Form,
+    answer_text,
+    few,
+    label_record,
+    labels_of,
+    own_instruction,
+    references,
+)
 from tunesmith.fit import CHARS_PER_TOKEN
 from tunesmith.folder import Teller
 from tunesmith.generate.limits import Limits
+from tunesmith.measured import metrics_of
 from tunesmith.models.catalogue import known
 from tunesmith.models.here import Here, all_here, looked_at, memory_gib, named
 from tunesmith.ranked import Board, Found, Ranking, Room, choose, notes_of, row_of
@@ -100,7 +110,7 @@ def job_of(recipe: Recipe, asked: Asked) -> Job:
     replies = tuple(answer_text(e) for e in parts.train)
     form = Form("few", "system" if instruction else "none", few(parts.train, asked.shots, labels))
     usual = Counter(replies).most_common(1)[0][0] if replies else ""
-    primary, others = metrics_of(recipe, kind)
+    primary, others = metrics_of(recipe.task.metric, kind)
     metric = next(m for m in (*primary, *others) if m.needs == "answer")  # each task has one that reads the answer
     return Job(
         recipe, task, metric, labels, instruction, form, tuple(order[: asked.cases]), len(parts.dev), replies, usual

@@ -12,6 +12,7 @@ from typing import Any
 from tunesmith import evaluations
 from tunesmith.errors import DataError, InputError
 from tunesmith.evals.compare import BETTER, SAME, UNKNOWN, WORSE, Cases, Effect, Rules, decide, measure, plain, signed
+from tunesmith.evals.dialogues import over_turns
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.stats import holm, holm_levels
 from tunesmith.importing.reading import flat, shown
@@ -82,7 +83,7 @@ class Shared:
     """The cases that all runs held out, in one order: by run, what was asked and answered."""
 
     cases: tuple[tuple[Case, ...], ...]
-    references: tuple[str, ...]
+    references: tuple[str | tuple[str, ...], ...]
     groups: tuple[str | None, ...] | None
 
     def outputs(self, run: int, metric: Metric, who: str = "tuned") -> list[object]:
@@ -92,8 +93,8 @@ class Shared:
 def outputs(cases: Sequence[Case], metric: Metric, who: str = "tuned") -> list[object]:
     """What the metric reads of each answer: its text, or what was measured when the run asked for it."""
     if metric.needs == "answer":
-        return [(c.base_output if who == "base" else c.tuned_output) or "" for c in cases]
-    found = [c.base_measured if who == "base" else c.tuned_measured for c in cases]
+        return [c.said(who) or "" for c in cases]
+    found = [c.measured(who) for c in cases]
     if metric.needs == "judge" or any(m is None for m in found):
         raise unreadable(metric)
     return list(found)
@@ -119,8 +120,10 @@ def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Com
         )
     runs = [finished(Path(folder)) for folder in folders]
     verdicts = [r.verdict or {} for r in runs]
-    metrics = metrics_of(verdicts, metric_name)
-    metric, common = metrics[0], shared_cases(folders, runs)
+    metrics, common = metrics_of(verdicts, metric_name), shared_cases(folders, runs)
+    if any(c.turns for c in common.cases[0]):
+        metrics = list(map(over_turns, metrics))
+    metric = metrics[0]
     alpha = min(float(v.get("alpha", 0.05)) for v in verdicts)
     matters = [matters_of(verdicts, one) for one in metrics]
     sides = tuple(side(at, str(folders[at]), runs[at], common, metric, alpha) for at in range(len(runs)))
@@ -189,7 +192,12 @@ def shared_cases(folders: Sequence[Path], runs: Sequence[Facts]) -> Shared:
         raise DataError("a run holds cases that its tuned model did not answer: run it to its end first")
     first = cases[0]
     groups = tuple(c.group or None for c in first)
-    return Shared(cases, tuple(c.reference for c in first), groups if any(groups) else None)
+    if any(len({len(c.turns) for c in same}) > 1 for same in zip(*cases)):
+        raise InputError(
+            "not all of these played the shared dialogues through on the model's own answers, so their scores are not "
+            "of the same thing: run them with the same evals.history (`tunesmith evaluate` asks the last answer only)"
+        )
+    return Shared(cases, tuple(c.wanted for c in first), groups if any(groups) else None)
 
 
 def side(at: int, folder: str, run: Facts, common: Shared, metric: Metric, alpha: float) -> Side:
@@ -334,7 +342,7 @@ def case_rows(sides: Sequence[Side], common: Shared, metric: Metric) -> tuple[di
         {
             "example_id": case.example_id,
             "prompt": case.prompt,
-            "reference": case.reference,
+            "reference": case.wanted,
             "outputs": {s.letter: outputs[at][k] for at, s in enumerate(sides)},
             "scores": {s.letter: scores[at][k] for at, s in enumerate(sides)},
         }

@@ -10,21 +10,22 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from tunesmith import played
 from tunesmith.answered import Sitting
-from tunesmith.build import MOST_COMPARED, Material, drawn, is_labelled, prompt_text, references
+from tunesmith.build import MOST_COMPARED, Material, drawn, is_labelled, prompt_text
 from tunesmith.classes import MEAN
 from tunesmith.data.pack import pack
 from tunesmith.data.split import key
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
-from tunesmith.errors import PlanError
+from tunesmith.evals import dialogues
 from tunesmith.evals.baselines import UNCHANGED, baselines
 from tunesmith.evals.compare import Cases, Rules, compare, secondary
-from tunesmith.evals.metrics import METRICS, Metric
-from tunesmith.evals.score import Answer, chosen, mean_nll, written
-from tunesmith.evals.tasks import Form, label_record
+from tunesmith.evals.metrics import Metric
+from tunesmith.evals.score import Answer, chosen, mean_nll
+from tunesmith.evals.tasks import Form, label_record, references
 from tunesmith.generate.limits import Limits
-from tunesmith.measured import Asking, asking_key, of_texts, outputs, sampled, with_numbers
+from tunesmith.measured import Asking, asking_key, of_texts, outputs, with_numbers
 from tunesmith.probing import by_mean
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example, Message, Verdict
@@ -65,16 +66,8 @@ def ask(
         else:
             answers = _by_likelihood(session, who, recipe, made, cases, prompts, sitting)
         return Asked(form.name, tuple(with_numbers(asking, answers, made.means)))
-    tokens = [made.renderer.prompt(p) for p in prompts]
-    longest = max(map(len, tokens), default=0) + made.max_new_tokens
-    context = session.base.context_tokens
-    if context is not None and longest > context:
-        raise PlanError(
-            f"a held-out prompt in the form {form.name!r} needs {longest} tokens with its answer, the model's context "
-            f"is {context}: lower evals.few_shot or evals.max_new_tokens, or drop long rows"
-        )
-    done = sampled(asking, tokens, limits, sitting)
-    return Asked(form.name, tuple(with_numbers(asking, written(done), made.means)))
+    put = played.Putting(made, form, session.base.context_tokens)
+    return Asked(form.name, tuple(played.answers(asking, put)))
 
 
 def _by_likelihood(
@@ -109,10 +102,7 @@ def choose_form(
     if not cases:
         first = made.forms[0]
         return first, [{"form": first.name, "dev_score": None, "num_cases": 0, "chosen": True}]
-    wanted = references(cases)
-    # a judge compares two models, and there is one yet
-    metric = METRICS[made.kind.metric] if made.metric.needs == "judge" else made.metric
-    scores = []
+    wanted, metric, scores = made.references(cases), made.alone, []
     for index, form in enumerate(made.forms):
         asked = ask(session, None, recipe, made, form, cases, sitting(index))
         scores.append(metric.corpus(outputs(metric, asked.answers), wanted))
@@ -137,9 +127,8 @@ def dev_score(session: Session, who: Who, recipe: Recipe, made: Material, sittin
     cases = made.split.dev
     asked = ask(session, who, recipe, made, made.forms[0], cases, sitting)
     sitting.forget()
-    # a judge compares two models, and here is one
-    metric = METRICS[made.kind.metric] if made.metric.needs == "judge" else made.metric
-    score = metric.corpus(outputs(metric, asked.answers), references(cases))
+    metric = made.alone
+    score = metric.corpus(outputs(metric, asked.answers), made.references(cases))
     return score, score if metric.less_is_better else -score
 
 
@@ -149,8 +138,9 @@ def verdict_of(
     """verdict.json but for the run's name and the digests of the models."""
     cases = made.split.test
     simple = simple_texts(made)
+    history = played.facts(made, base.answers, tuned.answers) if made.plays else None
     [first, *further] = [(cases_of(made, metric, base, tuned, simple), metric) for metric in made.primary]
-    notes = [n for n in notes if n]
+    notes = [*filter(None, notes), *(played.notes(history) if history else ())]
     best = next((f["dev_score"] for f in forms if f["chosen"]), None)
     if best is not None and made.kind.scoring != "text":
         notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")
@@ -161,10 +151,11 @@ def verdict_of(
             f"{len(cases)} of {made.num_test} test rows were used, drawn by the hash of their ids (evals.max_cases)."
         )
     for name, asked in (("base", base), ("tuned", tuned)):
-        running = sum(not a.stopped for a in asked.answers)
+        each = [turn for a in asked.answers for turn in a.each]
+        running = sum(not a.stopped for a in each)
         if running:
             notes.append(
-                f"{running} of {len(asked.answers)} answers of the {name} model did not stop within the limit "
+                f"{running} of {len(each)} answers of the {name} model did not stop within the limit "
                 f"of {made.max_new_tokens} tokens."
             )
     rules = Rules(alpha=recipe.evals.alpha, smallest_that_matters=recipe.task.smallest_that_matters, seed=recipe.seed)
@@ -175,6 +166,8 @@ def verdict_of(
         there = cases_of(made, metric, base, tuned)
         facts["secondary"] |= secondary(there, [metric], rules) if there.references else {}
     facts["base_form"] = base.form
+    if history:
+        facts["history"] = history
     facts["digests"] = {"test_cases": cases_digest(cases)}
     return facts
 
@@ -183,25 +176,37 @@ def cases_of(
     made: Material, metric: Metric, base: Asked, tuned: Asked, simple: Mapping[str, Sequence[str]] | None = None
 ) -> Cases:
     """What the metric compares. `simple`: texts of what needs no tuning."""
-    found = paired(metric, made.split.test, base.answers, tuned.answers)
+    found = paired(metric, made, made.split.test, base.answers, tuned.answers)
     return replace(found, simple=as_read(made, metric, simple or {}))
 
 
-def paired(metric: Metric, cases: Sequence[Example], base: Sequence[Answer], tuned: Sequence[Answer]) -> Cases:
+def as_asked(metric: Metric, answers: Sequence[Answer], wanted: Sequence[Any]) -> list[Any]:
+    """What the metric reads of each answer; None where it was not measured, and where a dialogue was not asked as it is
+    wanted: turn by turn, or its last answer alone."""
+    turns = [len(w) if isinstance(w, tuple) else 0 for w in wanted]
+    rows = zip(outputs(metric, answers), answers, turns, strict=True)
+    return [output if len(answer.turns) == num else None for output, answer, num in rows]
+
+
+def paired(
+    metric: Metric, made: Material, cases: Sequence[Example], base: Sequence[Answer], tuned: Sequence[Answer]
+) -> Cases:
     """All cases with both answers, but for a judge that was asked about some."""
-    sides = [outputs(metric, answers) for answers in (base, tuned)]
+    wanted = made.references(cases)
+    sides = [as_asked(metric, answers, wanted) for answers in (base, tuned)]
     there = [k for k, pair in enumerate(zip(*sides, strict=True)) if None not in pair]
-    wanted = references(cases)
     groups = [cases[k].group for k in there] if any(e.group for e in cases) else None
     of_base, of_tuned = ([side[k] for k in there] for side in sides)
     return Cases([wanted[k] for k in there], of_base, of_tuned, groups)
 
 
 def simple_texts(made: Material) -> dict[str, Sequence[str]]:
-    """What needs no tuning; it learns from at most MOST_COMPARED training examples. It foretells no plain text."""
+    """What needs no tuning, to each turn that is asked, behind those before it in the data; it learns from at most
+    MOST_COMPARED training examples. It foretells no plain text."""
     if made.kind.scoring == "text":
         return {}
-    train, cases = drawn(made.split.train, MOST_COMPARED), made.split.test
+    parts = drawn(made.split.train, MOST_COMPARED), made.split.test
+    train, cases = (dialogues.each_turn(part, plays=made.plays) for part in parts)
     return dict(baselines(
         [prompt_text(e) for e in train], references(train), [prompt_text(e) for e in cases],
         is_labels=is_labelled(cases),
@@ -209,12 +214,15 @@ def simple_texts(made: Material) -> dict[str, Sequence[str]]:
 
 
 def as_read(made: Material, metric: Metric, simple: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The texts as the metric reads them; nothing where it reads more than a text."""
-    if metric.needs == "answer":
-        return dict(simple)
-    # a question is no program, and no answer for a function that somebody wrote
-    read = {n: of_texts(metric, texts, made.split.test, made.means) for n, texts in simple.items() if n != UNCHANGED}
-    return {name: rows for name, rows in read.items() if rows is not None}
+    """The texts as the metric reads them, case by case; nothing where it reads more than a text."""
+    cases = made.split.test
+    read: dict[str, Sequence[Any] | None] = dict(simple)
+    if metric.needs != "answer":
+        turns = dialogues.each_turn(cases, plays=made.plays)
+        # a question is no program, and no answer for a function that somebody wrote
+        read = {n: of_texts(metric, texts, turns, made.means) for n, texts in simple.items() if n != UNCHANGED}
+    wanted = made.references(cases)
+    return {name: dialogues.by_case(rows, wanted) for name, rows in read.items() if rows is not None}
 
 
 def as_facts(verdict: Verdict) -> dict[str, Any]:
@@ -233,14 +241,14 @@ def digest_of_ids(ids: Sequence[str]) -> str:
 def case_table(made: Material, base: Asked, tuned: Asked) -> pa.Table:
     """scores/cases.parquet: one row per held-out case."""
     cases = made.split.test
-    wanted = references(cases)
+    wanted = made.references(cases)
     rows = {
         "example_id": [e.id for e in cases],
         "source": [e.source for e in cases],
         "group": [e.group or "" for e in cases],
         "split_key": [key(e) for e in cases],
-        "prompt": ["" if e.is_text else prompt_text(e) for e in cases],
-        "reference": wanted,
+        "prompt": ["" if e.is_text else made.shown(e) for e in cases],
+        "reference": list(map(dialogues.transcript, wanted)),
         "base_output": base.texts(),
         "tuned_output": tuned.texts(),
         "base_score": scores_of(made.metric, base, wanted),
@@ -250,12 +258,13 @@ def case_table(made: Material, base: Asked, tuned: Asked) -> pa.Table:
         "base_probability": [a.probability for a in base.answers],
         "tuned_probability": [a.probability for a in tuned.answers],
         **measured_columns(made.metric, base, tuned),
+        **played.column(made, base.answers, tuned.answers),
         "changed": [b != t for b, t in zip(base.texts(), tuned.texts())],
     }
     return pa.table(rows)
 
 
-def scores_of(metric: Metric, asked: Asked, wanted: Sequence[str]) -> list[float | None]:
+def scores_of(metric: Metric, asked: Asked, wanted: Sequence[Any]) -> list[float | None]:
     """Of each case; None where it was not measured."""
     given = outputs(metric, asked.answers)
     return [None if o is None else float(metric.case(o, w)) for o, w in zip(given, wanted, strict=True)]
@@ -266,6 +275,7 @@ def measured_columns(metric: Metric, base: Asked, tuned: Asked) -> dict[str, Any
     found: dict[str, Any] = {"scale": [metric.scale] * len(base.answers)}
     if metric.needs != "answer":
         for name, asked in (("base", base), ("tuned", tuned)):
-            rows = [None if o is None else list(map(float, o)) for o in outputs(metric, asked.answers)]
+            said = zip(asked.answers, outputs(metric, asked.answers))
+            rows = [None if o is None or a.turns else list(map(float, o)) for a, o in said]
             found[f"{name}_measured"] = pa.array(rows, pa.list_(pa.float64()))
     return found

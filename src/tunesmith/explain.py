@@ -24,6 +24,7 @@ from tunesmith.build import MOST_COMPARED, Material, drawn_numbers, material, pr
 from tunesmith.data.pack import forest, pack
 from tunesmith.data.split import Ledger
 from tunesmith.errors import InputError, did_you_mean
+from tunesmith.evals import dialogues
 from tunesmith.evals.score import label_logps
 from tunesmith.models.noise import KeyedDropout
 from tunesmith.objectives.sft import SFT
@@ -133,10 +134,11 @@ def explain_all(
     """Each row of cases.parquet explained. Where `progress` is out of time, the cases that have no words yet are left
     out, and fewer training examples are compared."""
     by_id = {e.id: e for e in made.split.test}
+    asked = [last_turn(by_id[row["example_id"]], row) for row in rows]
     read: list[tuple[Mapping[str, Any], Sequence[Message], tuple[list[Span], Check | None]]] = []
     try:
-        for row in rows:
-            prompt = made.forms[0].prompt(by_id[row["example_id"]], made.instruction)
+        for example, row in asked:
+            prompt = made.forms[0].prompt(example, made.instruction)
             seen = words(opened, prompt, row["tuned_output"], opened.recipe.seed, progress, effort)
             read.append((row, prompt, seen))
     except OutOfTime:
@@ -159,6 +161,15 @@ def explain_all(
         }
         found.append(Explained(**texts, spans=tuple(spans), check=check, pulls=tuple(pulls), num_compared=len(pulls)))
     return found
+
+
+def last_turn(example: Example, row: Mapping[str, Any]) -> tuple[Example, Mapping[str, Any]]:
+    """What is explained of a dialogue that was played through: its last answer, behind the ones that were given."""
+    if not row.get("turns"):
+        return example, row
+    *earlier, last = row["turns"]
+    put = dialogues.behind(example, [turn["tuned_output"] for turn in earlier], last["tuned_left_out"])
+    return put, {**row, **last, "prompt": prompt_text(put)}
 
 
 def reply_of(example: Example) -> str:

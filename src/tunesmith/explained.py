@@ -23,6 +23,7 @@ from tunesmith.explain import (
     answer_record,
     explain_all,
     gradient_bytes,
+    last_turn,
 )
 from tunesmith.files import read_json, write_json
 from tunesmith.folder import RunFolder
@@ -131,8 +132,9 @@ def reference_losses(
 ) -> list[float]:
     """Nats per token of each reference behind its prompt, as the tuned model sees it."""
     by_id = {e.id: e for e in made.split.test}
-    prompts = [made.forms[0].prompt(by_id[r["example_id"]], made.instruction) for r in rows]
-    records = [answer_record(opened, r["example_id"], p, r["reference"]) for r, p in zip(rows, prompts)]
+    asked = [last_turn(by_id[r["example_id"]], r) for r in rows]
+    prompts = [made.forms[0].prompt(e, made.instruction) for e, _ in asked]
+    records = [answer_record(opened, r["example_id"], p, r["reference"]) for (_, r), p in zip(asked, prompts)]
     forests = pack(records, opened.recipe.train.micro, opened.session.base.rope)
     scored = []
     for done, forest in enumerate(forests):

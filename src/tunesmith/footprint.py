@@ -22,6 +22,7 @@ from tunesmith.data.records import sizes_of
 from tunesmith.engine.fisher import watched
 from tunesmith.engine.tenant import Spec
 from tunesmith.engine.traced_update import trace_clip, trace_update
+from tunesmith.evals.dialogues import behind, rounds
 from tunesmith.evals.perturb import applies, changed, instruction_of
 from tunesmith.evals.tasks import Form, label_record
 from tunesmith.explain import MOST_BYTES
@@ -36,7 +37,7 @@ from tunesmith.models.traced import META, Living, trace_scoring, traced, twin_of
 from tunesmith.objectives.sft import SFT
 from tunesmith.recipe import Recipe
 from tunesmith.room import GIB, num_trained
-from tunesmith.types import Example, Record
+from tunesmith.types import Example, Message, Record
 
 LIBRARIES_GIB = 0.03  # code and buffers that are first used in a run: 0.01 to 0.05 with tiny models on a CPU
 ROUNDING = 1.03  # of tensors: pages that are not full, and holes between small blocks, where memory is given back
@@ -169,12 +170,19 @@ def asking_bytes(recipe: Recipe, base: Base, made: Material) -> Asking:
     def asked(form: Form, examples: Sequence[Example], instruction: str) -> list[Batch]:
         if made.kind.scoring == "text":
             return []
-        prompts = [form.prompt(e, instruction) for e in examples]
         if made.kind.scoring == "likelihood":
+            prompts = [form.prompt(e, instruction) for e in examples]
             labelled.extend(label_record(made.renderer, e.id, p, made.labels) for e, p in zip(examples, prompts))
             return []
-        tokens = [made.renderer.prompt(p) for p in prompts]
-        return [Batch.of(tokens, rows, made.max_new_tokens)] if tokens else []
+        turns = enumerate(rounds(examples, plays=made.plays))
+        tokens = [[grown(form.prompt(behind(e, ["x"] * n), instruction), n) for e in part] for n, part in turns]
+        return [Batch.of(part, rows, made.max_new_tokens) for part in tokens if part]
+
+    def grown(prompt: Sequence[Message], num_before: int) -> list[int]:
+        """Behind so many answers of its own, each as long as it can be, as far as the context goes."""
+        tokens, most = made.renderer.prompt(prompt), made.max_new_tokens
+        room = base.context_tokens - most if num_before and base.context_tokens else None
+        return [*tokens, *[0] * (num_before * most)][:room]
 
     tuned = asked(made.forms[0], made.split.test, made.instruction)
     parts = [(form, part) for form in made.forms for part in (made.split.test, made.split.dev)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tunesmith.build import Material, drawn, prompt_text
+from tunesmith.build import Material, drawn
 from tunesmith.errors import RunError
 from tunesmith.evals import judge as judges
 from tunesmith.evals.score import Answer
@@ -73,7 +73,7 @@ def contests_of(made: Material, base: Sequence[Answer], tuned: Sequence[Answer],
     """The cases that are judged: drawn as held-out cases are."""
     asked = {e.id for e in drawn(made.split.test, most)}
     return [
-        judges.Contest(e.id, prompt_text(e), b.text, t.text)
+        judges.Contest(e.id, made.shown(e), b.text, t.text)
         for e, b, t in zip(made.split.test, base, tuned, strict=True)
         if e.id in asked
     ]

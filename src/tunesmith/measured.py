@@ -18,7 +18,7 @@ from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Who
-from tunesmith.errors import DataError, InputError, PlanError, RecipeError
+from tunesmith.errors import DataError, InputError, PlanError, RecipeError, did_you_mean
 from tunesmith.evals import own, sandbox
 from tunesmith.evals.endpoint import LOOPBACK, Endpoint
 from tunesmith.evals.json_scores import Schema
@@ -26,7 +26,7 @@ from tunesmith.evals.knobs import Code, Evals
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.passing import program
 from tunesmith.evals.score import Answer, segment_sums
-from tunesmith.evals.tasks import answer_message, answer_text
+from tunesmith.evals.tasks import Kind, answer_message, answer_text
 from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
@@ -103,6 +103,22 @@ def brought(means: Means, names: Sequence[str]) -> Means:
     return replace(means, metrics=(*means.metrics, *(m for m in more if m.needs == "likelihood")))
 
 
+def metrics_of(
+    said: Sequence[str] | None, kind: Kind, means: Means | None = None
+) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
+    """The primary metrics and the others. `said`: as the recipe names them; None: the task's own."""
+    names = said or (kind.metric,)
+    more = {m.name: m for m in (Means() if means is None else means).metrics}
+    more |= {name: own.load(name).metric for name in names if own.is_own(name) and name not in more}
+    known = METRICS | more
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, METRICS)
+            raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}.{near}")
+    others = [n for n in dict.fromkeys((kind.metric, *kind.secondary, *more)) if n not in names]
+    return tuple(known[n] for n in names), tuple(known[n] for n in others)
+
+
 def schema_of(said: str | dict[str, Any]) -> tuple[Any, str]:
     """(schema, what it is called in errors): a file of JSON or YAML, or the schema as it stands in the recipe."""
     if not isinstance(said, str):
@@ -137,10 +153,18 @@ def judge_words(evals: Evals) -> tuple[str, str, str]:
 
 
 def outputs(metric: Metric, answers: Sequence[Answer]) -> list[Any]:
-    """What the metric reads of each answer; None where it was not measured."""
-    if metric.needs == "answer":
-        return [a.text for a in answers]
-    return [a.measured.get(metric.name) for a in answers]
+    """What the metric reads of each answer, of a dialogue turn by turn; None where it was not measured."""
+
+    def read(answer: Answer) -> Any:
+        return answer.text if metric.needs == "answer" else answer.measured.get(metric.name)
+
+    def whole(answer: Answer) -> Any:
+        if not answer.turns or metric.needs == "judge":
+            return read(answer)
+        each = tuple(map(read, answer.turns))
+        return None if None in each else each
+
+    return list(map(whole, answers))
 
 
 @dataclass(frozen=True, slots=True)

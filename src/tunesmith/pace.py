@@ -17,8 +17,9 @@ from tunesmith import by_heart, guards, long_context, robustness
 from tunesmith.build import Material, drawn
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
-from tunesmith.data.records import sizes_of
+from tunesmith.data.records import replies_of, sizes_of
 from tunesmith.data.traits import column
+from tunesmith.evals.dialogues import rounds
 from tunesmith.evals.out_of_scope import TEXTS
 from tunesmith.evals.overfit import MIN_REPLIES, MIN_UNITS, num_units
 from tunesmith.evals.perturb import applies
@@ -81,11 +82,18 @@ class Job:
         return seconds
 
     def asked(self, who: str, form: Form, cases: Sequence[Example], most: int | None = None, num: int = 0) -> float:
-        """Seconds in which one of them answers `num` cases like these (as many as are given) in this form."""
-        made, some = self.made, cases[:NUM_LOOKED_AT]
+        """Seconds in which one of them answers `num` cases like these (as many as are given) in this form. Dialogues
+        are played through, unless `most` says how much of the last answer is looked at."""
+        some, num = cases[:NUM_LOOKED_AT], num or len(cases)
         if not some:
             return 0.0
-        num = num or len(cases)
+        turns = rounds(some, plays=self.made.plays and most is None)
+        each = [max(1, round(num * len(part) / len(some))) for part in turns]
+        return sum(self.side_by_side(who, form, part, most, n) for part, n in zip(turns, each))
+
+    def side_by_side(self, who: str, form: Form, some: Sequence[Example], most: int | None, num: int) -> float:
+        """Of `num` answers that are given side by side, to cases like these."""
+        made = self.made
         told_s = self.told(some) * num / len(some) if most is None else 0.0
         if made.kind.scoring == "text":
             return told_s
@@ -120,7 +128,7 @@ class Job:
 
     @cached_property
     def reply_lengths(self) -> list[int]:
-        return [r.num_learned for r in self.made.train.records[:NUM_LOOKED_AT]]
+        return [n for r in self.made.train.records[:NUM_LOOKED_AT] for n in replies_of(r)]
 
     @cached_property
     def dev_loss_s(self) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tunesmith import classes, explained, guards, harness, heritage, method, pace, robustness, unasked
+from tunesmith import classes, explained, guards, harness, heritage, method, pace, played, robustness, unasked
 from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import detectable_binary, detectable_mean
@@ -72,7 +72,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made, job.ranked)),
         *compared_by_words(len(made.split.train)),
         ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
-        ("time", pace.said(total_s), pace.why(times, speeds)),
+        ("time", pace.said(total_s), pace.why(times, speeds)), *played.row(made),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
         *((f"the same, {m.name}", *shown_detectable(recipe, made, m)) for m in made.primary[1:]),

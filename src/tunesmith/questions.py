@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tunesmith.build import drawn, prompt_text, read_split, references
+from tunesmith.build import drawn, prompt_text, read_split
 from tunesmith.data import ingest
 from tunesmith.data.columns import Columns
 from tunesmith.data.located import files_named
 from tunesmith.data.split import SPLITS, Ledger, keys_of
 from tunesmith.errors import DataError, InputError, did_you_mean
 from tunesmith.evals.compare import Rules
+from tunesmith.evals.dialogues import is_dialogue
 from tunesmith.evals.knobs import Evals
 from tunesmith.evals.metrics import METRICS, Metric
 from tunesmith.evals.score import Answer
-from tunesmith.evals.tasks import KINDS, instructed, labels_of, own_instruction
+from tunesmith.evals.tasks import KINDS, instructed, labels_of, own_instruction, references
 from tunesmith.files import read_json
 from tunesmith.measured import Means, means_of, of_texts
 from tunesmith.opened import Served, kept_recipe
@@ -108,11 +109,12 @@ def of_run(folder: Path, data: Sequence[str], said: Said) -> Questions:
     kept = read_json(folder / "verdict.json") if (folder / "verdict.json").is_file() else {}
     name = said.metric or kept.get("metric") or recipe.task.first or KINDS[served.task].metric
     metric, means = of_any_model(name, recipe.evals)
+    asked = checked(cases, served.labels, said, source)
     matters = said.matters
     if matters is None and name == (kept.get("metric") or recipe.task.first or KINDS[served.task].metric):
         matters = kept.get("smallest_that_matters", recipe.task.smallest_that_matters)
     return Questions(
-        cases=checked(cases, served.labels, said, source),
+        cases=asked,
         source=source,
         task=served.task,
         instruction=served.instruction if said.instruction is None else said.instruction,
@@ -123,7 +125,7 @@ def of_run(folder: Path, data: Sequence[str], said: Said) -> Questions:
         max_new_tokens=served.max_new_tokens,
         rules=Rules(alpha=recipe.evals.alpha, smallest_that_matters=matters, seed=recipe.seed),
         columns=columns,
-        notes=tuple(notes),
+        notes=(*notes, *last_only(asked)),
     )
 
 
@@ -139,7 +141,7 @@ def of_files(data: Sequence[str], said: Said) -> Questions:
     metric, means = of_any_model(said.metric or kind.metric, Evals())
     longest = sorted(len(text) for text in references(found.examples))[int(0.99 * (len(found.examples) - 1))]
     room = int(1.25 * longest / CHARS_PER_TOKEN) + 8
-    notes = [f"the task is {task}: {why}; the instruction is the task's own."]
+    notes = [f"the task is {task}: {why}; the instruction is the task's own.", *last_only(cases)]
     if found.rejected:
         notes.append(f"{len(found.rejected)} rows could not be read and were not asked.")
     own = own_instruction(task, labels, found.examples)
@@ -214,6 +216,15 @@ def of_any_model(name: str, evals: Evals) -> tuple[Metric, Means]:
 def others(task: str, metric: Metric) -> tuple[Metric, ...]:
     names = [n for n in (KINDS[task].metric, *KINDS[task].secondary) if n != metric.name]
     return tuple(METRICS[n] for n in names if METRICS[n].needs == "answer")
+
+
+def last_only(cases: Sequence[Example]) -> list[str]:
+    """What is not asked of dialogues here."""
+    num = sum(map(is_dialogue, cases))
+    return [
+        f"{num} of {len(cases)} cases are dialogues: only their last answer is asked, behind the turns of the data; "
+        "the verdict of a run plays them through (evals.history)."
+    ] * bool(num)
 
 
 def num_learned(folder: Path, cases: Sequence[Example]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith import by_heart, evaluate
-from tunesmith.build import Material, drawn, is_labelled, prompt_text, references
+from tunesmith.build import Material, drawn, is_labelled, prompt_text
 from tunesmith.calibrate import NAME as CALIBRATION
 from tunesmith.calibrate import label_logps
 from tunesmith.data.audit import like_training
@@ -26,7 +26,7 @@ from tunesmith.engine.tenant import Snapshot, Who
 from tunesmith.evals import brittle, exposure, out_of_scope, overfit, slices
 from tunesmith.evals.calibration import Calibration, top
 from tunesmith.evals.compare import Cases, Rules, secondary
-from tunesmith.evals.metrics import METRICS, Metric
+from tunesmith.evals.metrics import Metric
 from tunesmith.evals.perturb import FULL, QUICK, Change, applies, changed, form_of, instruction_of
 from tunesmith.evals.score import Answer
 from tunesmith.evals.tasks import Form, answer_text
@@ -63,7 +63,7 @@ class Trial:
     @property
     def metric(self) -> Metric:
         """The primary metric; a judge is not asked again, and the task's own metric stands for it."""
-        return METRICS[self.made.kind.metric] if self.made.metric.needs == "judge" else self.made.metric
+        return self.made.alone
 
     @property
     def learned(self) -> by_heart.Learned:
@@ -146,7 +146,7 @@ def why(recipe: Recipe, made: Material, ranked: by_heart.Ranked | None) -> str:
 def in_slices(trial: Trial) -> dict[str, Any]:
     """By file, length, language, label, group, likeness to training, and the columns named in data.columns.slices."""
     made, cases = trial.made, trial.made.split.test
-    wanted = references(cases)
+    wanted = made.references(cases)
     groups = [e.group for e in cases] if any(e.group for e in cases) else None
     base, tuned = (outputs(trial.metric, asked.answers) for asked in (trial.base, trial.tuned))
     like = like_training(made.split)
@@ -228,7 +228,7 @@ def asked_again(
         return [asdict(a) for a in asked.answers]
 
     said = [trial.once(f"{side[0]}: {name}", partial(ask, *side)) for side in trial.sides]
-    base, tuned = ([Answer(**a) for a in rows] for rows in said)
+    base, tuned = ([Answer.of(a) for a in rows] for rows in said)
     return base, tuned
 
 
@@ -238,7 +238,7 @@ def elsewhere(trial: Trial) -> dict[str, Any]:
     said = asked_again(trial, "cases from elsewhere", made, cases)
     groups = [e.group for e in cases] if any(e.group for e in cases) else None
     base, tuned = (outputs(trial.metric, answers) for answers in said)
-    [row] = secondary(Cases(references(cases), base, tuned, groups), [trial.metric], trial.rules).values()
+    [row] = secondary(Cases(made.references(cases), base, tuned, groups), [trial.metric], trial.rules).values()
     unknown = sorted({e.target.name for e in cases if isinstance(e.target, Label)} - set(made.labels))
     return {**row, "num_cases": len(cases), "unknown_labels": unknown}
 
@@ -256,7 +256,7 @@ def changes(trial: Trial) -> list[dict[str, Any]]:
     for change in CHANGES[level]:
         if applies(change, cases, made.instruction, made.labels, seed):
             of_base, of_tuned = (outputs(trial.metric, answers) for answers in asked_otherwise(trial, change, cases))
-            sides[change.title] = brittle.Sides(references(cases), base, tuned, of_base, of_tuned, groups)
+            sides[change.title] = brittle.Sides(made.references(cases), base, tuned, of_base, of_tuned, groups)
     return brittle.of_changes(sides, trial.metric, trial.rules, is_floor=is_floor(trial))
 
 
@@ -282,7 +282,7 @@ def is_floor(trial: Trial) -> bool:
     cases = trial.made.split.test
     groups = [e.group for e in cases] if any(e.group for e in cases) else None
     base, tuned = (outputs(trial.metric, asked.answers) for asked in (trial.base, trial.tuned))
-    compared = Cases(references(cases), base, tuned, groups)
+    compared = Cases(trial.made.references(cases), base, tuned, groups)
     return brittle.is_floor(compared, trial.metric, guess_of(trial, cases), trial.recipe.evals.alpha)
 
 
@@ -300,7 +300,7 @@ def guess_of(trial: Trial, cases: Sequence[Example]) -> float | None:
         return None
     train = Counter(answer_text(e) for e in trial.made.split.train)
     most = max(sorted(train), key=lambda answer: train[answer])
-    return trial.metric.corpus([most] * len(cases), references(cases))
+    return trial.metric.corpus([most] * len(cases), trial.made.references(cases))
 
 
 def unanswerable(trial: Trial) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tunesmith import (
     long_context,
     openings,
     plan,
+    played,
     probing,
     recorded,
     robustness,
@@ -236,7 +237,7 @@ def report_base(folder: RunFolder, made: Material, asked: evaluate.Asked) -> Non
     if folder.read("verdict.json") is not None:
         return
     table = evaluate.case_table(made, asked, asked)
-    of_tuned = [name for name in table.column_names if name.startswith("tuned_") or name == "changed"]
+    of_tuned = [name for name in table.column_names if name.startswith("tuned_") or name in ("changed", "turns")]
     pq.write_table(table.drop_columns(of_tuned), folder.path / "scores" / "cases.parquet")
     write_reports(folder.path)
 
@@ -290,10 +291,10 @@ def baseline(recipe: Recipe, folder: RunFolder, session: Session, made: Material
     kept = folder.read("scores/forms.json")
     with folder.stage("baseline", budget), folder.stop.gently("this batch of answers"):
         if kept is None:
-            total = len(made.forms) * len(made.split.dev)
+            num = played.num_answers(made, made.split.dev)
 
             def sitting(index: int) -> Sitting:
-                return folder.sitting(f"dev_{index}", "base on dev, form by form", index * len(made.split.dev), total)
+                return folder.sitting(f"dev_{index}", "base on dev, form by form", index * num, len(made.forms) * num)
 
             form, rows = evaluate.choose_form(session, recipe, made, sitting)
             folder.write("scores/forms.json", rows)
@@ -311,7 +312,7 @@ def answers(
     """The answers to the held-out cases, kept under `name` so that a resume does not ask again."""
     kept = folder.read(name)
     if kept is not None:
-        return evaluate.Asked(kept["form"], tuple(Answer(**a) for a in kept["answers"]))
+        return evaluate.Asked(kept["form"], tuple(Answer.of(a) for a in kept["answers"]))
     which = "base" if who is None else "tuned"
     sitting = folder.sitting(which, f"{which} on the held-out cases")
     asked = evaluate.ask(session, who, recipe, made, form, made.split.test, sitting)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith import heritage
+from tunesmith import heritage, measured
 from tunesmith.errors import InputError, ModelError
 from tunesmith.evals.compare import Cases, Rules, compare
+from tunesmith.evals.dialogues import over_turns
 from tunesmith.evals.metrics import METRICS, Metric
+from tunesmith.evals.score import Answer
 from tunesmith.evaluate import digest_of_ids
 from tunesmith.files import read_json, sha256_file
 from tunesmith.models.catalogue import locate
@@ -143,6 +145,8 @@ def verdicts(kept: Kept) -> Iterator[tuple[str, Callable[[], tuple[bool | None, 
         yield "verdict", lambda: (None, why)
         return
     metrics = [METRICS[name] for name in names]
+    if any(case.turns for case in kept.cases):
+        metrics = list(map(over_turns, metrics))
     yield "scores", lambda: scores(kept, metrics[0])
     yield "verdict", lambda: verdict(kept, metrics)
 
@@ -150,10 +154,10 @@ def verdicts(kept: Kept) -> Iterator[tuple[str, Callable[[], tuple[bool | None, 
 def outputs(kept: Kept, metric: Metric, who: str) -> list[Any]:
     """What the metric read of each answer; None where it was not measured."""
     if metric.needs == "answer":
-        return [case.base_output if who == "base" else case.tuned_output for case in kept.cases]
+        return [case.said(who) for case in kept.cases]
     if metric.name == kept.verdict["metric"]:
-        return [case.base_measured if who == "base" else case.tuned_measured for case in kept.cases]
-    return [row["measured"].get(metric.name) for row in answers(kept, who)]
+        return [case.measured(who) for case in kept.cases]
+    return measured.outputs(metric, [Answer.of(row) for row in answers(kept, who)])
 
 
 def answers(kept: Kept, who: str) -> list[dict[str, Any]]:
@@ -166,7 +170,7 @@ def cases_of(kept: Kept, metric: Metric) -> Cases:
     there = [k for k, pair in enumerate(zip(*sides, strict=True)) if None not in pair]
     groups = [kept.cases[k].group or None for k in there]
     of_base, of_tuned = ([side[k] for k in there] for side in sides)
-    wanted = [kept.cases[k].reference for k in there]
+    wanted = [kept.cases[k].wanted for k in there]
     return Cases(wanted, of_base, of_tuned, groups if any(groups) else None)
 
 
@@ -179,7 +183,7 @@ def scores(kept: Kept, metric: Metric) -> tuple[bool, str]:
                 wrong.append(f"{case.example_id} ({who}): another answer in cases.parquet than in {who}.json")
         for case, said in zip(kept.cases, outputs(kept, metric, who), strict=True):
             stored = case.base_score if who == "base" else case.tuned_score
-            again = None if said is None else float(metric.case(said, case.reference))
+            again = None if said is None else float(metric.case(said, case.wanted))
             if not is_same(stored, again):
                 wrong.append(f"{case.example_id} ({who}): {again} from its answer, {stored} in the file")
     return not wrong, "; ".join(wrong[:3]) or f"{metric.name} of {len(kept.cases)} cases, worked out again"

@@ -17,7 +17,7 @@ SERVICES = (
     *("rehearse", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
-    *("speeds", "unasked"),
+    *("speeds", "unasked", "played"),
     *("classes", "probing", "class_export"),
 )
 LAYERS = (

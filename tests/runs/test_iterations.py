@@ -126,10 +126,10 @@ def test_mutant_answers_of_another_model_are_found(world: Path, child: Heard) ->
             for f, n in (("first", "base"), ("first", "tuned"), ("second", "old_tuned"))}  # fmt: skip
     cases = [of_row(row) for row in read(world / "second" / "scores" / "old_cases.json")]
     sides = {"base": kept["base"], "previous run": kept["tuned"], "tuned": kept["old_tuned"]}
-    new = against_parent.Side(made.split.test, {who: kept["base"][: len(made.split.test)] for who in sides})
+    new = against_parent.Side(made.split.test, {who: kept["base"][: len(made.split.test)] for who in sides}, made)
     verdict = read(world / "first" / "verdict.json")
     for wrong in (False, True):
-        old = against_parent.Side(cases, sides | ({"previous run": kept["base"]} if wrong else {}))
+        old = against_parent.Side(cases, sides | ({"previous run": kept["base"]} if wrong else {}), made)
         assert made.before is not None
         found = against_parent.of_sides(recipe, made, made.before, {"new": new, "old": old})
         claims = {(c["cases"], c["against"]): c for c in found["claims"]}

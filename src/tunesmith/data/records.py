@@ -19,18 +19,19 @@ class Sizes(NamedTuple):
     tokens: np.ndarray
     learned: np.ndarray
     path: np.ndarray  # tokens on the longest way from root to leaf
+    reply: np.ndarray  # of its longest reply
 
 
 class Records(Stored[Record]):
-    """In memory stay the three sizes of each."""
+    """In memory stay the four sizes of each."""
 
     def __init__(self) -> None:
         super().__init__(to_bytes, of_bytes)
-        self._sizes = array("i"), array("i"), array("i")
+        self._sizes = array("i"), array("i"), array("i"), array("i")
 
     def append(self, thing: Record) -> None:
         super().append(thing)
-        for sizes, size in zip(self._sizes, (thing.num_tokens, thing.num_learned, path_tokens(thing))):
+        for sizes, size in zip(self._sizes, four_of(thing), strict=True):
             sizes.append(size)
 
     @property
@@ -46,8 +47,22 @@ def sizes_of(records: Sequence[Record]) -> Sizes:
         return Sizes(*(size[records.at] for size in sizes_of(records.whole)))
     if isinstance(records, Joined):
         return Sizes(*map(np.concatenate, zip(sizes_of(records.first), sizes_of(records.then))))
-    found = np.array([(r.num_tokens, r.num_learned, path_tokens(r)) for r in records], np.int32).reshape(-1, 3)
-    return Sizes(found[:, 0], found[:, 1], found[:, 2])
+    found = np.array([four_of(r) for r in records], np.int32).reshape(-1, 4)
+    return Sizes(*found.T)
+
+
+def four_of(record: Record) -> tuple[int, int, int, int]:
+    """As `Sizes` has them."""
+    return record.num_tokens, record.num_learned, path_tokens(record), max(replies_of(record), default=0)
+
+
+def replies_of(record: Record) -> list[int]:
+    """Tokens of each reply: learned ones that stand together. A dialogue has several."""
+    found: list[int] = []
+    for segment in record.segments:
+        edges = np.flatnonzero(np.diff(segment.weights != 0, prepend=False, append=False))
+        found += (edges[1::2] - edges[::2]).tolist()
+    return found
 
 
 def to_bytes(record: Record) -> bytes:

@@ -42,6 +42,9 @@ class Evals:
     max_dev_cases: int = 48  # most dev cases, on which the base's best prompt form is chosen and the dev loss taken
     few_shot: int = 4  # examples shown to the base in one of its prompt forms, to be fair to it; 0: not tried
     max_new_tokens: int | None = None  # longest answer; null: from the lengths of the training replies
+    # dialogues: own plays each through on the model's own answers, given asks only the last, behind those of the data;
+    # auto: own for task chat
+    history: Literal["auto", "own", "given"] = "auto"
     rows: int = 48  # answers written side by side; lower it when memory runs out
     budget_s: float = 1800.0  # seconds for one model's answers; past it the run stops, and can be resumed
     sure_accuracy: float = 0.9  # labels: share right, on dev, of the answers that `predict` does not call unsure

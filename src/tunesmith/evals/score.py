@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,18 @@ class Answer:
     probability: float | None = None  # of the label, among the labels
     label_logps: tuple[float, ...] = ()  # nats of each label, in their order
     measured: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what metrics read beside the text
+    turns: tuple[Answer, ...] = ()  # of a dialogue that was played through, of which the text is the transcript
+    left_out: int = 0  # of a turn: exchanges at the beginning of the dialogue, for which the context had no room
+
+    @property
+    def each(self) -> tuple[Answer, ...]:
+        """What was answered at a time: itself, or the turns."""
+        return self.turns or (self,)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Answer:
+        """From `asdict`, as it is kept."""
+        return cls(**{**row, "turns": tuple(map(cls.of, row.get("turns", ())))})
 
 
 def written(completions: Sequence[Completion]) -> list[Answer]:

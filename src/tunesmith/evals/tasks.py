@@ -163,6 +163,10 @@ def answer_text(example: Example) -> str:
     raise PlanError(f"example {example.id} ({example.source}) has no single reference answer; this task needs one")
 
 
+def references(cases: Sequence[Example]) -> list[str]:
+    return [answer_text(e) for e in cases]
+
+
 def labels_of(examples: Iterable[Example]) -> tuple[str, ...]:
     """The closed set of labels, sorted."""
     return tuple(sorted({e.target.name for e in examples if isinstance(e.target, Label)}))

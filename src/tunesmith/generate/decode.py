@@ -176,7 +176,7 @@ class Sampler:
         if not prompts:
             return []
         self.model.eval()
-        until = None if limits.deadline_s is None else time.monotonic() + limits.deadline_s
+        until = limits.until()
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # rows of like length waste no padding
         with attention(self.model, NAME):
             num_shared = common_prefix(prompts) if len(prompts) > 1 else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from tunesmith.errors import RunError
@@ -20,6 +21,11 @@ class Limits:
     deadline_s: float | None = (
         None  # of the whole call; RunError past it, since a clock must not decide what an answer scores
     )
+    spent_s: float = 0.0  # of the deadline, by earlier calls of the same asking
+
+    def until(self) -> float | None:
+        """When a call that begins now must end, by the monotonic clock."""
+        return None if self.deadline_s is None else time.monotonic() + self.deadline_s - self.spent_s
 
 
 def too_late(limits: Limits) -> RunError:

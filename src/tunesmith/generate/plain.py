@@ -34,7 +34,7 @@ def generate_plain(
     """Greedy completions, in the order of the prompts; classes, where the model has a head for them."""
     if limits.temperature:
         raise PlanError("sampling at a temperature needs a model of the forest layout; use temperature 0")
-    until = None if limits.deadline_s is None else time.monotonic() + limits.deadline_s
+    until = limits.until()
     done: dict[int, Completion] = {}
     for rows in together(model, prompts, limits.rows):
         if kept is not None and all(i in kept.known for i in rows):

@@ -11,8 +11,11 @@ from tunesmith.errors import DataError
 from tunesmith.evals.probes import ALPHA
 from tunesmith.files import BASE_CONFIG
 from tunesmith.report import cases, costs, first_screen, words
+from tunesmith.report.case_views import shorten
 from tunesmith.report.context_view import context
 from tunesmith.report.data_view import flat, listing
+from tunesmith.report.dialogue_view import HEAD as DIALOGUE_HEAD
+from tunesmith.report.dialogue_view import dialogues, worst
 from tunesmith.report.facts import Facts, StartingModel, base_model, read, read_mapping
 from tunesmith.report.hub_metadata import front_matter
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
@@ -21,6 +24,7 @@ from tunesmith.report.robustness_view import RobustnessView, robustness
 from tunesmith.report.views import claim_rows
 from tunesmith.report.why_view import lines as why_lines
 
+MOST_CHARS = 600  # of a text of the worst dialogue in Markdown
 MOST_LISTED = 20  # rejected rows and the like in Markdown; the page and audit.json have the rest
 
 
@@ -162,6 +166,22 @@ def sheet_lines(view: RobustnessView) -> list[str]:
     return lines
 
 
+def dialogue_lines(facts: Facts) -> list[str]:
+    view, lowest = dialogues(facts), worst(facts)
+    if view is None:
+        return []
+    lines = ["## Whole dialogues", "", f"{plain_text(view.said)} {plain_text(view.caption)}", ""]
+    lines += table(DIALOGUE_HEAD, view.rows)
+    if lowest is not None:
+        lines += ["### The dialogue in which the tuned model does worst", "", plain_text(view.worst_said), ""]
+        for number, turn in enumerate(lowest.turns, 1):
+            said = {"user": turn.prompt, "wanted": turn.reference, "base": turn.base_output, "tuned": turn.tuned_output}
+            texts = {who: shorten(text or "", MOST_CHARS) for who, text in said.items()}
+            lines += [f"{number}. turn", *(f"    - {who}: {plain_text(text)}" for who, text in texts.items())]
+        lines.append("")
+    return lines
+
+
 def lineage_lines(facts: Facts) -> list[str]:
     view = lineage_of(facts)
     if view is None:
@@ -232,7 +252,7 @@ def report(facts: Facts) -> str:
             "",
         ]
         lines += ["The texts are in report.html and scores/cases.parquet.", ""]
-    lines += lineage_lines(facts)
+    lines += [*dialogue_lines(facts), *lineage_lines(facts)]
     for title, found, make in (
         ("Where it fails", facts.understanding, why_lines),
         ("How far it holds", facts.robustness, lambda found: sheet_lines(robustness(found))),

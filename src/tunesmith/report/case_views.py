@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markupsafe import escape
@@ -52,6 +52,14 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnView:
+    """A turn of a dialogue: what the user said, and what was wanted and answered."""
+
+    prompt: Block
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CaseView:
     kind: str
     short_kind: str
@@ -61,8 +69,9 @@ class CaseView:
     group: str
     file_number: int  # of CasePage.files; −1 where the row names no file
     group_number: int  # of CasePage.groups; −1 where it has none or there are too many to choose from
-    prompt: Block
-    columns: tuple[Column, ...]
+    prompt: Block  # empty where there are turns
+    columns: tuple[Column, ...]  # the same
+    turns: tuple[TurnView, ...]
     moving: Moving | None = None  # what moved the answer, where somebody looked
 
 
@@ -141,6 +150,11 @@ def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
     return tuple(made)
 
 
+def turns(case: Case, cap: int) -> tuple[TurnView, ...]:
+    """Of a dialogue that was played through."""
+    return tuple(TurnView(block([(t.prompt, False)], cap), columns(t, cap, binary=False)) for t in case.turns)
+
+
 def note(case: Case, output: str, *, wants_json: bool, is_json: bool) -> str:
     if not case.prompt and not output and case.tuned_measured is not None:
         return "scored as it stands, nothing is written"
@@ -151,7 +165,8 @@ def note(case: Case, output: str, *, wants_json: bool, is_json: bool) -> str:
 
 def fit(found: Sequence[Case], num_bytes: int) -> tuple[int, int]:
     """(characters that a text may have, cases that may be shown) so that their markup stays near `num_bytes`."""
-    texts = [[t for t in (c.prompt, c.reference, c.base_output, c.tuned_output) if t] for c in found]
+    parts = [part for c in found for part in (c.turns or (c,))]
+    texts = [[t for t in (c.prompt, c.reference, c.base_output, c.tuned_output) if t] for c in parts]
     for cap in CAPS:
         if (
             sum(CASE_BYTES + sum(len(escape(t[:cap]).encode("utf-8", "replace")) for t in row) for row in texts)
@@ -185,7 +200,7 @@ def page(found: Sequence[Case], num_bytes: int, known: Known | None = None) -> C
     """The cases in reading order, as many and as long as fit in about `num_bytes`."""
     known = known or Known()
     binary = cases.is_right_or_wrong(found)
-    shared = cases.shared_start([c.prompt for c in found])
+    shared = "" if any(c.turns for c in found) else cases.shared_start([c.prompt for c in found])
     cap, most = fit(found, num_bytes)
     by_part = breakdown(found)
     files, groups = choices([file_of(c.source) for c in found]), choices([c.group or "" for c in found])
@@ -193,9 +208,10 @@ def page(found: Sequence[Case], num_bytes: int, known: Known | None = None) -> C
     views = []
     shortened = 0
     for of_kind, case in cases.in_reading_order(found, binary=binary)[:most]:
-        prompt = case.prompt[len(shared) :]
-        texts = (prompt, case.reference, case.base_output or "", case.tuned_output or "")
-        shortened += sum(len(t) > cap for t in texts)
+        prompt = "" if case.turns else case.prompt[len(shared) :]
+        for part in case.turns or (replace(case, prompt=prompt),):
+            texts = (part.prompt, part.reference, part.base_output or "", part.tuned_output or "")
+            shortened += sum(len(t) > cap for t in texts)
         facts = known.explained.get(case.example_id)
         more = [*known.tags.get(case.example_id, ()), *(["explained"] if facts else [])]
         views.append(
@@ -211,7 +227,8 @@ def page(found: Sequence[Case], num_bytes: int, known: Known | None = None) -> C
                 file_number=file_numbers.get(file_of(case.source), -1),
                 group_number=group_numbers.get(case.group or "", -1),
                 prompt=block([(prompt, False)], cap),
-                columns=columns(case, cap, binary=binary),
+                columns=() if case.turns else columns(case, cap, binary=binary),
+                turns=turns(case, cap),
                 moving=None if facts is None else moving(facts),
             )
         )

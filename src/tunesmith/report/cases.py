@@ -70,6 +70,24 @@ class Case:
     scale: str = "more"
     base_measured: tuple[float, ...] | None = None
     tuned_measured: tuple[float, ...] | None = None  # where the metric does not read the text
+    turns: tuple[Case, ...] = ()  # of a dialogue that was played through, of which the texts above are transcripts
+
+    @property
+    def wanted(self) -> str | tuple[str, ...]:
+        """What the metric scores against; of a dialogue turn by turn, as the two below."""
+        return tuple(turn.reference for turn in self.turns) or self.reference
+
+    def said(self, who: str) -> str | tuple[str, ...] | None:
+        """The answer of "base" or "tuned"."""
+        own = self.base_output if who == "base" else self.tuned_output
+        return tuple(str(turn.said(who) or "") for turn in self.turns) or own
+
+    def measured(self, who: str) -> tuple[Any, ...] | None:
+        """What was measured of it; None where something was not."""
+        if not self.turns:
+            return self.base_measured if who == "base" else self.tuned_measured
+        each = tuple(turn.measured(who) for turn in self.turns)
+        return None if None in each else each
 
 
 def read_case(row: Mapping[str, Any]) -> Case:
@@ -101,6 +119,7 @@ def read_case(row: Mapping[str, Any]) -> Case:
         scale=text("scale") or "more",
         base_measured=numbers("base_measured"),
         tuned_measured=numbers("tuned_measured"),
+        turns=tuple(map(read_case, row.get("turns") or ())),
     )
 
 

@@ -107,15 +107,25 @@ def linked(facts: Facts, text: str, tags: str) -> str | Link:
 
 def better(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     found = linked(facts, words.things(int(verdict.get("num_cases") or 0), "case"), "all")
+    out = f" kept out of training{played(verdict)}, "
     if none_right(facts, verdict) and not verdict["base"]:
-        return ("On ", found, " kept out of training, neither the tuned model (trained on your examples) nor the base "
+        return ("On ", found, out, "neither the tuned model (trained on your examples) nor the base "
                 "model (before training) got one right.")  # fmt: skip
     did = {
         "better": "the tuned model (trained on your examples) did better than the base model (before training).",
         "worse": "the tuned model (trained on your examples) did worse than the base model (before training).",
         "no relevant difference": "the tuned model (trained on your examples) did about as well as the base model.",
     }.get(verdict["decision"], "the tuned model (trained on your examples) was neither clearly better nor worse.")
-    return ("On ", found, " kept out of training, ", did)
+    return ("On ", found, out, did)
+
+
+def played(verdict: Mapping[str, Any]) -> str:
+    """Where dialogues were played through."""
+    history = verdict.get("history")
+    if not history:
+        return ""
+    which = "all" if history["num_dialogues"] == verdict["num_cases"] else f"{history['num_dialogues']:,}"
+    return f" ({which} of them dialogues, played through on each model's own answers)"
 
 
 def none_right(facts: Facts, verdict: Mapping[str, Any]) -> bool:

@@ -16,6 +16,8 @@ from tunesmith.report.calibration_view import calibration
 from tunesmith.report.case_views import CasePage, Known, page
 from tunesmith.report.context_view import context
 from tunesmith.report.data_view import data, flat
+from tunesmith.report.dialogue_view import HEAD as DIALOGUE_HEAD
+from tunesmith.report.dialogue_view import dialogues
 from tunesmith.report.facts import Facts, base_model, read
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
 from tunesmith.report.robustness_view import robustness
@@ -120,6 +122,8 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "curves": curves,
         "watched": watched(facts.watched or ()),
         "calibration": calibration(facts.calibration) if facts.calibration is not None else None,
+        "dialogues": dialogues(facts),
+        "dialogue_head": DIALOGUE_HEAD,
         "lineage": lineage_of(facts),
         "lineage_head": HEAD,
         "lineage_lost": LOST_HEAD,
