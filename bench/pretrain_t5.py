@@ -5,10 +5,9 @@
 TEXT is a file of UTF-8, gzipped or not; OUT a new folder for the model; ROWS will hold rows to tune it on: a line of
 the text in lower case and without points and digits, and the line as it stands there.
 
-Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): runs of 3 tokens on average, 15% of all, are
-taken out of the source, and each leaves a sentinel; the target is the sentinels, each with what it stands for. Loop,
-objective, optimizer and forward pass are the engine's own. The last lines of the text are held out; the loss on them
-before and after is printed and appended to results/pretrain_t5.jsonl.
+Span corruption (src/tunesmith/data/spans.py), loop, objective, optimizer and forward pass are the package's own. The
+last lines of the text are held out; the loss on them before and after is printed and appended to
+results/pretrain_t5.jsonl.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tunesmith.data.pack import forest
+from tunesmith.data.spans import Spans
 from tunesmith.engine.loop import State, train
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
@@ -42,10 +42,9 @@ from tunesmith.evals.score import mean_nll
 from tunesmith.models.adapters import Adapt
 from tunesmith.models.load import load
 from tunesmith.objectives.sft import SFT
-from tunesmith.types import Forest, Record, Segment
+from tunesmith.types import Forest
 
 NUM_SENTINELS, VOCABULARY, WINDOW, ROWS, HELD_OUT = 32, 1024, 96, 32, 0.05
-NOISE_FRAC, SPAN_TOKENS = 0.15, 3.0
 RESULTS = Path(__file__).parent / "results" / "pretrain_t5.jsonl"
 
 
@@ -70,49 +69,19 @@ def tokenizer_of(text: str) -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def split_at_random(total: int, parts: int, rng: np.random.Generator) -> list[int]:
-    """`parts` numbers of at least 1 that come to `total`, every such choice as likely."""
-    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
-    return np.diff([0, *cuts, total]).tolist()  # type: ignore[no-any-return]
-
-
-def corrupted(tokens: Sequence[int], sentinels: Sequence[int], rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """(source, target) without their ends; at least one token is kept and one is taken out."""
-    noisy = min(max(1, round(NOISE_FRAC * len(tokens))), len(tokens) - 1)
-    spans = min(max(1, round(noisy / SPAN_TOKENS)), noisy, len(tokens) - noisy, len(sentinels))
-    source: list[int] = []
-    target: list[int] = []
-    at = 0
-    both = zip(split_at_random(len(tokens) - noisy, spans, rng), split_at_random(noisy, spans, rng))
-    for sentinel, (kept, taken) in zip(sentinels, both):
-        source += [*tokens[at : at + kept], sentinel]
-        target += [sentinel, *tokens[at + kept : at + kept + taken]]
-        at += kept + taken
-    return source, target
-
-
-def record(name: str, tokens: Sequence[int], sentinels: Sequence[int], end: int, rng: np.random.Generator) -> Record:
-    sides = (np.array([*side, end], dtype=np.int64) for side in corrupted(tokens, sentinels, rng))
-    source, target = sides
-    root = Segment(source, np.zeros(len(source), np.float32))
-    return Record(name, (root, Segment(target, np.ones(len(target), np.float32), 0)))
-
-
 @dataclass
 class Windows:
     """A feed: update n is ROWS windows, drawn by seed and n alone, each corrupted anew."""
 
     tokens: np.ndarray
-    sentinels: list[int]
-    end: int
-    seed: int
+    spans: Spans
     position: int = 0
 
     def update(self) -> list[Forest]:
-        rng = np.random.default_rng([self.seed, self.position])
+        rng = np.random.default_rng([self.spans.seed, self.position])
         starts = rng.integers(0, len(self.tokens) - WINDOW, ROWS)
         rows = [
-            record(f"{self.position}-{n}", self.tokens[s : s + WINDOW].tolist(), self.sentinels, self.end, rng)
+            self.spans.drawn(f"{self.position}-{n}", self.tokens[s : s + WINDOW], 1.0, epoch=0)
             for n, s in enumerate(starts)
         ]
         self.position += 1
@@ -159,7 +128,7 @@ def main(said: Sequence[str] | None = None) -> None:
         restored_rows(text, asked.pairs)
     cut = int((1 - HELD_OUT) * len(text))
     words = tokenizer_of(text[:cut])
-    sentinels = [int(i) for i in words.convert_tokens_to_ids([f"<extra_id_{n}>" for n in range(NUM_SENTINELS)])]
+    spans = [Spans.of(words, ([], [words.eos_token_id]), seed) for seed in (0, 1)]
     learned, unseen = (np.array(words(t, add_special_tokens=False)["input_ids"]) for t in (text[:cut], text[cut:]))
     if len(unseen) <= WINDOW:
         parser.error(f"the last {HELD_OUT:.0%} of TEXT, held out, are {len(unseen)} tokens; wanted more than {WINDOW}")
@@ -168,9 +137,9 @@ def main(said: Sequence[str] | None = None) -> None:
         base = load(scratch)
     session = Session(base)
     session.create("t5", Spec(Adapt("full"), AdamW(weight_decay=0.0)))
-    held = [batch for n in range(8) for batch in Windows(unseen, sentinels, words.eos_token_id, 1, n).update()]
+    held = [batch for n in range(8) for batch in Windows(unseen, spans[1], n).update()]
     before = mean_nll(held, session.logprobs(None, held))
-    feed = Windows(learned, sentinels, words.eos_token_id, 0)
+    feed = Windows(learned, spans[0])
     state = State("t5", SFT(), Schedule("cosine", 0.1), 3e-3, asked.updates)
     began = time.process_time()
 

@@ -77,3 +77,17 @@ def logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
     """[n, C] as plain transformers gives them, one text at a time."""
     asked = {"truncation": True, "return_tensors": "pt", "return_token_type_ids": False}
     return torch.stack([model(**tokenizer(text, **asked)).logits[0] for text in texts])
+
+
+def masked(path: Path, family: str, **shape: Any) -> Path:
+    """A folder with a masked-language head, of which the bias shows too."""
+    config, arguments = FAMILIES[family]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        whole = tf.AutoModelForMaskedLM.from_config(config(vocab_size=len(tokenizer()), **arguments, **shape))
+        with torch.no_grad():
+            for parameter in whole.parameters():
+                parameter.mul_(3) if parameter.ndim > 1 else parameter.add_(0.3 * torch.randn_like(parameter))
+    whole.save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path

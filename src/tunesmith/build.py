@@ -131,7 +131,7 @@ def compute(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> Compute:
 
 def load_base(recipe: Recipe, where: Compute, *, learns: bool = False) -> Base:
     """`learns`: with the teacher that it learns from, where the recipe names one."""
-    base = load(recipe.model, where.dtype, where.device, "classes" if recipe.task.by == "head" else "auto")
+    base = load(recipe.model, where.dtype, where.device, classes.door_of(recipe))
     base.extend(recipe.adapt.context, recipe.adapt.num_before)
     base.refuse_longer(recipe.data.max_tokens)
     if learns and recipe.objective.distil.share:
@@ -349,10 +349,10 @@ def longest_reply(rendered: Rendered, kind: Kind) -> int:
 
 
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:
-    t = recipe.train
+    t, laying = recipe.train, laying_of(recipe, made.renderer)
     more = [some for some in (made.replay.records, made.again.records) if some]
     records = reduce(Joined, more, made.train.records)
-    return FileFeed(records, t.update_tokens, t.micro, t.epochs, recipe.seed, base.rope, laying_of(recipe))
+    return FileFeed(records, t.update_tokens, t.micro, t.epochs, recipe.seed, base.rope, laying)
 
 
 def num_updates(recipe: Recipe, feed: FileFeed) -> int:

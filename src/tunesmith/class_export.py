@@ -1,4 +1,5 @@
-"""A tuned classifier as folders that plain transformers and peft open, each opened again and compared."""
+"""A tuned model that reads and does not write (a classifier, an encoder with its masked-language head), as folders that
+plain transformers and peft open, each opened again and compared."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
@@ -17,8 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tunesmith.build import Material
+from tunesmith.build import Material, prompt_text
+from tunesmith.data.denoised import MaskedText
 from tunesmith.data.pack import forest
+from tunesmith.data.render import Renderer
 from tunesmith.data.whole_text import WholeText, text_of
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
@@ -28,6 +31,7 @@ from tunesmith.export.verify import CLOSE, MERGED_HALF
 from tunesmith.export.write import Serving, write_merged, write_tuned
 from tunesmith.files import broken_files, publish_folder, write_json
 from tunesmith.folder import RunFolder
+from tunesmith.masked_export import expect_masked
 from tunesmith.models.bars import no_bars, no_reports
 from tunesmith.models.class_head import pad_by
 from tunesmith.models.heads import inner
@@ -43,7 +47,7 @@ CHECKED = "checked.json"
 
 
 @dataclass(frozen=True, slots=True)
-class ClassServing(Serving):
+class ReadServing(Serving):
     """The tokenizer alone, which cuts texts as in training: `max_new_tokens` is the longest."""
 
     def save(self, folder: Path, model: PreTrainedModel) -> None:
@@ -51,64 +55,91 @@ class ClassServing(Serving):
         self.tokenizer.save_pretrained(folder)
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What the session says of a few texts."""
+class Expected(Protocol):
+    """What the session says of a few texts, and how a folder is opened and asked for the same."""
 
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def opened(self, folder: Path, dtype: torch.dtype) -> PreTrainedModel: ...  # plain transformers
+    def pairs(self, model: Any, tokenizer: Any) -> list[tuple[torch.Tensor, torch.Tensor, bool]]: ...  # found, wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
     texts: tuple[str, ...]
     logp: tuple[torch.Tensor, ...]  # [C] nats each
     labels: tuple[str, ...]
     dtype: torch.dtype
 
+    @no_bars()
+    @no_reports()
+    def opened(self, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+        """As anyone would load it: plain transformers."""
+        names = dict(enumerate(self.labels))
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            folder, id2label=names, label2id={v: k for k, v in names.items()}, dtype=dtype, local_files_only=True,
+            use_safetensors=True, ignore_mismatched_sizes=True, problem_type="single_label_classification",
+        )  # fmt: skip
+        return model.eval()
 
-def serving_of(session: Session, renderer: WholeText) -> ClassServing:
-    return ClassServing(session.base.tokenizer, "", (), renderer.longest)
+    def pairs(self, model: Any, tokenizer: Any) -> list[tuple[torch.Tensor, torch.Tensor, bool]]:
+        """From text to label, with the folder's own tokenizer."""
+        found = []
+        for text, wanted_C in zip(self.texts, self.logp):
+            inputs = tokenizer(text, truncation=True, split_special_tokens=True, return_tensors="pt")
+            found_C = model(input_ids=inputs["input_ids"]).logits[0].float().log_softmax(-1)
+            is_same = model.config.id2label[int(found_C.argmax())] == self.labels[int(wanted_C.argmax())]
+            found.append((found_C, wanted_C, is_same))
+        return found
 
 
-def expect(session: Session, snapshot: Snapshot, renderer: WholeText, prompts: Sequence[Sequence[Message]]) -> Expected:
+def serving_of(session: Session, renderer: Renderer) -> ReadServing:
+    assert isinstance(renderer, WholeText | MaskedText)
+    return ReadServing(session.base.tokenizer, "", (), renderer.longest)
+
+
+def expect(session: Session, snapshot: Snapshot, renderer: Renderer, prompts: Sequence[Sequence[Message]]) -> Expected:
+    if isinstance(renderer, MaskedText):
+        return expect_masked(session, snapshot, renderer, prompts)
+    assert isinstance(renderer, WholeText)
     records = [label_record(renderer, str(i), p, renderer.labels) for i, p in enumerate(prompts)]
     logp = tuple(session.logprobs(snapshot, [forest([r]) for r in records]))
-    return Expected(tuple(map(text_of, prompts)), logp, renderer.labels, session.base.model.dtype)
+    return Classes(tuple(map(text_of, prompts)), logp, renderer.labels, session.base.model.dtype)
+
+
+def asked_of(made: Material, num: int) -> list[tuple[Message, ...]]:
+    """Held-out texts: what a class is given to, or a plain text."""
+    form = made.forms[0]
+    return [
+        (Message("user", prompt_text(e)),) if e.is_text else form.prompt(e, made.instruction)
+        for e in made.split.test[:num]
+    ]
 
 
 @no_bars()
-@no_reports()
-def open_classifier(folder: Path, labels: Sequence[str], dtype: torch.dtype) -> PreTrainedModel:
-    """As anyone would load it: plain transformers."""
-    names = dict(enumerate(labels))
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        folder, id2label=names, label2id={v: k for k, v in names.items()}, dtype=dtype, local_files_only=True,
-        use_safetensors=True, ignore_mismatched_sizes=True, problem_type="single_label_classification",
-    )  # fmt: skip
-    return model.eval()
-
-
-@no_bars()
-def open_class_adapter(base: Path, adapter: Path, labels: Sequence[str], dtype: torch.dtype) -> PeftModel:
+def open_read_adapter(base: Path, adapter: Path, expected: Expected, dtype: torch.dtype) -> PeftModel:
     """As anyone would load it: plain transformers, plain peft, in the precision of training."""
-    opened = open_classifier(base, labels, dtype)
+    opened = expected.opened(base, dtype)
     return PeftModel.from_pretrained(opened, str(adapter), autocast_adapter_dtype=False).eval()
 
 
 @torch.no_grad()
 def verify(name: str, model: Any, folder: Path, expected: Expected) -> dict[str, Any]:
-    """Facts of the comparison, from text to label, with the tokenizer in `folder`. Raises RunError at a difference:
-    such an export must not be used."""
+    """Facts of the comparison, with the tokenizer in `folder`. Raises RunError at a difference: such an export must not
+    be used."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     differences, same, is_half = [], 0, expected.dtype != torch.float32
     close = MERGED_HALF if is_half and name == "merged" else CLOSE[expected.dtype]
-    for text, wanted_C in zip(expected.texts, expected.logp):
-        inputs = tokenizer(text, truncation=True, split_special_tokens=True, return_tensors="pt")
-        found_C = model(input_ids=inputs["input_ids"]).logits[0].float().log_softmax(-1)
-        spread = wanted_C.std().clamp_min(1.0)  # two labels can be as likely as each other
-        differences.append(float((found_C - wanted_C).square().mean().sqrt() / spread))
-        same += model.config.id2label[int(found_C.argmax())] == expected.labels[int(wanted_C.argmax())]
-    num, apart = len(expected.texts), max(differences, default=0.0)
+    for found, wanted, is_same in expected.pairs(model, tokenizer):
+        spread = wanted.std().clamp_min(1.0)  # two labels can be as likely as each other
+        differences.append(float((found - wanted).square().mean().sqrt() / spread))
+        same += is_same
+    num, apart = len(differences), max(differences, default=0.0)
     if not all(d <= close for d in differences) or (not is_half and same < num):
         raise RunError(
             f"the {name}, loaded by plain transformers, is not the model that was measured: log-probabilities differ "
-            f"by {apart:.2g} of their spread or a nat (at most {close:.2g} is rounding) and {same} of {num} labels are "
-            "the same. Do not use this export; please report it with the run folder."
+            f"by {apart:.2g} of their spread or a nat (at most {close:.2g} is rounding) and {same} of {num} likeliest "
+            "answers are the same. Do not use this export; please report it with the run folder."
         )
     return {"logit_diff": apart, "same_text": same == num, "num_prompts": num, "num_same": same}
 
@@ -117,64 +148,61 @@ def compared(session: Session, tuned: Path, expected: Expected) -> dict[str, Any
     """The folder opened again, an adapter on its base."""
     base = session.base
     if (tuned / "adapter_config.json").is_file():
-        opened: Any = open_class_adapter(base.located.folder, tuned, expected.labels, base.model.dtype)
+        opened: Any = open_read_adapter(base.located.folder, tuned, expected, base.model.dtype)
     else:
-        opened = open_classifier(tuned, expected.labels, base.model.dtype)
+        opened = expected.opened(tuned, base.model.dtype)
     return verify(tuned.name, opened, tuned, expected)
 
 
-def export_classes(
+def export_read(
     recipe: Recipe, folder: RunFolder, session: Session, made: Material, snapshot: Snapshot
 ) -> dict[str, str]:
     """Adapter and merged folder, or the whole model; export.json."""
-    assert isinstance(made.renderer, WholeText)
     serving, facts = serving_of(session, made.renderer), {}
-    prompts = [made.forms[0].prompt(e, made.instruction) for e in made.split.test[:NUM_CHECKED]]
     with folder.doing("answers that each export must give"):
-        expected = expect(session, snapshot, made.renderer, prompts)
+        expected = expect(session, snapshot, made.renderer, asked_of(made, NUM_CHECKED))
     name = "adapter" if recipe.adapt.is_adapter else "model"
     tuned = write_tuned(session, snapshot, serving, folder.path / name)
     with folder.doing(f"{name} opened by plain libraries and compared"):
         facts[name] = {"path": name, **compared(session, tuned, expected)}
     if recipe.adapt.is_adapter and "merged" in recipe.export:
         with folder.doing("adapter merged, opened by transformers and compared"):
-            merged = merge(session, tuned, serving, made.labels, folder.path / "merged")
+            merged = merge(session, tuned, serving, expected, folder.path / "merged")
             facts["merged"] = {"path": "merged", **compared(session, merged, expected)}
     folder.write("export.json", facts)
     return {"tuned": weights_digest(tuned)}
 
 
-def merge(session: Session, adapter: Path, serving: Serving, labels: Sequence[str], final: Path) -> Path:
-    opened = open_class_adapter(session.base.located.folder, adapter, labels, torch.float32)
+def merge(session: Session, adapter: Path, serving: Serving, expected: Expected, final: Path) -> Path:
+    opened = open_read_adapter(session.base.located.folder, adapter, expected, torch.float32)
     pad_by(inner(opened), serving.tokenizer)
     return write_merged(opened, serving, final)
 
 
 def export_once(session: Session, made: Material, final: Path, snapshot: Snapshot) -> None:
     """What a run will export, after one step, opened and compared on one text."""
-    assert isinstance(made.renderer, WholeText)
-    prompts = [made.forms[0].prompt(e, made.instruction) for e in made.split.test[:1]]
     tuned = write_tuned(session, snapshot, serving_of(session, made.renderer), final)
-    compared(session, tuned, expect(session, snapshot, made.renderer, prompts))
+    compared(session, tuned, expect(session, snapshot, made.renderer, asked_of(made, 1)))
 
 
-def deliver_classes(folder: Path, kind: str, out: Path | None, opened: Opened) -> dict[str, Any]:
+def deliver_read(folder: Path, kind: str, out: Path | None, opened: Opened) -> dict[str, Any]:
     """An adapter or a whole model of a finished run, made if it is not there, compared, and copied to `out`."""
     if kind not in ("adapter", "merged"):
-        raise InputError(f"--to {kind} is for models that write; this one gives classes: export --to merged or adapter")
+        what = "gives classes" if opened.session.base.by_head else "tells hidden tokens"
+        raise InputError(f"--to {kind} is for models that write; this one {what}: export --to merged or adapter")
     is_adapter, session, renderer = opened.recipe.adapt.is_adapter, opened.session, opened.renderer
     if kind == "adapter" and not is_adapter:
         raise PlanError("this run tuned weights of the model itself, so there is no adapter: export `--to merged`")
-    assert isinstance(renderer, WholeText)
     snapshot = opened.who(TUNED)
     assert snapshot is not None
     source = folder / (kind if is_adapter else "model")
+    cases = (read_cases(folder / "scores" / "cases.parquet") or ())[:NUM_CHECKED]
+    texts = [case.prompt or case.reference for case in cases]  # a plain text stands under what was wanted
+    expected = expect(session, snapshot, renderer, [opened.messages([Message("user", text)]) for text in texts])
     if source.name == "merged" and broken_files(source):
-        merge(session, folder / "adapter", serving_of(session, renderer), renderer.labels, source)
+        merge(session, folder / "adapter", serving_of(session, renderer), expected, source)
         card.write_model_card(folder, source)
-    texts = [case.prompt for case in (read_cases(folder / "scores" / "cases.parquet") or ())[:NUM_CHECKED]]
-    prompts = [opened.messages([Message("user", text)]) for text in texts]
-    found = compared(session, source, expect(session, snapshot, renderer, prompts))
+    found = compared(session, source, expected)
     facts = {"to": kind, "prompts": len(texts), "transformers": found}
     if out is None:
         return {**facts, "folder": str(source)}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from tunesmith.class_export import deliver_classes
+from tunesmith.class_export import deliver_read
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import InputError, PlanError
 from tunesmith.export.gguf_check import Asked, check_gguf
@@ -92,8 +92,8 @@ def deliver(folder: Path, kind: Kind, out: Path | None, quant: Quant, tell: Tell
         raise InputError(f"--out {out} is taken by something that is no export; name a folder that is new")
     tell.stage(f"opening {folder}", None)
     opened = open_run(folder)
-    if opened.session.base.by_head:
-        return deliver_classes(folder, kind, out, opened)
+    if not opened.session.base.writes:
+        return deliver_read(folder, kind, out, opened)
     if kind in ("gguf", "ollama"):
         refuse_family(extended(opened.session.base.model.config, opened.recipe.adapt.context))
     if kind != "adapter" and opened.recipe.adapt.is_prompt:

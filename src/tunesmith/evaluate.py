@@ -146,6 +146,8 @@ def verdict_of(
         notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")
     if made.kind.note and made.means.named("judge") is None:
         notes.append(made.kind.note)
+    if made.kind.scoring == "text" and made.renderer.plain.note:
+        notes.append(made.renderer.plain.note)
     if made.num_test > len(cases):
         notes.append(
             f"{len(cases)} of {made.num_test} test rows were used, drawn by the hash of their ids (evals.max_cases)."

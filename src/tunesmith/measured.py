@@ -14,7 +14,7 @@ import yaml
 
 from tunesmith import offline
 from tunesmith.answered import Sitting
-from tunesmith.data.pack import pack
+from tunesmith.data.pack import pack, path_tokens
 from tunesmith.data.render import Renderer
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Who
@@ -244,11 +244,13 @@ def reference_nats(asking: Asking) -> list[float]:
     """Negative log-probability of each reference behind its prompt, in nats, without its end of turn; of a plain text,
     of all its tokens but the first. What an earlier, stopped sitting kept is not asked again."""
     records = [r for e, p in zip(asking.cases, asking.prompts) for r in reference_records(asking, e, p)]
+    if not records:
+        raise DataError("no held-out text has a token that could be scored: look at what the tokenizer makes of them")
     context = asking.session.base.context_tokens
-    longest = max(records, key=lambda r: r.num_tokens)
-    if context is not None and longest.num_tokens > context:
+    longest = max(records, key=path_tokens)
+    if context is not None and path_tokens(longest) > context:
         raise PlanError(
-            f"the held-out case {longest.example_id} has {longest.num_tokens} tokens with its reference, the model's "
+            f"the held-out case {longest.example_id} has {path_tokens(longest)} tokens with its reference, the model's "
             f"context is {context}: drop long rows"
         )
     forests = pack(records, asking.micro_tokens, asking.session.base.rope)
@@ -267,7 +269,7 @@ def reference_nats(asking: Asking) -> list[float]:
         for name, total in known[number]:
             found[name] -= total
         done += len(forest.example_ids)
-        asking.sitting.progress(done, len(records))
+        asking.sitting.progress(done * len(asking.cases) // len(records), len(asking.cases))
     kept.forget()
     return [found[e.id] for e in asking.cases]
 
@@ -275,7 +277,7 @@ def reference_nats(asking: Asking) -> list[float]:
 def reference_records(asking: Asking, example: Example, prompt: Sequence[Message]) -> Sequence[Record]:
     """What of a case is scored."""
     if example.is_text:
-        return asking.renderer.plain.pieces(example)
+        return asking.renderer.plain.scored(example)
     root = np.array(asking.renderer.prompt(prompt), dtype=np.int64)
     reply = np.array(asking.renderer.reply(prompt, answer_message(example)), dtype=np.int64)
     weights = np.ones(len(reply), np.float32)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from tunesmith.data.feed import Laying
+from tunesmith.data.render import Renderer
 from tunesmith.errors import PlanError
 from tunesmith.models.adapters import READ_BY, config_of, trained_weights
 from tunesmith.models.load import Base
@@ -22,8 +23,8 @@ from tunesmith.types import Example, Label
 Row = tuple[str, object, str]
 
 
-def laying_of(recipe: Recipe) -> Laying:
-    return Laying(twice=recipe.regularise.rdrop > 0, share_prefix=recipe.regularise.neftune == 0)
+def laying_of(recipe: Recipe, renderer: Renderer) -> Laying:
+    return Laying(recipe.regularise.rdrop > 0, recipe.regularise.neftune == 0, renderer.redrawn)
 
 
 def regularisers_of(recipe: Recipe, num_updates: int, fisher: Mapping[str, Tensor]) -> tuple[Regulariser, ...]:

@@ -113,6 +113,7 @@ class Job:
         sizes, num_chars = sizes_of(self.made.train.records), int(column(self.made.split.train, "chars").sum())
         chars = sum(len(answer_text(e)) + sum(len(m.content) for m in e.prompt) for e in cases)
         tokens = chars * int(sizes.tokens.sum()) / max(1, num_chars)
+        tokens *= self.made.renderer.plain.num_folds if self.made.kind.scoring == "text" else 1
         learned = float(sizes.learned.sum() / max(1, sizes.tokens.sum()))
         return self.speeds.score.of(tokens, tokens / self.recipe.train.micro) + learned * tokens * self.speeds.head_s
 

@@ -48,7 +48,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
     job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained, fitted.gives_back)
     times = pace.stages(job, began_s)
     total_s = sum(times.values())
-    rows = [
+    rows = unasked.rows(made.task, made.train, made.renderer, [
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
         ("device", where.device, where.device_why),
         ("precision", str(where.dtype).removeprefix("torch."), where.dtype_why),
@@ -76,7 +76,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
         *((f"the same, {m.name}", *shown_detectable(recipe, made, m)) for m in made.primary[1:]),
-    ]  # fmt: skip
+    ])  # fmt: skip
     return {
         "model": {
             "name": recipe.model, "base_model": base.located.base_model, "licence": base.located.licence,
@@ -84,7 +84,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         },
         "task": made.task,
         "layout": {"layout": base.layout, "largest_diff": base.probe.largest_diff, "reason": base.probe.reason},
-        "resolved": [{"key": k, "value": v, "why": w} for k, v, w in unasked.rows(made.task, rows, made.train)],
+        "resolved": [{"key": k, "value": v, "why": w} for k, v, w in rows],
         "updates": updates,
         "train_tokens": train_tokens,
         "seconds": {"all": total_s, "stages": times},

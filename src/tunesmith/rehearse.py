@@ -24,7 +24,7 @@ from tunesmith.engine.loop import State
 from tunesmith.engine.session import Session
 from tunesmith.engine.update import update
 from tunesmith.errors import NotFinite, RunError
-from tunesmith.evals.tasks import label_record
+from tunesmith.evals.tasks import answer_text, label_record
 from tunesmith.export.verify import expect, verify
 from tunesmith.export.write import Serving, open_adapter, open_model, write_tuned
 from tunesmith.files import PARTIAL, tensors_digest
@@ -85,7 +85,11 @@ def learn_longest(session: Session, state: State, feed: FileFeed) -> None:
 
 
 def answer_longest(session: Session, made: Material) -> None:
-    """Few tokens each; a batch of others was answered for the plan."""
+    """Few tokens each; a batch of others was answered for the plan. Where hidden tokens are told, the longest text."""
+    if session.base.is_masked:
+        text = max(made.split.test, key=lambda e: len(answer_text(e)))
+        session.logprobs(TENANT, [forest(made.renderer.plain.scored(text)[:1])])
+        return
     tokens = sorted((made.asked(made.forms[0], e) for e in made.split.test), key=len, reverse=True)[:NUM_ASKED]
     limits = Limits(min(NUM_TOKENS, made.max_new_tokens), made.renderer.stop_ids, rows=NUM_ASKED)
     session.sample(TENANT, tokens, limits, decode=made.renderer.text)
@@ -101,7 +105,7 @@ def export_once(recipe: Recipe, session: Session, made: Material, where: Compute
     serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
     prompts = [made.asked(made.forms[0], e) for e in made.split.test[:1]]
     snapshot = session.publish(TENANT)
-    if session.base.by_head:
+    if not session.base.writes:
         class_export.export_once(session, made, folder.path / SCRATCH / "export", snapshot)
         return
     expected = expect(session, snapshot, prompts, Limits(min(NUM_TOKENS, made.max_new_tokens), stops))

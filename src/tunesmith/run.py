@@ -358,8 +358,8 @@ def export(
     recipe: Recipe, folder: RunFolder, session: Session, made: Material, where: Compute, snapshot: Snapshot
 ) -> dict[str, str]:
     """Adapter and merged folder (or the whole model), each opened again by plain peft and transformers and compared."""
-    if session.base.by_head:
-        return class_export.export_classes(recipe, folder, session, made, snapshot)
+    if not session.base.writes:
+        return class_export.export_read(recipe, folder, session, made, snapshot)
     stops = made.renderer.stop_ids
     serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
     prompts = [made.asked(made.forms[0], e) for e in made.split.test[:NUM_CHECKED]]

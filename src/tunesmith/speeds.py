@@ -196,8 +196,9 @@ def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Li
     packed = pack(made.train.records[:64], micro, base.rope)[0]
     _, batch = ends_of(packed, most)
     less, _ = ends_of(packed, batch.num_tokens // 3)
-    # an encoder-decoder's encoder cannot be asked about prompts, and a class head gives one class a text
-    is_whole = base.layout != "seq2seq" and not base.by_head
+    # an encoder-decoder's encoder cannot be asked about prompts, a class head gives one class a text, and a
+    # masked-language head is asked about places
+    is_whole = base.layout != "seq2seq" and base.writes
     every = replace(batch, weights=torch.ones_like(batch.weights)) if is_whole else batch
 
     def read(batch: Forest) -> float:
@@ -212,7 +213,9 @@ def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Li
 
 def answering(session: Session, who: Who, made: Material, rows: int) -> Answering:
     """Held-out prompts of middling length, as many as READ_TOKENS hold, answered; and the ends of one alone and of as
-    many as are answered side by side."""
+    many as are answered side by side. A masked-language model answers nothing."""
+    if session.base.is_masked:
+        return Answering(Line(0.0, 0.0), (), (), 0)
     form = made.forms[0]
     prompts = sorted((made.asked(form, e) for e in made.split.test), key=len)
     shared, wide = shared_of(prompts), min(rows, len(prompts))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.data.ingest import Ingested, infer_task
 from tunesmith.data.records import sizes_of
-from tunesmith.data.render import Rendered
+from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.stored import Chosen
 from tunesmith.data.traits import without_answer
 from tunesmith.errors import InputError, PlanError
@@ -42,10 +42,10 @@ def task_of(recipe: Recipe, main: Ingested, ood: Sequence[Example], layout: str)
         )
     if is_unasked(task):
         refuse(recipe)
-    if is_unasked(task) and layout == "seq2seq":
+    if is_unasked(task) and layout == "seq2seq" and (recipe.task.name == "auto" or recipe.data.replay.files):
         raise PlanError(
-            "task pretrain learns plain text token by token, and an encoder-decoder learns answers to prompts. Take a "
-            "model that writes on (a decoder), or give rows with a prompt and an answer"
+            "the rows are plain texts, from which an encoder-decoder learns by span corruption: say --set "
+            "task.name=pretrain, and leave data.replay out, whose rows are not corrupted"
         )
     if is_unasked(task) and main.columns.text is None:
         raise PlanError(
@@ -98,16 +98,18 @@ def refuse_command(task: str, what: str, instead: str) -> None:
         raise InputError(f"{what} plain text (task pretrain), which asks nothing and answers nothing: {instead}")
 
 
-def rows(task: str, found: Sequence[tuple[str, Any, str]], train: Rendered) -> list[tuple[str, Any, str]]:
+def rows(
+    task: str, train: Rendered, renderer: Renderer, found: Sequence[tuple[str, Any, str]]
+) -> list[tuple[str, Any, str]]:
     """Rows of the plan, those about answers replaced by what is done instead."""
     if not is_unasked(task):
         return list(found)
     sizes = sizes_of(train.records)
-    longest = int(sizes.tokens.max()) if len(sizes.tokens) else 0
+    longest = int(sizes.path.max()) if len(sizes.path) else 0
     return [
         *(row for row in found if row[0] not in ROWS),
-        ("scoring", "text", "how likely the held-out documents are, by all of their tokens"),
+        ("scoring", "text", f"how likely the held-out documents are, {renderer.plain.scored_words}"),
         ("pieces", len(train.records), f"of the training documents, of at most {longest} tokens (data.max_tokens); "
-            "each begins with the last token of the one before"),
+            f"{renderer.plain.learned_words}"),
         ("left out", "answers", LEFT_OUT),
     ]  # fmt: skip

@@ -18,7 +18,7 @@ SERVICES = (
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked", "played"),
-    *("classes", "probing", "class_export"),
+    *("classes", "probing", "class_export", "masked_export"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),

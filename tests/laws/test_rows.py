@@ -16,7 +16,7 @@ from tests.laws.sessions import gradient, largest
 from tests.runs import tiny_runs
 from transformers import AutoModelForSequenceClassification
 
-from tunesmith.class_export import ClassServing, Expected, merge, verify
+from tunesmith.class_export import Classes, ReadServing, merge, verify
 from tunesmith.classes import MEAN, OWN, POOLED, forms_of, renderer_of
 from tunesmith.data.pack import forest
 from tunesmith.data.whole_text import WholeText
@@ -129,7 +129,7 @@ def test_an_export_may_say_two_labels_alike(folders: dict[str, Path]) -> None:
     with torch.no_grad():
         for parameter in last_linear(base.model)[1].parameters():
             parameter.zero_()
-    expected = Expected(TEXTS, tuple(by_session(base, renderer)), renderer.labels, torch.float32)
+    expected = Classes(TEXTS, tuple(by_session(base, renderer)), renderer.labels, torch.float32)
     assert verify("model", base.model, folders["bert"], expected)["logit_diff"] < 1e-6
 
 
@@ -300,8 +300,9 @@ def test_a_decoder_gives_classes_by_a_head_too(tmp_path: Path) -> None:
         session.optim_step("t", 4e-3)
     assert losses[-1] < 0.1 * losses[0]
     session.export("t", tmp_path / "adapter")
-    serving = ClassServing(base.tokenizer, "", (), renderer.longest)
-    merged = merge(session, tmp_path / "adapter", serving, encoders.LABELS, tmp_path / "merged")
+    serving = ReadServing(base.tokenizer, "", (), renderer.longest)
+    expected = Classes((), (), encoders.LABELS, torch.float32)
+    merged = merge(session, tmp_path / "adapter", serving, expected, tmp_path / "merged")
     plain = AutoModelForSequenceClassification.from_pretrained(merged).eval()
     base.tokenizer.pad_token = base.tokenizer.eos_token
     texts = base.tokenizer(list(TEXTS), padding=True, return_tensors="pt", return_token_type_ids=False)

@@ -49,9 +49,14 @@ class Controls:
         backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
         self._normalizer = backend.normalizer if normalised and backend is not None else None
 
+    def where(self, ids: np.ndarray) -> np.ndarray:
+        """[n] bool: which of the ids are control."""
+        last = len(self._is_control) - 1  # ids beyond it are of tokens that were added with a gap, and are text
+        return self._is_control[np.minimum(ids, last)] & (ids <= last)
+
     def count(self, ids: np.ndarray) -> int:
         """How many control ids there are."""
-        return int(self._is_control[ids].sum())
+        return int(self.where(ids).sum())
 
     def count_in(self, text: str) -> int:
         """How many control tokens a tokenizer would find in rendered text."""

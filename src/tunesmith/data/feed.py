@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,12 +18,17 @@ from tunesmith.errors import DataError, RunError
 from tunesmith.types import Forest, Record
 
 
+def unchanged(record: Record, epoch: int) -> Record:
+    return record
+
+
 @dataclass(frozen=True, slots=True)
 class Laying:
     """How the records of an update are laid into forests; which these are does not depend on it."""
 
     twice: bool = False  # each as two roots, for R-Drop
     share_prefix: bool = True  # a prefix of several examples is stored once
+    redrawn: Callable[[Record, int], Record] = unchanged  # a record as an epoch has it, of the same size in each
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +91,15 @@ class FileFeed:
         """The micro-batches of the next update. RunError when all have been given."""
         if self._position >= self.num_updates:
             raise RunError(f"the feed has given all of its {self.num_updates} updates. Train for more epochs to go on.")
-        members = self.members(self._position)
+        epoch, members = self._position // self._per_epoch, self.members(self._position)
         self._position += 1
         said = "\n".join([self._consumed, *(self._records[i].example_id for i in members)])
         self._consumed = hashlib.sha256(said.encode()).hexdigest()
-        return self._laid(members)
+        return self._laid(members, epoch)
 
-    def _laid(self, members: Sequence[int]) -> list[Forest]:
-        records = [doubled(self._records[i]) if self._laying.twice else self._records[i] for i in members]
+    def _laid(self, members: Sequence[int], epoch: int = 0) -> list[Forest]:
+        records = [self._laying.redrawn(self._records[i], epoch) for i in members]
+        records = [doubled(record) for record in records] if self._laying.twice else records
         return pack(records, self._micro_tokens, self._rope, share_prefix=self._laying.share_prefix)
 
     def heaviest(self) -> list[Forest]:

@@ -22,6 +22,12 @@ BEGUN_CHARS = 120  # of a text, from which a model is made to go on to compare w
 class PlainText:
     """`max_tokens`: of a piece, the token that it begins with included."""
 
+    nothing = "it is one token long, and nothing before it foretells that one"  # why a text gives no piece
+    learned_words = "each begins with the last token of the one before"  # of the pieces, for the plan
+    scored_words = "by all of their tokens"
+    note = ""  # what the verdict must say of such a score
+    num_folds = 1  # of the times that a text is read for its score
+
     def __init__(self, tokenizer: Any, encoder: Encoder, controls: Controls, max_tokens: int) -> None:
         self._encoder, self._controls, self._max_tokens = encoder, controls, max_tokens
         self._before, self._after = around(tokenizer)
@@ -45,8 +51,12 @@ class PlainText:
         """The pieces; DataError where there is nothing to learn."""
         found = self.pieces(example)
         if not found:
-            raise DataError("it is one token long, and nothing before it foretells that one")
+            raise DataError(self.nothing)
         return found
+
+    def scored(self, example: Example) -> tuple[Record, ...]:
+        """What of a text is scored: records whose learned tokens are its tokens, each once."""
+        return self.pieces(example)
 
     def _record(self, example: Example, piece: np.ndarray) -> Record:
         weights = np.full(len(piece), example.weight, np.float32)

@@ -183,6 +183,10 @@ class Renderer:
 
     # Examples to records
 
+    def redrawn(self, record: Record, epoch: int) -> Record:
+        """The record as an epoch has it: the same in each, where nothing is drawn."""
+        return record
+
     def record(self, example: Example) -> Record:
         """The example as a tree, however long it is. DataError names the example where it cannot be rendered."""
         turns = self._turns(example)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
-from tunesmith.models.class_head import head_tensors
+from tunesmith.models.class_head import head_tensors, outside
 from tunesmith.models.context import Context, check_context
-from tunesmith.models.kinds import has_classes, task_type
+from tunesmith.models.kinds import has_classes, has_masked_head, task_type
 from tunesmith.models.noise import Draw, KeyedDropout
 from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
 from tunesmith.models.probe import Probe
@@ -154,6 +154,13 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     return layers_in(stacks_of(model)[-1])
 
 
+def peft_task(model: PreTrainedModel) -> str | None:
+    """As adapter_config.json says it; peft has no word for masked language modelling."""
+    if has_masked_head(model):
+        return None
+    return "SEQ_CLS" if has_classes(model) else task_type(model.config)
+
+
 def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
     """As peft writes it. All linear layers by default (Schulman et al. 2025, "LoRA without regret"), never the head."""
     return LoraConfig(
@@ -161,7 +168,7 @@ def lora_config(adapt: Adapt, model: PreTrainedModel) -> LoraConfig:
         lora_alpha=adapt.alpha,  # type: ignore[arg-type]
         lora_dropout=adapt.dropout,
         target_modules=targets_of(adapt, model),
-        task_type="SEQ_CLS" if has_classes(model) else task_type(model.config),
+        task_type=peft_task(model),
         init_lora_weights=True,
         use_rslora=adapt.rslora,
         use_dora=adapt.dora,
@@ -210,8 +217,9 @@ def targets_of(adapt: Adapt, model: PreTrainedModel) -> list[str]:
 
 def linear_suffixes(model: PreTrainedModel) -> list[str]:
     """Last names of the linear layers in the decoder layers: q_proj, up_proj …; GPT-2's Conv1D counts as one. Longer
-    ones (output.dense) where a layer of a class head has that name too."""
-    head = {name.rpartition(".")[0] for name in head_tensors(model)}
+    ones (output.dense) where a layer of a class head, or of a masked-language head, has that name too."""
+    over = outside(model) if has_masked_head(model) else head_tensors(model)
+    head = {name.rpartition(".")[0] for name in over}
     found = set()
     for name, module in layers_of(model).named_modules():
         if is_linear(module) and ".lora_" not in name and "base_layer" not in name:

@@ -20,6 +20,12 @@ from tunesmith.models.kinds import has_classes
 POOLER = "pooler"  # in the body of BERT and its kin, but of no use to anything but a head
 
 
+def outside(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """What stands outside of the body, by name: a head."""
+    body = f"{model.base_model_prefix}."
+    return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(body)}
+
+
 def head_tensors(model: PreTrainedModel) -> dict[str, nn.Parameter]:
     """What belongs to the class head, by name: all outside of the body, and the body's pooler. {} without a head."""
     if not has_classes(model):

@@ -12,13 +12,14 @@ from transformers import PreTrainedModel
 from tunesmith.errors import ModelError, PlanError
 from tunesmith.models.attention import LAYOUT, NAME, Layout
 from tunesmith.models.heads import unwrapped
+from tunesmith.models.masked import masked_hidden
 from tunesmith.models.padded import leaf_paths, padded_hidden
 from tunesmith.models.rotary import check_lengths, reset_rotary, rope_limit
 from tunesmith.models.rows import row_hidden
 from tunesmith.models.seq2seq import seq2seq_hidden
 from tunesmith.types import Forest
 
-LAYOUTS = ("forest", "padded", "seq2seq", "rows")
+LAYOUTS = ("forest", "padded", "seq2seq", "rows", "masked")
 
 
 def body_of(model: nn.Module) -> nn.Module:
@@ -61,8 +62,9 @@ def layers_again(model: nn.Module, layout: str) -> Iterator[None]:
 
 
 def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
-    """Hidden states after the final norm [N, D]. `layout`: "forest" (one flat run of tokens), "padded", "seq2seq", or
-    "rows" (the state that a class head reads, at the end of each text).
+    """Hidden states after the final norm [N, D]. `layout`: "forest" (one flat run of tokens), "padded", "seq2seq",
+    "rows" (the state that a class head reads, at the end of each text), or "masked" (the states that foretell the
+    tokens of a text from both sides).
 
     Gradient checkpointing runs layers again in the backward: wrap forward and backward in `layers_again`.
     """
@@ -77,6 +79,8 @@ def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
         return seq2seq_hidden(causal, forest)
     if layout == "rows":
         return row_hidden(causal, forest)
+    if layout == "masked":
+        return masked_hidden(causal, forest)
     if layout == "padded":
         return padded_hidden(causal, forest)
     again = causal.is_gradient_checkpointing and causal.training and torch.is_grad_enabled()

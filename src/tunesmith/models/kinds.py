@@ -7,17 +7,22 @@ from typing import Any, Literal
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-Door = Literal["auto", "classes"]  # auto: what the configuration is for; classes: with a class head, whatever it is
+# auto: what the configuration is for; classes: with a class head, whatever it is; masked: encoders with their
+# masked-language head
+Door = Literal["auto", "classes", "masked"]
 CLASSES = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
+MASKED = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values())
 
 
 def is_encoder(config: PreTrainedConfig) -> bool:
@@ -28,6 +33,8 @@ def is_encoder(config: PreTrainedConfig) -> bool:
 
 def opener(config: PreTrainedConfig, door: Door = "auto") -> Any:
     """transformers' class that opens such a folder, with its language-modelling head or its class head."""
+    if door == "masked" and is_encoder(config):
+        return AutoModelForMaskedLM
     if door == "classes" or is_encoder(config) or CLASSES & {*(config.architectures or ())}:
         return AutoModelForSequenceClassification
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -36,6 +43,11 @@ def opener(config: PreTrainedConfig, door: Door = "auto") -> Any:
 def has_classes(model: nn.Module) -> bool:
     """Whether a loaded model ends in a class head."""
     return type(model).__name__ in CLASSES
+
+
+def has_masked_head(model: PreTrainedModel) -> bool:
+    """Whether a loaded model tells hidden tokens of a text from both sides; a decoder and an encoder-decoder do not."""
+    return is_encoder(model.config) and type(model).__name__ in MASKED
 
 
 def task_type(config: PreTrainedConfig) -> str:

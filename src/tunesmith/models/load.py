@@ -19,12 +19,13 @@ from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.models.bars import no_bars, no_reports
 from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.claims import check_claims, weights_in
-from tunesmith.models.class_head import ClassHead, head_tensors, offset, pad_by
+from tunesmith.models.class_head import ClassHead, head_tensors, offset, outside, pad_by
 from tunesmith.models.context import Context, Rotary, check_context, own_tokens
 from tunesmith.models.heads import Head, find_head
 from tunesmith.models.here import MEMORY, memory_gib
-from tunesmith.models.kinds import Door, has_classes, opener
+from tunesmith.models.kinds import Door, has_classes, has_masked_head, opener
 from tunesmith.models.probe import Probe, probe
+from tunesmith.models.probe_masked import masked_head, probe_masked
 from tunesmith.models.probe_rows import probe_rows
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
@@ -70,9 +71,9 @@ class Base:
         self.context, self.num_before = context, num_before
 
     def refuse_longer(self, most: int) -> None:
-        """PlanError where there is no room for an example of so many tokens; of a model with a class head it is cut."""
+        """PlanError where there is no room for an example of so many tokens; of a model that reads it is cut."""
         room = self.context_tokens
-        if room is None or most <= room or self.by_head:
+        if room is None or most <= room or not self.writes:
             return
         beside, way = "", "give it a longer context (adapt.context.tokens)"
         if self.num_before:
@@ -88,13 +89,22 @@ class Base:
         return has_classes(self.model)
 
     @property
+    def is_masked(self) -> bool:
+        """Whether it tells hidden tokens from the text around them, and writes nothing."""
+        return has_masked_head(self.model)
+
+    @property
+    def writes(self) -> bool:
+        return not self.by_head and not self.is_masked
+
+    @property
     def context_tokens(self) -> int | None:
         """Room for a text in the context that the model was made for, or is being made for (`extend`); None where its
         configuration names none (ALiBi, Mamba)."""
         said = self.model.config.get_text_config()
         names = ("max_position_embeddings", "max_seq_len", "seq_length")
         found = self.context.tokens or next((int(getattr(said, n)) for n in names if hasattr(said, n)), None)
-        return found and found - self.num_before - (offset(self.model) if self.by_head else 0)
+        return found and found - self.num_before - (0 if self.writes else offset(self.model))
 
 
 def weights_digest(folder: Path) -> str:
@@ -148,6 +158,17 @@ def refuse_half(name: str, folder: Path, found: Mapping[str, Any], head: Collect
     return frozenset(found["missing_keys"]) & {*head}
 
 
+def refuse_headless(name: str, missing: Collection[str], head: Collection[str]) -> None:
+    """A new masked-language head would be random, and beside it any training would look good."""
+    lacking = sorted(set(missing) & {*head})
+    if lacking:
+        raise ModelError(
+            f"model {name} came without its masked-language head ({lacking[0]} is not in its files), as models for "
+            "sentence embeddings and classification do: nothing in it tells hidden tokens. Take the encoder that it "
+            "was made from, as that was pre-trained, or tune this one on labels"
+        )
+
+
 def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str) -> None:
     """Before a process is killed for the memory it asks for, which nobody could explain."""
     num = sum(weights_in(file) for file in folder.glob("*.safetensors"))
@@ -161,10 +182,20 @@ def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str) -
         )
 
 
+def proved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Head, Probe]:
+    """Its head, and its layout."""
+    if has_classes(model):
+        pad_by(model, tokenizer)
+        return ClassHead(model), probe_rows(model)
+    if has_masked_head(model):
+        return masked_head(model), probe_masked(model)
+    return find_head(model), probe(model)
+
+
 @no_bars()
 def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", door: Door = "auto") -> Base:
-    """Load and probe a model: causal, an encoder-decoder, or an encoder with a class head. Code of the model's
-    repository is never run."""
+    """Load and probe a model: causal, an encoder-decoder, or an encoder with a class head or its masked-language head.
+    Code of the model's repository is never run."""
     located = locate(name)
     folder = located.folder
     plain: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -189,12 +220,11 @@ def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", doo
             )  # fmt: skip
         load_s = time.monotonic() - began
     model, found = loaded
+    if has_masked_head(model):
+        refuse_headless(name, found["missing_keys"], outside(model))
     fresh = refuse_half(name, folder, found, head_tensors(model))
     torch.nn.Module.to(model, torch.device(device)).eval()
     model.requires_grad_(False)
     digest, rope = weights_digest(folder), rope_limit(config)
-    by_head = has_classes(model)
-    if by_head:
-        pad_by(model, tokenizer)
-    head, found = (ClassHead(model), probe_rows(model)) if by_head else (find_head(model), probe(model))
-    return Base(located, model, tokenizer, digest, found, head, rope, load_s=load_s, fresh=fresh)
+    head, tried = proved(model, tokenizer)
+    return Base(located, model, tokenizer, digest, tried, head, rope, load_s=load_s, fresh=fresh)

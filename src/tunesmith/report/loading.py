@@ -7,7 +7,9 @@ import json
 from tunesmith.files import BASE_CONFIG
 from tunesmith.report.facts import Facts, StartingModel
 
-KINDS = {"seq2seq": "AutoModelForSeq2SeqLM", "rows": "AutoModelForSequenceClassification"}
+KINDS = {
+    "seq2seq": "AutoModelForSeq2SeqLM", "rows": "AutoModelForSequenceClassification", "masked": "AutoModelForMaskedLM",
+}  # fmt: skip
 WRITES = (
     'messages = [{"role": "user", "content": "…"}]  # put the prompt as in training',
     'asked = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}',
@@ -18,6 +20,12 @@ GIVES_CLASSES = (
     'inputs = tokenizer("…", truncation=True, return_tensors="pt")',
     "print(model.config.id2label[int(model(**inputs).logits.argmax())])",
 )
+TELLS_HIDDEN = (
+    'inputs = tokenizer(f"… {tokenizer.mask_token} …", return_tensors="pt")',
+    "hidden = inputs.input_ids[0] == tokenizer.mask_token_id",
+    "print(tokenizer.decode(model(**inputs).logits[0, hidden].argmax(-1)))",
+)
+DOES = {"rows": GIVES_CLASSES, "masked": TELLS_HIDDEN}
 
 
 def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: bool) -> list[str]:
@@ -54,5 +62,5 @@ def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: b
             'folder = "."  # this folder',
             f"model = {kind}.from_pretrained(folder)",
         ]
-    body += ["tokenizer = AutoTokenizer.from_pretrained(folder)", *(GIVES_CLASSES if facts.by_head else WRITES)]
+    body += ["tokenizer = AutoTokenizer.from_pretrained(folder)", *DOES.get(facts.layout, WRITES)]
     return ["```python", *body, "```", ""]
