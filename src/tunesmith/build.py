@@ -131,7 +131,7 @@ def compute(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> Compute:
 
 def load_base(recipe: Recipe, where: Compute, *, learns: bool = False) -> Base:
     """`learns`: with the teacher that it learns from, where the recipe names one."""
-    base = load(recipe.model, where.dtype, where.device, classes.door_of(recipe))
+    base = load(recipe.model, where.dtype, where.device, classes.door_of(recipe), recipe.adapt.base_bits)
     base.extend(recipe.adapt.context, recipe.adapt.num_before)
     base.refuse_longer(recipe.data.max_tokens)
     if learns and recipe.objective.distil.share:
@@ -363,7 +363,7 @@ def num_updates(recipe: Recipe, feed: FileFeed) -> int:
 def learning_rate(recipe: Recipe, base: Base, updates: int) -> tuple[float, str]:
     if recipe.train.lr != "auto":
         return recipe.train.lr, "said in the recipe"
-    return auto_lr(recipe.adapt.method, base.model.num_parameters(), updates)
+    return auto_lr(recipe.adapt.method, base.num_weights, updates)
 
 
 def start(recipe: Recipe, session: Session, made: Material, updates: int, most_general: int | None = None) -> State:

@@ -18,7 +18,7 @@ from tunesmith.errors import InputError, PlanError
 from tunesmith.export.gguf_check import Asked, check_gguf
 from tunesmith.export.gguf_file import About, refuse_family, write_gguf
 from tunesmith.export.modelfile import ollama_template, write_modelfile
-from tunesmith.export.verify import expect, verify
+from tunesmith.export.verify import expect, on_whole_base, verify
 from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.vocabulary import vocabulary
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged
@@ -115,7 +115,7 @@ def deliver(folder: Path, kind: Kind, out: Path | None, quant: Quant, tell: Tell
 
 def check_room(opened: Opened, final: Path, kind: Kind, quant: Quant, *, has_merged: bool) -> None:
     """PlanError where the disk has no room for the export, or the one for what is made only on the way."""
-    size = opened.session.base.model.num_parameters() / 2**30
+    size = opened.session.base.num_weights / 2**30
     if kind == "adapter":
         return
     check_disk(final, size * (4 if kind == "merged" else QUANT_BYTES[quant]), "name another folder with --out")
@@ -140,7 +140,8 @@ def adapter(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
 def check_adapter(delivery: Delivery, folder: Path) -> dict[str, Any]:
     """The run's adapter, compared through plain peft and against vLLM's rules."""
     base = delivery.opened.session.base
-    found = verify("adapter", open_adapter(base.located.folder, folder, base.model.dtype), delivery.asked.expected)
+    model, expected = open_adapter(base.located.folder, folder, base.model.dtype), delivery.asked.expected
+    found = verify("adapter", model, expected) | on_whole_base(model, expected)
     return {"peft": found, "vllm": vllm_facts(folder)}
 
 
@@ -163,7 +164,7 @@ def with_weights(delivery: Delivery, use: Callable[[Path], None]) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="tunesmith_") as scratch:
         origin = delivery.opened.session.base.located.folder
-        tuned = open_adapter(origin, delivery.weights("adapter"), torch.float32)
+        tuned = open_adapter(origin, delivery.weights("adapter"), torch.float32, to_merge=True)
         use(write_merged(tuned, delivery.serving, Path(scratch) / "merged"))
 
 

@@ -83,7 +83,7 @@ class Asking:
 
 def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking: Asking) -> Footprint:
     model, is_lora = base.model, recipe.adapt.method == "lora"
-    each, whole, trained = model.dtype.itemsize, model.num_parameters(), num_trained(model, recipe.adapt)
+    each, trained = model.dtype.itemsize, num_trained(model, recipe.adapt)
     batches = feed.heaviest()
     updates = num_updates(recipe, feed)
     fisher = {n: torch.empty_like(p, dtype=torch.float32, device=META) for n, p in weighed(recipe, base).items()}
@@ -112,7 +112,7 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
         "evaluate": published + four * (made.before is not None) + max(asking.evaluate, labels),  # its weights too
         "guards": published + asking.guards if asking.guards else 0,
         "robustness": published + max(asking.robustness, scored, labels),
-        "export": published + opened_bytes(recipe, whole, each),
+        "export": published + opened_bytes(recipe, base),
         "explain": published + explained if explained else 0,
     }
     device = model.device.type
@@ -123,10 +123,14 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
     return Footprint(by_stage, there, before, rounding * activations / GIB, beside)
 
 
-def opened_bytes(recipe: Recipe, whole: int, each: int) -> int:
-    """What exports take while they are opened and compared: on the CPU, whatever the run's device."""
-    is_merged_half = recipe.adapt.is_adapter and "merged" in recipe.export and each < 4
-    return whole * (each + 4 * is_merged_half)  # float32 weights are merged and written, then read as 16 bits
+def opened_bytes(recipe: Recipe, base: Base) -> int:
+    """What exports take while they are opened and compared: on the CPU, whatever the run's device. An adapter alone is
+    opened on a base that is held in as few bits."""
+    each, is_merged = base.model.dtype.itemsize, recipe.adapt.is_adapter and "merged" in recipe.export
+    if recipe.adapt.base_bits and not is_merged:
+        return sum(t.nbytes for t in (*base.model.parameters(), *base.model.buffers()))
+    is_merged_half = is_merged and each < 4
+    return base.num_weights * (each + 4 * is_merged_half)  # float32 weights are merged, written, then read as 16 bits
 
 
 def weighed(recipe: Recipe, base: Base) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from tunesmith.models.adapters import READ_BY, config_of, trained_weights
 from tunesmith.models.load import Base
 from tunesmith.models.new_tokens import by_token
 from tunesmith.models.peft_methods import unmergeable
+from tunesmith.models.quantised import held_words
 from tunesmith.objectives.goal import objective
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.average import Ema, Tail
@@ -71,6 +72,23 @@ def unread(recipe: Recipe) -> dict[str, bool]:
     }
 
 
+def unheld(recipe: Recipe) -> dict[str, bool]:
+    """What a base in fewer bits cannot give: reason -> whether it is asked for."""
+    is_held = recipe.adapt.base_bits is not None
+    return {
+        "regularise.ewc measures how much each weight of the base matters by its gradient; with adapt.base_bits there "
+        "is no weight to have one. Use regularise.kl or l2sp, or leave one of the two out": (
+            is_held and recipe.regularise.ewc > 0
+        ),
+        "train.average.base_share goes towards the weights without adapter, which with adapt.base_bits are rounded, "
+        "and not those of the base that is compared with. Leave one of the two out": (
+            is_held and bool(recipe.train.average.base_share)
+        ),
+        "train.compile compiles layers, and with adapt.base_bits these read files and make their weights anew. Leave "
+        "one of the two out": is_held and recipe.train.compile,
+    }
+
+
 def unforetold(recipe: Recipe) -> dict[str, bool]:
     """What an encoder-decoder cannot do, since nothing foretells its prompts: reason -> whether it is asked for."""
     why = "an encoder-decoder foretells replies and no ordinary text"
@@ -117,7 +135,8 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
         why = unmergeable(base.model, config_of(recipe.adapt, base.model))
         if why:
             raise PlanError(f"peft cannot merge this adapter ({why}): leave merged out, --set export=[adapter]")
-    reasons = unread(recipe) | {
+    idle = unread(recipe) | unheld(recipe)
+    reasons = idle | {
         "regularise.rdrop compares two passes with other dropout masks, and nothing here drops anything: both would be "
         "the same. Set adapt.dropout to 0.1, say, with adapt.method lora": r.rdrop and not drops,
         f"regularise.neftune knows the forest layout only, and this model needs the {base.layout} one "
@@ -191,6 +210,7 @@ def rows(recipe: Recipe, base: Base) -> list[Row]:
     t, c = recipe.train, recipe.adapt.context
     found += [
         ("adapt.context", c.method if c.tokens else "", context_why(recipe, base)),
+        ("adapt.base_bits", recipe.adapt.base_bits, held_words(base.model)),
         (
             "train.by_depth",
             t.by_depth if t.by_depth != 1 else 0,

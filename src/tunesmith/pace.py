@@ -264,10 +264,10 @@ class Job:
         is_adapter = recipe.adapt.is_adapter
         has_merged = is_adapter and "merged" in recipe.export
         openings = 2 if has_merged else 1
-        is_half = has_merged and model.dtype.itemsize < 4  # the adapter is opened once more, in float32
-        out = self.trained * 4 if is_adapter else model.num_parameters() * model.dtype.itemsize
-        out += 4 * model.num_parameters() if has_merged else 0
-        return compared * (1 + openings) + speeds.load_s * (openings + is_half) + out / GIB * speeds.disk_s
+        is_again = has_merged and (model.dtype.itemsize < 4 or recipe.adapt.base_bits is not None)  # whole, in float32
+        out = self.trained * 4 if is_adapter else self.base.num_weights * model.dtype.itemsize
+        out += 4 * self.base.num_weights if has_merged else 0
+        return compared * (1 + openings) + speeds.load_s * (openings + is_again) + out / GIB * speeds.disk_s
 
     def rehearsal(self) -> float:
         """What is left of it: prompts, a checkpoint, the export; the longest micro-batch where it was cut before."""

@@ -27,7 +27,7 @@ from tunesmith.evals.knobs import Evals
 from tunesmith.evals.tasks import TaskName
 from tunesmith.limits import check_strengths
 from tunesmith.lineage import Parent
-from tunesmith.models.adapters import Adapt
+from tunesmith.models.adapters import Adapt, check_bits
 from tunesmith.objectives.goal import Goal
 from tunesmith.plain_yaml import load_yaml
 from tunesmith.regularisers.average import Average
@@ -291,6 +291,7 @@ def check(recipe: Recipe) -> None:
     }  # fmt: skip
     check_strengths(recipe.regularise, recipe.objective, off_at_0)
     check_sweep(recipe.sweep)
+    check_bits(a)
     if t.watch < 0:
         raise RecipeError(f"train.watch is {t.watch}; wanted how many prompts to watch, or 0 for none")
     if e.explain_cases < 0:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.errors import NoRoom, PlanError
 from tunesmith.models.adapters import Adapt, config_of, targets_of, trained_weights
+from tunesmith.models.blockwise import num_weights, quantised
 from tunesmith.models.class_head import head_tensors
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.peft_methods import tried
@@ -43,13 +44,13 @@ def need(model: PreTrainedModel, adapt: Adapt, tokens: int) -> Need:
     return Need(
         KEPT_EACH * config.hidden_size * config.num_hidden_layers * each * tokens / GIB,
         num_trained(model, adapt) * STATE_BYTES / GIB,
-        model.num_parameters() * each / GIB,
+        num_weights(model) * each / GIB,
     )
 
 
 def disk_need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...], trained: int) -> float:
     """GiB of the run folder. `trained`: weights."""
-    whole = model.num_parameters()
+    whole = num_weights(model)
     merged = whole * 4 if "merged" in exports else 0
     out = trained * 4 + merged if adapt.is_adapter else whole * model.dtype.itemsize
     return (out + trained * SAVED_BYTES * NUM_SAVED) / GIB + REPORT_GIB
@@ -69,6 +70,7 @@ def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
     ends = tuple(f".{target}" for target in targets)
     layers = [name for name, _ in model.named_modules() if f".{name}".endswith(ends)]
     shapes = {name.removesuffix(".weight"): p.shape for name, p in model.named_parameters() if p.ndim == 2}
+    shapes |= {name: layer.shape for name, layer in quantised(model).items()}
     head = sum(p.numel() for p in head_tensors(model).values())
     return head + sum(adapt.rank * sum(shapes[name]) for name in layers if name in shapes)
 

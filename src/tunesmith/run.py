@@ -44,7 +44,7 @@ from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, Interrupted
 from tunesmith.evals.score import Answer
-from tunesmith.export.verify import expect, verify
+from tunesmith.export.verify import expect, on_whole_base, verify, whole_base_note
 from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged, write_tuned
 from tunesmith.fitted import Fitted, fit_or_halve
@@ -155,8 +155,8 @@ def whole(
     )
     verdict["secondary"] |= preferred
     verdict |= {"run": out.name, "guard": [asdict(g) for g in guard], "openings": [asdict(o) for o in earlier]}
-    looked = openings.note(earlier, len(made.split.test))
-    kept = [looked, long_context.note(reach), *skipped_updates(folder), *(folder.read(SIZES) or {}).get("said", [])]
+    kept = [openings.note(earlier, len(made.split.test)), long_context.note(reach), *skipped_updates(folder),
+            whole_base_note(folder.read("export.json")), *(folder.read(SIZES) or {}).get("said", [])]  # fmt: skip
     verdict["notes"] = [*filter(None, kept), *verdict["notes"], *guards.losses(guard)]
     robustness.into(verdict, robust)
     against_parent.into(verdict, against_parent.compare(recipe, folder, made, base_asked, tuned))
@@ -375,11 +375,12 @@ def export(
         tuned = write_tuned(session, snapshot, serving, folder.path / "adapter")
         with folder.doing("adapter opened by peft and compared"):
             opened = open_adapter(origin, tuned, where.dtype)
-            facts["adapter"] = {"path": "adapter", **verify("adapter", opened, expected), "vllm": vllm_facts(tuned)}
+            found = verify("adapter", opened, expected) | on_whole_base(opened, expected)
+            facts["adapter"] = {"path": "adapter", **found, "vllm": vllm_facts(tuned)}
         if "merged" in recipe.export:
-            if where.dtype != torch.float32:
+            if where.dtype != torch.float32 or recipe.adapt.base_bits:
                 del opened  # before the larger one comes
-                opened = open_adapter(origin, tuned, torch.float32)
+                opened = open_adapter(origin, tuned, torch.float32, to_merge=True)
             with folder.doing("adapter merged"):
                 merged = write_merged(opened, serving, folder.path / "merged")
             del opened

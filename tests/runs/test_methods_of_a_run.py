@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from tests.runs import tiny_runs
 from tests.runs.test_run import StopAfter
 
+from tunesmith.deliver import deliver
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import Interrupted, PlanError, RecipeError
 from tunesmith.folder import Silent
-from tunesmith.opened import open_run
+from tunesmith.opened import open_model, open_run
 from tunesmith.recipe import parse
 from tunesmith.run import run
 
@@ -118,6 +119,35 @@ def test_a_method_of_peft_runs_through_and_opens_again(model: Path, tmp_path: Pa
     assert any(bool(t.any()) for n, t in tuned.values.items() if "w2_a" in n or "w1_a" in n)
 
 
+def test_a_base_in_4_bits_runs_through_and_opens_again(model: Path, tmp_path: Path) -> None:
+    """Rehearsed, stopped, gone on with to the same bits; what is compared with is the base as it is."""
+    settings = asked(model, tmp_path, rehearsal=True, lr=0.05)
+    settings["adapt"] |= {"base_bits": 4}
+    settings["regularise"] = {"kl": 0.1}
+    settings["export"] = ["adapter", "merged"]
+    do(settings, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        do(settings, tmp_path / "out", StopAfter(3))
+    do(settings, tmp_path / "out", resume=True)
+    assert all(torch.equal(t, adapter(tmp_path / "whole")[n]) for n, t in adapter(tmp_path / "out").items())
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert facts["adapter"]["same_text"]
+    assert facts["merged"]["same_text"]
+    assert facts["adapter"]["logit_diff"] < 1e-4 < 1e-3 < facts["adapter"]["whole_base_diff"]
+    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert any("held in fewer bits" in note for note in verdict["notes"])
+    resolved = {r["key"]: r for r in json.loads((tmp_path / "out" / "plan.json").read_text())["resolved"]}
+    assert resolved["adapt.base_bits"]["value"] == 4
+    assert "under the adapter" in resolved["adapt.base_bits"]["why"]
+    opened, plain = open_run(tmp_path / "out"), open_model(str(model))
+    prompt = [4, 5, 6, 7]
+    assert torch.equal(opened.session.next_logits(None, prompt), plain.session.next_logits(None, prompt))
+    tuned = opened.session.next_logits(opened.who("tuned"), prompt)
+    assert not torch.equal(tuned, plain.session.next_logits(None, prompt))
+    found = deliver(tmp_path / "out", "adapter", tmp_path / "elsewhere", "f16", Silent())
+    assert found["peft"]["logit_diff"] < 1e-4 < found["peft"]["whole_base_diff"]
+
+
 def test_rows_that_cannot_be_used_are_told_whatever_they_were_for(model: Path, tmp_path: Path) -> None:
     """Also where nothing is replayed, and general rows are there for EWC alone."""
     rows = [{"prompt": "lazy?", "completion": ""}] + [{"prompt": f"lazy {i}?", "completion": "fox"} for i in range(3)]
@@ -158,6 +188,9 @@ REFUSED = {
     "adapt.names is read by adapt.method named": {"adapt": {"names": ["*norm*"]}},
     "adapt.targets is read by": {"adapt": {"method": "full", "rank": 16, "targets": ["q_proj"]}},
     "no place for": {"adapt": {"method": "peft", "peft": "prefix_tuning"}},
+    "no weight to have one": {"regularise": {"ewc": 1}, "adapt": {"base_bits": 4}},
+    "which with adapt.base_bits are rounded": {"train": {"average": {"base_share": 0.2}}, "adapt": {"base_bits": 4}},
+    "make their weights anew": {"train": {"compile": True}, "adapt": {"base_bits": 4}},
     "its own twin": {"objective": {"contrastive": 0.5}, "regularise": {"rdrop": 1}, "adapt": {"dropout": 0.1}},
 }
 

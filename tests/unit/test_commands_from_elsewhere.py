@@ -14,7 +14,7 @@ from tunesmith.cli.main import app
 from tunesmith.errors import InputError
 from tunesmith.recipe import parse
 
-THEIRS = "base_model: acme/small\nsequence_len: 64\nlearning_rate: 1e-4\nload_in_4bit: true\nodd: 1\n"
+THEIRS = "base_model: acme/small\nsequence_len: 64\nlearning_rate: 1e-4\nfsdp: full_shard\nodd: 1\n"
 
 
 def typed(*words: object) -> Result:
@@ -27,7 +27,7 @@ def test_import_prints_or_writes_a_recipe(tmp_path: Path) -> None:
     shown = typed("import", file)
     assert shown.exit_code == 0
     assert parse(yaml.safe_load(shown.stdout)).train.lr == 1e-4  # a program may read standard output
-    assert "load_in_4bit" in shown.stderr
+    assert "fsdp" in shown.stderr
     facts = json.loads(typed("import", file, "--json").stdout)
     assert [k["fate"] for k in facts["keys"]] == ["same", "meant", "same", "absent", "unknown"]
     assert typed("import", file, "--out", out).exit_code == 0

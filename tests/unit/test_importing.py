@@ -156,6 +156,7 @@ def test_axolotl_by_hand(tmp_path: Path) -> None:
     assert (r.data.columns.messages, r.data.dev_frac, r.data.max_tokens) == ("conversations", 0.05, 2048)
     assert (r.adapt.method, r.adapt.rank, r.adapt.alpha, r.adapt.dropout) == ("lora", 16, 8, 0.05)
     assert r.adapt.targets == ("q_proj", "v_proj")  # the head stays as it is
+    assert r.adapt.base_bits == 4
     assert r.train.update_tokens == 2 * 4 * 2048
     assert r.train.micro_tokens == 2 * 2048
     assert (r.train.lr, r.train.epochs, r.train.max_updates) == (2e-4, 3, 200)
@@ -163,7 +164,7 @@ def test_axolotl_by_hand(tmp_path: Path) -> None:
     assert r.train.optim.weight_decay == 0.01
     assert (r.precision, r.trackers) == ("auto", ("wandb",))
     assert {k for k, fate in told.items() if fate == "absent"} == {
-        "load_in_4bit", "chat_template", "gradient_checkpointing", "special_tokens.eos_token",
+        "chat_template", "gradient_checkpointing", "special_tokens.eos_token",
         "fsdp_config.offload_params",
     }  # fmt: skip
     assert told["lora_aplha"] == "unknown"
@@ -276,7 +277,7 @@ def test_what_is_no_supervised_training_file_is_refused(text: str, said: str, tm
 def test_a_method_that_is_not_used_takes_its_shape_with_it(tmp_path: Path) -> None:
     found = imported(tmp_path, AXOLOTL.replace("adapter: qlora", "adapter:"))
     assert parse(found.settings).adapt.method == "full"  # as Axolotl does, whatever shape is said
-    assert fates(found)["lora_r"] == "off"
+    assert (fates(found)["lora_r"], fates(found)["load_in_4bit"]) == ("off", "off")
     found = imported(tmp_path, LLAMAFACTORY.replace("finetuning_type: lora", "finetuning_type: full"))
     assert parse(found.settings).adapt.method == "full"
     assert "rank" not in found.settings["adapt"]

@@ -66,6 +66,9 @@ def lines(facts: dict[str, Any]) -> list[str]:
             same = said.get("num_same_answers", said["num_same"])
             apart = f"{said['logit_diff']:.2g} of their spread"
             found.append(f"  {who}: {same} of {said['num_prompts']} greedy answers the same, logits within {apart}")
+            if "whole_base_diff" in said:
+                apart = f"{said['whole_base_diff']:.2g} of their spread from what was measured"
+                found.append(f"  peft, on the base as it is instead of in fewer bits: logits {apart}")
         elif said is not None:
             found.append(f"  {who}: {said} (pip install 'tunesmith[llamacpp]' lets it check the file too)")
     if "vllm" in facts:

@@ -284,7 +284,7 @@ class Session:
         if slot is not self._active and slot.adapt.method == "lora":
             activate_adapter(self.base.model, slot.key)
         self._active = slot
-        self.base.rotary.put(None if holder is None else slot.adapt.context)
+        self.base.put(None if holder is None else slot.adapt.context)
         token = holder or self.base
         if slot.holder is token:
             return holder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import RunError
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import greedy
+from tunesmith.models.blockwise import quantised
 from tunesmith.models.heads import inner
 from tunesmith.models.seq2seq import asking
 from tunesmith.types import Completion
@@ -45,6 +46,38 @@ def expect(session: Session, snapshot: Snapshot, prompts: Sequence[Sequence[int]
 
 
 @torch.no_grad()
+def difference(model: PreTrainedModel | PeftModel, prompt: Sequence[int], wanted_V: torch.Tensor) -> float:
+    """Root mean square difference of the logits behind a prompt, of their spread over the vocabulary."""
+    found_V = model(**asking(inner(model), prompt)).logits[0, -1].float()
+    return float((found_V - wanted_V).square().mean().sqrt() / wanted_V.std())
+
+
+def on_whole_base(opened: PeftModel, expected: Expected) -> dict[str, float]:
+    """How far an adapter on the base as it is stands from what was measured on a base in fewer bits; {} where the base
+    was as it is. Said, and not judged: nobody measured how well that model does."""
+    layers = list(quantised(opened).values())
+    if not layers:
+        return {}
+    own = layers[0].own  # which all of them share
+    own.is_asked = own.is_under_adapters = True
+    try:
+        return {"whole_base_diff": max(difference(opened, p, v) for p, v in zip(expected.prompts, expected.logits))}
+    finally:
+        own.is_asked = own.is_under_adapters = False
+
+
+def whole_base_note(exported: Mapping[str, Any]) -> str:
+    """Of the verdict, from export.json; "" where the base was as it is."""
+    apart = exported.get("adapter", {}).get("whole_base_diff")
+    if apart is None:
+        return ""
+    return (
+        "the tuned model is an adapter on the base held in fewer bits. On the base as it is its logits differ by "
+        f"{apart:.2g} of their spread, and nobody measured how well that does: the merged model is what was measured"
+    )
+
+
+@torch.no_grad()
 def verify(
     name: str, model: PreTrainedModel | PeftModel, expected: Expected, *, is_merged: bool = False
 ) -> dict[str, Any]:
@@ -52,8 +85,7 @@ def verify(
     differences, same, is_half = [], 0, expected.dtype != torch.float32
     close = MERGED_HALF if is_merged and is_half else CLOSE[expected.dtype]
     for prompt, completion, wanted_V in zip(expected.prompts, expected.completions, expected.logits):
-        found_V = model(**asking(inner(model), prompt)).logits[0, -1].float()
-        differences.append(float((found_V - wanted_V).square().mean().sqrt() / wanted_V.std()))
+        differences.append(difference(model, prompt, wanted_V))
         written, _ = greedy(model, [prompt], expected.max_new_tokens, expected.stop_ids)
         same += tuple(written[0].tolist()) == completion.tokens
     total, apart = len(expected.prompts), max(differences, default=0.0)

@@ -12,8 +12,10 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrain
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.files import BASE_CONFIG, publish_folder
+from tunesmith.models.artifact import bits_in
 from tunesmith.models.bars import no_bars
 from tunesmith.models.kinds import opener
+from tunesmith.models.quantised import hold, opening_dtype, round_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,17 @@ def write_tuned(session: Session, snapshot: Snapshot, serving: Serving, final: P
 
 
 @no_bars()
-def open_adapter(base_folder: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
+def open_adapter(base_folder: Path, adapter: Path, dtype: torch.dtype, *, to_merge: bool = False) -> PeftModel:
     """Plain transformers, plain peft; the base with the configuration that an adapter for a longer context has beside
     it. The adapter computes in the precision in which it was trained and measured, where peft by itself would compute
-    it in float32."""
-    longer = adapter / BASE_CONFIG
-    base = opened(base_folder, dtype, longer if longer.is_file() else None)
+    it in float32. A base that was held in fewer bits under it is held so again, or (`to_merge`) rounded as it was."""
+    longer, bits = adapter / BASE_CONFIG, bits_in(adapter)
+    opened_as = opening_dtype(base_folder, dtype) if bits and not to_merge else dtype
+    base = opened(base_folder, opened_as, longer if longer.is_file() else None)
+    if bits and to_merge:
+        round_weights(base, base_folder, bits)
+    elif bits:
+        hold(base, base_folder, bits, dtype).is_asked = False
     return PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False).eval()
 
 

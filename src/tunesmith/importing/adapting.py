@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tunesmith.importing.reading import Reading, number
+from tunesmith.importing.reading import Reading, is_off, number
 from tunesmith.importing.tools import Tool
 
 METHODS = {"lora": "lora", "qlora": "lora", "full": "full", "freeze": "last_k"}
@@ -24,7 +24,7 @@ def method(reading: Reading, tool: Tool) -> None:
             chosen = "lora"
             continue
         chosen = METHODS[kind]
-        meant = "LoRA on a base that is not quantised" if kind == "qlora" else ""
+        meant = "on a base in 4 bits: adapt.base_bits" if kind == "qlora" else ""
         reading.put("adapt.method", chosen, name, meant=meant)
     if not names:
         chosen = "lora" if tool.shown == "LLaMA-Factory" else "full"
@@ -36,6 +36,7 @@ def method(reading: Reading, tool: Tool) -> None:
     else:
         for ours in ("adapt.rank", "adapt.alpha", "adapt.dropout", "adapt.targets"):
             reading.leave("off", f"LoRA is not used ({chosen})", *reading.names(ours), ours=ours)
+    held(reading, chosen)
     layers(reading, chosen)
 
 
@@ -84,6 +85,28 @@ def names_of(value: Any) -> list[str] | None:
     """Module names from a list or a text with commas; None for a pattern."""
     listed = [str(v).strip() for v in (value if isinstance(value, list) else str(value).split(","))]
     return listed if all(v.replace("_", "").replace(".", "").isalnum() for v in listed) else None
+
+
+def held(reading: Reading, chosen: str) -> None:
+    """In how many bits the base's layers are, under LoRA."""
+    ours = "adapt.base_bits"
+    for name in reading.names(ours):
+        value = reading.said[name]
+        bits = {"load_in_4bit": 4, "load_in_8bit": 8}.get(name) if value is True else number(value)
+        if is_off(value):
+            reading.leave("off", "empty or off in the file", name, ours=ours)
+        elif chosen != "lora":
+            reading.leave("off", f"only under LoRA, and here it is {chosen}", name, ours=ours)
+        elif bits not in (4, 8):
+            reading.leave("value", "wanted: 4 or 8", name, ours=ours)
+        elif ours in reading.settings:
+            reading.leave("value", f"{reading.settings[ours]} bits are asked for too, and that is what counts", name)
+        else:
+            way = "NF4, without double quantisation" if bits == 4 else "whole numbers, a magnitude for each 64 of them"
+            reading.put(ours, int(bits), name, meant=way)
+    if "qlora" in [str(reading.said[name]).lower() for name in reading.names("adapt.method")]:
+        reading.settings.setdefault(ours, 4)
+        reading.comments.setdefault(ours, "what qlora means")
 
 
 def layers(reading: Reading, chosen: str) -> None:

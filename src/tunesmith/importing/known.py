@@ -89,8 +89,8 @@ NEEDLESS: Table = (
 )
 ABSENT: Table = (
     (
-        "the base is loaded in 16 or 32 bit: its weights need about four times (8 bit: twice) the memory",
-        """load_in_4bit load_in_8bit quantization_* bnb_4bit_* bnb_config_kwargs.* use_bnb_nested_quant
+        "adapt.base_bits holds layers as NF4 or in 8 bits, in blocks of 64 values; nothing else of it can be set",
+        """quantization_* bnb_4bit_* bnb_config_kwargs.* use_bnb_nested_quant
         double_quantization quant_config quant_config.* gptq* quantize_* model_quantization_config*""",
     ),
     (

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
+from tunesmith.models.blockwise import bits_of
 from tunesmith.models.class_head import head_tensors, outside
 from tunesmith.models.context import Context, check_context
 from tunesmith.models.kinds import has_classes, has_masked_head, task_type
@@ -48,6 +49,7 @@ class Adapt:
     targets: tuple[str, ...] = ()  # LoRA: suffixes of module names; empty: all linear layers but the head
     rslora: bool = False  # LoRA: scale by alpha / root of rank instead, so that a higher rank learns as fast
     dora: bool = False  # LoRA: length and direction of each weight's rows train apart; slower, a little more memory
+    base_bits: Literal[4, 8] | None = None  # LoRA: the frozen base is held in 4 bits (QLoRA) or 8; null: as it is
     last_k: int = 2  # last_k: number of decoder layers; the final norm trains with them
     names: tuple[str, ...] = ()  # named: patterns of tensors, such as "*.mlp.*" or "*norm*"
     peft: str = ""  # peft: the name of one of its methods, such as loha, oft, vera, fourierft
@@ -70,6 +72,8 @@ class Adapt:
             shape = repr((self.peft, sorted(self.options.items()), self.targets))
         elif self.rslora or self.dora:
             shape += f"-{self.rslora}-{self.dora}"
+        if self.base_bits:
+            shape += f"-{self.base_bits}"
         return f"{self.method}_{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
 
     @property
@@ -189,6 +193,7 @@ def config_of(adapt: Adapt, model: PreTrainedModel) -> PeftConfig:
 
 def check_adapt(adapt: Adapt, model: PreTrainedModel, found: Probe) -> None:
     """PlanError where this model cannot be tuned so; nothing is changed. `found`: of the model as it is."""
+    check_bits(adapt, model)
     check_context(model, model.config, adapt.context)
     if adapt.method == "lora":
         targets_of(adapt, model)
@@ -198,6 +203,22 @@ def check_adapt(adapt: Adapt, model: PreTrainedModel, found: Probe) -> None:
         prove(model, config_of(adapt, model), found)
     else:
         trained_weights(model, adapt)
+
+
+def check_bits(adapt: Adapt, model: nn.Module | None = None) -> None:
+    """PlanError where nothing could train so, or where this model is held otherwise than its tenant was made for."""
+    if adapt.base_bits and adapt.method != "lora":
+        raise PlanError(
+            f"adapt.base_bits is {adapt.base_bits}: weights of the base that are held so cannot train, only LoRA was "
+            f"tried on top of them, and adapt.method is {adapt.method}. Use adapt.method: lora, or leave base_bits out"
+        )
+    held = None if model is None else bits_of(model)
+    if model is not None and held != adapt.base_bits:
+        wanted, found = (f"in {bits} bits" if bits else "as it is" for bits in (adapt.base_bits, held))
+        raise PlanError(
+            f"the adapter is for a base that is held {wanted}, and this one is held {found}: its answers would be "
+            f"others than those that were measured. Say adapt.base_bits: {adapt.base_bits or 'null'}"
+        )
 
 
 def targets_of(adapt: Adapt, model: PreTrainedModel) -> list[str]:
@@ -241,6 +262,7 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
 
     `heads_wanted`: scalar heads on the hidden state, "value" (a number per scored token) or "score" (per segment).
     """
+    check_bits(adapt, model)
     check_context(model, model.config, adapt.context)
     key = slot_key(adapt, heads_wanted)
     heads = nn.ModuleDict({n: nn.Linear(model.config.get_text_config().hidden_size, 1) for n in heads_wanted})

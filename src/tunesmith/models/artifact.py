@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict
@@ -58,6 +58,8 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
         facts["context"] = asdict(context)
         name = BASE_CONFIG if slot.adapt.is_adapter else "config.json"
         extended(model.config, context).to_json_file(str(folder / name))
+    if slot.adapt.base_bits:
+        facts["base_bits"] = slot.adapt.base_bits
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
 
 
@@ -107,7 +109,7 @@ def read_adapter(folder: Path, base_digest: str, *, insist: bool = False) -> tup
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
     refuse_other_base(folder, made_on, base_digest, insist=insist)
-    adapt = replace(adapt_of(lora_in(folder), folder), context=context_in(folder))
+    adapt = replace(adapt_of(lora_in(folder), folder), context=context_in(folder), base_bits=bits_in(folder))
     odd = next((n for n, t in tensors.items() if "lora_A" in n and t.dim() and t.shape[0] != adapt.rank), None)
     if odd is not None:
         raise ModelError(
@@ -128,6 +130,14 @@ def context_in(folder: Path) -> Context:
         raise ModelError(
             f"{folder / FACTS} says of the adapter's context {kept!r}; wanted tokens and method. Copy it again"
         ) from error
+
+
+def bits_in(folder: Path) -> Literal[4, 8] | None:
+    """In how many bits the base was held when an adapter was trained and measured; None: it was as it is."""
+    kept = read_facts(folder / FACTS).get("base_bits") if (folder / FACTS).is_file() else None
+    if kept not in (None, 4, 8):
+        raise ModelError(f"{folder / FACTS} says that the base was held in {kept!r} bits; wanted 4 or 8. Copy it again")
+    return kept
 
 
 def lora_in(folder: Path) -> LoraConfig:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from tunesmith.errors import ModelError, PlanError, is_memory
 from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.models.bars import no_bars, no_reports
+from tunesmith.models.blockwise import OwnWeights, num_weights
 from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.claims import check_claims, weights_in
 from tunesmith.models.class_head import ClassHead, head_tensors, offset, outside, pad_by
@@ -27,6 +28,7 @@ from tunesmith.models.kinds import Door, has_classes, has_masked_head, opener
 from tunesmith.models.probe import Probe, probe
 from tunesmith.models.probe_masked import masked_head, probe_masked
 from tunesmith.models.probe_rows import probe_rows
+from tunesmith.models.quantised import hold, opening_dtype
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
 
@@ -50,10 +52,15 @@ class Base:
     fresh: frozenset[str] = frozenset()  # tensors of a class head that the base does not bring for its labels
     context: Context = field(default_factory=Context)  # that a recipe gives its tenants; the base itself keeps its own
     num_before: int = 0  # tokens of it that stand before every sequence of its tenants (a tuned prompt)
+    own: OwnWeights | None = None  # where its layers are held in fewer bits: its weights as they are
     rotary: Rotary = field(init=False)
 
     def __post_init__(self) -> None:
         self.rotary = Rotary(self.model)
+
+    @property
+    def num_weights(self) -> int:
+        return num_weights(self.model)
 
     @property
     def layout(self) -> str:
@@ -63,6 +70,12 @@ class Base:
     def own_tokens(self) -> int | None:
         """The context of the base as it is, whatever a recipe gives its tenants."""
         return own_tokens(self.model.config)
+
+    def put(self, context: Context | None) -> None:
+        """Be asked with the context of a tenant; None: as the base itself, with its own context and weights."""
+        self.rotary.put(context)
+        if self.own is not None:
+            self.own.is_asked = context is None
 
     def extend(self, context: Context, num_before: int = 0) -> None:
         """From now on texts may be as long as this, less what stands before them. PlanError where the model cannot be
@@ -169,16 +182,17 @@ def refuse_headless(name: str, missing: Collection[str], head: Collection[str]) 
         )
 
 
-def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str) -> None:
+def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str, bits: int | None) -> None:
     """Before a process is killed for the memory it asks for, which nobody could explain."""
     num = sum(weights_in(file) for file in folder.glob("*.safetensors"))
-    wanted, free = num * dtype.itemsize / 2**30, memory_gib(device)
+    each, held = (bits / 8, f"in {bits} bits") if bits else (dtype.itemsize, f"as {str(dtype).removeprefix('torch.')}")
+    wanted, free = num * each / 2**30, memory_gib(device)
     if wanted > free:
         raise PlanError(
-            f"too little memory: the {num / 1e6:.4g} million weights of {name} take {wanted:.2g} GiB as "
-            f"{str(dtype).removeprefix('torch.')}, and {free:.2g} GiB are free on {device}. Close other programs, say "
-            f"--set precision=bfloat16, or take a smaller model (`tunesmith models` shows which fit). If more is free "
-            f"than it seems: {MEMORY}=GIB says how much"
+            f"too little memory: the {num / 1e6:.4g} million weights of {name} take {wanted:.2g} GiB {held}, and "
+            f"{free:.2g} GiB are free on {device}. Close other programs, say --set precision=bfloat16, hold the base "
+            "in 4 bits under LoRA (--set adapt.base_bits=4), or take a smaller model (`tunesmith models` shows which "
+            f"fit). If more is free than it seems: {MEMORY}=GIB says how much"
         )
 
 
@@ -193,9 +207,12 @@ def proved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[
 
 
 @no_bars()
-def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", door: Door = "auto") -> Base:
+def load(
+    name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", door: Door = "auto", bits: int | None = None
+) -> Base:  # fmt: skip
     """Load and probe a model: causal, an encoder-decoder, or an encoder with a class head or its masked-language head.
-    Code of the model's repository is never run."""
+    Code of the model's repository is never run. `bits`: in how many the weights of its layers are held under what is
+    tuned; None: as they are."""
     located = locate(name)
     folder = located.folder
     plain: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
@@ -209,22 +226,23 @@ def load(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu", doo
     with opening(name, folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **plain)
     with opening(name, folder, "weights"):
-        refuse_too_large(name, folder, dtype, device)
+        refuse_too_large(name, folder, dtype, device, bits)
         check_claims(name, folder, config)
         began = time.monotonic()
         with torch.random.fork_rng(), no_reports():
             torch.manual_seed(0)  # a class head that the files lack is drawn, and always the same one
             loaded: Any = opener(config, door).from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
-                output_loading_info=True, **plain,
+                folder, config=config, dtype=opening_dtype(folder, dtype) if bits else dtype, use_safetensors=True,
+                ignore_mismatched_sizes=True, output_loading_info=True, **plain,
             )  # fmt: skip
-        load_s = time.monotonic() - began
     model, found = loaded
     if has_masked_head(model):
         refuse_headless(name, found["missing_keys"], outside(model))
     fresh = refuse_half(name, folder, found, head_tensors(model))
+    own = hold(model, folder, bits, dtype) if bits else None
+    load_s = time.monotonic() - began
     torch.nn.Module.to(model, torch.device(device)).eval()
     model.requires_grad_(False)
     digest, rope = weights_digest(folder), rope_limit(config)
     head, tried = proved(model, tokenizer)
-    return Base(located, model, tokenizer, digest, tried, head, rope, load_s=load_s, fresh=fresh)
+    return Base(located, model, tokenizer, digest, tried, head, rope, own=own, load_s=load_s, fresh=fresh)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.models.adapters import Slot
+from tunesmith.models.blockwise import quantised
 from tunesmith.models.depth import depths
 
 LAYER = re.compile(r"\.\d+\.")
@@ -56,6 +57,7 @@ def weight_changes(slot: Slot, values: Mapping[str, Tensor]) -> list[tuple[str, 
 def lora_changes(model: PreTrainedModel, slot: Slot, values: Mapping[str, Tensor]) -> list[tuple[str, float, float]]:
     scale = slot.adapt.scale
     weights = {n.replace(".base_layer.", "."): p for n, p in model.named_parameters() if ".lora_" not in n}
+    held = quantised(model)
     found = []
     for name, a in values.items():
         if ".lora_A" not in name:
@@ -63,7 +65,8 @@ def lora_changes(model: PreTrainedModel, slot: Slot, values: Mapping[str, Tensor
         b = values[name.replace(".lora_A", ".lora_B")]
         whole = name.replace(".lora_A", "")
         change = scale**2 * float(((b.T @ b) * (a @ a.T).T).sum())
-        found.append((whole.removesuffix(".weight"), change, squared(weights[whole])))
+        layer = whole.removesuffix(".weight")
+        found.append((layer, change, squared(held[layer].weight if layer in held else weights[whole])))
     return found
 
 

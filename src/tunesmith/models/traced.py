@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tunesmith.models import chunked
+from tunesmith.models.blockwise import hold_alike
 from tunesmith.models.forward import hidden_states, scored
 from tunesmith.models.heads import Head
 from tunesmith.types import Forest
@@ -94,9 +95,10 @@ class Traced:
 
 
 def twin_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The same architecture without numbers, and without adapters."""
+    """The same architecture without numbers and without adapters, its layers held in as many bits."""
     with META:
         twin: PreTrainedModel = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
+    hold_alike(twin, model)
     twin.requires_grad_(False)
     return twin
 
