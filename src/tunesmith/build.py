@@ -25,7 +25,6 @@ from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import SPLITS, Ledger, Split, keys_of, split
 from tunesmith.data.stored import Chosen, Joined
-from tunesmith.data.traits import label_counts
 from tunesmith.engine.fisher import fisher
 from tunesmith.engine.loop import State
 from tunesmith.engine.precision import choose_device, choose_dtype
@@ -35,8 +34,8 @@ from tunesmith.engine.tenant import Spec
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.evals import dialogues
 from tunesmith.evals.metrics import Metric
-from tunesmith.evals.tasks import KINDS, Form, Kind, answer_text, forms, instructed, own_instruction
-from tunesmith.heritage import Before, opened, refuse_other_task, suited
+from tunesmith.evals.tasks import Form, Kind, answer_text, forms, instructed, own_instruction
+from tunesmith.heritage import Before, opened, suited
 from tunesmith.lineage import Parent
 from tunesmith.measured import Means, brought, means_of, metrics_of
 from tunesmith.method import laying_of, objective_of, regularisers_of
@@ -243,17 +242,16 @@ def material(
     digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}
     ood, ood_digests, ood_rejected = read_ood(recipe, main.columns, parts)
     task = task_of(recipe, main, ood, base.layout)
-    kind = KINDS[task]
-    classes.refuse_task(recipe, base, task)
+    kind = classes.kind_of(recipe, base, task)
     recipe = without_answers(recipe) if is_unasked(task) else recipe
     means = brought(means, (kind.metric, *kind.secondary))
-    labels = labels_in(parts, before, task)
+    labels = classes.labels_in(base, parts, before, task)
     primary, secondary = metrics_of(recipe.task.metric, kind, means)
     instruction = recipe.task.instruction
     if instruction is None:
         rows = chain(parts.train, parts.dev, parts.test)
         instruction = "" if base.by_head else own_instruction(task, labels, rows)
-    renderer = classes.renderer_of(base, recipe, labels)
+    renderer = classes.renderer_of(base, recipe, labels, task)
     num = len(parts.train)
     train = renderer.records(
         (instructed(e, instruction) for e in parts.train), lambda done: step(done, num, "training examples rendered")
@@ -276,7 +274,7 @@ def material(
     if plays:
         primary, secondary = (tuple(map(dialogues.over_turns, found)) for found in (primary, secondary))
     if base.by_head:
-        tried, longest = classes.forms_of(base), 1
+        tried, longest = classes.forms_of(base), len(labels) if renderer.several else 1
     else:
         tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
         usual = MAX_NEW_TOKENS if is_unasked(task) else longest_reply(train, kind)
@@ -288,23 +286,6 @@ def material(
         rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, mixed.rejected)),
         plays=plays,
     )  # fmt: skip
-
-
-def labels_in(parts: Split, before: Before | None, task: str) -> tuple[str, ...]:
-    """The closed set to choose from, sorted: of all rows, and of the run that this one goes on from; none where labels
-    are written as texts are. DataError where there are none to choose."""
-    found: set[str] = set().union(*map(label_counts, (parts.train, parts.dev, parts.test)))
-    if before is not None:
-        refuse_other_task(before, task, is_labelled=bool(found))
-        found |= set(before.labels)
-    labels = tuple(sorted(found)) if KINDS[task].scoring == "likelihood" else ()
-    if KINDS[task].scoring == "likelihood" and len(labels) < 2:
-        there = f"{len(labels)} ({labels[0]})" if labels else "none"
-        raise DataError(
-            f"task classify needs at least two labels; the data has {there}. Add rows with others, or name another "
-            "label column: --set data.columns.label=NAME"
-        )
-    return labels
 
 
 def parents_split(before: Before) -> tuple[Split, dict[str, str]]:

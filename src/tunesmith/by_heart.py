@@ -62,8 +62,11 @@ Begun = tuple[list[int], list[int]]  # tokens that are given, tokens that would 
 
 
 def begun(recipe: Recipe, made: Material, examples: Sequence[Example], num: int) -> list[Begun]:
-    """Prompts with the first half of their reply, where the rest is long enough to be no accident; one of a group."""
+    """Prompts with the first half of their reply, where the rest is long enough to be no accident; one of a group;
+    none where nothing is written."""
     found, renderer = [], made.renderer
+    if made.kind.scoring == "likelihood":
+        return []
     for example in one_each(drawn(examples, 4 * num)):
         if isinstance(example.target, Reply) and example.target.text.strip():
             prompt = instructed(example, made.instruction).prompt
@@ -162,7 +165,7 @@ def ranked(recipe: Recipe, made: Material, layout: str) -> Ranked | None:
     """The cheapest rows, in pairs of training and unseen, of which one model reads at most MOST_READ tokens; where
     these are too few, training alone. None where replies hold too few secrets, or cannot be begun (see `memorised`).
     """
-    if layout == "seq2seq" or made.kind.scoring == "text":
+    if layout == "seq2seq" or made.kind.scoring != "generation":
         return None
     level = recipe.evals.robustness
     train, unseen = ([scored(recipe, made, row) for row in side] for side in secrets(made, NUM_SECRETS[level]))

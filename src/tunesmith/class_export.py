@@ -4,13 +4,14 @@ plain transformers and peft open, each opened again and compared."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
+from torch.nn.functional import logsigmoid
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -33,7 +34,7 @@ from tunesmith.files import broken_files, publish_folder, write_json
 from tunesmith.folder import RunFolder
 from tunesmith.masked_export import expect_masked
 from tunesmith.models.bars import no_bars, no_reports
-from tunesmith.models.class_head import pad_by
+from tunesmith.models.class_head import ONE, SEVERAL, pad_by
 from tunesmith.models.heads import inner
 from tunesmith.models.load import weights_digest
 from tunesmith.opened import TUNED, Opened
@@ -70,6 +71,16 @@ class Classes:
     logp: tuple[torch.Tensor, ...]  # [C] nats each
     labels: tuple[str, ...]
     dtype: torch.dtype
+    several: bool = False  # of the labels may fit: each is a question by itself, and `logp` is of its yes
+
+    def nats(self, logits_C: torch.Tensor) -> torch.Tensor:
+        logits_C = logits_C.float()
+        return logsigmoid(logits_C) if self.several else logits_C.log_softmax(-1)
+
+    def named(self, logp_C: torch.Tensor, names: Mapping[int, str]) -> set[str]:
+        """The labels that are given."""
+        best = (logp_C.exp() > 0.5).nonzero()[:, 0] if self.several else logp_C.argmax()[None]
+        return {names[k] for k in best.tolist()}
 
     @no_bars()
     @no_reports()
@@ -78,7 +89,7 @@ class Classes:
         names = dict(enumerate(self.labels))
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             folder, id2label=names, label2id={v: k for k, v in names.items()}, dtype=dtype, local_files_only=True,
-            use_safetensors=True, ignore_mismatched_sizes=True, problem_type="single_label_classification",
+            use_safetensors=True, ignore_mismatched_sizes=True, problem_type=SEVERAL if self.several else ONE,
         )  # fmt: skip
         return model.eval()
 
@@ -87,9 +98,9 @@ class Classes:
         found = []
         for text, wanted_C in zip(self.texts, self.logp):
             inputs = tokenizer(text, truncation=True, split_special_tokens=True, return_tensors="pt")
-            found_C = model(input_ids=inputs["input_ids"]).logits[0].float().log_softmax(-1)
-            is_same = model.config.id2label[int(found_C.argmax())] == self.labels[int(wanted_C.argmax())]
-            found.append((found_C, wanted_C, is_same))
+            found_C = self.nats(model(input_ids=inputs["input_ids"]).logits[0])
+            wanted = self.named(wanted_C, dict(enumerate(self.labels)))
+            found.append((found_C, wanted_C, self.named(found_C, model.config.id2label) == wanted))
         return found
 
 
@@ -104,7 +115,8 @@ def expect(session: Session, snapshot: Snapshot, renderer: Renderer, prompts: Se
     assert isinstance(renderer, WholeText)
     records = [label_record(renderer, str(i), p, renderer.labels) for i, p in enumerate(prompts)]
     logp = tuple(session.logprobs(snapshot, [forest([r]) for r in records]))
-    return Classes(tuple(map(text_of, prompts)), logp, renderer.labels, session.base.model.dtype)
+    told = renderer.labels, session.base.model.dtype, bool(renderer.several)
+    return Classes(tuple(map(text_of, prompts)), logp, *told)
 
 
 def asked_of(made: Material, num: int) -> list[tuple[Message, ...]]:

@@ -22,7 +22,7 @@ from tunesmith.evals import dialogues
 from tunesmith.evals.baselines import UNCHANGED, baselines
 from tunesmith.evals.compare import Cases, Rules, compare, secondary
 from tunesmith.evals.metrics import Metric
-from tunesmith.evals.score import Answer, chosen, mean_nll
+from tunesmith.evals.score import Answer, chosen, fitting, mean_nll
 from tunesmith.evals.tasks import Form, label_record, references
 from tunesmith.generate.limits import Limits
 from tunesmith.measured import Asking, asking_key, of_texts, outputs, with_numbers
@@ -90,7 +90,8 @@ def _by_likelihood(
         seen += len(forest.example_ids)
         sitting.progress(seen, len(cases))
         sitting.keep({index: logp_L.tolist()})
-    return chosen(forests, logps, [e.id for e in cases], made.labels)
+    pick = fitting if made.renderer.several else chosen
+    return pick(forests, logps, [e.id for e in cases], made.labels)
 
 
 def choose_form(
@@ -211,7 +212,7 @@ def simple_texts(made: Material) -> dict[str, Sequence[str]]:
     train, cases = (dialogues.each_turn(part, plays=made.plays) for part in parts)
     return dict(baselines(
         [prompt_text(e) for e in train], references(train), [prompt_text(e) for e in cases],
-        is_labels=is_labelled(cases),
+        is_labels=is_labelled(cases), several=made.task == "multilabel",
     ))  # fmt: skip
 
 

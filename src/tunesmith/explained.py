@@ -112,7 +112,7 @@ def worst(
         return [rows[k] for k in order]
     sure = [k for k in order if score[k] < score[order[num - 1]]]
     tied = [k for k in order if score[k] == score[order[num - 1]]]
-    if made.labels:
+    if made.labels and not made.renderer.several:
         losses = {k: label_loss(answers[k], made.labels, rows[k]["reference"]) for k in tied}
     else:
         tied = tied[: max(MOST_TIED, num)]

@@ -66,7 +66,8 @@ def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mappin
     """`kept`: what the lock of a run says was picked; it is taken as it is. NoRoom where nothing fits."""
     recipe = classes.able(without_answers(recipe) if is_unasked(made.task) else recipe, base)
     check_adapt(recipe.adapt, base.model, base.probe)
-    method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=bool(made.dev.records))
+    is_labelled = bool(made.labels) and not made.renderer.several
+    method.refuse(recipe, base, is_labelled=is_labelled, has_dev=bool(made.dev.records))
     free = memory_gib(where.device)
     if base.layout != "forest":
         return untraced(recipe, base, made, where, kept, f"the {base.layout} layout is not traced")

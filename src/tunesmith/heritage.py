@@ -22,7 +22,8 @@ from tunesmith.data.split import Ledger
 from tunesmith.errors import DataError, InputError, ModelError, PlanError, RecipeError
 from tunesmith.files import read_json, sha256_file
 from tunesmith.models.adapters import Adapt
-from tunesmith.models.artifact import read_adapter, read_weights
+from tunesmith.models.artifact import read_weights
+from tunesmith.models.class_head import KEPT as CLASS_HEAD
 from tunesmith.models.load import Base, weights_digest
 from tunesmith.plain_yaml import load_yaml
 from tunesmith.recipe import Loader, Recipe, known_keys, read
@@ -59,6 +60,16 @@ class Before:
         return self.folder / ("adapter" if self.recipe.adapt.is_adapter else "model")
 
     @property
+    def by_head(self) -> bool:
+        """Whether it gives labels by a class head."""
+        return ((self.read("plan.json") or {}).get("layout") or {}).get("layout") == "rows"
+
+    @property
+    def merged(self) -> Path:
+        """Its tuned model as one folder."""
+        return self.folder / ("merged" if self.recipe.adapt.is_adapter else "model")
+
+    @property
     def ledger(self) -> Ledger:
         return Ledger.load(self.folder / "ledger.json")
 
@@ -73,14 +84,14 @@ class Before:
 
     def values(self, names: Sequence[str], base_digest: str) -> dict[str, Tensor]:
         """float32 values of these tensors of a tenant, as the run left them."""
-        if self.recipe.adapt.method == "lora":
-            return read_adapter(self.weights, base_digest)[1]
         return read_weights(self.weights, names, base_digest)
 
     def facts(self) -> dict[str, str]:
         """Of lock.json: what has to be the same for a child to be the same."""
         files = {name: sha256_file(self.folder / f"{name}.json") for name in ("lock", "ledger")}
-        return {"run": self.id, "weights": self.tuned, **files}
+        path = self.folder / CLASS_HEAD
+        head = {"head": sha256_file(path)} if path.is_file() else {}
+        return {"run": self.id, "weights": self.tuned, **files, **head}
 
 
 def opened(folder: Path) -> Before:
@@ -126,7 +137,8 @@ def refuse_edited(folder: Path) -> None:
     sealed = (read_seal(folder) or {}).get("files")
     if sealed is None:
         raise older(folder, "has no seal.json")
-    other = [name for name in NEEDED if sha256_file(folder / name) != sealed.get(name)]
+    there = [*NEEDED, *[CLASS_HEAD] * (CLASS_HEAD in sealed)]
+    other = [n for n in there if not (folder / n).is_file() or sha256_file(folder / n) != sealed.get(n)]
     if other:
         raise DataError(
             f"{folder}: {', '.join(other)} changed since the run ended, and its child would be compared with what "
@@ -170,6 +182,11 @@ def refuse_unlike(before: Before, recipe: Recipe, base: Base) -> None:
             f"model {recipe.model} has the digest {base.digest[:12]}, and {before.folder} was tuned on a base with "
             f"{before.base[:12]} ({before.recipe.model}). What goes on keeps the base of its lineage: leave model "
             "out, or start on the new base without --from"
+        )
+    if base.by_head != before.by_head:
+        raise PlanError(
+            f"task.by is {recipe.task.by}, and in {before.folder} it was {before.recipe.task.by}; going on means the "
+            f"same head. Leave it out; or begin with its tuned model: --model {before.merged} without --from"
         )
     mine, theirs = (trains(r.adapt) for r in (recipe, before.recipe))
     if mine != theirs:

@@ -143,8 +143,8 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
         f"({base.probe.reason}). Use another regulariser": r.neftune and base.layout != "forest",
         "regularise.mixout changes the layers anew in each update, and train.compile would compile them each time. "
         "Use one of the two": r.mixout and recipe.train.compile,
-        "objective.contrastive brings examples of one label together, and these rows have no labels: set data.columns."
-        "label, or leave it out": o.contrastive and not is_labelled,
+        "objective.contrastive brings examples of one label together, and these rows have no labels, or lists of them: "
+        "set data.columns.label, or leave it out": o.contrastive and not is_labelled,
         "objective.contrastive and regularise.rdrop cannot be had at once: each example would be compared with its own "
         "twin. Use one of the two": o.contrastive and r.rdrop,
         "objective.contrastive and objective.distil are two losses beside that of the tokens, and one is computed. Use "

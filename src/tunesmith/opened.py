@@ -27,7 +27,7 @@ from tunesmith.generate.limits import Limits
 from tunesmith.generate.stream import Ask, Piece
 from tunesmith.models.artifact import read_weights
 from tunesmith.models.catalogue import locate
-from tunesmith.models.class_head import labels_of
+from tunesmith.models.class_head import gives_several, labels_of
 from tunesmith.models.load import Base, load
 from tunesmith.probing import NAME as HEAD
 from tunesmith.probing import read_head
@@ -120,19 +120,25 @@ class Opened:
         """The answer to one conversation while it is written, a piece a token, as far as the context has room."""
         tokens = self.prompt(turns)
         asked, context = limits or self.limits(), self.session.base.context_tokens
-        if context is not None:
+        if self.session.base.by_head:  # its answer comes whole
+            asked = replace(asked, max_new_tokens=self.served.max_new_tokens)
+        elif context is not None:
             asked = replace(asked, max_new_tokens=min(asked.max_new_tokens, context - len(tokens)))
         return self.session.stream(self.who(who), tokens, asked, ask or Ask(), self.renderer)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Those whose probability can be told; () where answers are texts."""
+        return self.renderer.several or self.served.labels
+
     def label_logps(self, who: str, prompts: Sequence[Sequence[Message]]) -> np.ndarray:
-        """[n, C] nats of each label (with its end of turn) behind each prompt, in the order of `served.labels`."""
-        if not self.served.labels:
+        """[n, C] nats of each label (with its end of turn; of several, of its yes) behind each prompt, in the order of
+        `labels`."""
+        if not self.labels:
             raise InputError(f"{self.name} was not tuned on labels, so there is no probability of one")
-        records = [
-            label_record(self.renderer, str(i), self.messages(p), self.served.labels) for i, p in enumerate(prompts)
-        ]
+        records = [label_record(self.renderer, str(i), self.messages(p), self.labels) for i, p in enumerate(prompts)]
         forests = pack(records, self.recipe.train.micro, self.session.base.rope)
-        found = label_logps(forests, self.session.logprobs(self.who(who), forests), len(self.served.labels))
+        found = label_logps(forests, self.session.logprobs(self.who(who), forests), len(self.labels))
         return np.stack([found[str(i)] for i in range(len(prompts))])
 
 
@@ -140,7 +146,7 @@ def open_run(folder: Path, *, insist: bool = False) -> Opened:
     """A finished run. Another base than it was tuned on is refused unless the user insists."""
     served, recipe, weights = kept_run(folder)
     base = load_base(recipe, compute(recipe))
-    renderer = renderer_of(base, recipe, served.labels)
+    renderer = renderer_of(base, recipe, served.labels, served.task)
     if (folder / HEAD).is_file():
         read_head(base, folder / HEAD)
     session = Session(base)
@@ -169,7 +175,9 @@ def open_model(name: str) -> Opened:
     where = compute(recipe)
     base = load(name, where.dtype, where.device)
     if base.by_head:
-        return Opened(name, recipe, Session(base), renderer_of(base, recipe, own_labels(base)), classifying(base), None)
+        served = classifying(base)
+        renderer = renderer_of(base, recipe, served.labels, served.task)
+        return Opened(name, recipe, Session(base), renderer, served, None)
     longest = min(recipe.data.max_tokens, base.context_tokens or recipe.data.max_tokens)
     renderer = Renderer(base.tokenizer, longest, recipe.data.too_long, base.layout)
     return Opened(name, recipe, Session(base), renderer, Served("chat", "", (), 512, Columns()), None)
@@ -186,7 +194,8 @@ def own_labels(base: Base) -> tuple[str, ...]:
 
 
 def classifying(base: Base) -> Served:
-    return Served("classify", "", own_labels(base), 1, Columns())
+    labels, several = own_labels(base), gives_several(base.model)
+    return Served("multilabel" if several else "classify", "", labels, len(labels) if several else 1, Columns())
 
 
 def open_any(name: str, *, insist: bool = False) -> Opened:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from tunesmith.calibrate import NAME as CALIBRATION_FILE
+from tunesmith.classes import OF_LABELS
 from tunesmith.errors import DataError, InputError
 from tunesmith.evals.calibration import DIGITS, Calibration, probabilities
-from tunesmith.evals.tasks import KINDS
+from tunesmith.evals.score import all_that_fit
 from tunesmith.files import read_json
 from tunesmith.opened import TUNED, Opened, Served
 from tunesmith.types import Completion, Message
@@ -27,7 +28,7 @@ class Prediction:
     answer: str  # "" where there is a problem
     probability: float | None = None  # labels: calibrated on the run's dev cases
     unsure: bool | None = None  # labels: the probability is below the threshold chosen on dev
-    confidence: float | None = None  # not calibrated: the label's share, or the geometric mean over the answer's tokens
+    confidence: float | None = None  # not calibrated: share of the label or labels, or geometric mean over the tokens
     probabilities: dict[str, float] | None = None  # labels: of every label; calibrated where `probability` is given
     cut: bool | None = None  # texts: the answer ran into the limit of tokens and is not finished
     problem: str | None = None  # why there is no answer
@@ -41,7 +42,7 @@ class Unusable:
 
 
 def is_labelled(served: Served) -> bool:
-    return KINDS[served.task].scoring == "likelihood" and bool(served.labels)
+    return served.task in OF_LABELS and bool(served.labels)
 
 
 def calibration_of(folder: Path) -> Calibration | None:
@@ -60,7 +61,7 @@ class Predictor:
         refuse_command(opened.served.task, f"{opened.name} learned from", "`tunesmith chat` shows what it writes")
         opened.who(model)  # refuses a name that is not there
         self.opened, self.model = opened, model
-        self.labelled = is_labelled(opened.served)
+        self.labelled = is_labelled(opened.served) or bool(opened.renderer.several)
         self.calibration = calibration if model == TUNED and self.labelled else None
         self.batch_rows = LABEL_ROWS if self.labelled else opened.recipe.evals.rows
         self._room = self._answer_tokens()
@@ -75,8 +76,8 @@ class Predictor:
     def _answer_tokens(self) -> int:
         if not self.labelled:
             return self.opened.served.max_new_tokens
-        reply, turn = self.opened.renderer.reply, [Message("user", "x")]
-        return max(len(reply(turn, Message("assistant", label))) for label in self.opened.served.labels)
+        choice, turn = self.opened.renderer.choice, [Message("user", "x")]
+        return max(len(choice(turn, label)) for label in self.opened.labels)
 
     def _checked(self, prompt: tuple[Message, ...] | Unusable) -> tuple[Message, ...] | Unusable:
         if isinstance(prompt, Unusable):
@@ -98,9 +99,11 @@ class Predictor:
     def _labels(self, prompts: Sequence[tuple[Message, ...]]) -> list[Prediction]:
         if not prompts:
             return []
-        names = self.opened.served.labels
+        names = self.opened.labels
         found = self.calibration
         logp = self.opened.label_logps(self.model, prompts)
+        if self.opened.renderer.several:
+            return [several(logp_C, names) for logp_C in logp]
         shares = np.round(probabilities(logp, found.temperature if found else 1.0), DIGITS)
         predictions = []
         for best, share_C in zip(logp.argmax(axis=1).tolist(), shares.tolist()):
@@ -125,6 +128,13 @@ class Predictor:
             limits = self.opened.limits(rows=len(rows))
             done.update(zip(rows, self.opened.complete(self.model, [prompts[i] for i in rows], limits)))
         return [written(done[i]) for i in range(len(prompts))]
+
+
+def several(logp_C: np.ndarray, names: Sequence[str]) -> Prediction:
+    """All labels that fit. `confidence`: the probability of just this set of them; not calibrated."""
+    found = all_that_fit(logp_C, names)
+    each = dict(zip(names, np.round(np.exp(logp_C), DIGITS).tolist()))
+    return Prediction(found.text, confidence=round(found.probability or 0.0, DIGITS), probabilities=each)
 
 
 def written(completion: Completion) -> Prediction:

@@ -86,9 +86,9 @@ def predict_file(folder: Path, source: Path, out: Path, asked: Asked, tell: Tell
     opened = open_run(folder)
     predictor = Predictor(opened, calibration, asked.model)
     if predictor.labelled and predictor.calibration is None:
-        tell.say(
-            "probabilities are not calibrated (the run had too few dev cases, or the base was asked): see `confidence`"
-        )
+        why = "the run had too few dev cases, or the base was asked"
+        why = "several labels may fit a text" if opened.renderer.several else why
+        tell.say(f"probabilities are not calibrated ({why}): see `confidence`")
     out.parent.mkdir(parents=True, exist_ok=True)
     journal.open(fingerprint(folder, source, asked, predictor))
     answer_all(source, columns, predictor, journal, found.num_rows, tell)

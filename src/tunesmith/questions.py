@@ -109,7 +109,8 @@ def of_run(folder: Path, data: Sequence[str], said: Said) -> Questions:
     kept = read_json(folder / "verdict.json") if (folder / "verdict.json").is_file() else {}
     name = said.metric or kept.get("metric") or recipe.task.first or KINDS[served.task].metric
     metric, means = of_any_model(name, recipe.evals)
-    asked = checked(cases, served.labels, said, source)
+    labels = () if served.task == "multilabel" else served.labels  # an answer of several is read as a text
+    asked = checked(cases, labels, said, source)
     matters = said.matters
     if matters is None and name == (kept.get("metric") or recipe.task.first or KINDS[served.task].metric):
         matters = kept.get("smallest_that_matters", recipe.task.smallest_that_matters)
@@ -118,7 +119,7 @@ def of_run(folder: Path, data: Sequence[str], said: Said) -> Questions:
         source=source,
         task=served.task,
         instruction=served.instruction if said.instruction is None else said.instruction,
-        labels=served.labels,
+        labels=labels,
         metric=metric,
         secondary=others(served.task, metric),
         means=means,

@@ -67,7 +67,7 @@ class Data:
 class Task:
     # the kind of work, which brings instruction and metric along; auto tells it from the columns
     name: TaskName = "auto"
-    # classify: a label's text is scored by the language model, or a class head gives the label (encoders: always)
+    # classify, multilabel: the language model answers with labels, or a class head gives them (encoders: always)
     by: Literal["labels", "head"] = "labels"
     # what the model is told before every prompt (its system message); null: the task's own, "" for none
     instruction: str | None = None

@@ -273,7 +273,7 @@ def trained(
 ) -> float | None:
     """The training of a run, and its loss or score on dev."""
     made, base = bench.made, bench.base
-    method.refuse(recipe, base, is_labelled=bool(made.labels), has_dev=True)
+    method.refuse(recipe, base, is_labelled=bool(made.labels) and not made.renderer.several, has_dev=True)
     fitted = fit(recipe, base, made, bench.where)
     updates = num_updates(recipe, fitted.feed)
     looks = replace(fitted.recipe.train, every_dev=-(-updates // NUM_LOOKS), watch=0, watch_prompts=())

@@ -80,7 +80,6 @@ def refuse(recipe: Recipe) -> None:
         "gates.stopped": gates.stopped is not None,
         "gates.latency_s": gates.latency_s is not None,
         "gates.calibration": gates.calibration is not None,
-        "parent.run (name its merged folder as model)": recipe.parent.run is not None,
     }
     for name in recipe.task.metric or ():
         wanted[f"task.metric {name}"] = name not in METRICS or METRICS[name].needs != "likelihood"

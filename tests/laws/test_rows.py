@@ -232,16 +232,16 @@ def test_a_head_of_its_own_is_sorted_and_another_is_new(folders: dict[str, Path]
     encoders.tokenizer().save_pretrained(tmp_path)
     before, base = load(str(tmp_path)), load(str(tmp_path))
     recipe = parse({"model": str(tmp_path)})
-    renderer_of(base, recipe, encoders.LABELS)
+    renderer_of(base, recipe, encoders.LABELS, "classify")
     assert [f.name for f in forms_of(base)] == [OWN]
     mine, theirs = by_transformers(base), by_transformers(before)
     torch.testing.assert_close(mine, theirs[:, [1, 2, 0]])
     assert base.model.config.id2label == dict(enumerate(encoders.LABELS))
-    renderer_of(before, recipe, ("dog", "fox", "owl"))  # as many, of other names
+    renderer_of(before, recipe, ("dog", "fox", "owl"), "classify")  # as many, of other names
     assert [f.name for f in forms_of(before)] == [POOLED, MEAN]
     assert not last_linear(before.model)[1].weight.any()
     untold = load(str(folders["bert"]))
-    renderer_of(untold, recipe, ("LABEL_0", "LABEL_1"))  # as transformers calls what nobody named
+    renderer_of(untold, recipe, ("LABEL_0", "LABEL_1"), "classify")  # as transformers calls what nobody named
     assert [f.name for f in forms_of(untold)] == [POOLED, MEAN]
 
 

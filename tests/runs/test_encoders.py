@@ -10,16 +10,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests import encoders
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from tunesmith import heritage
 from tunesmith.api import Run
 from tunesmith.deliver import deliver
-from tunesmith.errors import InputError, PlanError
+from tunesmith.errors import DataError, InputError, PlanError
 from tunesmith.folder import Silent
 from tunesmith.probing import NAME as HEAD
 from tunesmith.recipe import parse
@@ -174,3 +176,30 @@ def test_an_encoder_does_not_write(finished: Path, tmp_path: Path) -> None:
     recipe["data"]["train"] = [str(tiny_runs.reply_file(tmp_path / "replies.jsonl"))]
     with pytest.raises(PlanError, match="reads texts and writes none"):
         do(recipe, tmp_path / "out")
+
+
+def goes_on(finished: Path, data: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    said = {"parent": {"run": str(finished)}, "data": {"train": [str(data)]}, **changes}
+    said |= {"evals": {"robustness": "off", "explain_cases": 0, "guards": "off"}}
+    recipe, text = heritage.settled(parse(said), yaml.safe_dump(said))
+    return run(recipe, text, out, Silent())
+
+
+def test_a_classifier_goes_on_with_new_rows(finished: Path, tmp_path: Path) -> None:
+    """A step that moves nothing: it is its parent, and the base beneath is that of the parent, with its head."""
+    rows = tiny_runs.labelled_file(tmp_path / "all.jsonl", 400).read_text().splitlines()[200:300]
+    data = tiny_runs.written(tmp_path / "new.jsonl", [json.loads(row) for row in rows])
+    verdict = goes_on(finished, data, tmp_path / "out", train={"lr": 1e-30, "max_updates": 1})
+    before = json.loads((finished / "verdict.json").read_text())
+    claims = {(c["cases"], c["against"]): c for c in verdict["lineage"]["claims"]}
+    assert (claims["old", "base"]["base"], claims["old", "base"]["tuned"]) == (before["base"], before["tuned"])
+    assert claims["new", "previous run"]["effect"] == 0
+    one, other = (load_file(folder / HEAD) for folder in (finished, tmp_path / "out"))
+    assert all(torch.equal(one[n], other[n]) for n in one)
+    cats = tiny_runs.written(tmp_path / "cat.jsonl", [{"text": f"cat {i}", "label": "cat"} for i in range(40)])
+    with pytest.raises(PlanError, match=r"cat is no label of .*--model .*merged without --from"):
+        goes_on(finished, cats, tmp_path / "other")
+    shutil.copytree(finished, tmp_path / "edited")
+    save_file({n: t + 1 for n, t in one.items()}, tmp_path / "edited" / HEAD)
+    with pytest.raises(DataError, match=f"{HEAD} changed since the run ended"):
+        goes_on(tmp_path / "edited", data, tmp_path / "other")

@@ -378,6 +378,12 @@ def test_recipes_that_cannot_go_on(world: Path, base: Base, said: str) -> None:
         material(settled(world, **changes), base)
 
 
+def test_a_run_that_wrote_its_labels_goes_on_to_no_class_head(world: Path) -> None:
+    recipe = settled(world, task={"by": "head"})
+    with pytest.raises(PlanError, match=r"task\.by is head, and in .*first it was labels"):
+        material(recipe, load_base(recipe, compute(recipe)))
+
+
 def test_data_that_cannot_go_on(world: Path, base: Base, tmp_path: Path) -> None:
     replies = tiny_runs.reply_file(tmp_path / "replies.jsonl")
     with pytest.raises(DataError, match="chooses among labels"):

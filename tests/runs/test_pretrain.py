@@ -15,6 +15,7 @@ from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tunesmith import heritage
 from tunesmith.errors import InputError, Interrupted, PlanError
 from tunesmith.folder import Silent
 from tunesmith.predict_file import Asked, predict_file
@@ -193,3 +194,20 @@ def test_init_proposes_it(world: Path, tmp_path: Path) -> None:
     assert found.code == 0, found.text
     assert yaml.safe_load(out.read_text())["task"]["name"] == "pretrain"
     assert "plain text in 'text', learned as it is" in found.text
+
+
+def test_it_goes_on_with_new_texts(world: Path, tmp_path: Path) -> None:
+    """A step that moves nothing is its parent, on the documents that were held out then and on new ones."""
+    new = documents(tmp_path / "new.txt", 30)
+    new.write_text(new.read_text().replace("dog", "cat").replace(".", "!"))
+    said = {"parent": {"run": str(world / "run")}, "data": {"train": [str(new)]}}
+    recipe, text = heritage.settled(*both(said | {"train": {"lr": 1e-30, "max_updates": 1}}))
+    verdict, before = run(recipe, text, tmp_path / "out", Silent()), read(world / "run" / "verdict.json")
+    claims = {(c["cases"], c["against"]): c for c in verdict["lineage"]["claims"]}
+    old = claims["old", "base"]
+    assert (old["base"], old["tuned"], old["num_cases"]) == (before["base"], before["tuned"], before["num_cases"])
+    assert (claims["new", "previous run"]["effect"], claims["new", "base"]["less_is_better"]) == (0, True)
+
+
+def both(said: dict[str, Any]) -> tuple[Any, str]:
+    return parse(said), yaml.safe_dump(said)

@@ -13,7 +13,7 @@ from peft import PeftModel
 from tests.runs import tiny_runs
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from tunesmith import guards
+from tunesmith import guards, heritage
 from tunesmith.deliver import deliver
 from tunesmith.errors import ModelError, PlanError
 from tunesmith.folder import Silent
@@ -159,3 +159,16 @@ def test_what_cannot_work_is_refused_with_the_reason(models: Path, tmp_path: Pat
         with pytest.raises(PlanError, match=message):
             do(settings, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_it_goes_on_with_new_rows(finished: Path, tmp_path: Path) -> None:
+    """A step that moves nothing is its parent, on its old cases and on new ones."""
+    rows = tiny_runs.reply_file(tmp_path / "all.jsonl", 90).read_text().splitlines()[50:]
+    data = tiny_runs.written(tmp_path / "new.jsonl", [json.loads(row) for row in rows])
+    said = {"parent": {"run": str(finished)}, "data": {"train": [str(data)]}, "train": {"lr": 1e-30, "max_updates": 1}}
+    said["evals"] = {"robustness": "off", "explain_cases": 0, "guards": "off"}
+    recipe, text = heritage.settled(parse(said), yaml.safe_dump(said))
+    verdict, before = run(recipe, text, tmp_path / "out", Silent()), facts(finished, "verdict.json")
+    claims = {(c["cases"], c["against"]): c for c in verdict["lineage"]["claims"]}
+    assert (claims["old", "base"]["base"], claims["old", "base"]["tuned"]) == (before["base"], before["tuned"])
+    assert claims["new", "previous run"]["effect"] == 0

@@ -39,7 +39,8 @@ class Talk:
         who = " beside ".join(self.names)
         if served.labels:
             shown = ", ".join(served.labels[:8]) + (", …" if len(served.labels) > 8 else "")
-            what = f"It was tuned on labels ({shown}): a text is answered with its label and how likely that is."
+            own = "all that fit" if self.opened.renderer.several else "its label"
+            what = f"It was tuned on labels ({shown}): a text is answered with {own} and how likely that is."
         elif served.task == "pretrain":
             what = "It went on learning from plain text; no answers were learned, and none was measured."
         elif served.task in CONVERSES:
@@ -147,12 +148,17 @@ class Talk:
             notes.append("this is not JSON")
 
     def _label(self, name: str, text: str) -> str:
-        """The likeliest label and its probability among the labels, calibrated where the run is; then the next ones."""
+        """The likeliest label and its probability among the labels, calibrated where the run is; then the next ones. Of
+        several that may fit, all that do, and how likely each of the likeliest is."""
         served, predict = self.opened.served, part("predict")
         folder = Path(self.opened.name)
         calibration = predict.calibration_of(folder) if name == "tuned" else None
         logp_C = self.opened.label_logps(name, [self.turns(name, text)])[0]
         temperature = 1.0 if calibration is None else calibration.temperature
+        if self.opened.renderer.several:
+            found = predict.several(logp_C, self.opened.labels)
+            each = sorted(found.probabilities.items(), key=lambda one: -one[1])[:SHOWN_LABELS]
+            return f"{found.answer}  ({', '.join(f'{name} {p:.2f}' for name, p in each)})"
         p_C = part("evals.calibration").probabilities(logp_C[None], temperature)[0]
         order = sorted(range(len(served.labels)), key=lambda i: -p_C[i])[:SHOWN_LABELS]
         first, *others = (f"{served.labels[i]} {p_C[i]:.2f}" for i in order)

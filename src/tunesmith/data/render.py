@@ -58,6 +58,7 @@ class Renderer:
     """
 
     labels: tuple[str, ...] = ()  # where an answer is the number of one
+    several: tuple[str, ...] = ()  # those of which an answer may be several at once, each a question by itself
 
     def __init__(self, tokenizer: Any, max_tokens: int, too_long: str = "drop", layout: str = "forest") -> None:
         if too_long not in ("drop", "cut"):
@@ -93,6 +94,10 @@ class Renderer:
         """Token ids of a reply behind that prompt, with its end of turn."""
         turn = self._turn([*prompt_messages, message], len(prompt_messages), 1.0)
         return self._encoder.one(turn.reply, turn.cut, is_inside=not self._is_apart)
+
+    def choice(self, prompt_messages: Sequence[Message], label: str) -> list[int]:
+        """Token ids by which a label is scored behind that prompt: those of the reply that is its name."""
+        return self.reply(prompt_messages, Message("assistant", label))
 
     def ways_on(self, prompt_messages: Sequence[Message], before: str, ways: Sequence[str]) -> list[list[int]]:
         """Token ids of replies that begin with `before` and go on with each of `ways`, without what would follow."""

@@ -15,7 +15,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion
 
+from tunesmith.data.columns import NO_LABEL
 from tunesmith.errors import DataError
+from tunesmith.evals.sets import label_set
 
 MAX_FEATURES = 50_000  # of each kind; keeps the fit in seconds on a laptop
 UNCHANGED = "input unchanged"
@@ -64,6 +66,24 @@ def tfidf_logistic(inputs: Sequence[str], labels: Sequence[str], held_out: Seque
     return [str(label) for label in fitted.predict(rows[1])]
 
 
+def tfidf_each(inputs: Sequence[str], answers: Sequence[str], held_out: Sequence[str]) -> list[str]:
+    """All labels that fit, each by a logistic regression of its own on TF-IDF; with no words to go by, the majority
+    answer."""
+    check(inputs, answers)
+    rows = rows_of(inputs, held_out) if held_out else None
+    if rows is None:
+        return majority(answers, len(held_out))
+    names = [label_set(answer) - {NO_LABEL} for answer in answers]
+    found: list[list[str]] = [[] for _ in held_out]
+    for label in sorted(frozenset().union(*names)):
+        fits = np.array([label in some for some in names])
+        logistic = LogisticRegression(C=10.0, max_iter=1000)
+        is_said = np.ones(len(held_out)) if fits.all() else logistic.fit(rows[0], fits).predict(rows[1])
+        for k in np.flatnonzero(is_said):
+            found[k].append(label)
+    return [", ".join(said) or NO_LABEL for said in found]
+
+
 def nearest(inputs: Sequence[str], replies: Sequence[str], held_out: Sequence[str]) -> list[str]:
     """The reply of the training example whose input is nearest by the cosine of TF-IDF; of equals the first."""
     check(inputs, replies)
@@ -80,12 +100,16 @@ def nearest(inputs: Sequence[str], replies: Sequence[str], held_out: Sequence[st
 
 
 def baselines(
-    inputs: Sequence[str], answers: Sequence[str], held_out: Sequence[str], *, is_labels: bool
-) -> dict[str, list[str]]:
-    """Outputs for the held-out cases, by the names that a verdict shows."""
+    inputs: Sequence[str], answers: Sequence[str], held_out: Sequence[str], *, is_labels: bool,
+    several: bool = False,
+) -> dict[str, list[str]]:  # fmt: skip
+    """Outputs for the held-out cases, by the names that a verdict shows. `several`: an answer is
+    all labels that fit."""
     check(inputs, answers)
     outputs = {"majority answer": majority(answers, len(held_out))}
-    if is_labels:
+    if several:
+        outputs["TF-IDF + logistic regression"] = tfidf_each(inputs, answers, held_out)
+    elif is_labels:
         outputs["TF-IDF + logistic regression"] = tfidf_logistic(inputs, answers, held_out)
     else:
         outputs["nearest training example"] = nearest(inputs, answers, held_out)

@@ -13,6 +13,7 @@ from decimal import Decimal
 from tunesmith.evals import checks
 from tunesmith.evals.json_scores import leaves, parsed, same
 from tunesmith.evals.numeric import last_number, numbers_of
+from tunesmith.evals.sets import label_set
 from tunesmith.evals.words_of import words_of
 
 LONG, SHORT, APART = 2.0, 0.5, 5  # times the reference's words, and so many words apart at least
@@ -176,6 +177,7 @@ NO_JSON = Kind("not JSON", is_no_json, "the answer is no JSON object")
 
 TABLES: dict[str, tuple[Kind, ...]] = {
     "label": (EMPTY, CUT),
+    "labels": (EMPTY, CUT, CIRCLES, REFUSES),
     "json": (NO_JSON, INSIDE, EMPTY, CUT, CIRCLES, REFUSES),
     "number": (NO_NUMBER, ELSEWHERE, SIGN, TENS, EMPTY, CUT, CIRCLES, REFUSES),
     "translate": (EMPTY, CUT, CIRCLES, REFUSES, SCRIPT, LANGUAGE, FORM, AROUND, TOO_LONG, TOO_SHORT, COPIED, NUMBER),
@@ -185,6 +187,8 @@ TABLES: dict[str, tuple[Kind, ...]] = {
 
 def table_of(task: str, metric: str, references: Sequence[str], labels: Sequence[str]) -> str:
     """Which row of TABLES these cases are looked at by."""
+    if task == "multilabel":
+        return "labels"
     if labels:
         return "label"
     if references and all(parsed(r) is not None for r in references):
@@ -197,6 +201,13 @@ def confusion(said: Said, labels: Sequence[str]) -> dict[str, str]:
     if answer in labels:
         return {f"{said.reference} taken for {answer}": ""}  # the name says it
     return {"no label": "the answer is none of the labels"} if answer else {}
+
+
+def sets(said: Said) -> dict[str, str]:
+    """Labels that are missing, and those that were given wrongly."""
+    got, wanted = label_set(said.answer), label_set(said.reference)
+    found = {f"{name} missing": "" for name in sorted(wanted - got)}
+    return found | {f"{name} given wrongly": "" for name in sorted(got - wanted)}
 
 
 def fields(said: Said) -> dict[str, str]:
@@ -221,4 +232,6 @@ def kinds(said: Said, table: str, labels: Sequence[str]) -> dict[str, str]:
     found = {kind.name: kind.sentence for kind in TABLES[table] if kind.has(said)}
     if table == "label":
         found |= confusion(said, labels)
+    if table == "labels":
+        found |= sets(said)
     return found | fields(said) if table == "json" else found

@@ -161,6 +161,7 @@ METRICS: dict[str, Metric] = {
         counted_metric("macro_f1", "mean of the labels' F1, 0 to 1", exact_match, counted.MACRO_F1),
         counted_metric("micro_f1", F1, exact_match, sets.MICRO_F1),
         counted_metric("label_set_f1", F1, sets.set_case, sets.SET_F1),
+        counted_metric("label_set_macro_f1", "mean of the labels' F1, 0 to 1", sets.set_case, sets.MACRO_SET_F1),
         counted_metric("mcc", "correlation, -1 to 1", exact_match, counted.MCC, low=-1.0),
         counted_metric("chrf", "points, 0 to 100", counted.chrf_case, counted.CHRF, high=100.0, matters=1.0),
         counted_metric("bleu", "points, 0 to 100", counted.bleu_case, counted.BLEU_PARTS, high=100.0, matters=1.0),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunesmith.data.columns import NO_LABEL
 from tunesmith.types import Completion, Forest
 
 
@@ -20,7 +21,7 @@ class Answer:
     text: str
     stopped: bool  # False: it ran into the limit of tokens or time
     num_tokens: int
-    probability: float | None = None  # of the label, among the labels
+    probability: float | None = None  # of the label, among the labels; of several, of just this set
     label_logps: tuple[float, ...] = ()  # nats of each label, in their order
     measured: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # what metrics read beside the text
     turns: tuple[Answer, ...] = ()  # of a dialogue that was played through, of which the text is the transcript
@@ -55,6 +56,22 @@ def chosen(
         share = float(1 / np.exp(logp_C - logp_C[best]).sum())
         answers[example_id] = Answer(labels[best], True, 0, share, tuple(map(float, logp_C)))
     return [answers[i] for i in order]
+
+
+def fitting(
+    forests: Sequence[Forest], logps: Sequence[Tensor], order: Sequence[str], labels: Sequence[str]
+) -> list[Answer]:
+    """All labels of each case that are likelier to fit than not; `logps` are of the yes of each, in their order."""
+    found = label_logps(forests, logps, len(labels))
+    return [all_that_fit(found[i], labels) for i in order]
+
+
+def all_that_fit(logp_C: np.ndarray, labels: Sequence[str]) -> Answer:
+    """The answer of labels that are each a question by itself. Its `probability` is that of just this set of them."""
+    p_C = np.exp(logp_C)
+    said = p_C > 0.5
+    text = ", ".join(label for label, is_said in zip(labels, said, strict=True) if is_said) or NO_LABEL
+    return Answer(text, True, 0, float(np.where(said, p_C, 1 - p_C).prod()), tuple(map(float, logp_C)))
 
 
 def label_logps(forests: Sequence[Forest], logps: Sequence[Tensor], num_labels: int) -> dict[str, np.ndarray]:

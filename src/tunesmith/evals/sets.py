@@ -1,4 +1,4 @@
-"""Micro-averaged F1: of one label per case, and of sets of labels."""
+"""Micro-averaged F1: of one label per case, and of sets of labels; and of these the mean of the labels' F1."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tunesmith.data.columns import BETWEEN
-from tunesmith.evals.counted import Parts, label_codes, ratio
+from tunesmith.data.columns import BETWEEN, NO_LABEL
+from tunesmith.evals.counted import Parts, label_codes, macro_f1, ratio
 from tunesmith.evals.text import as_text, folded
 
 
@@ -48,6 +48,15 @@ def label_sets(outputs: Sequence[object], references: Sequence[object]) -> np.nd
     return np.array(rows, dtype=float).reshape(len(rows), 3)
 
 
+def each_label(outputs: Sequence[object], references: Sequence[object]) -> np.ndarray:
+    """[n, 3C]: right, given and wanted, per label that a reference has. Saying that none fits is no label."""
+    got, wanted = ([label_set(t) or {NO_LABEL} for t in texts] for texts in (outputs, references))
+    names = sorted(frozenset().union(*wanted) - {NO_LABEL}) or [NO_LABEL]
+    rows = ([[name in row for name in names] for row in side] for side in (got, wanted))
+    is_given, is_wanted = (np.array(row, dtype=float).reshape(-1, len(names)) for row in rows)
+    return np.concatenate([is_given * is_wanted, is_given, is_wanted], axis=1)
+
+
 def set_case(output: object, reference: object) -> float:
     """F1 of one case's sets; two empty sets: 1. For display: the score of all cases is not its mean."""
     return float(f1(np.array(set_counts(output, reference), dtype=float)))
@@ -55,3 +64,4 @@ def set_case(output: object, reference: object) -> float:
 
 MICRO_F1 = Parts(one_label, f1)
 SET_F1 = Parts(label_sets, f1)
+MACRO_SET_F1 = Parts(each_label, macro_f1)

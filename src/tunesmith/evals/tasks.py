@@ -74,7 +74,7 @@ KINDS = {
         note="a call is right where name and arguments are the reference's; another call that would do as well is not.",
     ),
     "multilabel": Kind(
-        "generation", "label_set_f1", ("exact_match",),
+        "generation", "label_set_f1", ("label_set_macro_f1", "exact_match"),
         "Which of these labels fit the text: {labels}? Answer with those that fit, with commas between them, or with: "
         "none.",
         "choose all labels that fit",
@@ -228,5 +228,5 @@ def label_record(renderer: Renderer, name: str, prompt: Sequence[Message], label
     """The prompt with every label as a learned child, in the order of the labels: the prompt is computed once."""
     tokens = np.array(renderer.prompt(prompt), dtype=np.int64)
     root = Segment(tokens, np.zeros(len(tokens), np.float32))
-    replies = [np.array(renderer.reply(prompt, Message("assistant", label)), dtype=np.int64) for label in labels]
+    replies = [np.array(renderer.choice(prompt, label), dtype=np.int64) for label in labels]
     return Record(name, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))

@@ -15,31 +15,51 @@ import torch
 from torch import Tensor
 
 CHUNK_LOGITS = 2**24  # logits at once: 64 MiB in float32; 2**22 was a fifth slower at V = 49152 on a CPU
+Settings = tuple[float, float | None, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """The head as tensors: softcap * tanh(scale * (h W^T + bias) / softcap)."""
+    """The head as tensors: softcap * tanh(scale * (h W^T + bias) / softcap).
+
+    `sigmoid`: each row k of the weight asks a question by itself. Its answers are tokens 2k (no) and 2k + 1 (yes), and
+    their logits are log sigmoid(-z_k) and log sigmoid(z_k): nats already. A softmax over all 2V takes log V off each,
+    whatever the weights are, so what is made with one has the same gradient.
+    """
 
     weight: Tensor  # [V, D]
     bias: Tensor | None  # [V]
     scale: float = 1.0
     softcap: float | None = None
+    sigmoid: bool = False
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [..., D] -> [..., V] float32 (float64 stays)."""
+        """hidden [..., D] -> [..., V] float32 (float64 stays); with `sigmoid` [..., 2V]."""
         out = torch.nn.functional.linear(hidden, self.weight, self.bias)
         out = out if out.dtype == torch.float64 else out.float()
         if self.scale != 1.0:
             out = out * self.scale
+        if self.sigmoid:
+            out = torch.nn.functional.logsigmoid(torch.stack([-out, out], -1).flatten(-2))
         return out if self.softcap is None else self.softcap * torch.tanh(out / self.softcap)
+
+    @property
+    def settings(self) -> Settings:
+        return self.scale, self.softcap, self.sigmoid
+
+    def nats(self, logits: Tensor) -> Tensor:
+        """Log-probability of every token [c, V or 2V], in a tensor of its own."""
+        return logits.clone() if self.sigmoid else logits.log_softmax(-1)
 
     def rows(self) -> int:
         """Rows of a chunk."""
         return max(1, CHUNK_LOGITS // self.weight.shape[0])
 
     def logits_backward(self, d_logits: Tensor, logits: Tensor) -> Tensor:
-        """Gradient of h W^T + bias, in place of `d_logits`, cast to the weight's precision."""
+        """Gradient of h W^T + bias [c, V], in place of `d_logits`, cast to the weight's precision."""
+        if self.sigmoid:
+            (d_no, d_yes), (no, yes) = (x.unflatten(-1, (-1, 2)).unbind(-1) for x in (d_logits, logits.exp()))
+            d_logits = d_yes * no - d_no * yes
         if self.softcap is not None:
             d_logits.mul_(1 - (logits / self.softcap).square_())
         if self.scale != 1.0:
@@ -83,53 +103,53 @@ class _Gradients:
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, scale: float, cap: float | None
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, settings: Settings
     ) -> Tensor:
-        head = Projection(weight, bias, scale, cap)
+        head = Projection(weight, bias, *settings)
         parts, tops = [], []
         for at in _chunks(hidden.shape[0], head.rows()):
             logits = head.logits(hidden[at])
             # By log_softmax, which is one fused pass on a CPU, where logsumexp is several.
-            value = logits.log_softmax(-1).gather(1, target[at, None])[:, 0]
+            value = head.nats(logits).gather(1, target[at, None])[:, 0]
             parts.append(value)
             tops.append(logits.gather(1, target[at, None])[:, 0] - value)
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         empty = hidden.new_empty(0, dtype=wide)
         ctx.save_for_backward(hidden, weight, bias, target, torch.cat([empty, *tops]))
-        ctx.scale, ctx.cap = scale, cap
+        ctx.settings = settings
         return torch.cat([empty, *parts])
 
     @staticmethod
     def backward(ctx: Any, d_logp: Tensor) -> tuple:
         hidden, weight, bias, target, lse = ctx.saved_tensors
-        head = Projection(weight, bias, ctx.scale, ctx.cap)
+        head = Projection(weight, bias, *ctx.settings)
         grads = _Gradients(hidden, head, ctx.needs_input_grad[:3])
         for at in _chunks(hidden.shape[0], head.rows()):
             logits = head.logits(hidden[at])
             d_logits = (logits - lse[at, None]).exp_().mul_(-d_logp[at, None])
             d_logits.scatter_add_(1, target[at, None], d_logp[at, None].to(d_logits.dtype))
             grads.add(at, hidden[at], head.logits_backward(d_logits, logits))
-        return *grads.cast(), None, None, None
+        return *grads.cast(), None, None
 
 
 def logp(hidden: Tensor, head: Projection, target: Tensor) -> Tensor:
     """log p(target) of each row, [L] nats, float32. hidden [L, D], target [L]. The backward makes the logits again."""
-    return _LogProb.apply(hidden, head.weight, head.bias, target, head.scale, head.softcap)
+    return _LogProb.apply(hidden, head.weight, head.bias, target, head.settings)
 
 
 class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, by: Tensor, settings: tuple
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, by: Tensor, asked: tuple
     ) -> tuple[Tensor, Tensor]:
-        scale, cap, with_grad = settings
-        head = Projection(weight, bias, scale, cap)
+        settings, with_grad = asked
+        head = Projection(weight, bias, *settings)
         wanted = tuple(need and with_grad for need in ctx.needs_input_grad[:3])
         grads = _Gradients(hidden, head, wanted)
         parts = [hidden.new_empty(0, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)]
         for at in _chunks(hidden.shape[0], head.rows()):
             logits = head.logits(hidden[at])
-            logq = logits.log_softmax(-1)
+            logq = head.nats(logits)
             parts.append(logq.gather(1, target[at, None])[:, 0])
             if any(wanted):
                 d_logits = logq.exp_().mul_(by[at, None])
@@ -156,8 +176,8 @@ def linear_loss(hidden: Tensor, head: Projection, target: Tensor, by: Tensor) ->
     The gradient is made in the forward pass and kept until the backward; a frozen weight costs nothing.
     """
     by = by.detach().to(torch.float64 if head.weight.dtype == torch.float64 else torch.float32)
-    settings = (head.scale, head.softcap, torch.is_grad_enabled())
-    return _LinearLoss.apply(hidden, head.weight, head.bias, target, by, settings)
+    asked = (head.settings, torch.is_grad_enabled())
+    return _LinearLoss.apply(hidden, head.weight, head.bias, target, by, asked)
 
 
 class _Rows(torch.autograd.Function):

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunesmith.errors import ModelError
+from tunesmith.models.chunked import Projection
 from tunesmith.models.heads import Head
 from tunesmith.models.kinds import has_classes
 
 POOLER = "pooler"  # in the body of BERT and its kin, but of no use to anything but a head
+Problem = Literal["single_label_classification", "multi_label_classification"]
+ONE: Problem = "single_label_classification"
+SEVERAL: Problem = "multi_label_classification"
+KEPT = "class_head.safetensors"  # in a run folder: the head of the base, and the other probe
 
 
 def outside(model: PreTrainedModel) -> dict[str, nn.Parameter]:
@@ -70,6 +76,10 @@ class ClassHead(Head):
         """[C], or None."""
         return last_linear(self.model)[1].bias
 
+    @property
+    def projection(self) -> Projection:
+        return Projection(self.weight, self.bias, sigmoid=gives_several(self.model))
+
 
 def labels_of(model: PreTrainedModel) -> tuple[str, ...]:
     """The names of the model's classes, by their numbers."""
@@ -85,17 +95,22 @@ def pad_by(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
+def gives_several(model: PreTrainedModel) -> bool:
+    """Whether each class is a question by itself (a sigmoid), so that several may fit a text, or none."""
+    return bool(model.config.problem_type == SEVERAL)
+
+
 @torch.no_grad()
-def open_classes(model: PreTrainedModel, labels: Sequence[str]) -> frozenset[str]:
+def open_classes(model: PreTrainedModel, labels: Sequence[str], *, several: bool = False) -> frozenset[str]:
     """Make the model's classes these labels, in their order: its own ones sorted anew, or zeros for others, whose names
-    are returned."""
-    before, config = labels_of(model), model.config
-    config.problem_type = "single_label_classification"
-    if before == tuple(labels):
+    are returned. `several` of them may fit a text, or one does; a head of the other kind is another."""
+    before, is_so, config = labels_of(model), gives_several(model) == several, model.config
+    config.problem_type = SEVERAL if several else ONE
+    if is_so and before == tuple(labels):
         return frozenset()
     name, old = last_linear(model)
     new = nn.Linear(old.in_features, len(labels), bias=old.bias is not None).to(old.weight)
-    order = [before.index(label) for label in labels] if sorted(before) == sorted(labels) else None
+    order = [before.index(label) for label in labels] if is_so and sorted(before) == sorted(labels) else None
     for key, parameter in new.named_parameters():
         parameter.copy_(torch.zeros_like(parameter) if order is None else old.get_parameter(key)[order])
     model.set_submodule(name, new.requires_grad_(False).train(old.training))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -37,7 +39,7 @@ def largest_diff(model: PreTrainedModel) -> float:
     low = min(16, vocabulary // 2)
     tokens = low + (torch.arange(sum(SIZES)) * 7919 + 31) % (vocabulary - low)
     whole = roots(tokens, torch.tensor(SIZES).cumsum(0)).to(model.device)
-    head, found = ClassHead(model), []
+    head, found = replace(ClassHead(model).projection, sigmoid=False), []
     with evaluating(model):
         together = row_hidden(model, whole)[whole.stop - 1]
         for state, a, b in zip(together, whole.start.tolist(), whole.stop.tolist()):

@@ -1,9 +1,10 @@
 """The layout of models that read a text whole and give it a class: a padded row for each text.
 
 In a forest the text is what stands above a learned segment, and the learned segment is its class: one "token", the
-number of a label. The class is foretold from the text's last place, which holds the state that the model's own head
-pools. So whatever works on a reply works on a class: losses, scores, regularisers. An encoder sees all of a text at
-once, so a prefix that several examples share is stored once in the forest and computed in each row.
+number of a label; or, where several labels may fit, a "token" for each of them, its no or its yes. All are foretold
+from the state that the model's own head pools, which stands at the text's last place. So whatever works on a reply
+works on a class: losses, scores, regularisers. An encoder sees all of a text at once, so a prefix that several examples
+share is stored once in the forest and computed in each row.
 """
 
 from __future__ import annotations
@@ -109,6 +110,10 @@ def both_states(model: PreTrainedModel, forest: Forest) -> tuple[Tensor, Tensor,
 
 
 def row_hidden(model: PreTrainedModel, forest: Forest) -> Tensor:
-    """[N, D], the pooled state of each text at the place of its last token; zeros elsewhere."""
+    """[N, D], the pooled state of each text at the place of its last token and in its answer, all of whose tokens are
+    foretold from it; zeros elsewhere."""
     at, states, _ = both_states(model, forest)
-    return states.new_zeros(forest.num_tokens, states.shape[1]).index_copy(0, at, states)
+    hidden = states.new_zeros(forest.num_tokens, states.shape[1]).index_copy(0, at, states)
+    size = forest.stop - forest.start
+    above_N = (forest.stop[forest.parent.clamp_min(0)] - 1).repeat_interleave(size, output_size=forest.num_tokens)
+    return torch.where((forest.weights != 0)[:, None], hidden[above_N], hidden)

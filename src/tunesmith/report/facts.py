@@ -53,6 +53,7 @@ class Facts:
     metrics: tuple[Mapping[str, Any], ...] | None
     watched: tuple[Mapping[str, Any], ...] | None  # answers to a few fixed prompts while training went on
     calibration: Mapping[str, Any] | None  # where answers are labels
+    serving: Mapping[str, Any] | None  # task, labels and instruction, as the run answers
     robustness: Mapping[str, Any] | None  # how far the verdict holds
     context: Mapping[str, Any] | None  # what a longer context is worth
     understanding: Mapping[str, Any] | None  # what the cases are about, and which layers moved
@@ -120,6 +121,7 @@ def read(folder: Path) -> Facts:
         metrics=metrics,
         watched=watched,
         calibration=read_mapping(folder / "calibration.json"),
+        serving=read_mapping(folder / "serving.json"),
         robustness=read_mapping(folder / "robustness.json"),
         context=read_mapping(folder / "scores" / "context.json"),
         understanding=read_mapping(folder / "understanding.json"),

@@ -18,6 +18,7 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
     "json_exact": "answers right in every field",
     "micro_f1": "labels that are right",
     "label_set_f1": "labels that are right, missing and invented ones against it",
+    "label_set_macro_f1": "labels that are right, missing and invented ones against it, each label weighing the same",
     "json_f1": "fields that are right, missing and invented ones against it",
     "json_schema": "answers that are JSON as the schema wants it",
     "json_valid": "answers that are JSON at all",

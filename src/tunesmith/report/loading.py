@@ -25,6 +25,11 @@ TELLS_HIDDEN = (
     "hidden = inputs.input_ids[0] == tokenizer.mask_token_id",
     "print(tokenizer.decode(model(**inputs).logits[0, hidden].argmax(-1)))",
 )
+GIVES_SEVERAL = (
+    GIVES_CLASSES[0],
+    "logits = model(**inputs).logits[0]",
+    "print([model.config.id2label[k] for k in (logits > 0).nonzero()[:, 0].tolist()])  # each above probability 0.5",
+)
 DOES = {"rows": GIVES_CLASSES, "masked": TELLS_HIDDEN}
 
 
@@ -38,7 +43,7 @@ def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: b
         before = [f'config = AutoConfig.from_pretrained(f"{{folder}}/{BASE_CONFIG}")  # with the longer context']
         more = ", config=config"
     elif facts.by_head:
-        labels = list((facts.calibration or {}).get("labels") or ())
+        labels = list((facts.serving or {}).get("labels") or ())
         before = [
             f"labels = {json.dumps(labels, ensure_ascii=False)}",
             'given = {"id2label": dict(enumerate(labels)), "ignore_mismatched_sizes": True}',
@@ -62,5 +67,8 @@ def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: b
             'folder = "."  # this folder',
             f"model = {kind}.from_pretrained(folder)",
         ]
-    body += ["tokenizer = AutoTokenizer.from_pretrained(folder)", *DOES.get(facts.layout, WRITES)]
+    does = DOES.get(facts.layout, WRITES)
+    if facts.by_head and (facts.serving or {}).get("task") == "multilabel":
+        does = GIVES_SEVERAL
+    body += ["tokenizer = AutoTokenizer.from_pretrained(folder)", *does]
     return ["```python", *body, "```", ""]

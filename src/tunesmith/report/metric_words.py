@@ -8,6 +8,10 @@ METRICS = {  # name in recipes and files: (name as people read it, what it is)
     "exact_match": ("exact match", "share of answers that equal the reference exactly"),
     "micro_f1": ("micro-F1", "F1 of all answers together; an answer that is no label costs recall only"),
     "label_set_f1": ("F1 of label sets", "how far the labels given agree with those wanted; missing and invented cost"),
+    "label_set_macro_f1": (
+        "macro-F1 of label sets",
+        "F1 averaged over the labels of which several may fit, so that a rare one counts as much as a common one",
+    ),
     "json_exact": ("JSON exact match", "share of answers that equal the reference as JSON"),
     "json_valid": ("valid JSON", "share of answers that are a JSON object"),
     "numeric": ("right number", "share of answers that come to the right number"),

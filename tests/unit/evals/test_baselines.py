@@ -48,3 +48,14 @@ def test_names_by_task_and_refusals():
     assert b.baselines(INPUTS, LABELS, [], is_labels=True)["TF-IDF + logistic regression"] == []
     with pytest.raises(DataError, match="5 training inputs and 1 answers"):
         b.baselines(INPUTS, ["a"], ["x"], is_labels=True)
+
+
+def test_of_labels_that_may_all_fit_each_has_a_regression_of_its_own():
+    """A mutant that takes each set for one label never says all three together: no training text has them."""
+    inputs = ["parcel money", "money rude", "parcel rude", "thank you"] * 3
+    answers = ["delivery, refund", "refund, staff", "delivery, staff", "none"] * 3
+    found = b.baselines(inputs, answers, ["parcel money rude", "thank you"], is_labels=False, several=True)
+    assert found["TF-IDF + logistic regression"] == ["delivery, refund, staff", "none"]
+    assert set(found) == {"majority answer", "TF-IDF + logistic regression"}
+    assert b.tfidf_each(INPUTS, ["x"] * 5, ["money"]) == ["x"]
+    assert b.tfidf_each(["", "?"], ["b", "a"], ["money"]) == ["a"]

@@ -84,7 +84,14 @@ def test_labels_are_confused_or_none() -> None:
     assert list(kinds(said("a refund?", "delivery"), "label", LABELS)) == ["no label"]
 
 
+def test_of_several_labels_some_are_missing_or_given_wrongly() -> None:
+    found = kinds(said("delivery, price", "refund, delivery"), "labels", ())
+    assert list(found) == ["refund missing", "price given wrongly"]
+    assert not kinds(said("refund, delivery", "delivery; refund"), "labels", ())
+
+
 def test_which_table_and_when_a_case_fails() -> None:
+    assert table_of("multilabel", "label_set_f1", ["refund"], LABELS) == "labels"
     assert table_of("classify", "accuracy", ["refund"], LABELS) == "label"
     assert table_of("extract", "json_fields", ['{"a": 1}', "{}"], ()) == "json"
     assert table_of("generate", "numeric", ["4"], ()) == "number"

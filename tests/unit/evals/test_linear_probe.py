@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from tunesmith.evals.linear_probe import STRENGTHS, fit_linear, strength
+from tunesmith.evals.linear_probe import STRENGTHS, fit_each, fit_linear, joint_strength, strength
 
 
 def rows(num_classes: int, num: int = 90) -> tuple[np.ndarray, np.ndarray]:
@@ -48,3 +48,18 @@ def test_one_class_alone_is_always_said() -> None:
 def test_strength_needs_rows_for_folds() -> None:
     x, y = rows(2, 4)
     assert strength(x, y, bias=True) == 1.0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_labels_that_are_questions_each_have_a_regression_of_their_own(bias: bool) -> None:
+    x, classes = rows(3)
+    y = np.stack([classes == 1, classes != 2, classes > 5], 1)  # the last fits no row
+    weight, start = fit_each(x, y, bias=bias)
+    scaled = (x - (x.mean(0) if bias else 0)) / x.std(0)
+    c = joint_strength(scaled, y[:, :2], bias=bias)
+    for k in range(2):
+        plain = LogisticRegression(C=c, max_iter=300, fit_intercept=bias).fit(scaled, y[:, k])
+        found = 1 / (1 + np.exp(-(x @ weight[k] + start[k])))
+        np.testing.assert_allclose(found, plain.predict_proba(scaled)[:, 1], rtol=1e-3, atol=1e-4)
+    assert (x @ weight[2] + start[2]).max() == (-30.0 if bias else 0.0)
+    assert c in STRENGTHS

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from tunesmith.errors import DataError, InputError
 from tunesmith.evals import compare, json_scores, passing, per_byte, preference
@@ -47,6 +48,19 @@ def test_label_sets_by_hand():
     # over all cases: 2 right of 3 given and 4 wanted, not the mean of the cases' own
     assert corpus("label_set_f1", ["a, b", "x"], ["a, b, c", "d"]) == pytest.approx(2 * 2 / (3 + 4))
     assert case("label_set_f1", '["unclosed, b', "b") == pytest.approx(2 * 1 / (2 + 1))
+
+
+def test_each_label_of_a_set_weighs_the_same_as_in_scikit_learn():
+    """That none fits is no label, and one that was invented costs nothing here."""
+    wanted = [{"a", "b"}, {"a"}, set(), {"a", "c"}]
+    given = [{"a"}, {"a", "c"}, {"b"}, {"a", "x"}]
+    as_rows = MultiLabelBinarizer(classes=["a", "b", "c"]).fit_transform
+    texts = [[", ".join(sorted(s)) or "none" for s in side] for side in (given, wanted)]
+    found = corpus("label_set_macro_f1", *texts)
+    known = [s - {"x"} for s in given]
+    assert found == pytest.approx(f1_score(as_rows(wanted), as_rows(known), average="macro", zero_division=0))
+    assert found == pytest.approx(1 / 3)  # 1, 0, 0
+    assert corpus("label_set_macro_f1", ["none", "a"], ["none", "none"]) == pytest.approx(2 / 3)
 
 
 def test_json_f1_counts_what_was_invented():

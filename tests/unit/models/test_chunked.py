@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -25,12 +26,12 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return *(x.requires_grad_() for x in made), torch.tensor([0, 6, 3, 3, 1])  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.3, None), (2.0, 1.5)])
-def test_gradcheck(scale: float, cap: float | None) -> None:
+@pytest.mark.parametrize("settings", [(1.0, None), (0.3, None), (2.0, 1.5), (1.0, None, True), (0.3, None, True)])
+def test_gradcheck(settings: tuple[Any, ...]) -> None:
     *leaves, target = inputs()
     by = torch.tensor([1.0, -0.5, 0.0, 2.0, 0.25], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda h, w, b: logp(h, Projection(w, b, scale, cap), target), leaves)
-    assert torch.autograd.gradcheck(lambda h, w, b: linear_loss(h, Projection(w, b, scale, cap), target, by)[0], leaves)
+    assert torch.autograd.gradcheck(lambda h, w, b: logp(h, Projection(w, b, *settings), target), leaves)
+    assert torch.autograd.gradcheck(lambda h, w, b: linear_loss(h, Projection(w, b, *settings), target, by)[0], leaves)
 
 
 def test_by_hand() -> None:
@@ -43,6 +44,18 @@ def test_by_hand() -> None:
     capped = Projection(head.weight, None, softcap=math.log(3)).logits(hidden[:1])
     assert capped[0, 1].item() == pytest.approx(math.log(3) * math.tanh(1))
     assert Projection(head.weight, torch.tensor([1.0, 0.0]), scale=2.0).logits(hidden[:1])[0, 0].item() == 2.0
+
+
+def test_questions_by_themselves_by_hand() -> None:
+    """Logits (ln 3, 0): yes is 3/4 and 1/2. A softmax over all four answers takes ln 2 off each."""
+    head = Projection(torch.tensor([[math.log(3)], [0.0]]), None, sigmoid=True)
+    hidden, target = torch.ones(4, 1), torch.arange(4)
+    wanted = torch.tensor([0.25, 0.75, 0.5, 0.5]).log()
+    torch.testing.assert_close(logp(hidden, head, target), wanted)
+    total, each = linear_loss(hidden, head, target, torch.tensor([1.0, 2.0, 0.0, 1.0]))
+    assert float(total) == pytest.approx(-math.log(0.25) - 2 * math.log(0.75) - math.log(0.5))
+    torch.testing.assert_close(each, wanted)
+    torch.testing.assert_close(head.logits(hidden)[0].log_softmax(-1), wanted - math.log(2))
 
 
 def test_a_frozen_head_makes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
