@@ -21,7 +21,7 @@ from tunesmith.recipe import parse
 FOLDER = ROOT / "docs" / "methods"
 PAGE = FOLDER / "index.md"
 ROW = re.compile(r"^\| \[([^\]]+)\]\(([\w-]+\.md)\) \| `([^`]+)` \| ([^|]+) \| ([^|]+) \| ([^|]*) \|$", re.M)
-WRITES_NOTHING = cast(Base, SimpleNamespace(by_head=True, writes=False))
+WRITES_NOTHING = cast(Base, SimpleNamespace(by_head=True, writes=False, is_masked=False, layout="rows"))
 
 
 @dataclass(frozen=True)
