@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = tiny_runs.labelled_file(folder / "rows.jsonl", 240)
     learns = {"max_updates": 250, "epochs": 400, "lr": 0.003, "every_checkpoint": 1000}
     recipe = tiny_runs.settings(folder / "model", rows, **learns)
-    recipe["adapt"]["method"] = "full"
+    recipe["adapt"] = {"method": "full"}
     recipe["evals"] |= {"explain_cases": 2}
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     done = typed(["run", str(folder / "recipe.yaml"), "--out", str(folder / "run"), "--json"])

@@ -142,7 +142,7 @@ def test_the_next_run_begins_with_it(world: Path) -> None:
 
 def test_all_weights_by_another_method(world: Path, tmp_path: Path) -> None:
     settings = asked(world, "ntk")
-    settings["adapt"]["method"] = "full"
+    settings["adapt"] = {"method": "full", "context": settings["adapt"]["context"]}
     do(settings, tmp_path / "out")
     config = read(tmp_path / "out" / "model" / "config.json")
     assert config["max_position_embeddings"] == TOKENS
