@@ -142,8 +142,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         "Made by `bench/real_sets.py` from `bench/results/real_sets.jsonl`. One seed a row: this is what a run gave,",
         "no claim about a method. Model: the embedded SmolLM2-135M-Instruct (a dequantised Q4_1), LoRA of rank 16 on",
-        "all linear layers, minutes of two CPU cores. The base is in its best prompt form, chosen on dev; intervals",
-        "are 95%, by inverting the reported test. No guard probes were run, so what was forgotten is not known.",
+        "all linear layers, minutes of two CPU cores (what ran on one thread ran beside other work: its speed says",
+        "nothing). The base is in its best prompt form, chosen on dev; intervals are 95%, by inverting the reported",
+        "test. No guard probes were run, so what was forgotten is not known.",
         "",
         "| set | metric | base | tuned | effect | cases | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -158,7 +159,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         simple = ", ".join(f"{k} {x:.3f}" for k, x in v["baselines"].items())
         others = ", ".join(f"{k} {x['base']:.3f} to {x['tuned']:.3f}" for k, x in v["secondary"].items())
         lines += ["", f"## {name}", "", f"{SETS[name].what}. {v['claim']}", ""]
-        lines += [f"- Base asked as: {v['base_form']}. Without tuning: {simple}. Secondary: {others}."]
+        with_recipe = f"Recipe: [{kind}](../examples/recipes/{kind}.yaml). " if (kind := SETS[name].recipe) else ""
+        without = f"Without tuning: {simple or 'nothing to compare with'}"
+        lines += [f"- {with_recipe}Base asked as: {v['base_form']}. {without}. Secondary: {others}."]
         lines += [
             f"- Test: {v['test']}, p = {v['p']:.2g}. {note}" if i == 0 else f"- {note}"
             for i, note in enumerate(v["notes"])
