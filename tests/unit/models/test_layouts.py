@@ -50,7 +50,7 @@ def test_a_long_window_must_reach_the_attention() -> None:
     model = tiny.build("mistral", sliding_window=4096, max_position_embeddings=8192)
     assert probe(model).layout == "forest"
 
-    def forgetful(*args, sliding_window=None, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def forgetful(*args, sliding_window=None, **kwargs):  # type: ignore[no-untyped-def]
         return forest_attention(*args, **kwargs)
 
     AttentionInterface.register(NAME, forgetful)
