@@ -52,7 +52,9 @@ def test_each_message_names_the_file(said: dict[str, dict[str, Any]]) -> None:
 
 
 def test_none_takes_long(said: dict[str, dict[str, Any]]) -> None:
-    assert {n: one["seconds"] for n, one in said.items() if one["seconds"] > 5} == {}  # of processor time
+    """Of processor time: a header of 100,000 tensors took 5.07 on a slow day of a small machine. Without the bounds the
+    mutant below has no end."""
+    assert {n: one["seconds"] for n, one in said.items() if one["seconds"] > 10} == {}
 
 
 def test_mutant_a_reader_that_believes_the_header_does_not_end(said: dict[str, dict[str, Any]]) -> None:
