@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.evals.metrics import METRICS
 from tunesmith.report import cases, demands, words
 from tunesmith.report.facts import Facts
 from tunesmith.report.words import Link, Sentence
@@ -203,7 +204,10 @@ def how_sure(verdict: Mapping[str, Any], scale: Points) -> Sentence:
 
 
 def broken_off(facts: Facts) -> str:
-    """Where the length limit cut so many answers that it is a part of what was measured."""
+    """Where the length limit cut so many answers that it is a part of what was measured; nothing where none is read."""
+    measured = METRICS.get(str(words.claims(facts.verdict or {})[0].get("metric")))
+    if measured is not None and measured.needs == "likelihood":
+        return ""
     tally = cases.counts(facts.cases or ())
     base, tuned = tally["base-cut"], tally["tuned-cut"]
     if max(base, tuned) < LIMIT_MATTERS_FRAC * max(1, tally["all"]):

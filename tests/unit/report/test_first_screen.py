@@ -106,6 +106,8 @@ def test_two_models_that_get_nothing_right_are_told_so(tmp_path: Path) -> None:
         "evals.max_new_tokens may change the result."
     )
     assert found[4] == "No: it got none of 10 cases right."
+    likely = {"metric": "bits_per_byte", "base": 0.6, "tuned": 0.4, "effect": 0.2, "interval": [0.1, 0.3]}
+    assert "broke off" not in said(tmp_path, {**likely, "less_is_better": True}, cases=rows)[2]  # no answer is read
 
 
 def test_demands_of_the_recipe_are_told(tmp_path: Path) -> None:
