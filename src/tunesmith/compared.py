@@ -257,7 +257,7 @@ class Words:
 
     def pair(self, found: Effect, first: Sequence[Case], second: Sequence[Case]) -> Pair:
         decision = decide(found.interval, self.matters)
-        scores = [self.metric.cases(outputs(row, self.metric), [c.reference for c in row]) for row in (first, second)]
+        scores = [self.metric.cases(outputs(row, self.metric), [c.wanted for c in row]) for row in (first, second)]
         sign = -1 if self.metric.less_is_better else 1
         changes = [sign * (b - a) for a, b in zip(*scores)]
         better, worse = sum(c > 0 for c in changes), sum(c < 0 for c in changes)

@@ -48,6 +48,24 @@ def test_the_order_of_a_file_does_not_pair_cases(tmp_path: Path) -> None:
     assert pair.decision in ("too few cases", "no relevant difference")
 
 
+def test_dialogues_are_compared_turn_by_turn(tmp_path: Path) -> None:
+    """By hand: half better, half better, half worse. A mutant that scores transcripts finds no difference."""
+
+    def dialogue(number: int, *said: str) -> dict[str, object]:
+        turns = [{"reference": "yes", "base_output": "no", "tuned_output": text} for text in said]
+        return run_folders.case(number, 0.0, said.count("yes") / len(said), turns=turns)
+
+    sides = [[("yes", "no"), ("no", "no"), ("yes", "yes")], [("yes", "yes"), ("yes", "no"), ("no", "yes")]]
+    folders = [
+        run_folders.make(tmp_path / str(k), cases=[dialogue(i, *said) for i, said in enumerate(side)])
+        for k, side in enumerate(sides)
+    ]
+    (pair,) = compare_runs(folders).pairs
+    assert (pair.num_better, pair.num_worse) == (2, 1)
+    assert pair.effect == pytest.approx(0.5 / 3)
+    assert [line[:5] for line in pair.largest] == ["+0.50", "+0.50", "-0.50"]
+
+
 def test_other_test_sets_are_said_or_refused(tmp_path: Path) -> None:
     one, two = run(tmp_path / "one", [1] * 30), run(tmp_path / "two", [1] * 30, first=20)
     found = compare_runs([one, two])
