@@ -173,7 +173,8 @@ def fit(found: Sequence[Case], num_bytes: int) -> tuple[int, int]:
             <= num_bytes
         ):
             return cap, len(found)
-    return CAPS[-1], min(len(found), num_bytes // (CASE_BYTES + 4 * 2 * CAPS[-1]))
+    most = num_bytes // (CASE_BYTES + 4 * 2 * CAPS[-1])  # cases of one turn
+    return CAPS[-1], min(len(found), most * len(found) // len(parts))
 
 
 def file_of(source: str) -> str:

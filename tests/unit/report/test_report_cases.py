@@ -145,5 +145,8 @@ def test_fit_gives_all_cases_before_long_texts() -> None:
     cap, num = fit(rows, 40_000)
     assert num == 10
     assert cap < 4_000
-    assert fit(rows, 10_000)[1] < 10
+    num = fit(rows, 10_000)[1]
+    assert 1 < num < 10
+    turns = [case(k, None, None, prompt="p" * 300) for k in range(2)]
+    assert fit([made(0.0, 1.0, turns=turns) for _ in range(10)], 10_000)[1] == num // 2  # of each dialogue two turns
     assert page(rows, 40_000).num_shortened == 10
