@@ -207,8 +207,8 @@ def notes(found: Mapping[str, Any]) -> list[str]:
             )
     if found["num_with_calls"]:
         said.append(
-            f"{found['num_with_calls']} held-out dialogues call functions: of these only the last answer was asked, "
-            "behind the turns of the data."
+            f"{found['num_with_calls']} held-out dialogues have functions to call: of these only the last answer was "
+            "asked, behind the turns of the data."
         )
     return said
 

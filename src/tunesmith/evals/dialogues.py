@@ -18,7 +18,7 @@ from tunesmith.evals.metrics import Metric, Outputs
 from tunesmith.evals.tasks import answer_text
 from tunesmith.types import Example, Message, Reply
 
-CALLS = ("tools", "tool_calls", "function_call")  # of a message's extra
+CALLS = ("tools", "tool_calls")  # of a message's extra; other spellings became these when it was read
 
 
 def is_answered(message: Message) -> bool:
@@ -30,7 +30,7 @@ def calls_functions(example: Example) -> bool:
     """What functions gave back was written for the reference's calls: behind other calls it would make no sense."""
     last = [example.target.message] if isinstance(example.target, Reply) else []
     turns = (*example.prompt, *last)
-    return any(m.role in ("tool", "function") or not m.extra.keys().isdisjoint(CALLS) for m in turns)
+    return any(m.role in ("tool", "function") or any(map(m.extra.get, CALLS)) for m in turns)
 
 
 def turns_of(example: Example) -> tuple[Example, ...]:

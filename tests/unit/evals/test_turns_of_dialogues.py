@@ -49,6 +49,8 @@ def test_what_functions_gave_back_is_not_put_behind_other_calls() -> None:
         assert turns_of(example) == (example,)
         assert without_oldest(example) is None
         assert behind(example, []) == example
+    none = dialogue("a", "A", "b", "B", tool_calls=[])  # as files hold it that have the field in every row
+    assert len(turns_of(none)) == 2
 
 
 def test_own_answers_stand_where_the_references_did() -> None:
