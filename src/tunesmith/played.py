@@ -92,7 +92,7 @@ class Putting:
 def answers(asking: Asking, put: Putting) -> list[Answer]:
     """In the order of the cases, whose prompts are made here. The deadline is one for all rounds."""
     made, began = put.made, time.monotonic()
-    turns = [dialogues.turns_of(e) if made.plays else (e,) for e in asking.cases]
+    turns = [dialogues.asked_of(e, plays=made.plays) for e in asking.cases]
     said: list[list[Answer]] = [[] for _ in turns]
     asked: list[tuple[list[int], Asking]] = []
     done, total = 0, sum(map(len, turns))
@@ -173,7 +173,6 @@ def facts(made: Material, base: Sequence[Answer], tuned: Sequence[Answer]) -> di
         scores = [metric.corpus([o for o, _ in turns], [w for _, w in turns]) for turns in there]
         by_turn.append({"turn": number + 1, "num": len(there[0]), "base": scores[0], "tuned": scores[1]})
     return {
-        "how": "own",
         "metric": metric.name,
         "num_dialogues": sum(n > 1 for n in lengths),
         "num_turns": sum(lengths),

@@ -46,18 +46,21 @@ def is_dialogue(example: Example) -> bool:
     return len(turns_of(example)) > 1
 
 
+def asked_of(example: Example, *, plays: bool) -> tuple[Example, ...]:
+    """Its turns where dialogues are played through, else itself."""
+    return turns_of(example) if plays else (example,)
+
+
 def rounds(cases: Sequence[Example], *, plays: bool) -> list[list[Example]]:
     """First turns, second turns …, each in the order of the cases that have one."""
-    if not plays:
-        return [list(cases)]
-    dialogues = [turns_of(e) for e in cases]
+    dialogues = [asked_of(e, plays=plays) for e in cases]
     most = max(map(len, dialogues), default=0)
     return [[turns[number] for turns in dialogues if number < len(turns)] for number in range(most)]
 
 
 def each_turn(cases: Sequence[Example], *, plays: bool) -> list[Example]:
     """All turns of the first case, then those of the second …"""
-    return [turn for e in cases for turn in (turns_of(e) if plays else (e,))]
+    return [turn for e in cases for turn in asked_of(e, plays=plays)]
 
 
 def by_case(rows: Iterable[Any], wanted: Sequence[object]) -> list[Any]:
@@ -104,7 +107,7 @@ def unanswered(example: Example) -> Example:
 
 def reference(example: Example, *, plays: bool) -> str | tuple[str, ...]:
     """What the answer is scored against; of a dialogue that is played through, turn by turn."""
-    turns = turns_of(example) if plays else (example,)
+    turns = asked_of(example, plays=plays)
     return tuple(map(answer_text, turns)) if len(turns) > 1 else answer_text(example)
 
 
