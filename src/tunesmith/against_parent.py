@@ -205,7 +205,7 @@ def of_sides(recipe: Recipe, made: Material, before: Before, found: Mapping[str,
     notes = [f"not compared, as it was not measured then: {'; '.join(unmeasured)}."] if unmeasured else []
     notes += [f"{m.name} compares two answers by a judge, who was asked about base and tuned only."
               for m in made.primary if m not in judged]  # fmt: skip
-    notes += new_labels(made, before)
+    notes += [*new_labels(made, before), *in_another_way(found["old"])]
     lost = forgotten(found["old"], judged[0], rows) if judged else {}
     return {
         "parent": {"run": before.folder.name, "id": before.id, "weights": before.tuned},
@@ -229,6 +229,16 @@ def new_labels(made: Material, before: Before) -> list[str]:
         f"{len(more)} labels are new ({', '.join(more[:5])}): the previous run was asked with its own instruction and "
         "never answers with them."
     ] * bool(more and before.labels)
+
+
+def in_another_way(old: Side) -> list[str]:
+    """Of old cases that cannot be compared, since evals.history was another one then."""
+    rows = zip(old.made.references(old.cases), *old.answers.values(), strict=True)
+    num = sum(not all(evaluate.is_as_wanted(answer, wanted) for answer in answers) for wanted, *answers in rows)
+    return [
+        f"{num} of the {len(old.cases)} old cases are dialogues, whose answers then and now are not to the same turns "
+        "(evals.history): they are left out of what is compared on the old cases."
+    ] * bool(num)
 
 
 def sentence(claim: Claim, metric: Metric, which: str, whom: str) -> str:

@@ -186,9 +186,13 @@ def cases_of(
 def as_asked(metric: Metric, answers: Sequence[Answer], wanted: Sequence[Any]) -> list[Any]:
     """What the metric reads of each answer; None where it was not measured, and where a dialogue was not asked as it is
     wanted: turn by turn, or its last answer alone."""
-    turns = [len(w) if isinstance(w, tuple) else 0 for w in wanted]
-    rows = zip(outputs(metric, answers), answers, turns, strict=True)
-    return [output if len(answer.turns) == num else None for output, answer, num in rows]
+    rows = zip(outputs(metric, answers), answers, wanted, strict=True)
+    return [output if is_as_wanted(answer, right) else None for output, answer, right in rows]
+
+
+def is_as_wanted(answer: Answer, wanted: Any) -> bool:
+    """Whether it has a turn for each that is wanted."""
+    return len(answer.turns) == (len(wanted) if isinstance(wanted, tuple) else 0)
 
 
 def paired(

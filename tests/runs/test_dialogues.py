@@ -18,7 +18,7 @@ from tests.runs import tiny_runs
 from tests.unit.report.page_reader import form_faults
 from tests.unit.test_pace import A_TOKEN, NOTHING, STOPPED
 
-from tunesmith import evaluate, played
+from tunesmith import against_parent, evaluate, played
 from tunesmith.answered import Sitting
 from tunesmith.build import Material, compute, feed_of, load_base, material
 from tunesmith.compared import compare_runs
@@ -171,6 +171,23 @@ def test_each_turn_is_asked_behind_the_answers_before(
     texts = {t.text for a in answers for t in a.each}
     assert len(texts) > 3
     assert {len(a.turns) for a in answers} == {0, 2, 3}
+
+
+def test_old_dialogues_that_were_asked_in_another_way_are_left_out_and_counted(
+    world: tuple[dict[str, Any], Base],
+) -> None:
+    """As those of a run from before this was there, which asked the last answers alone."""
+    recipe, made = made_of(world)
+    _, given = made_of(world, history="given")
+    cases, planted = made.split.test, Planted(world[1])
+    then, now = (ask(planted, recipe, which, cases) for which in (given, made))
+    old = against_parent.Side(cases, {"base": then, "previous run": then, "tuned": now}, made)
+    num = sum(map(dialogues.is_dialogue, cases))
+    assert 0 < num < len(cases)
+    assert len(old.against("base", made.metric).base) == len(cases) - num
+    [note] = against_parent.in_another_way(old)
+    assert note.startswith(f"{num} of the {len(cases)} old cases are dialogues")
+    assert against_parent.in_another_way(replace(old, answers=dict.fromkeys(old.answers, now))) == []
 
 
 class Stopped(Exception):
