@@ -78,8 +78,8 @@ class Seen:
     @property
     def unended(self) -> tuple[float, float]:
         """Shares of the answers of base and tuned that did not end by themselves."""
-        cases = [c for c in self.facts.cases or () if c.tuned_stopped is not None]
-        ended = [(bool(c.base_stopped), bool(c.tuned_stopped)) for c in cases]
+        answers = [a for case in self.facts.cases or () for a in case.each if a.tuned_stopped is not None]
+        ended = [(bool(a.base_stopped), bool(a.tuned_stopped)) for a in answers]
         return (mean([not b for b, _ in ended]), mean([not t for _, t in ended])) if ended else (0.0, 0.0)
 
 

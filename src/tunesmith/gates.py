@@ -53,7 +53,8 @@ class Measured:
                 f"end: `tunesmith runs` lists them, `tunesmith run --resume --out {folder}` goes on with one"
             )
         answers = kept(folder / "scores" / "tuned.json") or {"answers": []}
-        ended = [a["stopped"] for a in answers["answers"] if not a.get("label_logps")]
+        each = [turn for a in answers["answers"] for turn in a.get("turns") or (a,)]
+        ended = [a["stopped"] for a in each if not a.get("label_logps")]
         return cls(
             read_json(folder / "verdict.json"), kept(folder / "calibration.json"), kept(folder / LATENCY),
             (sum(ended), len(ended)),

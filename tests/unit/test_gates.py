@@ -16,6 +16,8 @@ from tunesmith.recipe import Gates
 VERDICT = {"decision": "better", "metric": "accuracy", "effect": 0.1, "interval": [0.04, 0.16], "guard": []}
 KEPT, LOST, UNKNOWN = ({"name": n, "passed": p} for n, p in (("facts", True), ("refusals", False), ("prose", None)))
 TEXTS = {"answers": [{"stopped": True, "label_logps": None}] * 97 + [{"stopped": False, "label_logps": None}] * 3}
+TURNS = [{"stopped": at > 0, "label_logps": None} for at in range(10)]
+DIALOGUES = {"answers": [{"stopped": False, "label_logps": None, "turns": TURNS}] * 5}
 LABELS = {"answers": [{"stopped": True, "label_logps": [0.0, -1.0]}] * 9}
 ECE = {"held_out": {"after": {"ece": 0.05}}}
 TIMED = {"median_s": 0.5, "seconds": [0.5], "device": "cpu"}
@@ -49,6 +51,8 @@ CASES = [  # gate, value, what the run left behind, met
     ("calibration", 1.0, {}, False),  # never measured
     ("stopped", 0.97, {"tuned": TEXTS}, True),
     ("stopped", 0.98, {"tuned": TEXTS}, False),
+    ("stopped", 0.9, {"tuned": DIALOGUES}, True),  # nine of ten answers, and no dialogue as a whole
+    ("stopped", 0.91, {"tuned": DIALOGUES}, False),
     ("stopped", 0.0, {"tuned": LABELS}, False),  # labels are chosen, nothing is written
     ("latency_s", 0.5, {"latency": TIMED}, True),
     ("latency_s", 0.49, {"latency": TIMED}, False),

@@ -165,7 +165,7 @@ def note(case: Case, output: str, *, wants_json: bool, is_json: bool) -> str:
 
 def fit(found: Sequence[Case], num_bytes: int) -> tuple[int, int]:
     """(characters that a text may have, cases that may be shown) so that their markup stays near `num_bytes`."""
-    parts = [part for c in found for part in (c.turns or (c,))]
+    parts = [part for c in found for part in c.each]
     texts = [[t for t in (c.prompt, c.reference, c.base_output, c.tuned_output) if t] for c in parts]
     for cap in CAPS:
         if (

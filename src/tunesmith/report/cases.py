@@ -73,6 +73,11 @@ class Case:
     turns: tuple[Case, ...] = ()  # of a dialogue that was played through, of which the texts above are transcripts
 
     @property
+    def each(self) -> tuple[Case, ...]:
+        """What was answered at a time: itself, or the turns."""
+        return self.turns or (self,)
+
+    @property
     def wanted(self) -> str | tuple[str, ...]:
         """What the metric scores against; of a dialogue turn by turn, as the two below."""
         return tuple(turn.reference for turn in self.turns) or self.reference

@@ -208,12 +208,12 @@ def broken_off(facts: Facts) -> str:
     measured = METRICS.get(str(words.claims(facts.verdict or {})[0].get("metric")))
     if measured is not None and measured.needs == "likelihood":
         return ""
-    tally = cases.counts(facts.cases or ())
-    base, tuned = tally["base-cut"], tally["tuned-cut"]
-    if max(base, tuned) < LIMIT_MATTERS_FRAC * max(1, tally["all"]):
+    each = [answer for case in facts.cases or () for answer in case.each]
+    base, tuned = (sum(a.base_stopped is False for a in each), sum(a.tuned_stopped is False for a in each))
+    if max(base, tuned) < LIMIT_MATTERS_FRAC * max(1, len(each)):
         return ""
     return (
-        f" Of {tally['all']:,} answers {base:,} of the base and {tuned:,} of the tuned model broke off at the length "
+        f" Of {len(each):,} answers {base:,} of the base and {tuned:,} of the tuned model broke off at the length "
         "limit: a larger evals.max_new_tokens may change the result."
     )
 

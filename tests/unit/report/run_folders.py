@@ -190,7 +190,7 @@ def make(
 def write_cases(path: Path, rows: list[dict[str, Any]]) -> None:
     texts = ("example_id", "source", "group", "prompt", "reference", "base_output", "tuned_output", "scale")
     flags = ("base_stopped", "tuned_stopped", "changed")
-    turn = pa.struct([(n, pa.string()) for n in ("prompt", "reference", "base_output", "tuned_output")])
-    kinds = {**dict.fromkeys(texts, pa.string()), **dict.fromkeys(flags, pa.bool_()), "turns": pa.list_(turn)}
+    kinds = {**dict.fromkeys(texts, pa.string()), **dict.fromkeys(flags, pa.bool_())}
+    kinds["turns"] = pa.list_(pa.struct(list(kinds.items())))
     names = list(rows[0])
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(n, kinds.get(n, pa.float64())) for n in names])), path)

@@ -110,6 +110,13 @@ def test_two_models_that_get_nothing_right_are_told_so(tmp_path: Path) -> None:
     assert "broke off" not in said(tmp_path, {**likely, "less_is_better": True}, cases=rows)[2]  # no answer is read
 
 
+def test_of_dialogues_each_answer_is_counted_that_broke_off(tmp_path: Path) -> None:
+    """Two of three turns of the base, one of the tuned model: mutant, dialogues of which some answer did."""
+    turns = [{"base_stopped": at > 1, "tuned_stopped": at > 0} for at in range(3)]
+    rows = [case(i, 0.2, 0.4, turns=turns, base_stopped=False, tuned_stopped=False) for i in range(10)]
+    assert " Of 30 answers 20 of the base and 10 of the tuned model broke off" in said(tmp_path, {}, cases=rows)[2]
+
+
 def test_demands_of_the_recipe_are_told(tmp_path: Path) -> None:
     met, not_met = (
         {"name": n, "wanted": "w", "found": "f", "passed": p} for n, p in (("effect", True), ("stopped", False))
