@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith import by_heart, evaluate
+from tunesmith import by_heart, evaluate, played
 from tunesmith.build import Material, drawn, is_labelled, prompt_text
 from tunesmith.calibrate import NAME as CALIBRATION
 from tunesmith.calibrate import label_logps
@@ -136,8 +136,9 @@ def why(recipe: Recipe, made: Material, ranked: by_heart.Ranked | None) -> str:
     num = min(NUM_CASES[level], len(made.split.test))
     cases = drawn(made.split.test, num)
     asked = [c for c in CHANGES[level] if applies(c, cases, made.instruction, made.labels, recipe.seed)]
-    more = f"{len(asked)} ways to ask {num} cases: {2 * len(asked) * num} answers more of base and tuned together"
-    return f"{more}, beside {2 * len(made.split.test)} of the verdict{scored}"
+    each = 2 * len(asked) * played.num_answers(made, cases)
+    more = f"{len(asked)} ways to ask {num} cases: {each} answers more of base and tuned together"
+    return f"{more}, beside {2 * played.num_answers(made, made.split.test)} of the verdict{scored}"
 
 
 # -- of answers that are there ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tests.runs import tiny_runs
 from tests.unit.report.page_reader import form_faults
 from tests.unit.test_pace import A_TOKEN, NOTHING, STOPPED
 
-from tunesmith import against_parent, evaluate, played
+from tunesmith import against_parent, evaluate, played, robustness
 from tunesmith.answered import Sitting
 from tunesmith.build import Material, compute, feed_of, load_base, material
 from tunesmith.compared import compare_runs
@@ -282,7 +282,11 @@ def test_the_plan_counts_every_round_and_the_answers_that_stand_in_later_ones(
     assert own > 1.5 * plain  # a mutant that does not let prompts grow is as large
     [row] = played.row(made)
     assert (row[1], played.row(given)) == ("own", [])
-    assert f"{played.num_answers(made, cases)} answers of each model, round by round in 3 rounds" in row[2]
+    num = played.num_answers(made, cases)
+    assert f"{num} answers of each model, round by round in 3 rounds" in row[2]
+    quick = replace(recipe, evals=replace(recipe.evals, robustness="quick"))
+    assert f"beside {2 * num} of the verdict" in robustness.why(quick, made, None)
+    assert f"beside {2 * len(cases)} of the verdict" in robustness.why(quick, given, None)
 
 
 def test_a_whole_run(world: tuple[dict[str, Any], Base], tmp_path: Path) -> None:
