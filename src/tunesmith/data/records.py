@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -53,15 +54,17 @@ def sizes_of(records: Sequence[Record]) -> Sizes:
 
 def four_of(record: Record) -> tuple[int, int, int, int]:
     """As `Sizes` has them."""
-    return record.num_tokens, record.num_learned, path_tokens(record), max(replies_of(record), default=0)
+    replies = replies_of(record)
+    return record.num_tokens, sum(replies), path_tokens(record), max(replies, default=0)
 
 
 def replies_of(record: Record) -> list[int]:
     """Tokens of each reply: learned ones that stand together. A dialogue has several."""
     found: list[int] = []
     for segment in record.segments:
-        edges = np.flatnonzero(np.diff(segment.weights != 0, prepend=False, append=False))
-        found += (edges[1::2] - edges[::2]).tolist()
+        at = segment.weights.nonzero()[0]
+        begins = (at[1:] - at[:-1] > 1).nonzero()[0] + 1
+        found += [end - begin for begin, end in pairwise((0, *begins.tolist(), len(at))) if end]
     return found
 
 

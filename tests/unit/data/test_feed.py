@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tunesmith.data.feed import FileFeed
-from tunesmith.data.records import Records, sizes_of
+from tunesmith.data.records import Records, replies_of, sizes_of
 from tunesmith.data.stored import Chosen, Joined
 from tunesmith.errors import DataError, RunError
 from tunesmith.types import Record, Segment
@@ -41,6 +41,21 @@ def test_sizes_of_stored_records_are_known_without_reading_them() -> None:
     wanted = sizes_of([*first, *(then[n] for n in at)])
     found = sizes_of(Joined(stored, Chosen(general, at)))
     assert [size.tolist() for size in found] == [size.tolist() for size in wanted]
+
+
+def test_replies_are_learned_tokens_that_stand_together() -> None:
+    """By hand: replies of 2, 1 and 3 behind prompts, and one of 2 on a branch; a weight below 1 is learned too."""
+    weights = [0, 1, 1, 0, 0.5, 0, 1, 1, 1], [1, 1, 0], [0, 0], []
+    parents = -1, 0, 0, 0
+    parts = [Segment(np.zeros(len(w), np.int64), np.array(w, np.float32), p) for w, p in zip(weights, parents)]
+    dialogue, [one] = Record("d", tuple(parts)), records(1)
+    assert replies_of(dialogue) == [2, 1, 3, 2]
+    assert [size.tolist() for size in sizes_of([dialogue, one])] == [
+        [14, one.num_tokens],
+        [8, 2],
+        [12, one.num_tokens],
+        [3, 2],
+    ]
 
 
 def ids(feed: FileFeed) -> list[list[str]]:
