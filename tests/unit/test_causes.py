@@ -106,7 +106,7 @@ def planted(folder: Path, changes: dict[str, Any]) -> Path:
         elif name in ("metrics", "cost"):
             files[name] = change
     recipe = files.pop("recipe")
-    cases = [run_folders.case(i, float(b), float(t), tuned_stopped=changes.get("ends", True))
+    cases = [run_folders.case(i, float(b), float(t), tuned_stopped=changes.get("ends", True), **changes.get("case", {}))
              for i, (b, t) in enumerate(run_folders.SCORES)]  # fmt: skip
     run_folders.make(folder, cases=cases, without=changes.get("without", ()), **files)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -131,6 +131,11 @@ def test_the_planted_cause_is_named_first(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_healthy_run_has_no_cause(tmp_path: Path) -> None:
     assert causes(planted(tmp_path / "healthy", {})) == []
+
+
+def test_a_dialogue_with_one_answer_that_broke_off_is_not_wholly_so(tmp_path: Path) -> None:
+    turns = [{"base_stopped": True, "tuned_stopped": at > 0} for at in range(5)]
+    assert causes(planted(tmp_path / "chat", {"ends": False, "case": {"turns": turns}})) == []
 
 
 def test_each_cause_has_figures_and_its_keys_are_a_recipe(tmp_path: Path) -> None:
