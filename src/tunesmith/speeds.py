@@ -85,6 +85,7 @@ class Speeds:
     base: Answering
     tuned: Answering
     load_s: float  # of the weights, by transformers
+    tokenizer_s: float  # of the tokenizer, written
     disk_s: float  # of a GiB that is written, synced and hashed
     took_s: float  # all of this
 
@@ -126,8 +127,9 @@ def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None
         session.close()
         raise
     disk_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
+    tokenizer_s = saving(base)
     took_s = time.monotonic() - began
-    speeds = Speeds(learn, step_s, score, head_s, of_base, of_tuned, base.load_s, disk_s, took_s)
+    speeds = Speeds(learn, step_s, score, head_s, of_base, of_tuned, base.load_s, tokenizer_s, disk_s, took_s)
     return Tried(session, state, speeds, is_done)
 
 
@@ -280,3 +282,10 @@ def writing(num_bytes: int) -> float:
         fill = lambda out: save_tensors(tensors, out / "tensor.safetensors")
         seconds, _ = timed(lambda: publish_folder(fill, Path(scratch) / "tried"), torch.device("cpu"))
     return seconds * 2**30 / num_bytes
+
+
+def saving(base: Base) -> float:
+    """Seconds to write the tokenizer, as each exported folder has it."""
+    with tempfile.TemporaryDirectory(prefix="tunesmith_", dir=place()) as scratch:
+        seconds, _ = timed(lambda: base.tokenizer.save_pretrained(scratch), torch.device("cpu"))
+    return seconds

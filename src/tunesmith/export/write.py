@@ -14,6 +14,7 @@ from tunesmith.engine.tenant import Snapshot
 from tunesmith.files import BASE_CONFIG, publish_folder
 from tunesmith.models.artifact import bits_in
 from tunesmith.models.bars import no_bars
+from tunesmith.models.heads import whole_rows
 from tunesmith.models.kinds import opener
 from tunesmith.models.quantised import hold, opening_dtype, round_weights
 
@@ -77,8 +78,7 @@ def opened(folder: Path, dtype: torch.dtype, other: Path | None = None) -> PreTr
     """`other`: the file of another configuration than the folder's."""
     config = AutoConfig.from_pretrained(other or folder, local_files_only=True, trust_remote_code=False)
     plain = {"local_files_only": True, "use_safetensors": True}
-    model: PreTrainedModel = opener(config).from_pretrained(folder, config=config, dtype=dtype, **plain)
-    return model
+    return whole_rows(opener(config).from_pretrained(folder, config=config, dtype=dtype, **plain))
 
 
 @no_bars()

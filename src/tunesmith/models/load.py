@@ -22,7 +22,7 @@ from tunesmith.models.catalogue import Located, locate
 from tunesmith.models.claims import check_claims, weights_in
 from tunesmith.models.class_head import ClassHead, head_tensors, offset, outside, pad_by
 from tunesmith.models.context import Context, Rotary, check_context, own_tokens
-from tunesmith.models.heads import Head, find_head
+from tunesmith.models.heads import Head, find_head, whole_rows
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.kinds import Door, has_classes, has_masked_head, opener
 from tunesmith.models.probe import Probe, probe
@@ -242,7 +242,7 @@ def load(
     own = hold(model, folder, bits, dtype) if bits else None
     load_s = time.monotonic() - began
     torch.nn.Module.to(model, torch.device(device)).eval()
-    model.requires_grad_(False)
+    whole_rows(model).requires_grad_(False)
     digest, rope = weights_digest(folder), rope_limit(config)
     head, tried = proved(model, tokenizer)
     return Base(located, model, tokenizer, digest, tried, head, rope, own=own, load_s=load_s, fresh=fresh)

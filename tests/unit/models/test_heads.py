@@ -9,7 +9,7 @@ from tests import tiny
 from torch import nn
 
 from tunesmith.errors import ModelError
-from tunesmith.models.heads import evaluating, find_head, unwrapped
+from tunesmith.models.heads import evaluating, find_head, unwrapped, whole_rows
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,14 @@ def test_modes_come_back() -> None:
         assert not model.training
         assert not torch.is_grad_enabled()
     assert [model.training, model[0].training, model[1].training] == [True, True, False]
+
+
+def test_a_head_is_handed_its_states_in_one_piece() -> None:
+    """generate hands it the last position of each row; a slice, in bfloat16 on a CPU, takes 40 times as long."""
+    handed = []
+    for opened in (tiny.build("llama"), whole_rows(tiny.build("llama"))):
+        opened.get_output_embeddings().register_forward_hook(lambda head, given, out: handed.append(given[0].stride()))
+        with torch.no_grad():
+            opened(torch.zeros(2, 5, dtype=torch.int64), logits_to_keep=1)
+    width = opened.config.hidden_size
+    assert handed == [(5 * width, width, 1), (width, width, 1)]
