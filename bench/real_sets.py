@@ -87,8 +87,18 @@ SETS = {
         ],
     ),
     "rasbt_polite_pairs": Set("Instructions answered politely (Apache-2.0)", SHORT, "style", polite),
-    "legal_plain_summaries": Set("Terms of service in plain words (Apache-2.0)", SHORT, "legal"),
-    "siqa": Set("Questions about what people do in a situation (CC BY 4.0)", SHORT, "qa", asked_about),
+    "legal_plain_summaries": Set(
+        "Terms of service in plain words (Apache-2.0)", [*SHORT, "data.columns.group=id"], "legal"
+    ),
+    "siqa": Set(
+        "Questions about what people do in a situation (CC BY 4.0)",
+        [*SHORT, "data.columns.group=context"],
+        "qa",
+        asked_about,
+    ),
+    "bitext_customer_support": Set(
+        "Messages to a support desk to one of 27 intents (CDLA-Sharing-1.0)", SHORT, "classify"
+    ),
     "mts_dialog": Set("Visits to the doctor, the patient played by the model (CC BY 4.0)", SHORT, "chat", conversation),
     "tinyshakespeare": Set("Plays of Shakespeare (public domain)", SHORT, "pretrain"),
 }
