@@ -128,8 +128,8 @@ def test_formulas_of_a_token() -> None:
     logp = logits.log_softmax(-1)
     each = logp.gather(1, target[:, None])[:, 0]
     library = torch.nn.functional.cross_entropy(logits, target, reduction="none", label_smoothing=0.2)
-    assert torch.allclose(smoothed(logits, target, 0.2), library, rtol=0, atol=1e-12)
-    assert torch.equal(smoothed(logits, target, 0.0), -each)
+    assert torch.allclose(smoothed(logits, target, each, 0.2), library, rtol=0, atol=1e-12)
+    assert torch.equal(smoothed(logits, target, each, 0.0), -each)
     assert torch.allclose(focal(each, 2.0), -((1 - each.exp()) ** 2) * each, rtol=0, atol=1e-12)
     checked: Any = torch.autograd.gradcheck(lambda x: focal(x, 2.0), (each.detach().requires_grad_(),))
     assert checked

@@ -158,15 +158,19 @@ def test_a_decoder_answers_each_label_by_itself_too(tmp_path: Path) -> None:
 def test_what_changes_a_tokens_loss_changes_each_decision(folder: Path) -> None:
     """Label smoothing is binary cross-entropy with y (1 - eps) + eps / 2, focal loss that of Lin et al."""
     base, renderer = opened(folder)
-    session, z, y = Session(base), logits(base).requires_grad_(), truth()
+    session, z, y, batch = Session(base), logits(base).requires_grad_(), truth(), forest(learned(renderer))
     session.create("t", Spec(Adapt("last_k", last_k=1)))
     weights = torch.tensor(WEIGHTS)[:, None]
     nll = binary_cross_entropy_with_logits(z, y, reduction="none")
     of_focal = (1 - torch.exp(-nll)) ** 2 * nll
     soft = binary_cross_entropy_with_logits(z, 0.8 * y + 0.1, reduction="none")
     for goal, each in ((Smoothed(0.2), soft), (Focal(2.0), of_focal)):
-        found = gradient(session, "t", [forest(learned(renderer))], goal)["classifier.bias"]
-        [d_z] = torch.autograd.grad((each * weights).sum() / (weights.sum() * 3), z, retain_graph=True)
+        wanted = (each * weights).sum() / (weights.sum() * 3)
+        [d_z] = torch.autograd.grad(wanted, z, retain_graph=True)
+        units = float(goal.count(batch))
+        assert session.forward_backward("t", [batch], goal, 1 / units)["loss"].mean == pytest.approx(float(wanted))
+        found = session.tenants["t"].pending["classifier.bias"].clone()
+        session.tenants["t"].forget_gradients()
         torch.testing.assert_close(found, d_z.sum(0), rtol=1e-4, atol=1e-6)
 
 

@@ -11,10 +11,15 @@ from tunesmith.roles import Output
 from tunesmith.types import Forest, Loss, Ratio, Shared
 
 
-def smoothed(logits: Tensor, target: Tensor, eps: float) -> Tensor:
-    """(1 - eps) of the target's negative log-probability + eps of the mean over the vocabulary, [c] nats."""
-    logp = logits.log_softmax(-1)
-    return -(1 - eps) * logp.gather(1, target[:, None])[:, 0] - eps * logp.mean(-1)
+def smoothed(logits: Tensor, target: Tensor, logp: Tensor, eps: float) -> Tensor:
+    """(1 - eps) of the target's negative log-probability + eps of the mean over the vocabulary, [c] nats.
+
+    `logp` [c]: of the target, as the head says it. Where each label is a question by itself, a softmax over the answers
+    to all of them is off by a constant, which the slope does not show and the loss would.
+    """
+    nats = logits.log_softmax(-1)
+    mine = nats.gather(1, target[:, None])[:, 0]
+    return -(1 - eps) * mine - eps * nats.mean(-1) + (mine - logp).detach()
 
 
 class Smoothed(SFT):
@@ -27,6 +32,7 @@ class Smoothed(SFT):
         return None
 
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
-        each = output.over_vocab(lambda logits, target: smoothed(logits, target, self.eps), output.target)
-        nll = -(output.logp().detach() * output.weight).sum()
+        logp = output.logp().detach()
+        each = output.over_vocab(lambda *rows: smoothed(*rows, self.eps), output.target, logp)
+        nll = -(logp * output.weight).sum()
         return Loss((each * output.weight).sum(), {"nll_nats_per_token": Ratio(nll, self.count(batch))})
