@@ -25,6 +25,7 @@ from tunesmith.models.adapters import Adapt
 from tunesmith.models.artifact import read_weights
 from tunesmith.models.class_head import KEPT as CLASS_HEAD
 from tunesmith.models.load import Base, weights_digest
+from tunesmith.models.rows import LAYOUT
 from tunesmith.plain_yaml import load_yaml
 from tunesmith.recipe import Loader, Recipe, known_keys, read
 from tunesmith.replay import Replayed
@@ -32,7 +33,8 @@ from tunesmith.sealed import read_seal
 
 ENDED = "verdict.json"
 CASES = "scores/cases.parquet"
-NEEDED = ("recipe.yaml", "lock.json", ENDED, "ledger.json", "serving.json", CASES, "scores/base.json",
+PLAN = "plan.json"
+NEEDED = ("recipe.yaml", "lock.json", PLAN, ENDED, "ledger.json", "serving.json", CASES, "scores/base.json",
           "scores/tuned.json")  # fmt: skip
 # Of its settings, those that are about its own data, its own parent, and how they were looked for
 NOT_KEPT = ("data.train", "data.dev", "data.test", "data.ood", "parent.run", "parent.replay")
@@ -54,15 +56,11 @@ class Before:
     labels: tuple[str, ...]
     instruction: str
     max_new_tokens: int
+    by_head: bool  # it gives labels by a class head
 
     @property
     def weights(self) -> Path:
         return self.folder / ("adapter" if self.recipe.adapt.is_adapter else "model")
-
-    @property
-    def by_head(self) -> bool:
-        """Whether it gives labels by a class head."""
-        return ((self.read("plan.json") or {}).get("layout") or {}).get("layout") == "rows"
 
     @property
     def merged(self) -> Path:
@@ -112,12 +110,12 @@ def opened(folder: Path) -> Before:
     refuse_edited(folder)
     try:
         recipe, text = read(folder / "recipe.yaml", {})
-        lock, verdict, served = (read_json(folder / name) for name in ("lock.json", ENDED, "serving.json"))
+        lock, plan, verdict, served = (read_json(folder / n) for n in ("lock.json", PLAN, ENDED, "serving.json"))
         return Before(
             folder=folder, id=who, recipe=recipe, settings=told_keys(text), lock=lock,
             base=lock["model"]["digest"], tuned=verdict["digests"]["tuned"], task=served["task"],
             labels=tuple(served["labels"]), instruction=served["instruction"],
-            max_new_tokens=int(served["max_new_tokens"]),
+            max_new_tokens=int(served["max_new_tokens"]), by_head=plan["layout"]["layout"] == LAYOUT,
         )  # fmt: skip
     except RecipeError as error:
         raise older(folder, f"has a recipe that this tunesmith does not read ({error})") from error
@@ -185,8 +183,9 @@ def refuse_unlike(before: Before, recipe: Recipe, base: Base) -> None:
         )
     if base.by_head != before.by_head:
         raise PlanError(
-            f"task.by is {recipe.task.by}, and in {before.folder} it was {before.recipe.task.by}; going on means the "
-            f"same head. Leave it out; or begin with its tuned model: --model {before.merged} without --from"
+            f"task.by is {recipe.task.by} and task.name {recipe.task.name}, and in {before.folder} they were "
+            f"{before.recipe.task.by} and {before.task}; going on means the same head. Leave both out; or begin with "
+            f"its tuned model: --model {before.merged} without --from"
         )
     mine, theirs = (trains(r.adapt) for r in (recipe, before.recipe))
     if mine != theirs:

@@ -344,6 +344,7 @@ def changed(folder: Path, name: str, tmp_path: Path) -> Path:
     [
         ("ledger.json", "lacks ledger.json: it was made by another version"),
         ("run.json", "lacks run.json"),
+        ("plan.json", "lacks plan.json"),
         ("seal.json", "has no seal.json"),
         ("verdict.json", "verdict.json changed since the run ended"),
         ("adapter/adapter_model.safetensors", "its weights changed since"),
@@ -380,7 +381,7 @@ def test_recipes_that_cannot_go_on(world: Path, base: Base, said: str) -> None:
 
 def test_a_run_that_wrote_its_labels_goes_on_to_no_class_head(world: Path) -> None:
     recipe = settled(world, task={"by": "head"})
-    with pytest.raises(PlanError, match=r"task\.by is head, and in .*first it was labels"):
+    with pytest.raises(PlanError, match=r"task\.by is head .*first they were labels"):
         material(recipe, load_base(recipe, compute(recipe)))
 
 
