@@ -237,6 +237,7 @@ def material(
     """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update. A
     base that gives classes has a head for these labels then."""
     means, before = means_of(recipe.evals, recipe.task.metric or ()), suited(recipe, base)
+    classes.refuse(recipe, base, before)
     ledger = before.ledger.handed_on() if before is not None and ledger is None else ledger
     main, parts, others = read_split(recipe, ledger)
     digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}

@@ -103,31 +103,36 @@ def forms_of(base: Base) -> tuple[Form, ...]:
     return tuple(Form(name, "system") for name in names)
 
 
-def able(recipe: Recipe, base: Base) -> Recipe:
-    """The recipe without what only a model that writes can be asked; `rows` says so in the plan. PlanError at what
-    changes how it is trained."""
-    if recipe.parent.run and (base.is_masked or (base.layout == "seq2seq" and recipe.task.name == "pretrain")):
+def refuse(recipe: Recipe, base: Base, before: Before | None) -> None:
+    """PlanError at what only a model that writes can be asked, where it would change what is trained or shown, and at
+    hidden tokens in a run that goes on."""
+    if before is not None and (base.is_masked or (base.layout == "seq2seq" and recipe.task.name == "pretrain")):
         raise PlanError(
-            f"parent.run (--from) does not go on with hidden tokens of plain texts yet; take what {recipe.parent.run} "
-            f"became as the model: --model {recipe.parent.run}/merged (or /model)"
+            f"parent.run (--from) does not go on with hidden tokens of plain texts yet. Begin with the tuned model of "
+            f"{before.folder} as a base of its own: --model {before.merged} without --from"
         )
     if base.writes:
-        return recipe
+        return
     r, a = recipe.regularise, recipe.adapt
     reasons = {
         f"adapt.method {a.method} is proved on models that write": a.is_pefts,
-        "adapt.method prompt puts rows before what a model writes": a.is_prompt,
         "adapt.context makes the context of models longer": a.context.tokens is not None,
         "objective.distil takes what another model would write": recipe.objective.distil.share > 0,
         "regularise.ewc looks at what the base would write": r.ewc > 0,
         "data.replay has general texts that are written": bool(recipe.data.replay.files),
         "train.average.base_share is held against ordinary text": bool(recipe.train.average.base_share),
         "evals.lm_eval asks for texts": bool(recipe.evals.lm_eval),
+        "evals.max_new_tokens is the longest answer that is written": recipe.evals.max_new_tokens is not None,
     }
     for reason, is_so in reasons.items():
         if is_so:
             raise PlanError(f"{reason}, and {NOT_WRITTEN}. Leave it out")
-    return replace(recipe, evals=replace(recipe.evals, guards="off"))
+
+
+def able(recipe: Recipe, base: Base) -> Recipe:
+    """The recipe without what only a model that writes can be asked, and what nobody has to ask for; `rows` says so in
+    the plan."""
+    return recipe if base.writes else replace(recipe, evals=replace(recipe.evals, guards="off"))
 
 
 def rows(base: Base, labels: Sequence[str], before: Before | None) -> list[tuple[str, object, str]]:

@@ -63,8 +63,8 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         ("adapt", recipe.adapt.method, adapt_why(recipe)), ("train.lr", f"{lr:.2g}", lr_why),
         ("updates", updates, updates_why(recipe, shape, updates)),
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
-        ("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if recipe.evals.max_new_tokens else
-            "a quarter more than 99 of 100 training replies"),
+        *([] if base.by_head else [("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if
+            recipe.evals.max_new_tokens else "a quarter more than 99 of 100 training replies")]),
         *classes.rows(base, made.labels, made.before), *method.rows(recipe, base),
         *heritage.rows(made.before, recipe, made.again), *compared_by_words(len(made.split.train)),
         *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.num_rows else ()),

@@ -32,6 +32,7 @@ def settings(model: Path, data: Path, **train: Any) -> dict[str, Any]:
     found = tiny_runs.settings(model, data, **train)
     found["data"]["max_tokens"] = 1024  # more than the model reads, which is the default of every recipe
     found["evals"] |= {"guards": "full", "explain_cases": 1, "robustness": "quick", "max_dev_cases": 12}
+    del found["evals"]["max_new_tokens"]  # nothing is written
     return found
 
 
@@ -62,6 +63,7 @@ def test_a_run_of_an_encoder_ends_in_a_verdict(finished: Path) -> None:
     planned = {r["key"]: r for r in json.loads((finished / "plan.json").read_text())["resolved"]}
     assert "writes no text" in planned["not asked"]["why"]
     assert planned["layout"]["value"] == "rows"
+    assert "evals.max_new_tokens" not in planned
     assert json.loads((finished / "calibration.json").read_text())["labels"] == list(encoders.LABELS)
 
 
@@ -159,6 +161,7 @@ def test_the_head_begins_as_the_probe_and_stays_over_a_resume(finished: Path) ->
     ("change", "said"),
     [
         ({"adapt": {"method": "ia3"}}, "proved on models that write"),
+        ({"evals": {"max_new_tokens": 9}}, "the longest answer that is written"),
         ({"regularise": {"ewc": 1.0}}, "what the base would write"),
         ({"train": {"average": {"base_share": 0.2}}}, "ordinary text"),
     ],

@@ -18,6 +18,8 @@ from tests.runs.mistakes import typed
 from tests.runs.test_pretrain import documents
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from tunesmith import heritage
+from tunesmith.build import Material, compute, load_base, material
 from tunesmith.data.denoised import MaskedText, SpanText
 from tunesmith.deliver import deliver
 from tunesmith.errors import InputError, Interrupted, PlanError
@@ -35,6 +37,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     found["data"] |= {"max_tokens": 512, "reading": {"separator": "\n\n"}}  # more than the model reads
     found["train"]["rehearsal"] = True
     found["evals"] |= {"guards": "full", "explain_cases": 2, "robustness": "quick", "few_shot": 4}
+    del found["evals"]["max_new_tokens"]  # an encoder writes nothing
     for key, value in changes.items():
         found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
     return found
@@ -129,6 +132,20 @@ def test_what_became_of_it_opens_with_a_class_head(world: Path) -> None:
     assert all(torch.equal(there[name], tensor) for name, tensor in merged.base_model.state_dict().items())
 
 
+def going_on(parent: Path, data: Path, **changes: Any) -> Material:
+    said = {"parent": {"run": str(parent)}, "data": {"train": [str(data)]}, **changes}
+    recipe, _ = heritage.settled(parse(said), yaml.safe_dump(said))
+    return material(recipe, load_base(recipe, compute(recipe)))
+
+
+def test_no_run_goes_on_from_it_yet(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"--from.* hidden tokens .*--model .*run/merged without --from"):
+        going_on(world / "run", world / "book.txt")
+    rows = tiny_runs.labelled_file(tmp_path / "rows.jsonl")
+    with pytest.raises(PlanError, match=r"task\.name classify, and in .*run they were labels and pretrain"):
+        going_on(world / "run", rows, task={"name": "classify"})
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -166,7 +183,8 @@ def test_an_encoder_decoder_goes_on_by_span_corruption(world: Path) -> None:
     tiny_runs.model_folder(world / "t5", "t5")
     changes: dict[str, Any] = {
         "model": str(world / "t5"), "train": {"update_tokens": 256, "max_updates": 4, "lr": 0.01, "rehearsal": False},
-        "evals": {"guards": "off", "max_cases": 5}, "data": {"max_tokens": 64}, "adapt": {"rank": 8},
+        "evals": {"guards": "off", "max_cases": 5, "max_new_tokens": 6}, "data": {"max_tokens": 64},
+        "adapt": {"rank": 8},
     }  # fmt: skip
     verdict = start(world, "run_t5", **changes)
     assert verdict["metric"] == "bits_per_byte"
@@ -183,3 +201,5 @@ def test_an_encoder_decoder_goes_on_by_span_corruption(world: Path) -> None:
     assert "sentinels stand for them" in plan["pieces"]["why"]
     with pytest.raises(PlanError, match=r"say --set task\.name=pretrain"):
         start(world, "refused", **changes, task={"name": "auto"})
+    with pytest.raises(PlanError, match=r"--from.* hidden tokens .*--model .*run_t5/merged without --from"):
+        going_on(world / "run_t5", world / "book.txt")

@@ -68,7 +68,7 @@ def is_refused(settings: dict[str, Any], base: Base) -> bool:
         if recipe.task.name == "pretrain":
             unasked.refuse(recipe)
         if recipe.task.by == "head":
-            classes.able(recipe, WRITES_NOTHING)
+            classes.refuse(recipe, WRITES_NOTHING, None)
         method.refuse(recipe, base, is_labelled=True, has_dev=True)
     except (PlanError, RecipeError):
         return True
