@@ -29,6 +29,7 @@ from tunesmith.measured import Asking, reference_nats
 from tunesmith.models import masked
 from tunesmith.models.adapters import Adapt, linear_suffixes
 from tunesmith.models.load import Base, load
+from tunesmith.models.probe_rows import probe_masked
 from tunesmith.objectives.sft import SFT
 from tunesmith.regularisers.rdrop import RDrop
 from tunesmith.types import Example, Forest, Message, Record, Reply, Segment
@@ -287,6 +288,15 @@ def test_mutants_of_the_layout_are_noticed(
         rolled = lambda found: {k: v.roll(1, 1) for k, v in found.items()}
         monkeypatch.setattr(masked, "inputs_of", lambda *a: rolled(plain(*a)))
     assert our_nats(base, drawn()) != pytest.approx(wanted, rel=1e-5)
+
+
+def test_states_that_are_no_numbers_are_noticed(folders: dict[str, Path]) -> None:
+    base = load(str(folders["bert"]), door="masked")
+    with torch.no_grad():
+        for parameter in masked.vocabulary_layer(base.model).parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(ModelError, match="difference nan"):
+        probe_masked(base.model)
 
 
 def test_no_logits_are_made_of_shown_tokens(folders: dict[str, Path]) -> None:

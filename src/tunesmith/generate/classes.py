@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.models.class_head import ClassHead, gives_several
 from tunesmith.models.forward import hidden_states
-from tunesmith.models.probe_rows import roots
+from tunesmith.models.rows import roots
 from tunesmith.types import Completion
 
 

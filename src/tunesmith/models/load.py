@@ -26,8 +26,7 @@ from tunesmith.models.heads import Head, find_head, whole_rows
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.kinds import Door, has_classes, has_masked_head, opener
 from tunesmith.models.probe import Probe, probe
-from tunesmith.models.probe_masked import masked_head, probe_masked
-from tunesmith.models.probe_rows import probe_rows
+from tunesmith.models.probe_rows import probe_masked, probe_rows
 from tunesmith.models.quantised import hold, opening_dtype
 from tunesmith.models.rotary import rope_limit
 from tunesmith.types import RopeLimit
@@ -202,7 +201,7 @@ def proved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[
         pad_by(model, tokenizer)
         return ClassHead(model), probe_rows(model)
     if has_masked_head(model):
-        return masked_head(model), probe_masked(model)
+        return Head(model, 1.0, None), probe_masked(model)
     return find_head(model), probe(model)
 
 

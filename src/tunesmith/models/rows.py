@@ -41,6 +41,14 @@ def texts_of(forest: Forest) -> dict[int, list[tuple[int, int]]]:
     return found
 
 
+def roots(tokens: Tensor, stop: Tensor) -> Forest:
+    """Texts one after the other, without classes."""
+    start = torch.nn.functional.pad(stop[:-1], (1, 0))
+    sizes = (stop - start).tolist()
+    none, positions = torch.full((len(sizes),), -1), torch.cat([torch.arange(n) for n in sizes])
+    return Forest(tokens, positions, torch.zeros(len(tokens)), start, stop, none, torch.arange(len(sizes)))
+
+
 def inputs_of(model: PreTrainedModel, forest: Forest, rows: Rows) -> dict[str, Tensor]:
     """What the model is called with. Padding is the model's own token: some count positions by it."""
     device, pad = forest.tokens.device, model.config.get_text_config().pad_token_id
