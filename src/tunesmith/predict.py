@@ -16,7 +16,7 @@ from tunesmith.evals.score import all_that_fit
 from tunesmith.files import read_json
 from tunesmith.opened import TUNED, Opened, Served
 from tunesmith.types import Completion, Message
-from tunesmith.unasked import refuse_command
+from tunesmith.unasked import IN_CHAT, refuse_command
 
 LABEL_ROWS = 64  # prompts whose labels are scored in one call: memory does not grow with the file
 
@@ -58,7 +58,7 @@ class Predictor:
     """One of an opened run's models, asked in batches. The calibration is that of the tuned model, and of no other."""
 
     def __init__(self, opened: Opened, calibration: Calibration | None, model: str = TUNED) -> None:
-        refuse_command(opened.served.task, f"{opened.name} learned from", "`tunesmith chat` shows what it writes")
+        refuse_command(opened.served.task, f"{opened.name} learned from", IN_CHAT)
         opened.who(model)  # refuses a name that is not there
         self.opened, self.model = opened, model
         self.labelled = is_labelled(opened.served) or bool(opened.renderer.several)

@@ -29,7 +29,7 @@ from tunesmith.opened import TUNED, Served, open_run
 from tunesmith.predict import Prediction, Predictor, Unusable, calibration_of, is_labelled
 from tunesmith.stopping import Stop
 from tunesmith.types import Message
-from tunesmith.unasked import refuse_command
+from tunesmith.unasked import IN_CHAT, refuse_command
 
 WORDS = ("answer", "unsure", "cut", "problem")  # columns of text among those that are added
 
@@ -70,7 +70,7 @@ def predict_file(folder: Path, source: Path, out: Path, asked: Asked, tell: Tell
     """Answers every row of `source` with the run in `folder`. Raises Interrupted at Ctrl-C: what was answered stays."""
     check_name(out)
     served = Served.read(folder)
-    refuse_command(served.task, f"{folder} learned from", "`tunesmith chat` shows what it writes")
+    refuse_command(served.task, f"{folder} learned from", IN_CHAT)
     journal = Journal(out.with_name(out.name + ".partial"))
     refuse_existing(out, journal, resume=asked.resume)
     found = survey(source)

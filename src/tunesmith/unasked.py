@@ -22,6 +22,7 @@ from tunesmith.types import Example
 MAX_NEW_TOKENS = 256  # of what a model of such a run writes where somebody asks it later; no figure depends on it
 # Rows of the plan that would say how answers are asked for
 ROWS = ("instruction", "evals.max_new_tokens", "robustness", "evals.explain_cases", "scoring")
+IN_CHAT = "`tunesmith chat` shows what it writes, where it is no encoder"
 LEFT_OUT = (
     "nothing is asked and nothing is written: no prompt forms or few-shot examples, no watched prompts, no changed "
     "prompts or recited rows (evals.robustness), no explained cases, no calibration, no kinds of error"

@@ -136,7 +136,7 @@ def test_verify_next_and_compare_know_such_a_run(world: Path, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("predict {run} {book} {out}", "`tunesmith chat` shows what it writes"),
+        ("predict {run} {book} {out}", "`tunesmith chat` shows what it writes, where it is no encoder"),
         ("evaluate {run} --out {out}", "measured in a run, with the documents as data.test"),
         ("evaluate {model} --data {book} --out {out}", "measured in a run, with the documents as data.test"),
         ("distil {model} --data {book} --out {out}.jsonl", "asks nothing and answers nothing"),
