@@ -148,6 +148,17 @@ def test_a_mutant_that_lets_labels_compete_is_noticed(folder: Path, monkeypatch:
     assert float((scored(session, renderer) - wanted).abs().max()) > 0.1
 
 
+def test_with_all_weights_it_is_exported_as_what_it_is(folder: Path, tmp_path: Path) -> None:
+    base, _ = opened(folder)
+    session, wanted = Session(base), logits(base)
+    session.create("t", Spec(FULL))
+    session.export("t", tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert plain.config.problem_type == "multi_label_classification"
+    assert tuple(plain.config.id2label.values()) == encoders.LABELS
+    torch.testing.assert_close(encoders.logits(plain, base.tokenizer, TEXTS), wanted)
+
+
 def test_a_decoder_answers_each_label_by_itself_too(tmp_path: Path) -> None:
     """Its head has no bias."""
     tiny_runs.model_folder(tmp_path, "llama")

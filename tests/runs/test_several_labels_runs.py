@@ -23,7 +23,6 @@ from tunesmith.errors import PlanError
 from tunesmith.folder import Silent
 from tunesmith.opened import open_any, open_run
 from tunesmith.predict import Predictor
-from tunesmith.probing import NAME as HEAD
 from tunesmith.questions import Said, of_run
 from tunesmith.types import Message
 
@@ -68,17 +67,9 @@ def test_a_run_ends_in_a_verdict_on_sets(finished: Path) -> None:
     assert kinds["looked_at"] == "labels"
 
 
-@pytest.mark.parametrize("name", ["merged", "model"])
-def test_the_exported_folder_is_a_plain_classifier(finished: Path, tmp_path: Path, name: str) -> None:
+def test_the_exported_folder_is_a_plain_classifier(finished: Path) -> None:
     """Opened without a word of ours: the labels and the kind of problem stand in its configuration."""
-    folder = finished / name
-    if name == "model":
-        recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
-        recipe |= {"adapt": {"method": "full"}}
-        recipe["train"] |= {"max_updates": 1, "rehearsal": False}
-        recipe["evals"] |= {"robustness": "off", "explain_cases": 0}
-        do(recipe, tmp_path / "out")
-        finished, folder = tmp_path / "out", tmp_path / "out" / "model"
+    folder = finished / "merged"
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.problem_type == "multi_label_classification"
@@ -91,11 +82,10 @@ def test_the_exported_folder_is_a_plain_classifier(finished: Path, tmp_path: Pat
         assert list((found.probabilities or {}).values()) == pytest.approx(z.sigmoid().tolist(), abs=1e-3)
     card = (folder / "README.md").read_text()
     assert "(logits > 0)" in card
-    if name == "merged":
-        code = card.split("```python\n")[1].split("```")[0].replace('folder = "."', f"folder = {str(folder)!r}")
-        said: list[Any] = []
-        exec(code.replace('"…"', '"dog lazy fox"').replace("print(", "said.append("), {"said": said})
-        assert ", ".join(said[0]) == named(logits[1].tolist(), model.config.id2label)
+    code = card.split("```python\n")[1].split("```")[0].replace('folder = "."', f"folder = {str(folder)!r}")
+    said: list[Any] = []
+    exec(code.replace('"…"', '"dog lazy fox"').replace("print(", "said.append("), {"said": said})
+    assert ", ".join(said[0]) == named(logits[1].tolist(), model.config.id2label)
 
 
 def test_base_and_tuned_answer_from_the_run_folder(finished: Path, tmp_path: Path) -> None:
@@ -121,17 +111,11 @@ def test_it_is_served_whatever_the_length_of_a_text(finished: Path) -> None:
         assert pieces == Predictor(opened, None)([tuple(turns)])[0].answer
 
 
-def test_exports_and_going_on_from_the_folder(finished: Path, tmp_path: Path) -> None:
+def test_exports_on_request_and_what_the_folder_is_opened_as(finished: Path, tmp_path: Path) -> None:
     facts = deliver(finished, "adapter", tmp_path / "adapter", "f16", Silent())
     assert facts["transformers"]["same_text"]
     opened = open_any(str(finished / "merged"))
     assert (opened.served.task, opened.served.labels) == ("multilabel", encoders.LABELS)
-    said = settings(finished / "merged", rows_file(tmp_path / "rows.jsonl"), max_updates=1)
-    said["evals"] |= {"robustness": "off", "explain_cases": 0}
-    verdict = do(said, tmp_path / "out")
-    assert verdict["base_form"] == "its own class head"
-    assert verdict["base"] > 0.85
-    assert not (tmp_path / "out" / HEAD).exists()
 
 
 def test_what_needs_one_label_a_text_is_refused(finished: Path, tmp_path: Path) -> None:
