@@ -192,7 +192,7 @@ def refuse_unlike(before: Before, recipe: Recipe, base: Base) -> None:
         raise PlanError(
             f"{before.folder} trained {before.recipe.adapt.method} with other settings than this recipe's adapt "
             f"({differing(recipe, before)}), and going on means the same weights. Leave adapt out; or begin with its "
-            f"merged model as a base of its own: --model {before.folder}/merged without --from"
+            f"tuned model as a base of its own: --model {before.merged} without --from"
         )
 
 
@@ -212,7 +212,7 @@ def refuse_other_task(before: Before, task: str, *, is_labelled: bool) -> None:
     if task != before.task:
         raise PlanError(
             f"task.name is {task}, and {before.folder} was tuned for {before.task}: the two cannot be compared. Leave "
-            f"task out, or tune for the new task on the merged model: --model {before.folder}/merged without --from"
+            f"task out, or tune for the new task on its tuned model: --model {before.merged} without --from"
         )
     if before.labels and not is_labelled:
         raise DataError(

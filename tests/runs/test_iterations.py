@@ -379,6 +379,12 @@ def test_recipes_that_cannot_go_on(world: Path, base: Base, said: str) -> None:
         material(settled(world, **changes), base)
 
 
+def test_a_parent_without_adapter_is_begun_from_by_its_model(world: Path) -> None:
+    before = replace(heritage.opened(world / "first"), recipe=parse({"adapt": {"method": "full"}}))
+    with pytest.raises(PlanError, match=r"--model .*first/model without --from"):
+        heritage.refuse_other_task(before, "generate", is_labelled=True)
+
+
 def test_a_run_that_wrote_its_labels_goes_on_to_no_class_head(world: Path) -> None:
     recipe = settled(world, task={"by": "head"})
     with pytest.raises(PlanError, match=r"task\.by is head .*first they were labels"):
