@@ -179,7 +179,7 @@ def test_what_changes_a_tokens_loss_changes_each_decision(folder: Path) -> None:
         wanted = (each * weights).sum() / (weights.sum() * 3)
         [d_z] = torch.autograd.grad(wanted, z, retain_graph=True)
         units = float(goal.count(batch))
-        assert session.forward_backward("t", [batch], goal, 1 / units)["loss"].mean == pytest.approx(float(wanted))
+        assert session.forward_backward("t", [batch], goal, 1 / units)["loss"].mean == pytest.approx(wanted.item())
         found = session.tenants["t"].pending["classifier.bias"].clone()
         session.tenants["t"].forget_gradients()
         torch.testing.assert_close(found, d_z.sum(0), rtol=1e-4, atol=1e-6)
