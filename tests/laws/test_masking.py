@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from tests import encoders
 from tests.laws.sessions import gradient, largest
+from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
 from tunesmith.answered import Sitting
@@ -238,16 +239,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: encoders.masked(at / family, family) for family in encoders.FAMILIES}
 
 
-@torch.no_grad()
-def own_nats(model: Any, records: Sequence[Record]) -> float:
-    """transformers' own loss of each text by itself, its labels -100 but where tokens are hidden."""
-    total = 0.0
+def own_loss(model: Any, records: Sequence[Record]) -> Tensor:
+    """transformers' own loss of each text by itself, its labels -100 but where tokens are hidden; their sum in nats."""
+    total = torch.zeros(())
     for record in records:
         shown, hidden, wanted = taken_apart(record)
         labels = torch.full((1, len(shown)), -100)
         labels[0, hidden] = torch.tensor(wanted)
-        total += float(model(input_ids=torch.tensor(shown)[None], labels=labels).loss) * len(hidden)
+        total = total + model(input_ids=torch.tensor(shown)[None], labels=labels).loss * len(hidden)
     return total
+
+
+@torch.no_grad()
+def own_nats(model: Any, records: Sequence[Record]) -> float:
+    return float(own_loss(model, records))
 
 
 def our_nats(base: Base, records: Sequence[Record], micro: int = 4096) -> float:
@@ -255,7 +260,7 @@ def our_nats(base: Base, records: Sequence[Record], micro: int = 4096) -> float:
 
 
 @pytest.mark.parametrize("family", encoders.FAMILIES)
-def test_the_loss_is_that_of_transformers(folders: dict[str, Path], family: str) -> None:
+def test_loss_and_gradient_are_those_of_transformers(folders: dict[str, Path], family: str) -> None:
     base = load(str(folders[family]), door="masked")
     assert (base.layout, base.is_masked, base.writes, base.by_head) == ("masked", True, False, False)
     assert base.context_tokens == 64
@@ -267,6 +272,12 @@ def test_the_loss_is_that_of_transformers(folders: dict[str, Path], family: str)
     asked = Asking(Session(base), None, renderer(), examples(), [()] * len(TEXTS), limits, 64, sitting)
     scored = [own_nats(base.model, renderer().plain.scored(e)) for e in examples()]
     assert reference_nats(asked) == pytest.approx(scored, rel=1e-5)
+    plain, session, batch = AutoModelForMaskedLM.from_pretrained(folders[family]), Session(base), forest(drawn())
+    (own_loss(plain, drawn()) / float(SFT().count(batch))).backward()
+    slope = {n: p.grad for n, p in plain.named_parameters() if p.grad is not None}
+    session.create("t", Spec(Adapt("full")))
+    found = gradient(session, "t", [batch])
+    assert largest({n: found[n] for n in slope}, slope) < 1e-5
 
 
 @pytest.mark.parametrize("mutant", ["padding is read", "truth in the text", "bias dropped", "place before"])
@@ -334,22 +345,21 @@ def test_adapters_leave_the_head_alone(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("family", encoders.FAMILIES)
-def test_each_family_learns_its_texts_and_opens_elsewhere(
-    folders: dict[str, Path], family: str, tmp_path: Path
-) -> None:
+def test_each_family_opens_elsewhere(folders: dict[str, Path], family: str, tmp_path: Path) -> None:
     records = drawn(TEXTS[:3])
     base = load(str(folders[family]), door="masked")
-    for name, adapt, updates in (("adapter", Adapt("lora", rank=4), 3), ("model", Adapt("full"), 40)):
+    before = our_nats(base, records)
+    for name, adapt in (("adapter", Adapt("lora", rank=4)), ("model", Adapt("full"))):
         session = Session(base)
         session.create("t", Spec(adapt))
         units = float(SFT().count(forest(records)))
-        for _ in range(updates):
-            stats = session.forward_backward("t", [forest(records)], SFT(), 1 / units)
+        for _ in range(3):
+            session.forward_backward("t", [forest(records)], SFT(), 1 / units)
             session.optim_step("t", 2e-2)
         session.export("t", tmp_path / name)
         wanted = -float(session.logprobs("t", [forest(records)])[0].sum())
+        assert abs(wanted - before) > 1
         if name == "model":
-            assert stats["loss"].mean < 0.05
             opened: Any = AutoModelForMaskedLM.from_pretrained(tmp_path / name)
         else:
             plain = AutoModelForMaskedLM.from_pretrained(folders[family])
