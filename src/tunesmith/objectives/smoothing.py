@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +34,6 @@ class Smoothed(SFT):
 
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
         logp = output.logp().detach()
-        each = output.over_vocab(lambda *rows: smoothed(*rows, self.eps), output.target, logp)
+        each = output.over_vocab(partial(smoothed, eps=self.eps), output.target, logp)
         nll = -(logp * output.weight).sum()
         return Loss((each * output.weight).sum(), {"nll_nats_per_token": Ratio(nll, self.count(batch))})
