@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from torch import Tensor, nn
 
@@ -22,6 +23,11 @@ from tunesmith.roles import Objective, Regulariser
 from tunesmith.types import Example, Label
 
 Row = tuple[str, object, str]
+READ_WITH = {  # key -> the key that switches on what reads it
+    "objective.temperature": "objective.contrastive", "objective.distil.temperature": "objective.distil.share",
+    "objective.distil.kl": "objective.distil.share", "adapt.context.method": "adapt.context.tokens",
+    "train.early_stop.every": "train.early_stop.patience", "train.early_stop.on": "train.early_stop.patience",
+}  # fmt: skip
 
 
 def laying_of(recipe: Recipe, renderer: Renderer) -> Laying:
@@ -53,15 +59,26 @@ def own_dropout(base: Base) -> bool:
     return in_modules or any(settings.get(name) for name in ("attn_pdrop", "dropout", *(f"{n}_dropout" for n in names)))
 
 
-def unread(recipe: Recipe) -> dict[str, bool]:
-    """What is said of one way to adapt while another is taken: reason -> whether it is so."""
-    a = recipe.adapt
-    other = {
-        f"adapt.{key} is read by adapt.method {' or '.join(READ_BY[key])}, and it is {a.method}: leave adapt.{key} "
-        "out, or take that method": True
-        for key in a.unread
+def idle(recipe: Recipe) -> dict[str, str]:
+    """What is said and nothing reads: key -> the key that would have to say otherwise."""
+    usual, found = Recipe(), {f"adapt.{key}": "adapt.method" for key in recipe.adapt.unread}
+    return found | {
+        key: switch
+        for key, switch in READ_WITH.items()
+        if not attrgetter(switch)(recipe) and attrgetter(key)(recipe) != attrgetter(key)(usual)
     }
-    return other | {
+
+
+def unread(recipe: Recipe) -> dict[str, bool]:
+    """What nothing reads beside what else is said: reason -> whether it is so."""
+    a, found = recipe.adapt, {}
+    for key, switch in idle(recipe).items():
+        why = f"{key} is read with {switch} alone, which is off: leave {key} out, or set {switch}"
+        if switch == "adapt.method":
+            methods = " or ".join(READ_BY[key.removeprefix("adapt.")])
+            why = f"{key} is read by {switch} {methods}, and it is {a.method}: leave {key} out, or take that method"
+        found[why] = True
+    return found | {
         "adapt.peft prompt_tuning stands before every sequence, and has no layers: leave adapt.targets out": (
             a.is_prompt and bool(a.targets)
         ),

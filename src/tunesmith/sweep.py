@@ -10,7 +10,9 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from math import isfinite
+from operator import attrgetter, getitem
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +148,11 @@ def changed(text: str, values: Mapping[str, Any], *, tried: int | None = None) -
         place(settings, key, list(value) if isinstance(value, tuple) else value)
     if tried is not None:
         settings["sweep"] = {"tried": tried}
-    recipe = parse(settings)
-    if "adapt.method" in values:  # what the recipe says for another method of the space is no mistake
-        others = [key for key in recipe.adapt.unread if f"adapt.{key}" not in values]
-        settings["adapt"] = {key: value for key, value in settings["adapt"].items() if key not in others}
-        recipe = parse(settings)
-    return recipe, settings
+    for key, switch in method.idle(parse(settings)).items():
+        if switch in values and key not in values:  # the recipe says it for another trial of the space
+            *groups, last = key.split(".")
+            del reduce(getitem, groups, settings)[last]
+    return parse(settings), settings
 
 
 def refuse_other(recipe: Recipe, out: Path) -> None:
@@ -180,7 +181,8 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
             for value in d.ends:
                 refuse_unlike(made.before, changed(text, {d.key: value})[0], base)
     start_head(recipe, folder, base, made)
-    where, base, fitted = fit_or_halve(recipe, base, made, where)
+    own, _ = changed(text, {d.key: attrgetter(d.key)(recipe) for d in named})  # without what other trials read
+    where, base, fitted = fit_or_halve(own, base, made, where)
     lr, _ = learning_rate(recipe, base, num_updates(recipe, fitted.feed))
     space = named or usual(recipe.adapt.method, lr, recipe.train.epochs)
     if recipe.train.max_updates is not None and not named:
@@ -273,7 +275,6 @@ def trained(
 ) -> float | None:
     """The training of a run, and its loss or score on dev."""
     made, base = bench.made, bench.base
-    method.refuse(recipe, base, is_labelled=bool(made.labels) and not made.renderer.several, has_dev=True)
     fitted = fit(recipe, base, made, bench.where)
     updates = num_updates(recipe, fitted.feed)
     looks = replace(fitted.recipe.train, every_dev=-(-updates // NUM_LOOKS), watch=0, watch_prompts=())

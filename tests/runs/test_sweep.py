@@ -157,6 +157,18 @@ def test_what_the_recipe_says_for_another_method_is_left_out_of_its_trials(place
     assert not changed.adapt.unread
 
 
+def test_what_the_recipe_says_for_another_trial_does_not_end_the_search(place: Path) -> None:
+    """Neither the trial in which nothing reads it, nor what is made ready before them all."""
+    asked = settings(place, place / "rows.jsonl", trials=2) | {"objective": {"temperature": 0.1}}
+    asked["sweep"]["space"] = {"objective.contrastive": [0.0, 0.5]}
+    rows = search(asked, place / "temperature")["rows"]
+    assert [(r["values"]["objective.contrastive"], r["state"]) for r in rows] == [(0.0, "tried"), (0.5, "tried")]
+    text = yaml.safe_dump(asked)
+    assert sweep.changed(text, {"objective.contrastive": 0.0})[1]["objective"] == {"contrastive": 0.0}
+    assert sweep.changed(text, {"objective.contrastive": 0.5})[0].objective.temperature == 0.1
+    assert sweep.changed(text, {"train.lr": 0.1})[0].objective.temperature == 0.1  # no trial reads it: to be refused
+
+
 class Starved(Silent):
     """The allocator's own refusal in the second update of the first trial."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from operator import attrgetter
 from typing import Any
 
 import pytest
 import torch
 from tests.laws.sessions import base_of
 
-from tunesmith.method import own_dropout, rows
-from tunesmith.recipe import parse
+from tunesmith.errors import PlanError
+from tunesmith.method import READ_WITH, idle, own_dropout, refuse, rows
+from tunesmith.recipe import Recipe, parse, place
 
 IDS = torch.tensor([[5, 9, 31, 7]])
 
@@ -38,3 +41,34 @@ def test_dropout_of_padded_rows_is_felt(family: str, is_felt: bool) -> None:
     for dropout in (0.0, 0.1):
         said = [key for key, *_ in rows(parse({"adapt": {"dropout": dropout}}), base)]
         assert ("micro-batches" in said) == (is_felt and dropout > 0)
+
+
+ASKED = {
+    "objective.temperature": 0.1, "objective.distil.temperature": 3.0, "objective.distil.kl": "reverse",
+    "adapt.context.method": "ntk", "train.early_stop.every": 5, "train.early_stop.on": "score",
+}  # fmt: skip
+ON = {
+    "objective.contrastive": {"objective": {"contrastive": 0.5}},
+    "objective.distil.share": {"objective": {"distil": {"share": 0.5, "teacher": "big"}}},
+    "adapt.context.tokens": {"adapt": {"context": {"tokens": 4096}}},
+    "train.early_stop.patience": {"train": {"early_stop": {"patience": 3}}},
+}
+
+
+@pytest.mark.parametrize("key", READ_WITH)
+def test_a_key_of_something_that_is_off_is_refused(key: str) -> None:
+    """But not where it is on, nor where the key says what holds anyway."""
+    base = base_of()
+
+    def said(settings: dict[str, Any], value: Any) -> Recipe:
+        place(settings, key, value)
+        return parse(settings)
+
+    recipe = said({}, ASKED[key])
+    assert idle(recipe) == {key: READ_WITH[key]}
+    with pytest.raises(PlanError, match=f"{key} is read with {READ_WITH[key]} alone, which is off: leave {key} out"):
+        refuse(recipe, base, is_labelled=True, has_dev=True)
+    usual = said({}, attrgetter(key)(Recipe()))
+    for other in (usual, said(deepcopy(ON[READ_WITH[key]]), ASKED[key])):
+        assert idle(other) == {}
+        refuse(other, base, is_labelled=True, has_dev=True)

@@ -77,14 +77,14 @@ class Adapt:
         return f"{self.method}_{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
 
     @property
-    def unread(self) -> dict[str, Any]:
-        """What is said for another method than the one that is taken: key -> what it is where nothing is said."""
+    def unread(self) -> list[str]:
+        """Keys that are said for another method than the one that is taken."""
         usual = Adapt()
-        return {
-            key: getattr(usual, key)
+        return [
+            key
             for key, methods in READ_BY.items()
             if self.method not in methods and getattr(self, key) != getattr(usual, key)
-        }
+        ]
 
     @property
     def is_pefts(self) -> bool:
