@@ -30,6 +30,7 @@ from tunesmith.generate.limits import Limits
 from tunesmith.models import blockwise
 from tunesmith.models.adapters import Adapt
 from tunesmith.models.blockwise import BLOCK, NF4, Quantised, dequantise, quantise, quantised
+from tunesmith.models.here import MEMORY
 from tunesmith.models.load import Base, load
 from tunesmith.models.moved import moved as layers_moved
 from tunesmith.objectives.sft import SFT
@@ -297,6 +298,16 @@ def test_what_cannot_be_held_or_tuned_so_is_refused(folder: Path, tmp_path: Path
     (tmp_path / "adapter" / "tunesmith.json").write_text('{"base_bits": 5}')
     with pytest.raises(ModelError, match="held in 5 bits"):
         open_adapter(folder, tmp_path / "adapter", torch.float32)
+
+
+@pytest.mark.parametrize(("bits", "said"), [(None, "as float32 take [^l]"), (4, "in 4 bits take at least")])
+def test_what_has_no_room_is_told_a_way_that_is_not_taken_already(
+    bits: int | None, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MEMORY, "1e-9")
+    with pytest.raises(PlanError, match=said) as refused:
+        load(str(folder), bits=bits)
+    assert ("adapt.base_bits=4" in str(refused.value)) == (bits is None)
 
 
 def test_other_weights_than_in_the_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,14 +184,17 @@ def refuse_headless(name: str, missing: Collection[str], head: Collection[str]) 
 def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str, bits: int | None) -> None:
     """Before a process is killed for the memory it asks for, which nobody could explain."""
     num = sum(weights_in(file) for file in folder.glob("*.safetensors"))
-    each, held = (bits / 8, f"in {bits} bits") if bits else (dtype.itemsize, f"as {str(dtype).removeprefix('torch.')}")
+    each, take = dtype.itemsize, f"as {str(dtype).removeprefix('torch.')} take"
+    if bits:  # embeddings and head are whole
+        each, take = bits / 8, f"in {bits} bits take at least"
+    fewer = "" if bits == 4 else "hold the base in 4 bits under LoRA (--set adapt.base_bits=4), "
     wanted, free = num * each / 2**30, memory_gib(device)
     if wanted > free:
         raise PlanError(
-            f"too little memory: the {num / 1e6:.4g} million weights of {name} take {wanted:.2g} GiB {held}, and "
-            f"{free:.2g} GiB are free on {device}. Close other programs, say --set precision=bfloat16, hold the base "
-            "in 4 bits under LoRA (--set adapt.base_bits=4), or take a smaller model (`tunesmith models` shows which "
-            f"fit). If more is free than it seems: {MEMORY}=GIB says how much"
+            f"too little memory: the {num / 1e6:.4g} million weights of {name} {take} {wanted:.2g} GiB, and "
+            f"{free:.2g} GiB are free on {device}. Close other programs, say --set precision=bfloat16, {fewer}"
+            "or take a smaller model (`tunesmith models` shows which fit). If more is free than it seems: "
+            f"{MEMORY}=GIB says how much"
         )
 
 
