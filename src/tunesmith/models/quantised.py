@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from tunesmith.errors import PlanError
 from tunesmith.models.adapters import layers_in, stacks_of
 from tunesmith.models.blockwise import OwnWeights, Quantised, dequantise, num_weights, quantise, quantised
-from tunesmith.models.kinds import has_classes, is_encoder
+from tunesmith.models.kinds import has_classes, is_encoder, opener
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -66,13 +66,18 @@ def is_alike(stored: Tensor, loaded: Tensor) -> bool:
 
 def opening_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
     """In which a model is opened that will be held in fewer bits: as it is stored, where that is narrower, so that no
-    whole copy of it is made on the way."""
+    whole copy of it is made on the way. Not where a number that is in no file would be rounded too (the scale of
+    Gemma's embeddings)."""
     kinds = []
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             kinds += [opened.get_slice(name).get_dtype() for name in list(opened.keys())]
     widest = max([DTYPES[kind] for kind in kinds if kind in DTYPES] or [dtype], key=lambda kind: kind.itemsize)
-    return min((widest, dtype), key=lambda kind: kind.itemsize)
+    narrower = min((widest, dtype), key=lambda kind: kind.itemsize)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        twin = opener(config).from_config(config, dtype=narrower)
+    return dtype if any(buffer.dtype == narrower for buffer in twin.buffers()) else narrower
 
 
 @torch.no_grad()
