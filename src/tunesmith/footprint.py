@@ -30,6 +30,7 @@ from tunesmith.folder import peak_gib
 from tunesmith.generate.decode import NAME as DECODE
 from tunesmith.generate.decode import PREFILL_ROWS, Buffers, Sampler, common_prefix
 from tunesmith.method import objective_of, regularisers_of
+from tunesmith.models.blockwise import num_bytes
 from tunesmith.models.forward import attention
 from tunesmith.models.heads import Head
 from tunesmith.models.load import Base
@@ -128,7 +129,7 @@ def opened_bytes(recipe: Recipe, base: Base) -> int:
     opened on a base that is held in as few bits."""
     each, is_merged = base.model.dtype.itemsize, recipe.adapt.is_adapter and "merged" in recipe.export
     if recipe.adapt.base_bits and not is_merged:
-        return sum(t.nbytes for t in (*base.model.parameters(), *base.model.buffers()))
+        return num_bytes(base.model)
     is_merged_half = is_merged and each < 4
     return base.num_weights * (each + 4 * is_merged_half)  # float32 weights are merged, written, then read as 16 bits
 

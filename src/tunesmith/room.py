@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.errors import NoRoom, PlanError
 from tunesmith.models.adapters import Adapt, config_of, targets_of, trained_weights
-from tunesmith.models.blockwise import num_weights, quantised
+from tunesmith.models.blockwise import num_bytes, num_weights, quantised
 from tunesmith.models.class_head import head_tensors
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.peft_methods import tried
@@ -44,7 +44,7 @@ def need(model: PreTrainedModel, adapt: Adapt, tokens: int) -> Need:
     return Need(
         KEPT_EACH * config.hidden_size * config.num_hidden_layers * each * tokens / GIB,
         num_trained(model, adapt) * STATE_BYTES / GIB,
-        num_weights(model) * each / GIB,
+        num_bytes(model) / GIB,
     )
 
 

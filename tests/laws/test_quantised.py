@@ -35,7 +35,7 @@ from tunesmith.models.load import Base, load
 from tunesmith.models.moved import moved as layers_moved
 from tunesmith.objectives.sft import SFT
 from tunesmith.recipe import parse
-from tunesmith.room import num_trained
+from tunesmith.room import GIB, need, num_trained
 
 LORA = Adapt("lora", rank=4, alpha=8, base_bits=4)
 KINDS = {
@@ -140,6 +140,8 @@ def test_what_is_stored(bits: int, share: float, folder: Path) -> None:
     assert held.num_weights == whole.num_weights == num + sum(p.numel() for p in held.model.parameters())
     same = [num_trained(b.model, replace(LORA, base_bits=n)) for b, n in ((held, bits), (whole, None))]
     assert same[0] == same[1]
+    least = [need(b.model, replace(LORA, base_bits=n), 8).export_gib * GIB for b, n in ((held, bits), (whole, None))]
+    assert least[1] - least[0] == pytest.approx(num * (4 - 2 * share), rel=0.02)
     assert held.digest == whole.digest
 
 

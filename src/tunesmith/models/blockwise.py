@@ -133,6 +133,11 @@ def num_weights(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters()) + sum(m.shape.numel() for m in quantised(model).values())
 
 
+def num_bytes(model: nn.Module) -> int:
+    """That its weights take as they are held."""
+    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+
+
 def hold_alike(twin: nn.Module, model: nn.Module) -> None:
     """A twin without numbers holds its layers as the model does."""
     for name, layer in quantised(model).items():
