@@ -100,7 +100,7 @@ ABSENT: Table = (
         max_memory* accelerator_config.*""",
     ),
     (
-        "activations are kept: lower train.micro_tokens where memory runs out",
+        "train.checkpointing runs layers again in the backward, by itself where a run fits only so (auto)",
         "gradient_checkpointing gradient_checkpointing_kwargs.* disable_gradient_checkpointing use_reentrant_gc",
     ),
     (
