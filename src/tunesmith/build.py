@@ -92,6 +92,11 @@ class Material:
         name = self.kind.metric if self.metric.needs == "judge" else self.metric.name
         return next(m for m in (*self.primary, *self.secondary) if m.name == name)
 
+    @property
+    def is_one_label(self) -> bool:
+        """Whether an answer is one label of a closed set: such have one temperature, and one is given to any text."""
+        return self.kind.scoring == "likelihood" and not self.renderer.several
+
     def references(self, cases: Sequence[Example]) -> list[Any]:
         return [dialogues.reference(e, plays=self.plays) for e in cases]
 
@@ -283,7 +288,8 @@ def material(
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
         longest, main.columns, digests | ood_digests | dict(mixed.files) | dict(again.files), found,
-        drawn(parts.dev, recipe.evals.max_cases) if kind.scoring == "likelihood" else (), ood, mixed, before, again,
+        drawn(parts.dev, recipe.evals.max_cases) if kind.scoring == "likelihood" and not renderer.several else (),
+        ood, mixed, before, again,
         rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, mixed.rejected)),
         plays=plays,
     )  # fmt: skip

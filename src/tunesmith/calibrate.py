@@ -23,8 +23,8 @@ def calibrate(
     recipe: Recipe, folder: RunFolder, session: Session, made: Material, snapshot: Snapshot, tuned: evaluate.Asked
 ) -> None:
     """Fit on dev, measure on the held-out cases (whose answers, `tuned`, are there already). Kept over a resume."""
-    if made.kind.scoring != "likelihood" or made.renderer.several or folder.read(NAME) is not None:
-        return  # one temperature is of labels of which one is right
+    if not made.is_one_label or folder.read(NAME) is not None:
+        return
     dev = made.calibration
     sitting = folder.sitting("calibration", "tuned on dev, to calibrate its probabilities")
     asked = evaluate.ask(session, snapshot, recipe, made, made.forms[0], dev, sitting)

@@ -110,7 +110,7 @@ def calibration(most: float, measured: Measured) -> Gate:
     after = (measured.calibration or {}).get("held_out", {}).get("after")
     limit = f"expected calibration error at most {most:.4g}"
     if after is None:
-        return Gate("calibration", limit, "not measured: only tasks with labels have probabilities", False)
+        return Gate("calibration", limit, "not measured: only tasks with one label a text are calibrated", False)
     return Gate("calibration", limit, f"{after['ece']:.4g} on the held-out cases", after["ece"] <= most)
 
 

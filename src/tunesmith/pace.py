@@ -228,7 +228,7 @@ class Job:
         seconds += self.recited() if level != "off" and self.base.layout != "seq2seq" else 0.0
         ranked = self.ranked.num_tokens if self.ranked else 0
         seconds += 2 * self.speeds.score.of(ranked, ranked / recipe.train.micro)
-        if level != "off" and made.kind.scoring == "likelihood":
+        if level != "off" and made.is_one_label:
             seconds += self.asked("tuned", made.forms[0], made.split.test, num=len(TEXTS))
         return seconds
 

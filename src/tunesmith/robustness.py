@@ -102,7 +102,7 @@ def measure(trial: Trial) -> dict[str, Any]:
         if level != "off":
             facts["changes"] = changes(trial)
             facts["memorised"] = trial.once("memorised", lambda: by_heart.memorised(trial.learned))
-            if made.kind.scoring == "likelihood" and not made.renderer.several:  # those may all not fit
+            if made.is_one_label:
                 facts["out_of_scope"] = trial.once("out_of_scope", lambda: unanswerable(trial))
     matters = trial.recipe.task.smallest_that_matters
     facts["notes"] = [

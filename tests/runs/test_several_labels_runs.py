@@ -14,16 +14,21 @@ import yaml
 from tests import encoders
 from tests.runs import tiny_runs
 from tests.runs.test_encoders import do, settings
+from tests.unit.test_pace import STOPPED
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tunesmith.api import Run
+from tunesmith.build import compute, feed_of, load_base, material
 from tunesmith.data.columns import NO_LABEL
 from tunesmith.deliver import deliver
 from tunesmith.errors import PlanError
+from tunesmith.evals.out_of_scope import TEXTS
 from tunesmith.folder import Silent
 from tunesmith.opened import open_any, open_run
+from tunesmith.pace import Job
 from tunesmith.predict import Predictor
 from tunesmith.questions import Said, of_run
+from tunesmith.recipe import parse
 from tunesmith.types import Message
 
 
@@ -49,6 +54,26 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def named(row: Sequence[float], names: dict[int, str]) -> str:
     return ", ".join(names[k] for k, z in enumerate(row) if z > 0) or NO_LABEL
+
+
+def test_the_clock_counts_what_a_run_of_several_labels_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No temperature is fitted, and no texts from elsewhere are asked, since none of the labels may fit."""
+    recipe = parse(settings(encoders.folder(tmp_path / "model", "bert"), rows_file(tmp_path / "rows.jsonl")))
+    base = load_base(recipe, compute(recipe))
+    made = material(recipe, base)
+    feed = feed_of(recipe, base, made)
+    asked: list[int] = []
+
+    def ask(self: Job, who: str, form: object, cases: Sequence[object], most: int | None = None, num: int = 0) -> float:
+        asked.append(num or len(cases))
+        return 0.0
+
+    monkeypatch.setattr(Job, "asked", ask)
+    job = Job(recipe, base, made, feed, feed.num_updates, STOPPED, 1, waits=False)
+    job.evaluate()
+    job.robustness()
+    assert max(asked) == len(made.split.test)
+    assert len(TEXTS) not in asked
 
 
 def test_a_run_ends_in_a_verdict_on_sets(finished: Path) -> None:
