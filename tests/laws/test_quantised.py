@@ -160,15 +160,23 @@ def test_the_whole_weight_is_not_kept_for_the_backward() -> None:
     assert layer.shape in mutant or layer.shape[::-1] in mutant
 
 
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Base, Base]:
+    """Held in 4 bits, and as it is; of a size at which layers outweigh what else there is."""
+    folder = str(tiny_runs.model_folder(tmp_path_factory.mktemp("larger"), **SHAPE))
+    return load(folder, bits=4), load(folder)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "again"])
-def test_the_plan_counts_what_is_made_whole(checkpointing: bool, tmp_path: Path) -> None:
+def test_the_plan_counts_what_is_made_whole(checkpointing: bool, larger: tuple[Base, Base]) -> None:
     """On a twin whose layers are held so too; that of the base as it is, the mutant, is below."""
-    held, whole = (load(str(tiny_runs.model_folder(tmp_path / str(bits), **SHAPE)), bits=bits) for bits in (4, None))
+    held, whole = larger
     batch = forest(records(4))
     found = trace_update(held, Spec(LORA), [batch], SFT(), checkpointing=checkpointing).peak
     session = Session(held, checkpointing=checkpointing)
     session.create("t", Spec(LORA))
     taken = allocated(session, batch)
+    session.close()
     assert found == pytest.approx(taken, rel=0.05)
     mutant = trace_update(whole, Spec(replace(LORA, base_bits=None)), [batch], SFT(), checkpointing=checkpointing).peak
     assert mutant < 0.95 * taken
@@ -203,10 +211,10 @@ def test_the_base_itself_is_the_one_in_the_files(
     assert {p.dtype for p in held.model.parameters()} == {run}
 
 
-def rounded(base: Base, bits: int) -> Base:
+def rounded(base: Base, held: Base) -> Base:
     """The base as it is, of which each layer's weight is what its codes stand for."""
     with torch.no_grad():
-        for name, layer in quantised(load(str(base.located.folder), bits=bits).model).items():
+        for name, layer in quantised(held.model).items():
             base.model.get_submodule(name).weight.copy_(layer.weight)  # type: ignore[union-attr,operator]
     return base
 
@@ -218,7 +226,8 @@ def test_a_tenant_is_one_on_the_dequantised_weights(kind: str, folder: Path) -> 
     adapt, rows = KINDS[kind], records()
     bits = adapt.base_bits
     assert bits is not None
-    session, plain = Session(load(str(folder), bits=bits)), Session(rounded(load(str(folder)), bits))
+    held = load(str(folder), bits=bits)
+    session, plain = Session(held), Session(rounded(load(str(folder)), held))
     session.create("t", Spec(adapt))
     plain.create("t", Spec(replace(adapt, base_bits=None)))
     for _ in range(3):

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tunesmith.errors import ModelError, PlanError, is_memory
+from tunesmith.errors import ModelError, PlanError, TunesmithError, is_memory
 from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.models.bars import no_bars, no_reports
 from tunesmith.models.blockwise import OwnWeights, num_weights
@@ -143,7 +143,7 @@ def opening(name: str, folder: Path, what: str) -> Iterator[None]:
     """ModelError where transformers cannot read a part of a model's folder."""
     try:
         yield
-    except ModelError:
+    except TunesmithError:
         raise
     except Exception as error:  # tokenizers and configurations have a type of error for nearly everything
         if is_memory(error):
