@@ -184,7 +184,7 @@ def refuse_headless(name: str, missing: Collection[str], head: Collection[str]) 
 def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str, bits: int | None) -> None:
     """Before a process is killed for the memory it asks for, which nobody could explain."""
     num = sum(weights_in(file) for file in folder.glob("*.safetensors"))
-    each, take = dtype.itemsize, f"as {str(dtype).removeprefix('torch.')} take"
+    each, take = float(dtype.itemsize), f"as {str(dtype).removeprefix('torch.')} take"
     if bits:  # embeddings and head are whole
         each, take = bits / 8, f"in {bits} bits take at least"
     fewer = "" if bits == 4 else "hold the base in 4 bits under LoRA (--set adapt.base_bits=4), "
