@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.runs import served
+from tests.runs.mistakes import typed
 
 from tunesmith.opened import Opened, open_run
 from tunesmith.types import Message
@@ -78,10 +79,10 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
         done = served.invoked("chat", *words, text=text)
         assert done.exit_code != 0
         assert message in f"{done.exception} {done.output}", words
-    done = served.called("chat", str(run), "--model", "tune", "--once", "x")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+    told = typed(["chat", str(run), "--model", "tune", "--once", "x"])
+    assert told.code == 2
+    assert told.err.startswith("error: ")
+    assert "Traceback" not in told.err
 
 
 class Terminal:

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
 
 COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
 
@@ -35,15 +37,17 @@ def test_a_mistake_of_a_process_is_one_message_and_exit_code_2(tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
-def test_plan_audit_run_and_report(tmp_path: Path) -> None:
+def test_plan_audit_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is a process of its own."""
+    monkeypatch.chdir(tmp_path)
     model = tiny_runs.model_folder(tmp_path / "model")
     tiny_runs.labelled_file(tmp_path / "rows.jsonl")
     common = ["--model", str(model), "--data", "rows.jsonl", "--set", "data.max_tokens=256"]
-    planned = json.loads(tunesmith("plan", *common, "--json", cwd=tmp_path).stdout)
+    planned = json.loads(typed(["plan", *common, "--json"]).out)
     assert planned["task"] == "classify"
     assert planned["updates"] > 0
-    assert "layout: forest" in tunesmith("plan", *common, cwd=tmp_path).stdout
-    assert "120 read = 120 accepted + 0 rejected" in tunesmith("audit", *common, cwd=tmp_path).stdout
+    assert "layout: forest" in typed(["plan", *common]).out
+    assert "120 read = 120 accepted + 0 rejected" in typed(["audit", *common]).out
     fewer = ("evals.max_cases=8", "evals.guards=off", "evals.robustness=off", "train.max_updates=2", "export=[adapter]")
     small = [word for key in fewer for word in ("--set", key)]  # tests of their own ask probes
     done = tunesmith("run", *common, *small, "--out", "out", "--json", "--require-better", cwd=tmp_path)
@@ -52,5 +56,5 @@ def test_plan_audit_run_and_report(tmp_path: Path) -> None:
     assert verdict["decision"] != "better"
     assert not (tmp_path / "out" / "merged").exists()
     before = (tmp_path / "out" / "report.html").read_bytes()
-    assert tunesmith("report", "out", cwd=tmp_path).stdout.strip().endswith("report.html")
+    assert typed(["report", "out"]).out.strip().endswith("report.html")
     assert (tmp_path / "out" / "report.html").read_bytes() == before

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.runs import tiny_runs
-from tests.runs.test_command_line import tunesmith
+from tests.runs.mistakes import typed
 
 from tunesmith import deliver as deliver_module
 from tunesmith.deliver import deliver
@@ -54,15 +54,15 @@ def test_every_kind(done: Path, tmp_path: Path) -> None:
     assert 'PARAMETER stop "<|im_end|>"' in (tmp_path / "ollama" / "Modelfile").read_text()
 
 
-def test_without_out_it_stands_in_the_run(done: Path, tmp_path: Path) -> None:
+def test_without_out_it_stands_in_the_run(done: Path) -> None:
     """From the command line, for people and for programs."""
     before = (done / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
-    told = tunesmith("export", str(done), "--to", "adapter", cwd=tmp_path)
-    assert "peft: 4 of 4 greedy answers the same" in told.stdout, told.stderr
-    assert "vLLM (its rules, not run): keeps its rules" in told.stdout
+    told = typed(["export", str(done), "--to", "adapter"])
+    assert "peft: 4 of 4 greedy answers the same" in told.out, told.err
+    assert "vLLM (its rules, not run): keeps its rules" in told.out
     assert (done / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
-    told = tunesmith("export", str(done), "--to", "gguf", "--quant", "q8_0", "--json", cwd=tmp_path)
-    facts = json.loads(told.stdout)
+    told = typed(["export", str(done), "--to", "gguf", "--quant", "q8_0", "--json"])
+    facts = json.loads(told.out)
     assert facts["folder"] == str(done / "gguf")
     assert (done / "gguf" / "out-q8_0.gguf").is_file()
 
@@ -74,12 +74,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes(mistake: str, done: Path, tmp_path: Path) -> None:
+def test_mistakes(mistake: str, done: Path) -> None:
     words, message = MISTAKES[mistake]
-    told = tunesmith("export", str(done), *words, cwd=tmp_path)
-    assert told.returncode == 2, told.stderr
-    assert message in " ".join(told.stderr.split())
-    assert "Traceback" not in told.stderr
+    told = typed(["export", str(done), *words])
+    assert told.code == 2, told.err
+    assert message in " ".join(told.err.split())
+    assert "Traceback" not in told.err
 
 
 def test_folders_that_are_no_runs_or_taken(done: Path, tmp_path: Path) -> None:

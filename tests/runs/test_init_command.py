@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.house.test_command_help import cases, examples, words_of
 from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
 
 COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
 
@@ -27,19 +28,18 @@ def spreadsheet(path: Path) -> Path:
     return path
 
 
-def tunesmith(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, cwd=cwd, timeout=300, check=False, stdin=subprocess.DEVNULL
-    )
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def test_init_then_dry_run_then_run(tmp_path: Path) -> None:
     """The recipe is run as it was written; no question without a terminal."""
     model = tiny_runs.model_folder(tmp_path / "model")
     spreadsheet(tmp_path / "tickets.csv")
-    done = tunesmith("init", "tickets.csv", "--model", "model", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    shown = " ".join(done.stdout.split())
+    done = typed(["init", "tickets.csv", "--model", "model"])
+    assert done.code == 0, done.err
+    shown = " ".join(done.out.split())
     assert "120 examples: from 'Comment' to one of 3 labels in 'Team'" in shown
     assert "tunesmith run recipe.yaml" in shown
     assert "learned: fox" in shown
@@ -47,17 +47,17 @@ def test_init_then_dry_run_then_run(tmp_path: Path) -> None:
     assert "group: Customer" in text
     assert f"model: {model.name}" in text
 
-    dry = tunesmith("run", "recipe.yaml", "--dry-run", cwd=tmp_path)
-    assert dry.returncode == 0, dry.stderr
-    assert "120 read = 120 accepted + 0 rejected" in dry.stdout
-    assert "task: classify" in dry.stdout
+    dry = typed(["run", "recipe.yaml", "--dry-run"])
+    assert dry.code == 0, dry.err
+    assert "120 read = 120 accepted + 0 rejected" in dry.out
+    assert "task: classify" in dry.out
     assert not (tmp_path / "runs").exists()
 
     fewer = ("train.max_updates=1", "evals.max_cases=4", "evals.guards=off", "evals.robustness=off")
     small = [word for key in fewer for word in ("--set", key)]
-    run = tunesmith("run", "recipe.yaml", *small, "--out", "out", "--json", cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["num_cases"] == 4
+    run = typed(["run", "recipe.yaml", *small, "--out", "out", "--json"])
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["num_cases"] == 4
 
 
 def test_the_examples_of_help_run(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_the_examples_of_help_run(tmp_path: Path) -> None:
     cheap = {"init", "schema", "completion", "models list"}
     for name, command in cases():
         for example in examples(command.help or "") if name in cheap else ():
-            done = tunesmith(*words_of(example), cwd=tmp_path)
-            assert done.returncode == 0, (example, done.stderr)
-            assert done.stdout, example
-    assert json.loads(tunesmith("schema", cwd=tmp_path).stdout)["title"] == "A tunesmith recipe"
+            done = typed(words_of(example))
+            assert done.code == 0, (example, done.err)
+            assert done.out, example
+    assert json.loads(typed(["schema"]).out)["title"] == "A tunesmith recipe"
 
 
 def test_mistakes_are_one_message(tmp_path: Path) -> None:
@@ -80,12 +80,12 @@ def test_mistakes_are_one_message(tmp_path: Path) -> None:
         (["tickets.csv", "--out", "none/r.yaml"], "there is no folder none"),
         (["tickets.csv", "--out", "r.yaml", "--target", "Queue"], "no column 'Queue'; the file has: Nr, Customer"),
     ):
-        done = tunesmith("init", *words, cwd=tmp_path)
-        assert done.returncode == 2, (words, done.stderr)
-        assert message in " ".join(done.stderr.split())
-        assert "Traceback" not in done.stderr
+        done = typed(["init", *words])
+        assert done.code == 2, (words, done.err)
+        assert message in " ".join(done.err.split())
+        assert "Traceback" not in done.err
     assert not (tmp_path / "r.yaml").exists()
-    facts = json.loads(tunesmith("init", "tickets.csv", "--force", "--json", cwd=tmp_path).stdout)
+    facts = json.loads(typed(["init", "tickets.csv", "--force", "--json"]).out)
     assert facts["settings"]["data"]["columns"]["group"] == "Customer"
     assert "group: Customer" in (tmp_path / facts["recipe"]).read_text(encoding="utf-8")
 
