@@ -199,8 +199,8 @@ class Reader:
 
 
 def shrunk(words: list[str]) -> list[str]:
-    """`tunesmith run` with few updates and cases, so that a page runs in seconds."""
-    if words[0] != "run":
+    """`tunesmith run` and `sweep` with few updates and cases, so that a page runs in seconds."""
+    if words[0] not in ("run", "sweep"):
         return words
     at = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
     return [*words[:at], *(part for setting in SMALL for part in ("--set", setting)), *words[at:]]
