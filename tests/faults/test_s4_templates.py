@@ -126,10 +126,29 @@ def test_a_flood_is_ended_and_named(name: str) -> None:
 
 def test_after_a_flood_the_next_conversation_is_rendered() -> None:
     process = TemplateProcess("{% if messages %}ok{% else %}{% set x = 9 %}{{ x ** (x ** x) }}{% endif %}", SMALL)
-    for _ in range(2):
+    for number in range(2):
         with pytest.raises(ModelError, match="processor time"):
             process.render({"messages": []})
-        assert process.render({"messages": [1]}) == "ok"
+        assert process.render({"messages": [number]}) == "ok"
+
+
+def test_texts_of_late_are_kept_but_for_the_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversation is asked for once, and one of another word, or under a date, is asked for itself."""
+    asked: list[bytes] = []
+    ask = TemplateProcess._ask
+    monkeypatch.setattr(TemplateProcess, "_ask", lambda self, raw: asked.append(raw) or ask(self, raw))
+    process = TemplateProcess("{{ messages[0] }}!", SMALL)
+    assert [process.render({"messages": [m]}) for m in ("a", "b", "a")] == ["a!", "b!", "a!"]
+    assert len(asked) == 3  # the template itself, a and b
+    asked.clear()
+    dated = TemplateProcess("{{ strftime_now('%Y') }}{{ messages[0] }}", SMALL)
+    assert dated.render({"messages": ["a"]}) == dated.render({"messages": ["a"]})
+    assert len(asked) == 3
+    asked.clear()
+    monkeypatch.setattr(rendering, "MOST_KEPT", 0)  # then the last one alone stays
+    full = TemplateProcess("{{ messages[0] }}", SMALL)
+    assert [full.render({"messages": [m]}) for m in ("a", "a", "b", "a")] == ["a", "a", "b", "a"]
+    assert len(asked) == 4
 
 
 def test_a_template_that_is_none_is_named() -> None:

@@ -8,6 +8,7 @@ processor time: a busy machine changes nothing.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from tunesmith.errors import DataError, ModelError
 
 CHILD = Path(__file__).with_name("template_child.py")
 NUM_KEPT = 32  # templates whose process stays; a run has one or two
+MOST_KEPT, ENTRY_BYTES = 2**24, 200  # of texts of late, and what each takes beside its letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +51,42 @@ def renderer_of(template: str) -> TemplateProcess:
 
 class TemplateProcess:
     """One template and its process, which is started when it is needed, and again after it was ended by a limit or
-    where this process was forked."""
+    where this process was forked. A prompt is asked for once with each of its labels, by the plan and by the run: the
+    texts of late are kept."""
 
     def __init__(self, template: str, limits: Limits) -> None:
         self._template, self._limits = template, limits
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._kept: dict[bytes, str] = {}
+        self._kept_bytes = 0
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The text. Raises Refused where the template says no, ModelError where it runs into a limit."""
         raw = json.dumps(variables, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+        key = hashlib.blake2b(raw, digest_size=16).digest()
         with self._turn:
+            if key in self._kept:
+                return self._kept[key]
             if self._process is None or self._owner != os.getpid():
                 self._start()
             found = self._ask(raw)
+            if "text" in found:
+                self._keep(key, str(found["text"]))
         if "error" in found:
             raise Refused(found["error"])
         refuse_limit(found)
         return str(found["text"])
+
+    def _keep(self, key: bytes, text: str) -> None:
+        """Not of a template that writes the date, which a server would go on saying."""
+        if "strftime_now" in self._template:
+            return
+        self._kept_bytes += len(text) + ENTRY_BYTES
+        if self._kept_bytes > MOST_KEPT:
+            self._kept, self._kept_bytes = {}, len(text) + ENTRY_BYTES
+        self._kept[key] = text
 
     def _start(self) -> None:
         limits, paths = self._limits, {str(Path(str(m.__file__)).parents[1]) for m in (jinja2, markupsafe)}
