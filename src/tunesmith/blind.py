@@ -17,8 +17,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from scipy import stats as distributions
-
 from tunesmith import evaluations
 from tunesmith.data.rows import Rejected, rows
 from tunesmith.data.sheet import write_sheet
@@ -243,7 +241,9 @@ def favour(read: Sequence[Mapping[str, float]], key: Key) -> dict[str, Any]:
     firsts = [float(r[p.case] == p.a) for r in read for p in key.placed if p.case in r and r[p.case] != 0.5]
     if not firsts:
         return {"share_a": None, "share_a_p": None}
-    found = distributions.binomtest(round(sum(firsts)), len(firsts))
+    from scipy.stats import binomtest  # a second to import
+
+    found = binomtest(round(sum(firsts)), len(firsts))
     return {"share_a": mean_of(firsts), "share_a_p": float(found.pvalue)}
 
 

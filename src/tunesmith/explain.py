@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
 from tunesmith.build import MOST_COMPARED, Material, drawn_numbers, material, prompt_text
@@ -242,6 +241,8 @@ def candidates(made: Material, cases: Sequence[Example], effort: Effort, seed: i
     by_id = dict.fromkeys((records[i].example_id for i in pool), "")
     by_id |= {e.id: prompt_text(e) for e in made.split.train if e.id in by_id}
     texts = [by_id[records[i].example_id] for i in pool]
+    from sklearn.feature_extraction.text import TfidfVectorizer  # a second to import
+
     vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit([*texts, "a"])
     weight_NV = vectorizer.transform(texts)
     nearest: dict[int, None] = {}

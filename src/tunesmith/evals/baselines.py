@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer  # at the start: plans count what the process has
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sacrebleu.metrics import BLEU
 
 from tunesmith.errors import DataError
 from tunesmith.evals.text import as_text, folded
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import BLEU
 
 MAX_LABELS = 1_000
 BLEU_ORDER = 4
 CHRF_ORDER = 6
 CHRF_BETA2 = 4.0  # recall weighs twice as much as precision
-SENTENCE_BLEU = BLEU(effective_order=True)  # counts are the same as the corpus metric's; only the display score differs
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,19 @@ def mcc(sums: np.ndarray) -> np.ndarray:
     return np.where(spread > 0.01, ratio(right * num - along(given * wanted), np.sqrt(spread)), 0.0)
 
 
+@cache
+def sentence_bleu() -> BLEU:
+    """Its counts are those of the corpus metric; only the score that is displayed differs."""
+    from sacrebleu.metrics import BLEU  # a part of a second to import
+
+    return BLEU(effective_order=True)
+
+
 def bleu_stats(outputs: Sequence[object], references: Sequence[object]) -> np.ndarray:
     """[n, 10]: matches of order 1 to 4, n-grams of order 1 to 4, length given, length wanted (sacrebleu, 13a words)."""
     rows = []
     for output, reference in zip(outputs, references, strict=True):
-        score = SENTENCE_BLEU.sentence_score(as_text(output), [as_text(reference)])
+        score = sentence_bleu().sentence_score(as_text(output), [as_text(reference)])
         rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
     return np.array(rows, dtype=float).reshape(len(rows), 2 * BLEU_ORDER + 2)
 
@@ -112,7 +123,7 @@ def bleu_case(output: object, reference: object) -> float:
     """BLEU of one case, 0 to 100, over the orders it is long enough for. For display: the corpus score is not its
     mean.
     """
-    return float(SENTENCE_BLEU.sentence_score(as_text(output), [as_text(reference)]).score)
+    return float(sentence_bleu().sentence_score(as_text(output), [as_text(reference)]).score)
 
 
 def chrf_counts(output: object, reference: object) -> np.ndarray:

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
 from tunesmith.evals.compare import Cases, Rules, measure, score_of, units_of
 from tunesmith.evals.kinds import Said, kinds
@@ -119,6 +117,9 @@ def add_rest(found: list[list[dict[str, str]]], sides: tuple[Side, Side]) -> Non
     num = min(MOST_RESTS, len(places) // REST_EACH, len(different))
     if len(places) < FEWEST_REST or num < 2:
         return
+    from sklearn.cluster import KMeans  # a second to import
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(analyzer=difference, min_df=2, sublinear_tf=True)
     try:
         weight_NV = vectorizer.fit_transform([sides[s].said[k] for s, k in places])
@@ -142,5 +143,7 @@ def add_rest(found: list[list[dict[str, str]]], sides: tuple[Side, Side]) -> Non
 
 def difference(said: Said) -> list[str]:
     """ "lacks X" for words of the reference that the answer has not, "brings X" the other way round."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     got, wanted = (set(words_of(t)) - ENGLISH_STOP_WORDS for t in (said.answer, said.reference))
     return [f"lacks {w}" for w in sorted(wanted - got)] + [f"brings {w}" for w in sorted(got - wanted)]

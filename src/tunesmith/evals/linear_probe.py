@@ -10,9 +10,6 @@ import warnings
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # sklearn's C: less is a stronger pull to 0
 NUM_FOLDS = 3
@@ -25,6 +22,9 @@ def fit_linear(x: np.ndarray, y: np.ndarray, num_classes: int, *, bias: bool) ->
     States are scaled by their spread, and the strength is the best of a few by cross-validation on these rows alone. A
     class that no row has gets a bias by which it is never said; without `bias` (zeros are returned) it gets zeros.
     """
+    from sklearn.exceptions import ConvergenceWarning  # a second to import
+    from sklearn.linear_model import LogisticRegression
+
     middle = x.mean(0) if bias else np.zeros(x.shape[1])
     spread = np.maximum(x.std(0), 1e-6)
     scaled = (x - middle) / spread
@@ -49,6 +49,10 @@ def strength(x: np.ndarray, y: np.ndarray, *, bias: bool) -> float:
     """The one of STRENGTHS with the least cross-validated log loss; 1 where a class has too few rows for folds."""
     if np.unique(y, return_counts=True)[1].min() < NUM_FOLDS:
         return 1.0
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
     folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -14,14 +14,17 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 
 from tunesmith.evals import calls, counted, json_scores, numeric, passing, per_byte, preference, sets
 from tunesmith.evals.text import as_text, folded, numbers
 from tunesmith.evals.words_of import Words, words_of
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 Outputs = Sequence[object]
 # What a metric reads: the answer's text; or numbers measured with a JSON schema, by likelihood, by unit tests on
@@ -114,18 +117,24 @@ def token_f1(output: object, reference: object) -> float:
     return 2 * common / (len(got) + len(wanted))
 
 
+@cache
+def rouge_scorer(kind: str) -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer  # a second to import
+
+    return RougeScorer([kind], tokenizer=Words())
+
+
 def rouge(kind: str) -> Callable[[object, object], float]:
     """F1 of rouge-score over words of any script (`words_of.py`), English ones stemmed.
 
     Two texts without words: 1 where they are equal, else 0. One without: 0.
     """
-    scorer = RougeScorer([kind], tokenizer=Words())
 
     def case(output: object, reference: object) -> float:
         got, wanted = folded(output), folded(reference)
         if not words_of(got) or not words_of(wanted):
             return float(got == wanted)
-        return float(scorer.score(wanted, got)[kind].fmeasure)
+        return float(rouge_scorer(kind).score(wanted, got)[kind].fmeasure)
 
     return case
 

@@ -12,7 +12,7 @@ independent parts (MOVER, Zou and Donner 2008, Statistics in Medicine 27:1693).
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import gamma, norm
+from scipy.special import gammaincinv, ndtr
 
 FEW = 10  # differing units; with as many, swaps alone cover at 93 to 97% (docs/statistics.md)
 MANY = 30  # units; among fewer, a differing one is not rare and no Poisson count, and swaps cover at 96% and more
@@ -29,7 +29,7 @@ def share(own: np.ndarray, num: np.ndarray) -> np.ndarray:
 def limits(weight: np.ndarray, more: np.ndarray, more_square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far below and above the sum of weight [B, G] (0 or more) its limits lie, each [B, Z]. more, more_square [B]:
     what the added unit adds to mean and variance of the upper one."""
-    tail = norm.sf(SCORE_Z)
+    tail = ndtr(-SCORE_Z)
     total, square = weight.sum(-1, keepdims=True), (weight**2).sum(-1, keepdims=True)
     low = np.where(total > 0, quantile(tail, total, square), 0.0)
     high = quantile(1 - tail, total + more[:, None], square + more_square[:, None])
@@ -39,7 +39,7 @@ def limits(weight: np.ndarray, more: np.ndarray, more_square: np.ndarray) -> tup
 def quantile(chance: np.ndarray, total: np.ndarray, square: np.ndarray) -> np.ndarray:
     """Of the gamma distribution with mean `total` and variance `square`."""
     some, spread = np.where(total > 0, total, 1.0), np.where(square > 0, square, 1.0)
-    return np.where(total > 0, spread / some * gamma.ppf(chance, some**2 / spread), 0.0)
+    return np.where(total > 0, spread / some * gammaincinv(some**2 / spread, chance), 0.0)
 
 
 def reach(gain_G: np.ndarray, differs_G: np.ndarray) -> np.ndarray:
@@ -67,4 +67,4 @@ def p_of(reach_Z: np.ndarray, away: np.ndarray) -> np.ndarray:
     low, high = np.take_along_axis(own, last, -1), np.take_along_axis(own, last + 1, -1)
     part = np.clip((distance - low) / np.where(high > low, high - low, 1.0), 0, 1)
     score = SCORE_Z[last] + part * (SCORE_Z[1] - SCORE_Z[0])
-    return np.where(reach_Z.any(axis=(-2, -1)), 2 * norm.sf(score[..., 0]), 0.0)
+    return np.where(reach_Z.any(axis=(-2, -1)), 2 * ndtr(-score[..., 0]), 0.0)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats as distributions
+from scipy.special import ndtri, stdtrit
 
 DISCORDANCES = (
     0.1,
@@ -75,7 +75,7 @@ def holm_levels(p_values: Sequence[float], alpha: float) -> list[float]:
 
 def critical_sum(alpha: float, power: float) -> float:
     """z_{alpha/2} + z_{1 - power}: how many standard errors an effect must have to be found with this power."""
-    return float(distributions.norm.isf(alpha / 2) + distributions.norm.ppf(power))
+    return float(ndtri(power) - ndtri(alpha / 2))
 
 
 def detectable_binary(num_cases: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
@@ -122,9 +122,9 @@ def score_interval(
         return bounds
     at = min(max((value - low) / (high - low), 0.0), 1.0)
     if is_binary:
-        critical, cases = distributions.norm.isf(alpha / 2), float(num_units)
+        critical, cases = -ndtri(alpha / 2), float(num_units)
     else:
-        critical = distributions.t.isf(alpha / 2, num_units - 1)
+        critical = -stdtrit(num_units - 1, alpha / 2)
         error = standard_error(contribution_G) / (high - low)
         cases = at * (1 - at) / error**2 if at * (1 - at) > 0 and error > 1e-9 else float(num_units)
     c2 = critical**2

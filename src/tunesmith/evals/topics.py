@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tunesmith.evals.overfit import by_unit, welch
 
@@ -38,6 +36,9 @@ def topics(
     num = min(MOST_TOPICS, len(ids) // CASES_EACH)
     if len(ids) < FEWEST_CASES or num < 2:
         return []
+    from sklearn.cluster import KMeans  # a second to import
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(min_df=2, max_df=0.6, sublinear_tf=True, stop_words="english")
     try:
         weight_NV = vectorizer.fit_transform(prompts)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
-from nltk.stem.porter import PorterStemmer
+if TYPE_CHECKING:
+    from nltk.stem.porter import PorterStemmer
 
 # Scripts written without spaces between words: there a character counts as a word, as is usual for ROUGE in Chinese.
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI")
@@ -44,6 +46,8 @@ def words_of(text: str) -> list[str]:
 
 @cache
 def stemmer() -> PorterStemmer:
+    from nltk.stem.porter import PorterStemmer  # a second to import
+
     return PorterStemmer()
 
 
