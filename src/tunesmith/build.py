@@ -41,12 +41,15 @@ from tunesmith.measured import Means, brought, means_of, metrics_of
 from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
+from tunesmith.objectives.preference import Reference
 from tunesmith.recipe import Recipe
+from tunesmith.regularisers.still import Still
 from tunesmith.replay import Replayed, general, in_share, replay_files, replayed
 from tunesmith.types import Example, Label, Record
-from tunesmith.unasked import MAX_NEW_TOKENS, is_unasked, task_of, without_answers
+from tunesmith.unasked import MAX_NEW_TOKENS, is_text, is_unasked, of_answers, refuse_metrics, task_of, without_answers
 
 TENANT = "tuned"
+PAIRS_SLOWER = 0.1  # rate of learning from pairs, of that for replies: DPO was tuned at 5e-7 to 5e-6 for all weights
 MOST_COMPARED = 50_000  # training examples that are held at once, where their words are compared with those of cases
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -79,6 +82,7 @@ class Material:
     before: Before | None = None  # the run that this one goes on from
     again: Replayed = Replayed()  # noqa: RUF009 (the same); rows that it learned from
     rejected: Sequence[ingest.Rejected] = ()  # all rows that could not be used, of every file
+    reference: Reference | None = None  # of pairs: what is learned against, once it was computed
     plays: bool = False  # held-out dialogues are played through, and its metrics are of such
 
     @property
@@ -241,13 +245,14 @@ def material(
 ) -> Material:
     """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update. A
     base that gives classes has a head for these labels then."""
-    means, before = means_of(recipe.evals, recipe.task.metric or ()), suited(recipe, base)
+    means, before = means_of(recipe.evals, of_answers(recipe.task.metric or ())), suited(recipe, base)
     classes.refuse(recipe, base, before)
     ledger = before.ledger.handed_on() if before is not None and ledger is None else ledger
     main, parts, others = read_split(recipe, ledger)
     digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}
     ood, ood_digests, ood_rejected = read_ood(recipe, main.columns, parts)
     task = task_of(recipe, main, ood, base.layout)
+    refuse_metrics(task, recipe.task.metric or ())
     kind = classes.kind_of(recipe, base, task)
     recipe = without_answers(recipe) if is_unasked(task) else recipe
     means = brought(means, (kind.metric, *kind.secondary))
@@ -283,7 +288,7 @@ def material(
         tried, longest = classes.forms_of(base), len(labels) if renderer.several else 1
     else:
         tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
-        usual = MAX_NEW_TOKENS if is_unasked(task) else longest_reply(train, kind)
+        usual = MAX_NEW_TOKENS if is_text(task) else longest_reply(train, kind)
         longest = recipe.evals.max_new_tokens or max(usual, before.max_new_tokens if before else 0)
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
@@ -348,10 +353,13 @@ def num_updates(recipe: Recipe, feed: FileFeed) -> int:
     return feed.num_updates if most is None else min(most, feed.num_updates)
 
 
-def learning_rate(recipe: Recipe, base: Base, updates: int) -> tuple[float, str]:
+def learning_rate(recipe: Recipe, base: Base, kind: Kind, updates: int) -> tuple[float, str]:
     if recipe.train.lr != "auto":
         return recipe.train.lr, "said in the recipe"
-    return auto_lr(recipe.adapt.method, base.num_weights, updates)
+    lr, why = auto_lr(recipe.adapt.method, base.num_weights, updates)
+    if kind.scoring == "pairs":
+        return float(f"{PAIRS_SLOWER * lr:.2g}"), f"{why}, x{PAIRS_SLOWER:g} for pairs"
+    return lr, why
 
 
 def start(recipe: Recipe, session: Session, made: Material, updates: int, most_general: int | None = None) -> State:
@@ -362,13 +370,15 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int, most_g
         weights = fisher(session.base, recipe.adapt, rows, recipe.seed)
     asked = regularisers_of(recipe, updates, weights)
     teacher, by_depth = session.base.teacher, recipe.train.by_depth
+    if made.kind.scoring == "pairs":
+        asked = (*asked, Still())
     spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, (), asked, teacher=teacher, by_depth=by_depth)
     session.create(TENANT, spec)
     if made.before is not None:
         tenant = session.tenants[TENANT]
         tenant.start_from(made.before.values(list(tenant.masters), session.base.digest))
-    lr, _ = learning_rate(recipe, session.base, updates)
-    objective = objective_of(recipe, made.split.train)
+    lr, _ = learning_rate(recipe, session.base, made.kind, updates)
+    objective = objective_of(recipe, made.kind, made.split.train)
     return State(TENANT, objective, recipe.train.schedule, lr, updates, on_nan=recipe.train.on_nan)
 
 

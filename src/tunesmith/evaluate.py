@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from tunesmith import played
+from tunesmith import played, preferences
 from tunesmith.answered import Sitting
 from tunesmith.build import MOST_COMPARED, Material, drawn, is_labelled, prompt_text
 from tunesmith.classes import MEAN
@@ -22,13 +22,14 @@ from tunesmith.evals import dialogues
 from tunesmith.evals.baselines import UNCHANGED, baselines
 from tunesmith.evals.compare import Cases, Rules, compare, secondary
 from tunesmith.evals.metrics import Metric
-from tunesmith.evals.score import Answer, chosen, fitting, mean_nll
+from tunesmith.evals.score import Answer, chosen, fitting, mean_nll, segment_sums
 from tunesmith.evals.tasks import Form, label_record, references
 from tunesmith.generate.limits import Limits
 from tunesmith.measured import Asking, asking_key, of_texts, outputs, with_numbers
+from tunesmith.objectives.preference import Preferring
 from tunesmith.probing import by_mean
 from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Message, Verdict
+from tunesmith.types import Example, Forest, Message, Verdict
 
 AS_IT_STANDS = Answer("", stopped=True, num_tokens=0)  # of a plain text, to which nothing is said
 
@@ -60,6 +61,8 @@ def ask(
     asking = Asking(session, who, made.renderer, cases, prompts, limits, recipe.train.micro, sitting)
     if made.kind.scoring == "text":
         return Asked(form.name, tuple(with_numbers(asking, [AS_IT_STANDS for _ in cases], made.means)))
+    if made.kind.scoring == "pairs":
+        return Asked(form.name, tuple(preferences.asked(session, who, recipe, made, cases, prompts, sitting)))
     if made.kind.scoring == "likelihood":
         if form.name == MEAN:
             answers = by_mean(session, recipe, made, prompts)
@@ -116,11 +119,25 @@ def choose_form(
 
 
 def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> float | None:
-    """Nats per learned token on dev; None where there is no dev split."""
+    """Nats per learned token on dev, of pairs the loss per pair; None where there is no dev split."""
     if not made.dev.records:
         return None
     forests = pack(made.dev.records, recipe.train.micro, session.base.rope)
-    return mean_nll(forests, session.logprobs(who, forests))
+    logps = session.logprobs(who, forests)
+    if made.kind.scoring == "pairs":
+        return mean_loss(Preferring(recipe.objective.preference, made.reference), forests, logps)
+    return mean_nll(forests, logps)
+
+
+def mean_loss(objective: Preferring, forests: Sequence[Forest], logps: Sequence[torch.Tensor]) -> float:
+    """Per pair, of what was scored without gradients."""
+    total = 0.0
+    for forest, logp_L in zip(forests, logps, strict=True):
+        logp_S = torch.zeros(forest.num_segments, dtype=torch.float64)
+        for segment, nats in segment_sums(forest, logp_L).items():
+            logp_S[segment] = nats
+        total += float(objective.of(logp_S, forest).total)
+    return total / sum(float(objective.count(forest)) for forest in forests)
 
 
 def dev_score(session: Session, who: Who, recipe: Recipe, made: Material, sitting: Sitting) -> tuple[float, float]:
@@ -142,6 +159,8 @@ def verdict_of(
     history = played.facts(made, base.answers, tuned.answers) if made.plays else None
     [first, *further] = [(cases_of(made, metric, base, tuned, simple), metric) for metric in made.primary]
     notes = [*filter(None, notes), *(played.notes(history) if history else ())]
+    if made.kind.scoring == "pairs":
+        notes = [*preferences.notes(cases, base.answers, tuned.answers, recipe.evals.preference_by), *notes]
     best = next((f["dev_score"] for f in forms if f["chosen"]), None)
     if best is not None and made.kind.scoring != "text":
         notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")
@@ -210,7 +229,7 @@ def paired(
 def simple_texts(made: Material) -> dict[str, Sequence[str]]:
     """What needs no tuning, to each turn that is asked, behind those before it in the data; it learns from at most
     MOST_COMPARED training examples. It foretells no plain text."""
-    if made.kind.scoring == "text":
+    if made.kind.scoring in ("text", "pairs"):
         return {}
     parts = drawn(made.split.train, MOST_COMPARED), made.split.test
     train, cases = (dialogues.each_turn(part, plays=made.plays) for part in parts)
@@ -256,6 +275,7 @@ def case_table(made: Material, base: Asked, tuned: Asked) -> pa.Table:
         "split_key": [key(e) for e in cases],
         "prompt": ["" if e.is_text else made.shown(e) for e in cases],
         "reference": list(map(dialogues.transcript, wanted)),
+        **preferences.column(cases),
         "base_output": base.texts(),
         "tuned_output": tuned.texts(),
         "base_score": scores_of(made.metric, base, wanted),

@@ -115,7 +115,7 @@ def find_case(folder: Path, wanted: str) -> dict[str, Any]:
 def explain(opened: Opened, folder: Path, case: dict[str, Any], effort: Effort, progress: Progress) -> Explained:
     """Everything about one case. The data that the run was made from must still be there."""
     why = "to explain is to say why an answer was given, and this run is about"
-    refuse_command(opened.served.task, why, "its report shows each document")
+    refuse_command(opened.served.task, why, "its report shows each document or pair")
     made = material(opened.recipe, opened.session.base, Ledger.load(folder / "ledger.json"))
     if all(e.id != case["example_id"] for e in made.split.test):
         raise InputError(f"{case['source']} is no held-out case any more: the data changed since the run")

@@ -24,7 +24,7 @@ from tunesmith.engine.tenant import Spec
 from tunesmith.engine.traced_update import trace_clip, trace_update
 from tunesmith.evals.dialogues import behind, rounds
 from tunesmith.evals.perturb import applies, changed, instruction_of
-from tunesmith.evals.tasks import Form, label_record
+from tunesmith.evals.tasks import Form, label_record, pair_record
 from tunesmith.explain import MOST_BYTES
 from tunesmith.folder import peak_gib
 from tunesmith.generate.decode import NAME as DECODE
@@ -90,7 +90,7 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
     fisher = {n: torch.empty_like(p, dtype=torch.float32, device=META) for n, p in weighed(recipe, base).items()}
     regularisers = regularisers_of(recipe, updates, fisher)
     spec = Spec(recipe.adapt, regularisers=regularisers, teacher=base.teacher)
-    objective = objective_of(recipe, made.split.train)
+    objective = objective_of(recipe, made.kind, made.split.train)
     checkpointing = recipe.train.checkpointing == "on"
     activations = trace_update(base, spec, batches, objective, checkpointing=checkpointing).peak
     average, four = recipe.train.average, 4 * trained  # bytes of one float32 of all that trains
@@ -174,6 +174,9 @@ def asking_bytes(recipe: Recipe, base: Base, made: Material) -> Asking:
 
     def asked(form: Form, examples: Sequence[Example], instruction: str) -> list[Batch]:
         if made.kind.scoring == "text":
+            return []
+        if made.kind.scoring == "pairs":
+            labelled.extend(pair_record(made.renderer, e, form.prompt(e, instruction)) for e in examples)
             return []
         if made.kind.scoring == "likelihood":
             prompts = [form.prompt(e, instruction) for e in examples]

@@ -49,7 +49,8 @@ OFTEN = (
     "train.lr", "train.epochs", "train.max_updates", "train.micro_tokens", "evals.max_cases", "evals.few_shot",
     "evals.max_new_tokens", "evals.rows", "precision", "seed", "export",
 )  # fmt: skip
-KEPT = ("messages", "conversation", "role", "content", "time", "prompt", "text", "reply", "label", "system", "group")
+TURNS = ("messages", "conversation", "role", "content", "time")
+KEPT = (*TURNS, "prompt", "text", "reply", "label", "chosen", "rejected", "system", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +160,10 @@ def choose_columns(wish: Wish, name: str, table: Table, talk: Interview) -> Colu
         )
     known = known_columns(table)
     if wish.target is None and known is not None:
-        if known.facts is not None or known.chosen is not None:
-            what = "preferred and rejected answers" if known.chosen else "prompts for a grader, without answers"
-            raise InputError(
-                f"the rows hold {what}; a recipe learns from answers and labels so far. With `--target COLUMN` one "
-                "column is learned as the answer."
-            )
-        if known.messages or known.conversation or known.text or (known.label and table[known.label].nested):
+        if known.facts is not None:
+            raise InputError("the rows hold prompts for a grader and no answers; `--target COLUMN` learns one column")
+        whole = known.messages or known.conversation or known.text or known.chosen
+        if whole or (known.label and table[known.label].nested):
             return known
     guess = (known and (known.label or known.reply)) or guess_target(table)
     choices = tuple((name, column.words) for name, column in table.columns.items() if not column.nested)
@@ -298,6 +296,8 @@ def understood(columns: Columns, read: ingest.Ingested, task: str) -> str:
         return f"{rows}: conversations, of which the assistant's turns are learned"
     if columns.text:
         return f"{rows}: plain text in {columns.text!r}, learned as it is"
+    if columns.chosen:
+        return f"{rows}: pairs of a preferred ({columns.chosen!r}) and a rejected reply ({columns.rejected!r})"
     given = " and ".join(repr(n) for part in columns.prompt or () for n in names_in(part))
     if columns.label:
         num = len(traits.label_counts(read.examples))

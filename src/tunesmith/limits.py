@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tunesmith.errors import RecipeError
 from tunesmith.objectives.goal import Goal
+from tunesmith.objectives.preference import Preference
 from tunesmith.regularisers.strengths import Regularise
 
 
@@ -34,5 +35,18 @@ def check_strengths(regularise: Regularise, objective: Goal, off_at_0: Mapping[s
         raise RecipeError(
             "objective.distil wants both teacher (a model with the same tokenizer) and share (above 0), or neither"
         )
+    check_pairs(o.preference)
     if 0 < o.focal < 1:
         raise RecipeError(f"objective.focal is {o.focal}; wanted 0 or at least 1: below 1 its slope has no end")
+
+
+def check_pairs(asked: Preference) -> None:
+    key = "objective.preference"
+    if asked.beta is not None and not asked.beta > 0:
+        raise RecipeError(f"{key}.beta is {asked.beta}; nothing is learned at 0. Wanted a number above it (0.1: usual)")
+    smoothing = asked.label_smoothing
+    if smoothing is not None and not 0 <= smoothing < 0.5:
+        raise RecipeError(f"{key}.label_smoothing is {smoothing}; wanted a share from 0 up to (not including) 0.5")
+    for name, value in (("gamma", asked.gamma), ("nll", asked.nll)):
+        if value is not None and not value >= 0:
+            raise RecipeError(f"{key}.{name} is {value}; wanted 0 or a number above it")

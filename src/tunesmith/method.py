@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from tunesmith.data.feed import Laying
 from tunesmith.data.render import Renderer
 from tunesmith.errors import PlanError
+from tunesmith.evals.tasks import Kind
 from tunesmith.models.adapters import READ_BY, config_of, trained_weights
 from tunesmith.models.load import Base
 from tunesmith.models.new_tokens import by_token
 from tunesmith.models.peft_methods import unmergeable
 from tunesmith.models.quantised import held_words
 from tunesmith.objectives.goal import objective
+from tunesmith.objectives.preference import LOSSES, Preferring, Reference, resolved
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.average import Ema, Tail
 from tunesmith.regularisers.strengths import regularisers
@@ -41,8 +43,12 @@ def regularisers_of(recipe: Recipe, num_updates: int, fisher: Mapping[str, Tenso
     return (*regularisers(recipe.regularise, fisher), *mean)
 
 
-def objective_of(recipe: Recipe, examples: Sequence[Example]) -> Objective:
-    """`examples`: of training; their labels are what the contrastive loss compares by."""
+def objective_of(
+    recipe: Recipe, kind: Kind, examples: Sequence[Example], reference: Reference | None = None
+) -> Objective:
+    """`examples`: of training; their labels are what the contrastive loss compares by. `reference`: of pairs."""
+    if kind.scoring == "pairs":
+        return Preferring(recipe.objective.preference, reference)
     if not recipe.objective.contrastive:
         return objective(recipe.objective, {})
     names = sorted({e.target.name for e in examples if isinstance(e.target, Label)})
@@ -194,6 +200,20 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
             raise PlanError(reason)
 
 
+def pair_rows(recipe: Recipe, base: Base, kind: Kind) -> list[Row]:
+    """Of the plan: how pairs are learned, each key of the loss resolved."""
+    if kind.scoring != "pairs":
+        return []
+    asked = recipe.objective.preference
+    keys = ", ".join(f"{name} {value:g}" for name, value in resolved(asked).items())
+    held = "no reference" if not LOSSES[asked.loss].has_reference else (
+        "against the model as it is before the first update, by log-probabilities computed once and kept in "
+        "reference.json"
+    )  # fmt: skip
+    still: list[Row] = [("dropout", "off", "the model's own: it is compared with itself before the first update")]
+    return [("objective.preference", asked.loss, f"{keys}; {held}"), *(still if own_dropout(base) else [])]
+
+
 def context_why(recipe: Recipe, base: Base) -> str:
     """How far the angles are stretched, and whether any example could be that long."""
     tokens, own, longest = recipe.adapt.context.tokens, base.own_tokens, recipe.data.max_tokens
@@ -205,7 +225,7 @@ def context_why(recipe: Recipe, base: Base) -> str:
     return why
 
 
-def rows(recipe: Recipe, base: Base) -> list[Row]:
+def rows(recipe: Recipe, base: Base, kind: Kind) -> list[Row]:
     """Of the plan: what is asked for, and what it costs."""
     r, o, average, stop = recipe.regularise, recipe.objective, recipe.train.average, recipe.train.early_stop
     found: list[tuple[str, object, str]] = [
@@ -242,4 +262,4 @@ def rows(recipe: Recipe, base: Base) -> list[Row]:
     if base.layout == "seq2seq":
         why = "ordinary text among the guard probes, and replies that are begun to see what is known by heart: an "
         cut.append(("not asked", "2 checks", f"{why}encoder-decoder reads a prompt and foretells a whole reply"))
-    return [row for row in found if row[1]] + cut
+    return pair_rows(recipe, base, kind) + [row for row in found if row[1]] + cut

@@ -24,11 +24,12 @@ from tunesmith.evals.out_of_scope import TEXTS
 from tunesmith.evals.overfit import MIN_REPLIES, MIN_UNITS, num_units
 from tunesmith.evals.perturb import applies
 from tunesmith.evals.probes import LEVELS
-from tunesmith.evals.tasks import Form, answer_text, label_record
+from tunesmith.evals.tasks import Form, answer_text, label_record, pair_record
 from tunesmith.explained import QUICK
 from tunesmith.looks import looked_at
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
+from tunesmith.reference import is_due
 from tunesmith.room import SAVED_BYTES
 from tunesmith.settled import SHARES
 from tunesmith.speeds import LEARN_S, Answering, Speeds, longest_of, read_tokens, shared_of
@@ -98,6 +99,8 @@ class Job:
         if made.kind.scoring == "text":
             return told_s
         prompts = [form.prompt(e, made.instruction) for e in some]
+        if made.kind.scoring == "pairs" and most is None:
+            return self.scored([pair_record(made.renderer, e, p) for e, p in zip(some, prompts)], num)
         if made.kind.scoring == "likelihood" and most is None:
             records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(some, prompts)]
             return self.scored(records, num)
@@ -158,6 +161,12 @@ class Job:
         dev, test = self.made.split.dev, self.made.split.test
         forms = [self.asked("alone", form, test) for form in self.made.forms]
         return sum(self.asked("alone", form, dev) for form in self.made.forms) + sum(forms) / len(forms)
+
+    def reference(self) -> float:
+        """Every pair once, without gradients; nothing where nothing is learned against one."""
+        if not is_due(self.recipe, self.made):
+            return 0.0
+        return self.scored(self.made.train.records, self.feed.num_seen(self.updates)) + self.dev_loss_s
 
     def train(self) -> float:
         train, speeds = self.recipe.train, self.speeds
@@ -238,7 +247,7 @@ class Job:
         some = {e.id: e.group for e in drawn(made.split.train, self.recipe.evals.max_dev_cases)}
         train = [r for r in made.train.records if r.example_id in some]
         groups = [some[name] for name in {r.example_id for r in train}], [e.group for e in made.split.dev]
-        if min(num_units(g) for g in groups) < MIN_UNITS:
+        if min(num_units(g) for g in groups) < MIN_UNITS or made.kind.scoring == "pairs":
             return 0.0
         return 2 * (self.scored(train) + self.dev_loss_s)
 
@@ -332,8 +341,9 @@ def stretched(how: Answering, most: int) -> list[int]:
 
 
 STAGES: dict[str, Callable[[Job], float]] = {
-    "baseline": Job.baseline, "train": Job.train, "evaluate": Job.evaluate, "guards": Job.guards,
-    "robustness": Job.robustness, "context": Job.context, "export": Job.export, "explain": Job.explain,
+    "baseline": Job.baseline, "reference": Job.reference, "train": Job.train, "evaluate": Job.evaluate,
+    "guards": Job.guards, "robustness": Job.robustness, "context": Job.context, "export": Job.export,
+    "explain": Job.explain,
 }  # fmt: skip
 
 
@@ -341,7 +351,7 @@ def stages(job: Job, began_s: float) -> dict[str, float]:
     """Seconds by stage, in the order of cost.json. `began_s`: when the preparing began, by the monotonic clock."""
     found = {name: stage(job) for name, stage in STAGES.items()}
     rehearsal = {"rehearsal": job.rehearsal()} if job.recipe.train.rehearsal else {}
-    may_lack = ("guards", "context", "explain")
+    may_lack = ("reference", "guards", "context", "explain")
     kept = {name: seconds for name, seconds in found.items() if seconds > 0 or name not in may_lack}
     return {"prepare": time.monotonic() - began_s, **rehearsal, **kept}
 

@@ -58,7 +58,7 @@ class Predictor:
     """One of an opened run's models, asked in batches. The calibration is that of the tuned model, and of no other."""
 
     def __init__(self, opened: Opened, calibration: Calibration | None, model: str = TUNED) -> None:
-        refuse_command(opened.served.task, f"{opened.name} learned from", IN_CHAT)
+        refuse_command(opened.served.task, f"{opened.name} learned from", IN_CHAT, writes=True)
         opened.who(model)  # refuses a name that is not there
         self.opened, self.model = opened, model
         self.labelled = is_labelled(opened.served) or bool(opened.renderer.several)

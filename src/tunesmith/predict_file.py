@@ -70,7 +70,7 @@ def predict_file(folder: Path, source: Path, out: Path, asked: Asked, tell: Tell
     """Answers every row of `source` with the run in `folder`. Raises Interrupted at Ctrl-C: what was answered stays."""
     check_name(out)
     served = Served.read(folder)
-    refuse_command(served.task, f"{folder} learned from", IN_CHAT)
+    refuse_command(served.task, f"{folder} learned from", IN_CHAT, writes=True)
     journal = Journal(out.with_name(out.name + ".partial"))
     refuse_existing(out, journal, resume=asked.resume)
     found = survey(source)

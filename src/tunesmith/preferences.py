@@ -1,29 +1,37 @@
-"""Pairs of replies that people prefer: does the model find the chosen one likelier? It stands beside the verdict."""
+"""Pairs of replies that people prefer: does the model find the chosen one likelier? Of a run that learns from pairs
+this is the verdict; of others it stands beside, for the files of evals.preferences.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
+from tunesmith.answered import Sitting
 from tunesmith.build import Material, drawn
 from tunesmith.data import ingest
-from tunesmith.data.pack import pack
+from tunesmith.data.pack import pack, path_tokens
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Who
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, PlanError
 from tunesmith.evals.compare import Cases, Rules, secondary
 from tunesmith.evals.metrics import METRICS
-from tunesmith.evals.preference import measured_pair
-from tunesmith.evals.score import segment_sums
-from tunesmith.evals.tasks import instructed
+from tunesmith.evals.preference import By, measured_all, measured_pair, preferred
+from tunesmith.evals.score import Answer, segment_sums
+from tunesmith.evals.tasks import instructed, pair_record
 from tunesmith.folder import RunFolder
+from tunesmith.measured import asking_key
+from tunesmith.objectives.preference import pairs_in
 from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Message, Pair, Record, Segment
+from tunesmith.types import Example, Forest, Message, Pair, Record
 
 PREFERENCES = "scores/preferences.json"
+PREFERS = {"chosen": "the chosen reply", "rejected": "the rejected reply", "neither": "neither reply"}
+HOW = {"sum": "of whole replies, which favours short ones", "mean": "per token"}
 
 
 def preferences(
@@ -65,24 +73,89 @@ def pair_logps(
     recipe: Recipe, session: Session, made: Material, who: Who, pairs: Sequence[Example]
 ) -> list[tuple[float, int, float, int]]:
     """(nats of chosen, its tokens, nats of rejected, its tokens) of each pair, end of turn included."""
-    records = []
-    for example in pairs:
-        assert isinstance(example.target, Pair)
-        prompt = instructed(example, made.instruction).prompt
-        root = np.array(made.renderer.prompt(prompt), dtype=np.int64)
-        replies = [reply_of(made, prompt, m) for m in (example.target.chosen, example.target.rejected)]
-        children = [Segment(r, np.ones(len(r), np.float32), 0) for r in replies]
-        records.append(Record(example.id, (Segment(root, np.zeros(len(root), np.float32)), *children)))
+    records = [pair_record(made.renderer, e, instructed(e, made.instruction).prompt) for e in pairs]
     found: dict[str, tuple[float, int, float, int]] = {}
     for forest in pack(records, recipe.train.micro, session.base.rope):
-        [logp_L] = session.logprobs(who, [forest])
-        sums = segment_sums(forest, logp_L)
-        for index, name in enumerate(forest.example_ids):
-            mine = [s for s in sums if int(forest.owner[s]) == index]
-            (c, n), (r, m) = ((sums[s], int(forest.stop[s] - forest.start[s])) for s in sorted(mine))
-            found[name] = (c, n, r, m)
+        found |= sums_of(forest, session.logprobs(who, [forest])[0])
     return [found[e.id] for e in pairs]
 
 
-def reply_of(made: Material, prompt: Sequence[Message], message: Message) -> np.ndarray:
-    return np.array(made.renderer.reply(prompt, message), dtype=np.int64)
+def sums_of(forest: Forest, logp_L: Tensor) -> dict[str, tuple[float, int, float, int]]:
+    """Of each pair of the forest, as `pair_logps` gives them."""
+    sums, size = segment_sums(forest, logp_L), (forest.stop - forest.start).tolist()
+    both = zip(forest.example_ids, pairs_in(forest).tolist(), strict=True)
+    return {name: (sums[c], size[c], sums[r], size[r]) for name, (c, r) in both}
+
+
+def asked(
+    session: Session, who: Who, recipe: Recipe, made: Material, cases: Sequence[Example],
+    prompts: Sequence[Sequence[Message]], sitting: Sitting,
+) -> list[Answer]:  # fmt: skip
+    """Which reply of each case is the likelier, with what the metrics of pairs read. What an earlier, stopped sitting
+    kept is not asked again."""
+    records = [pair_record(made.renderer, e, p) for e, p in zip(cases, prompts, strict=True)]
+    refuse_long(records, session.base.context_tokens)
+    forests = pack(records, recipe.train.micro, session.base.rope)
+    said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
+    known = sitting.begin(asking_key(who, said))
+    found: dict[str, tuple[float, int, float, int]] = {}
+    for number, forest in enumerate(forests):
+        if number not in known:
+            known[number] = sums_of(forest, session.logprobs(who, [forest])[0])
+            sitting.keep({number: known[number]})
+        found |= known[number]
+        sitting.progress(len(found), len(cases))
+    return [answer_of(found[e.id], recipe.evals.preference_by) for e in cases]
+
+
+def answer_of(sums: Sequence[float], by: By) -> Answer:
+    chosen, n, rejected, m = sums
+    measured = measured_all(((chosen, int(n)), (rejected, int(m))), by)
+    score = preferred(*measured["preference_accuracy"])
+    text = PREFERS["rejected" if score < 0.5 else "chosen" if score > 0.5 else "neither"]
+    return Answer(text, stopped=True, num_tokens=0, measured=measured)
+
+
+def refuse_long(records: Sequence[Record], context: int | None) -> None:
+    longest = max(records, key=path_tokens)
+    if context is not None and path_tokens(longest) > context:
+        raise PlanError(
+            f"the held-out pair {longest.example_id} has {path_tokens(longest)} tokens, the model's context is "
+            f"{context}: drop long rows"
+        )
+
+
+def column(cases: Sequence[Example]) -> dict[str, list[str]]:
+    """Of scores/cases.parquet: the rejected replies, where the cases are pairs."""
+    found = [e.target.rejected.content for e in cases if isinstance(e.target, Pair)]
+    return {"rejected": found} if found else {}
+
+
+def notes(cases: Sequence[Example], base: Sequence[Answer], tuned: Sequence[Answer], by: By) -> list[str]:
+    """What a reader of the verdict on pairs must know beside it."""
+    grew = [gained(b, t, "preference_margin") > 0 for b, t in zip(base, tuned, strict=True)]
+    said = [
+        f"in {sum(grew)} of {len(grew)} held-out pairs the chosen reply gained on the rejected one (half would by "
+        f"chance). Probabilities are compared {HOW[by]} (evals.preference_by); a rule that reads nothing, to prefer "
+        f"the shorter reply, is right in {shorter(cases):.3f} of these pairs."
+    ]
+    lost = [-gained(b, t, "chosen_nats") for b, t in zip(base, tuned, strict=True)]
+    error = stdev(lost) / len(lost) ** 0.5 if len(lost) > 1 else float("inf")
+    if mean(lost) < -2 * error:
+        said.insert(0, (
+            f"the chosen replies became less likely too, by {-mean(lost):.3f} nats a token: the model moved away from "
+            "both, towards neither, a known failure of learning from pairs. Read what it writes now (tunesmith chat "
+            "RUN --against base); objective.preference.nll: 1 or a lower train.lr holds it."
+        ))  # fmt: skip
+    return said
+
+
+def shorter(cases: Sequence[Example]) -> float:
+    """Share of the pairs whose chosen reply has fewer characters; a tie is half."""
+    both = [(len(e.target.chosen.content), len(e.target.rejected.content)) for e in cases if isinstance(e.target, Pair)]
+    return mean([preferred(-chosen, -rejected) for chosen, rejected in both])
+
+
+def gained(base: Answer, tuned: Answer, name: str) -> float:
+    """Of a case, by the metric's own number, tuned minus base."""
+    return float(METRICS[name].case(tuned.measured[name], None) - METRICS[name].case(base.measured[name], None))

@@ -24,11 +24,9 @@ from tunesmith.opened import Served, kept_recipe
 from tunesmith.recipe import Recipe, read
 from tunesmith.report.facts import read_cases
 from tunesmith.types import Example, Label, Message, Reply
-from tunesmith.unasked import refuse_command
+from tunesmith.unasked import MEASURED, refuse_command
 
 LEAST_TOKENS, CHARS_PER_TOKEN = 16, 2  # of an answer, where only the references tell its length
-
-ONLY_RUNS = "its bits per byte are measured in a run, with the documents as data.test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ class Said:
 def of_run(folder: Path, data: Sequence[str], said: Said) -> Questions:
     """As the run asked its own models: about the cases that it held out, or about those of other files."""
     served = Served.read(folder)
-    refuse_command(served.task, f"{folder} learned from", ONLY_RUNS)
+    refuse_command(served.task, f"{folder} learned from", MEASURED.get(served.task, ""))
     recipe, _ = read(kept_recipe(folder), {})
     if data:
         found = ingest.read(files_of(data), served.columns, recipe.data.reading)
@@ -134,7 +132,7 @@ def of_files(data: Sequence[str], said: Said) -> Questions:
     """Without a run: task, labels and the length of answers are told from the rows."""
     found = ingest.read(files_of(data))
     task, why = ingest.task_of(found.columns, found)
-    refuse_command(task, f"{', '.join(map(str, data))} holds", ONLY_RUNS)
+    refuse_command(task, f"{', '.join(map(str, data))} holds", MEASURED.get(task, ""))
     labels = labels_of(found.examples)
     source = ", ".join(map(str, data))
     cases = checked(found.examples, labels, said, source)

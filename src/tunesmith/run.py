@@ -29,12 +29,13 @@ from tunesmith import (
     played,
     probing,
     recorded,
+    reference,
     robustness,
     sealed,
     understanding,
 )
 from tunesmith.answered import Sitting
-from tunesmith.build import Compute, Material, check_files, compute, load_base, material, num_updates, start
+from tunesmith.build import Compute, Material, check_files, compute, load_base, material
 from tunesmith.calibrate import calibrate
 from tunesmith.data.audit import list_rejected, summary_lines, too_long
 from tunesmith.data.split import Ledger
@@ -130,7 +131,7 @@ def whole(
     session = rehearsed(folder, fitted, base, made, where, tried)
     base_asked = baseline(recipe, folder, session, made)
     report_base(folder, made, base_asked)
-    state = start(recipe, session, made, num_updates(recipe, feed))
+    state, made = reference.begin(recipe, folder, session, made, feed)
     with folder.stage("train"):
         teach(recipe, folder, session, made, state, feed, tracked)
         snapshot = settle(recipe, folder, session, made)

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from tunesmith import evaluate, method
+from tunesmith import evaluate, method, reference
 from tunesmith.answered import Sitting
 from tunesmith.build import (
     Compute,
@@ -29,7 +29,6 @@ from tunesmith.build import (
     load_base,
     material,
     num_updates,
-    start,
 )
 from tunesmith.engine.cuts import Cuts, give_back
 from tunesmith.errors import InputError, NotFinite, Overflow, PlanError, RunError, TunesmithError, is_memory
@@ -183,7 +182,7 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
     start_head(recipe, folder, base, made)
     own, _ = changed(text, {d.key: attrgetter(d.key)(recipe) for d in named})  # without what other trials read
     where, base, fitted = fit_or_halve(own, base, made, where)
-    lr, _ = learning_rate(recipe, base, num_updates(recipe, fitted.feed))
+    lr, _ = learning_rate(recipe, base, made.kind, num_updates(recipe, fitted.feed))
     space = named or usual(recipe.adapt.method, lr, recipe.train.epochs)
     if recipe.train.max_updates is not None and not named:
         space = tuple(d for d in space if d.key != "train.epochs")  # it would change nothing
@@ -281,7 +280,7 @@ def trained(
     recipe = replace(fitted.recipe, train=looks)
     session = session_of(fitted, base, Cuts())
     try:
-        state = start(recipe, session, made, updates)
+        state, made = reference.begin(recipe, inner, session, made, fitted.feed)
         row["num_updates"] = updates
         try:
             teach(recipe, inner, session, made, state, fitted.feed, Looking(asked, updates, until))

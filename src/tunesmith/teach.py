@@ -187,4 +187,5 @@ def note_dev_loss(
     if loss is not None:
         folder.add_lines(METRICS, [{"update": state.update, "dev_loss": loss}])
         tracked.log(state.update, {"dev_loss": loss})
-        folder.tell.say(f"dev loss at update {state.update}: {loss:.3f} nats per token")
+        unit = "pair" if made.kind.scoring == "pairs" else "token"
+        folder.tell.say(f"dev loss at update {state.update}: {loss:.3f} nats per {unit}")

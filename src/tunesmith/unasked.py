@@ -1,5 +1,5 @@
-"""Where a task has no answers (a plain text is scored as it stands), all that would ask for some is left out, and said;
-what was demanded of them is refused.
+"""Where a task is measured without answers (a plain text as it stands, a pair by how likely its two replies are), all
+that would ask for some is left out, and said; what was demanded of them is refused.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tunesmith.data.ingest import Ingested, infer_task
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.stored import Chosen
-from tunesmith.data.traits import without_answer
-from tunesmith.errors import InputError, PlanError
+from tunesmith.data.traits import KINDS as TARGETS
+from tunesmith.data.traits import NUM_ANSWERED, column
+from tunesmith.errors import InputError, PlanError, RecipeError
 from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.tasks import KINDS
+from tunesmith.objectives.preference import LOSSES, Preference, unread
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example
 
@@ -23,37 +27,58 @@ MAX_NEW_TOKENS = 256  # of what a model of such a run writes where somebody asks
 # Rows of the plan that would say how answers are asked for
 ROWS = ("instruction", "evals.max_new_tokens", "robustness", "evals.explain_cases", "scoring")
 IN_CHAT = "`tunesmith chat` shows what it writes, where it is no encoder"
+ROWS_OF_PAIRS = ("robustness", "evals.explain_cases", "scoring")
+OF_PAIRS = "preferences"  # the task
+NEEDS = {"pretrain": "likelihood", OF_PAIRS: "pairs"}  # of the metrics that they can have
+NO_ANSWERS = {
+    "pretrain": "task pretrain learns plain text, which is scored as it stands (bits_per_byte); there are no prompts "
+    "and no answers.",
+    OF_PAIRS: f"task {OF_PAIRS} is measured by which of two given replies is likelier (preference_accuracy); nothing "
+    "is written.",
+}
+MEASURED = {  # where, for commands that compare answers
+    "pretrain": "its bits per byte are measured in a run, with the documents as data.test",
+    OF_PAIRS: "its preference accuracy is measured in a run, with the pairs as data.test",
+}
+ASKED_NOTHING = {
+    "pretrain": "plain text (task pretrain), which asks nothing and answers nothing",
+    OF_PAIRS: f"pairs of replies (task {OF_PAIRS}), of which none is the right answer",
+}
+PAIRS_BESIDE = (
+    "preference_accuracy and its kin are about pairs, not about answers: name a file of them as evals.preferences, and "
+    "preference_accuracy stands beside the verdict"
+)
 LEFT_OUT = (
     "nothing is asked and nothing is written: no prompt forms or few-shot examples, no watched prompts, no changed "
     "prompts or recited rows (evals.robustness), no explained cases, no calibration, no kinds of error"
 )
 
 
-def is_unasked(task: str) -> bool:
+def is_text(task: str) -> bool:
     return KINDS[task].scoring == "text"
+
+
+def is_unasked(task: str) -> bool:
+    """Whether no answer is written to be measured."""
+    return KINDS[task].scoring in ("text", "pairs")
 
 
 def task_of(recipe: Recipe, main: Ingested, ood: Sequence[Example], layout: str) -> str:
     """The task that is said, or told from the rows. PlanError where these are for another one."""
     task = infer_task(main.columns, main) if recipe.task.name == "auto" else recipe.task.name
-    odd = next((e for part in (main.examples, ood) for e in Chosen(part, without_answer(part))), None)
-    if odd is not None:
-        raise PlanError(
-            f"{odd.source} is a {type(odd.target).__name__.lower()}; only replies and labels can be learned from yet"
-        )
-    if is_unasked(task):
-        refuse(recipe)
-    if is_unasked(task) and layout == "seq2seq" and (recipe.task.name == "auto" or recipe.data.replay.files):
+    refuse_odd(task, (main.examples, ood))
+    refuse(recipe, task)
+    if is_text(task) and layout == "seq2seq" and (recipe.task.name == "auto" or recipe.data.replay.files):
         raise PlanError(
             "the rows are plain texts, from which an encoder-decoder learns by span corruption: say --set "
             "task.name=pretrain, and leave data.replay out, whose rows are not corrupted"
         )
-    if is_unasked(task) and main.columns.text is None:
+    if is_text(task) and main.columns.text is None:
         raise PlanError(
             "task pretrain learns plain text, and the columns were read as prompts with answers. Name the column that "
             "is learned as it is: --set data.columns.text=NAME; or leave task.name out"
         )
-    if main.columns.text is not None and not is_unasked(task):
+    if main.columns.text is not None and not is_text(task):
         raise PlanError(
             f"task {task} learns answers, and the rows are plain texts without prompts (column "
             f"{main.columns.text!r}). Say --set task.name=pretrain, or give rows with a prompt and an answer"
@@ -70,32 +95,101 @@ def without_answers(recipe: Recipe) -> Recipe:
     )
 
 
-def refuse(recipe: Recipe) -> None:
-    """PlanError where the recipe wants of a text what only an answer has."""
-    gates = recipe.gates
+def refuse_odd(task: str, parts: Sequence[Sequence[Example]]) -> None:
+    """PlanError at the first row that the task cannot learn."""
+    is_pairs = KINDS[task].scoring == "pairs"
+    for examples in parts:
+        kind = column(examples, "kind")
+        odd = np.flatnonzero(kind != TARGETS.index("Pair") if is_pairs else kind >= NUM_ANSWERED)[:1].astype(np.uint32)
+        for example in Chosen(examples, odd):
+            what = type(example.target).__name__.lower()
+            if is_pairs:
+                raise PlanError(
+                    f"{example.source} is a {what}, and task {OF_PAIRS} learns pairs: rows with a prompt, a chosen and "
+                    "a rejected reply. Leave task.name out, or name the columns: --set data.columns.chosen=NAME "
+                    "--set data.columns.rejected=NAME"
+                )
+            if what == "pair":
+                raise PlanError(
+                    f"{example.source} is a pair of replies, and task {task} learns one. Leave task.name out (or say "
+                    f"{OF_PAIRS}) to learn which is preferred; to learn the chosen ones alone, give rows with these"
+                )
+            raise PlanError(f"{example.source} is a {what}; only replies, labels and pairs can be learned from yet")
+
+
+def refuse(recipe: Recipe, task: str) -> None:
+    """PlanError where the recipe wants of a text or a pair what only an answer has, or a loss that is not theirs."""
+    if not is_unasked(task):
+        if recipe.objective.preference != Preference():
+            raise PlanError(
+                f"objective.preference is how pairs are learned, and the task is {task}: leave it out, or give rows "
+                "with a prompt, a chosen and a rejected reply"
+            )
+        return
+    gates, evals, is_pairs = recipe.gates, recipe.evals, not is_text(task)
     wanted = {
-        "task.instruction": bool(recipe.task.instruction),
+        "task.instruction": bool(recipe.task.instruction) and not is_pairs,
         "train.watch_prompts": bool(recipe.train.watch_prompts),
-        "evals.judge": recipe.evals.judge.endpoint is not None,
-        "evals.schema": recipe.evals.schema is not None,
+        "evals.judge": evals.judge.endpoint is not None,
+        "evals.schema": evals.schema is not None,
         "gates.stopped": gates.stopped is not None,
-        "gates.latency_s": gates.latency_s is not None,
+        "gates.latency_s": gates.latency_s is not None and not is_pairs,
         "gates.calibration": gates.calibration is not None,
     }
     for name in recipe.task.metric or ():
-        wanted[f"task.metric {name}"] = name not in METRICS or METRICS[name].needs != "likelihood"
+        wanted[f"task.metric {name}"] = name not in METRICS or METRICS[name].needs != NEEDS[task]
     found = [key for key, is_wanted in wanted.items() if is_wanted]
     if found:
-        raise PlanError(
-            f"{', '.join(found)}: task pretrain learns plain text, which is scored as it stands (bits_per_byte); there "
-            "are no prompts and no answers. Leave it out"
-        )
+        raise PlanError(f"{', '.join(found)}: {NO_ANSWERS[task]} Leave it out")
+    for reason, is_so in (unpaired(recipe) if is_pairs else {}).items():
+        if is_so:
+            raise PlanError(f"task {OF_PAIRS}: {reason}")
 
 
-def refuse_command(task: str, what: str, instead: str) -> None:
-    """InputError where a command needs answers that a run on plain text never learned to give."""
-    if is_unasked(task):
-        raise InputError(f"{what} plain text (task pretrain), which asks nothing and answers nothing: {instead}")
+def unpaired(recipe: Recipe) -> dict[str, bool]:
+    """What cannot be had with pairs: reason -> whether it is asked for."""
+    o, r, asked = recipe.objective, recipe.regularise, recipe.objective.preference
+    alone = "is a loss of single replies, and both of a pair are learned at once: leave it out"
+    noise = "the model is compared with itself before the first update, and what is drawn would move that: leave it out"
+    return {
+        f"objective.preference.{', '.join(unread(asked))} is not read by loss {asked.loss}, which reads "
+        f"{', '.join(LOSSES[asked.loss].reads)}: leave it out, or take another loss": bool(unread(asked)),
+        f"objective.smoothing {alone} (cdpo has label_smoothing)": o.smoothing > 0,
+        f"objective.focal {alone}": o.focal > 0,
+        f"objective.contrastive {alone}": o.contrastive > 0,
+        f"objective.distil {alone}": o.distil.share > 0,
+        f"adapt.dropout: {noise}": recipe.adapt.dropout > 0,
+        f"regularise.rdrop: {noise}": r.rdrop > 0,
+        f"regularise.neftune: {noise}": r.neftune > 0,
+        f"regularise.mixout: {noise}": r.mixout > 0,
+        "regularise.kl is counted by tokens, and pairs are counted here; objective.preference.beta is what holds the "
+        "model to where it began. Leave it out": r.kl > 0,
+        "data.replay has single replies, and a run has one loss: leave it out": bool(recipe.data.replay.files),
+        "evals.history own plays dialogues through, and the replies of pairs are given: leave it out": (
+            recipe.evals.history == "own"
+        ),
+        "evals.preferences are pairs beside the verdict, which is about held-out pairs itself: name them as data.test, "
+        "or leave it out": bool(recipe.evals.preferences),
+        "task.by head gives labels: leave it out": recipe.task.by == "head",
+    }
+
+
+def of_answers(names: Sequence[str]) -> list[str]:
+    """The metrics but for those of pairs, which need no means."""
+    return [name for name in names if name not in METRICS or METRICS[name].needs != "pairs"]
+
+
+def refuse_metrics(task: str, names: Sequence[str]) -> None:
+    """RecipeError where a metric of pairs is to judge a task of answers."""
+    if KINDS[task].scoring != "pairs" and len(of_answers(names)) < len(names):
+        raise RecipeError(PAIRS_BESIDE)
+
+
+def refuse_command(task: str, what: str, instead: str, *, writes: bool = False) -> None:
+    """InputError where a command compares answers with right ones, which plain texts and pairs do not have. `writes`:
+    it only wants some, as of a model that learned from pairs."""
+    if is_text(task) or (is_unasked(task) and not writes):
+        raise InputError(f"{what} {ASKED_NOTHING[task]}: {instead}")
 
 
 def rows(
@@ -104,6 +198,10 @@ def rows(
     """Rows of the plan, those about answers replaced by what is done instead."""
     if not is_unasked(task):
         return list(found)
+    if not is_text(task):
+        why = "how likely both replies of a held-out pair are, end of turn included; nothing is written"
+        return [*(row for row in found if row[0] not in ROWS_OF_PAIRS), ("scoring", "pairs", why),
+                ("left out", "answers", LEFT_OUT)]  # fmt: skip
     sizes = sizes_of(train.records)
     longest = int(sizes.path.max()) if len(sizes.path) else 0
     return [

@@ -32,7 +32,7 @@ def understand(session: Session, snapshot: Snapshot, made: Material, table: pa.T
     return {
         "layers": [asdict(m) for m in moved(session.base.model, snapshot.slot, snapshot.values)],
         "topics": [{**asdict(t), "score": turn * t.score} for t in found],
-        "errors": {} if made.kind.scoring == "text" else errors(made, table.to_pylist(), alpha),
+        "errors": {} if made.kind.scoring in ("text", "pairs") else errors(made, table.to_pylist(), alpha),
         "metric": made.metric.name,
     }
 

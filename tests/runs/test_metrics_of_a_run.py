@@ -158,7 +158,7 @@ def test_an_own_function_beside_the_recipe(tmp_path: Path) -> None:
     [
         (["task.metric=judge"], "task.metric judge needs evals.judge.endpoint"),
         (["task.metric=json_schema"], "needs evals.schema"),
-        (["task.metric=preference_accuracy"], "name a file of them as evals.preferences"),
+        (["task.metric=preference_accuracy", "data.dev_frac=0.2"], "name a file of them as evals.preferences"),
         (["task.metric=nowhere.py:score"], "there is no file"),
         (["evals.schema=nowhere.json"], "which cannot be read"),
         (["evals.judge.endpoint=http://127.0.0.1:1/v1"], "wants both endpoint"),

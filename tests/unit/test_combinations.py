@@ -65,8 +65,8 @@ def is_refused(settings: dict[str, Any], base: Base) -> bool:
     """By what looks at a recipe before a run: with labels, a dev split, and a model that takes the forest layout."""
     try:
         recipe = parse(settings)
-        if recipe.task.name == "pretrain":
-            unasked.refuse(recipe)
+        if recipe.task.name in ("pretrain", "preferences"):
+            unasked.refuse(recipe, recipe.task.name)
         if recipe.task.by == "head":
             classes.refuse(recipe, WRITES_NOTHING, None)
         method.refuse(recipe, base, is_labelled=True, has_dev=True)

@@ -242,7 +242,7 @@ dataset_mixture:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("base_model: a/b\nrl: dpo\nsequence_len: 8", "preference tuning"),
+        ("base_model: a/b\nrl: kto\nsequence_len: 8", "preference tuning"),
         ("model_name_or_path: a/b\nstage: rm\ncutoff_len: 8", "stage is rm"),
         ("model_name_or_path: a/b\nbeta: 0.1\nmax_length: 8\nuse_peft: true", "preference tuning"),
         ("base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/c, type: input_output}]", "marks itself which parts"),
@@ -272,6 +272,27 @@ dataset_mixture:
 def test_what_is_no_supervised_training_file_is_refused(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=said):
         imported(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("base_model: a/b\nsequence_len: 8\nrl: simpo\nsimpo_gamma: 0.5\nrl_beta: 2.5", ("simpo", 2.5, 0.5, None)),
+        ("model_name_or_path: a/b\ncutoff_len: 8\nstage: dpo\npref_beta: 0.2\npref_ftx: 1", ("dpo", 0.2, None, 1.0)),
+        ("model_name_or_path: a/b\nuse_peft: true\nmax_length: 8\nloss_type: sigmoid\nbeta: 0.3\nlabel_smoothing: 0.2",
+         ("cdpo", 0.3, None, None)),
+        ("base_model: a/b\nsequence_len: 8\nrl: ipo\nadapter: lora\nlora_dropout: 0.1", ("ipo", None, None, None)),
+    ],
+)  # fmt: skip
+def test_files_that_learn_from_pairs(text: str, wanted: tuple[Any, ...], tmp_path: Path) -> None:
+    found = imported(tmp_path, text)
+    recipe = parse(found.settings)
+    asked = recipe.objective.preference
+    assert (asked.loss, asked.beta, asked.gamma, asked.nll) == wanted
+    assert recipe.task.name == "preferences"
+    assert (asked.per_token is True) == (asked.loss == "ipo")
+    assert asked.label_smoothing == (0.2 if asked.loss == "cdpo" else None)
+    assert recipe.adapt.dropout == 0  # refused with pairs
 
 
 def test_a_method_that_is_not_used_takes_its_shape_with_it(tmp_path: Path) -> None:

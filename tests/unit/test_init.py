@@ -133,11 +133,11 @@ def test_mistakes(tmp_path: Path, wish: dict[str, Any], message: str | None) -> 
     assert message in str(raised.value)
 
 
-def test_pairs_are_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_pairs_are_taken_as_they_are_or_one_column_of_them(tmp_path: Path) -> None:
     rows = [{"prompt": f"say {i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(60)]
     path = table(tmp_path / "p.csv", rows)
-    with pytest.raises(InputError, match="--target COLUMN"):
-        propose(Wish(path))
+    found = values(propose(Wish(path)))
+    assert (found["task.name"], found["data.columns.rejected"]) == ("preferences", "rejected")
     assert values(propose(Wish(path, target="chosen", prompt=("prompt",))))["data.columns.reply"] == "chosen"
 
 

@@ -19,7 +19,7 @@ from tunesmith.cli.options import part
 from tunesmith.errors import InputError
 from tunesmith.types import Message
 
-CONVERSES = ("chat", "generate", "pretrain")  # tasks whose answers may build on what was said before
+CONVERSES = ("chat", "generate", "pretrain", "preferences")  # tasks whose answers may build on what was said before
 SHOWN_LABELS = 3
 
 
@@ -43,6 +43,10 @@ class Talk:
             what = f"It was tuned on labels ({shown}): a text is answered with {own} and how likely that is."
         elif served.task == "pretrain":
             what = "It went on learning from plain text; no answers were learned, and none was measured."
+        elif served.task == "preferences":
+            what = (
+                "It learned which replies are preferred; what it writes was not measured, so read it beside the base's."
+            )
         elif served.task in CONVERSES:
             what = "It answers in the light of what was said before; /reset forgets that."
         else:

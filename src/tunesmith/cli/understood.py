@@ -30,7 +30,9 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     _line(console, "task", Text.assemble(facts["task"], (f"  ({facts['task_why']})", "dim")))
     example = facts["example"]
     learned = Text("what is learned", style=LEARNED)
-    _line(console, "one row", Text.assemble(example["source"], ", ", learned, "; the rest is what comes before it"))
+    of_pair = ", of the two replies the chosen one" if "chosen" in facts["columns"] else ""
+    rest = f"; the rest is what comes before it{of_pair}"
+    _line(console, "one row", Text.assemble(example["source"], ", ", learned, rest))
     row = Text()
     for text, is_learned in example["pieces"]:
         # the colour alone does not say it: not on paper, and not to everyone
@@ -72,12 +74,14 @@ def _otherwise(facts: Mapping[str, Any]) -> str:
     columns, spare = facts["columns"], (facts["ignored"] or ["NAME"])[0]
     if "text" in columns:
         return "--set 'data.reading.separator=\\n\\n' where a blank line stands between two documents of a file"
+    if "chosen" in columns:
+        return f"--set data.columns.chosen={spare} --set data.columns.rejected=NAME"
     if "messages" in columns:
         target = f"--set data.columns.messages={spare}"
     elif "conversation" in columns:
         target = "--set 'data.columns.roles={WRITER: assistant}'"
     else:
-        kind = next((k for k in ("label", "reply", "chosen", "facts") if k in columns), "reply")
+        kind = next((k for k in ("label", "reply", "facts") if k in columns), "reply")
         target = f"--set data.columns.{kind}={spare}"
     names = columns.get("prompt", ())
     is_plain = names and not any("{" in name for name in names)

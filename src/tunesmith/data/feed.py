@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -82,6 +82,11 @@ class FileFeed:
         """How many examples the first `num_updates` updates hold, each counted once."""
         whole = num_updates >= self._per_epoch
         return len(self._records) if whole else int(self._cut(0).bounds[num_updates])
+
+    def seen(self, num_updates: int) -> Iterator[Record]:
+        """The records that the first `num_updates` updates hold, each once."""
+        some = {i for u in range(min(num_updates, self._per_epoch)) for i in self.members(u)}
+        return (self._records[i] for i in sorted(some))
 
     @property
     def updates_per_epoch(self) -> int:

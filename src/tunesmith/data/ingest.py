@@ -178,7 +178,7 @@ def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
     if only == "Label":
         return "classify", f"the column '{columns.label}' holds labels"
     if only == "Pair":
-        return "generate", "each row holds a preferred and a rejected answer"
+        return "preferences", "each row holds a preferred and a rejected answer"
     if only == "Task":
         return "generate", "each row holds a prompt and what a grader needs, and no answer"
     if only == "Reply" and all(isinstance(e.target, Reply) and _is_object(e.target.text) for e in ingested.examples):

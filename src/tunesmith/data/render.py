@@ -24,9 +24,10 @@ from tunesmith.data.plain_text import PlainText
 from tunesmith.data.records import Records
 from tunesmith.data.stored import Stored, listed
 from tunesmith.data.template import ChatTemplate
-from tunesmith.data.tree import apart, merge
+from tunesmith.data.tree import apart, branches, merge
+from tunesmith.data.turns import last_turns
 from tunesmith.errors import DataError, ModelError
-from tunesmith.types import Example, Label, Message, Record, Reply
+from tunesmith.types import Example, Message, Pair, Record
 
 CHUNK = 256  # examples whose texts are tokenised in one call
 CUT_MARK = " […] "  # shown to the model where the middle of a long text was taken out
@@ -201,6 +202,7 @@ class Renderer:
         """All examples, in order; a plain text as its pieces. What the template refuses and what is too long is dropped
         with the reason. `progress` is told how many are done."""
         records, done = Records(), -1
+        first: Record | None = None
         dropped: Stored[tuple[str, str]] = listed(lambda name, reason: (name, reason))
         cut: Stored[str] = listed(str)
         for done, (example, found, reason) in enumerate(self._each(examples)):
@@ -217,6 +219,9 @@ class Renderer:
                     continue
                 found = (short,)
                 cut.append(example.id)
+            if first is None:  # of a pair the chosen reply is shown
+                is_pair = isinstance(example.target, Pair)
+                first = replace(found[0], segments=found[0].segments[:2]) if is_pair else found[0]
             for record in found:
                 records.append(record)
         if done >= 0 and not records:
@@ -224,7 +229,7 @@ class Renderer:
                 f"none of the {done + 1} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}. "
                 "Where they are too long, raise data.max_tokens or say data.too_long: cut"
             )
-        return Rendered(records, dropped, cut, self.pieces(records[0]) if records else ())
+        return Rendered(records, dropped, cut, self.pieces(first) if first else ())
 
     def pieces(self, record: Record) -> tuple[tuple[str, bool], ...]:
         """The longest path of a record as text, cut where it changes between context and learned."""
@@ -252,42 +257,40 @@ class Renderer:
             for example, found in zip(chunk, turns):
                 if isinstance(found, str):
                     yield example, (), found
-                elif found:
-                    yield example, (self._joined(example, found, [next(paths) for _ in found]),), ""
                 else:
-                    yield example, *self._text(example)
+                    yield example, *self._made(example, found, [next(paths) for _ in found])
 
-    def _text(self, example: Example) -> tuple[tuple[Record, ...], str]:
-        """The pieces of a plain text, or none and the reason."""
+    def _made(
+        self, example: Example, turns: list[_Turn], paths: list[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[tuple[Record, ...], str]:
+        """Its records, of a plain text its pieces; or none and the reason."""
         try:
-            return self.plain.records(example), ""
+            return (self._joined(example, turns, paths),) if turns else self.plain.records(example), ""
         except DataError as error:
             return (), str(error)
 
     def _turns(self, example: Example) -> list[_Turn]:
-        if isinstance(example.target, Reply):
-            last = example.target.message
-        elif isinstance(example.target, Label):
-            last = Message("assistant", example.target.name)
-        else:
-            raise DataError(
-                f"example {example.id} ({example.source}) is a {type(example.target).__name__.lower()}; "
-                "learning from replies needs a reply or a label. Name the column that holds it."
-            )
-        messages = [*example.prompt, last]
-        learned = [i for i, m in enumerate(messages) if m.role == "assistant" and m.weight * example.weight > 0]
+        """Those that are learned: of a pair, both replies and nothing before them."""
+        at, sides = len(example.prompt), last_turns(example)
+        learned = [
+            ([*example.prompt, side], i, m.weight * example.weight)
+            for side in sides
+            for i, m in enumerate((*example.prompt, side))
+            if m.role == "assistant" and m.weight * example.weight > 0 and (len(sides) == 1 or i == at)
+        ]
         if not learned:
             raise DataError(
                 f"example {example.id} ({example.source}) has no learned token: every assistant turn weighs 0. Drop it."
             )
         try:
-            return [self._turn(messages, i, messages[i].weight * example.weight) for i in learned]
+            return [self._turn(*turn) for turn in learned]
         except DataError as error:
             raise DataError(f"example {example.id} ({example.source}): {error}") from error
 
     def _joined(self, example: Example, turns: list[_Turn], paths: list[tuple[np.ndarray, np.ndarray]]) -> Record:
         weighed = [(ids, w * np.float32(turn.weight)) for turn, (ids, w) in zip(turns, paths)]
-        record = Record(example.id, apart(weighed) if self._is_apart else merge(weighed))
+        laid = branches if isinstance(example.target, Pair) else apart if self._is_apart else merge
+        record = Record(example.id, laid(weighed))
         if record.num_learned == 0:
             raise DataError(
                 f"example {example.id} ({example.source}) has no learned token after rendering. Look at its reply."

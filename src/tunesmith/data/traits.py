@@ -100,11 +100,6 @@ def column(examples: Sequence[Example], name: str) -> np.ndarray:
     return traits_of(examples).column(name)
 
 
-def without_answer(examples: Sequence[Example]) -> np.ndarray:
-    """Numbers of those that have no single answer."""
-    return np.flatnonzero(column(examples, "kind") >= NUM_ANSWERED)
-
-
 def label_counts(examples: Sequence[Example]) -> Counter[str]:
     """How many have each label."""
     whole, chosen = (examples.whole, examples.at) if isinstance(examples, Chosen) else (examples, slice(None))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tunesmith.errors import DataError
 from tunesmith.types import Segment
 
 
@@ -52,6 +53,19 @@ def apart(paths: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Segment, ...]
         root = Segment(tokens[:begins], weights[:begins])
         segments += [root, Segment(tokens[begins:], weights[begins:], len(segments))]
     return tuple(segments)
+
+
+def branches(paths: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[Segment, ...]:
+    """Of replies to one context: the context, which weighs 0, as the root, and each reply whole below it, in their
+    order. Nothing is merged: a reply is a segment, whatever it begins with. DataError where two are the same."""
+    cut = [(tokens, weights, int((weights == 0).sum())) for tokens, weights in paths]
+    first, _, begins = cut[0]
+    if any(not np.array_equal(tokens[:num], first[:begins]) for tokens, _, num in cut):
+        raise DataError("the chat template writes another prompt before each of its replies")
+    replies = [Segment(tokens[num:], weights[num:], 0) for tokens, weights, num in cut]
+    if len({reply.tokens.tobytes() for reply in replies}) < len(replies):
+        raise DataError("the chosen and the rejected reply are the same, which prefers none")
+    return (Segment(first[:begins], np.zeros(begins, np.float32)), *replies)
 
 
 def _insert(siblings: list[_Node], tokens: np.ndarray, weights: np.ndarray) -> None:

@@ -15,7 +15,8 @@ from decimal import Decimal
 from typing import Any
 
 from tunesmith.data.rows import check_text, parse_json
-from tunesmith.types import Message, Reply
+from tunesmith.errors import DataError
+from tunesmith.types import Example, Label, Message, Pair, Reply
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 SHAREGPT = {
@@ -30,6 +31,21 @@ SHAREGPT = {
     "function_response": "tool",
     **{role: role for role in ROLES},
 }
+
+
+def last_turns(example: Example) -> tuple[Message, ...]:
+    """What may stand behind the prompt: one turn, or of a pair both. DataError where there is none."""
+    target = example.target
+    if isinstance(target, Reply):
+        return (target.message,)
+    if isinstance(target, Label):
+        return (Message("assistant", target.name),)
+    if isinstance(target, Pair):
+        return tuple(replace(side, weight=1.0) for side in (target.chosen, target.rejected))
+    raise DataError(
+        f"example {example.id} ({example.source}) is a {type(target).__name__.lower()}; learning from replies needs a "
+        "reply, a label or a pair. Name the column that holds it."
+    )
 
 
 def check(text: str, what: str) -> str:

@@ -57,7 +57,7 @@ def settings(session: Session, state: State) -> str:
     """SHA-256 of what, beside base, tenant and feed, decides how the run goes on."""
     spec = session.tenants[state.tenant].spec
     said = (type(state.objective).__name__, state.schedule, state.lr, state.num_updates, spec.optim, spec.seed)
-    return sha256_text(repr(said))
+    return sha256_text(repr((*said, state.reference) if state.reference else said))
 
 
 def write(folder: Path, copy: Copy) -> Path:
@@ -109,8 +109,8 @@ def load(path: Path, session: Session, state: State, feed: Feed) -> None:
     facts: dict[str, Any] = json.loads((path / FACTS).read_text(encoding="utf-8"))
     if facts["settings"] != settings(session, state):
         raise RunError(
-            f"checkpoint {path} is of a run with another learning rate, schedule, optimizer, seed or number of "
-            "updates: put the run's own checkpoints back, or start a new run with another --out"
+            f"checkpoint {path} is of a run with another learning rate, schedule, optimizer, seed, number of "
+            "updates or reference: put the run's own checkpoints back, or start a new run with another --out"
         )
     session.load_state(state.tenant, load_file(path / TENSORS), facts["tenant"])
     feed.load(facts["feed"])

@@ -26,6 +26,7 @@ class State:
     num_updates: int  # of the whole run
     update: int = 0  # done so far
     on_nan: Literal["abort", "skip", "rollback"] = "abort"
+    reference: str = ""  # SHA-256 of what the loss is measured against, which stays as it was at update 0
     # Updates without a step -> the examples to blame; none where training went back from there, and passes them by
     skipped: dict[int, tuple[str, ...]] = field(default_factory=dict)
 

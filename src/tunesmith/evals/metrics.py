@@ -13,7 +13,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -86,6 +86,15 @@ def case_mean(
         return np.stack([np.asarray(scores, dtype=float), np.ones(len(scores))], axis=-1)
 
     return Metric(name, kind, unit, case, stats, mean_of, needs=needs)
+
+
+def pair_mean(
+    name: str, case: Callable[[object, object], float], unit: str, most: float, *, sides: int = 1, less: bool = False
+) -> Metric:
+    """A mean over pairs, in nats up to `most`; `sides` 2: down to minus that too."""
+    made = case_mean(name, case, unit=f"{unit}, mean over pairs", needs="pairs")
+    low = -most if sides == 2 else 0.0
+    return replace(made, low=low, high=most, matters=0.1, less_is_better=less, spread=1.0)
 
 
 def measured_score(measured: object, reference: object) -> float:
@@ -176,6 +185,13 @@ METRICS: dict[str, Metric] = {
         counted_metric("bleu", "points, 0 to 100", counted.bleu_case, counted.BLEU_PARTS, high=100.0, matters=1.0),
         case_mean("pass_at_k", passing.case, unit="chance that one of k answers passes its tests", needs="samples"),
         case_mean("preference_accuracy", preference.case, unit="share of pairs, a tie counts half", needs="pairs"),
+        pair_mean("preference_margin", preference.margin, "nats between both replies", preference.MOST_MARGIN, sides=2),
+        pair_mean(
+            "chosen_nats", preference.chosen_nats, "nats per token of the chosen reply", preference.MOST_NATS, less=True
+        ),
+        pair_mean(
+            "rejected_nats", preference.rejected_nats, "nats per token of the rejected reply", preference.MOST_NATS
+        ),
         case_mean(
             "judge", measured_score, unit="share of cases that the judge prefers, a tie counts half", needs="judge"
         ),

@@ -1,4 +1,4 @@
-"""Preference accuracy: how often the model finds the chosen reply likelier than the rejected one."""
+"""Pairs of replies: how often the model finds the chosen one likelier than the rejected one, and by how much."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Literal
 from tunesmith.evals.text import numbers
 
 TIE = 1e-6  # nats, relative: below it the two are equally likely, and a half counts
+
+MOST_MARGIN = 1000.0  # nats that a pair's margin counts with at most, either way
+MOST_NATS = 100.0  # a token, of a reply
 
 By = Literal["sum", "mean"]
 
@@ -30,3 +33,27 @@ def measured_pair(logps: Sequence[tuple[float, int]], by: By) -> tuple[float, fl
     preference and favours short replies; the mean per token does not."""
     (chosen, n), (rejected, m) = logps
     return (chosen, rejected) if by == "sum" else (chosen / max(n, 1), rejected / max(m, 1))
+
+
+def margin(measured: object, reference: object) -> float:
+    """Nats by which the chosen reply is likelier. `measured`: as `case` takes it."""
+    chosen, rejected = numbers(measured)
+    return max(-MOST_MARGIN, min(MOST_MARGIN, chosen - rejected))
+
+
+def chosen_nats(measured: object, reference: object) -> float:
+    """`measured`: log-probability per token of the chosen and of the rejected reply, in nats."""
+    chosen, _ = numbers(measured)
+    return min(-chosen, MOST_NATS)
+
+
+def rejected_nats(measured: object, reference: object) -> float:
+    """The same of the rejected reply."""
+    _, rejected = numbers(measured)
+    return min(-rejected, MOST_NATS)
+
+
+def measured_all(logps: Sequence[tuple[float, int]], by: By) -> dict[str, tuple[float, ...]]:
+    """What the metrics of pairs read, by name, from (summed nats, tokens) of the chosen and of the rejected reply."""
+    asked, each = measured_pair(logps, by), measured_pair(logps, "mean")
+    return {"preference_accuracy": asked, "preference_margin": asked, "chosen_nats": each, "rejected_nats": each}

@@ -17,14 +17,15 @@ from tunesmith.data.traits import NUM_ANSWERED, column
 from tunesmith.errors import PlanError
 from tunesmith.evals.calls import calls_of
 from tunesmith.evals.sets import label_set
-from tunesmith.types import Example, Label, Message, Record, Reply, Segment
+from tunesmith.types import Example, Label, Message, Pair, Record, Reply, Segment
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a task's name picks. Every part can be said otherwise in the recipe."""
 
-    scoring: Literal["likelihood", "generation", "text"]  # text: as it stands, and nothing is answered
+    # text: as it stands, and nothing is answered; pairs: how likely two given replies are
+    scoring: Literal["likelihood", "generation", "text", "pairs"]
     metric: str  # primary, locked before training
     secondary: tuple[str, ...]
     instruction: str  # "" = none; {labels} is filled in; with instructions of its own, a data set needs none
@@ -83,12 +84,18 @@ KINDS = {
         "text", "bits_per_byte", (), "", "go on learning from plain text",
         note="how likely such texts are was measured, and no answer: whether it answers better is not known.",
     ),
+    "preferences": Kind(
+        "pairs", "preference_accuracy", ("preference_margin", "chosen_nats", "rejected_nats"), "",
+        "learn which of two replies is preferred",
+        note="which of two given replies is likelier was measured, and no answer of its own: whether it answers better "
+        "is not known. Read some beside the base's: tunesmith chat RUN --against base.",
+    ),
 }  # fmt: skip
 WRITTEN = ("generate", "summarise", "translate", "extract", "qa", "reason", "style")  # for prompts and texts
 # "auto" or one of them, as a recipe says it
 TaskName = Literal[
     "auto", "classify", "summarise", "translate", "extract", "generate", "chat", "reason", "qa", "style", "tools",
-    "multilabel", "pretrain",
+    "multilabel", "pretrain", "preferences",
 ]  # fmt: skip
 
 
@@ -154,12 +161,14 @@ def answer_message(example: Example) -> Message:
 
 
 def answer_text(example: Example) -> str:
-    """The reference answer; one that calls functions as the JSON of its calls."""
+    """The reference answer; one that calls functions as the JSON of its calls; of a pair the chosen reply."""
     if isinstance(example.target, Reply):
         calls = calls_of(example.target.message.extra)
         return json.dumps(calls, ensure_ascii=False) if calls else example.target.text
     if isinstance(example.target, Label):
         return example.target.text
+    if isinstance(example.target, Pair):
+        return example.target.chosen.content
     raise PlanError(f"example {example.id} ({example.source}) has no single reference answer; this task needs one")
 
 
@@ -230,3 +239,13 @@ def label_record(renderer: Renderer, name: str, prompt: Sequence[Message], label
     root = Segment(tokens, np.zeros(len(tokens), np.float32))
     replies = [np.array(renderer.choice(prompt, label), dtype=np.int64) for label in labels]
     return Record(name, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))
+
+
+def pair_record(renderer: Renderer, example: Example, prompt: Sequence[Message]) -> Record:
+    """The same with the chosen and the rejected reply, in this order."""
+    assert isinstance(example.target, Pair)
+    tokens = np.array(renderer.prompt(prompt), dtype=np.int64)
+    sides = (example.target.chosen, example.target.rejected)
+    replies = [np.array(renderer.reply(prompt, side), dtype=np.int64) for side in sides]
+    root = Segment(tokens, np.zeros(len(tokens), np.float32))
+    return Record(example.id, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))

@@ -18,11 +18,12 @@ FIELDS = {
     "field_messages": "messages", "type.field_messages": "messages", "field_instruction": "prompt",
     "type.field_instruction": "prompt", "field_input": "prompt", "type.field_input": "prompt", "field_output": "reply",
     "type.field_output": "reply", "field_system": "system", "type.field_system": "system", "field_tools": "tools",
+    **{f"{of}field_{name}": name for of in ("", "type.") for name in ("prompt", "chosen", "rejected")},
 }  # fmt: skip
 # columns of LLaMA-Factory's dataset_info.json -> data.columns
 INFO_FIELDS = {
     "prompt": "prompt", "query": "prompt", "response": "reply", "messages": "messages", "system": "system",
-    "tools": "tools",
+    "tools": "tools", "chosen": "chosen", "rejected": "rejected",
 }  # fmt: skip
 KNOWN_SPEAKERS = ({"role": "role", "content": "content"}, {"role": "from", "content": "value"})
 FILE = re.compile(r"\.(jsonl?|csv|tsv|parquet|xlsx|txt|md|ya?ml)(\.gz)?$")
@@ -266,8 +267,8 @@ def dataset_info(folder: Path) -> dict[str, Any] | None:
 
 def from_info(reading: Reading, folder: Path, entry: dict[str, Any], key: str, ours: str, *, is_first: bool) -> None:
     """One entry of dataset_info.json: its file, and its columns."""
-    if entry.get("ranking"):
-        raise RecipeError(f"{key}: {reading.said[key]} is a ranking, for preference tuning, which is not here yet")
+    if bool(entry.get("ranking")) != (reading.settings.get("task.name") == "preferences"):
+        raise RecipeError(f"{key}: {reading.said[key]}: a ranking is for stage dpo, and other sets are not")
     file = entry.get("file_name")
     add(reading, ours, [str(folder / file) if file else str(entry.get("hf_hub_url"))], key)
     for theirs, name in (entry.get("columns") or {}).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from tunesmith.errors import RecipeError
-from tunesmith.importing import adapting, updates
+from tunesmith.importing import adapting, preferring, updates
 from tunesmith.importing.known import ABSENT, NEEDLESS, OTHER_KINDS, reason
 from tunesmith.importing.reading import Reading, is_off, number, shown
 from tunesmith.importing.sources import data_sets
@@ -20,11 +20,14 @@ QUANTISED = ("-unsloth-bnb-4bit", "-bnb-4bit", "-gptq", "-awq")
 
 def translate(reading: Reading, tool: Tool) -> None:
     """Fills the reading: every key that the file says has a fate when this returns."""
+    is_pairs = preferring.pairs(reading, tool)
     refuse_other_kinds(reading)
     model(reading)
     data_sets(reading)
     lengths(reading, tool)
     adapting.method(reading, tool)
+    if is_pairs:
+        preferring.without_dropout(reading)
     updates.batches(reading, tool)
     updates.schedule(reading)
     updates.optimizer(reading)
@@ -45,12 +48,12 @@ def refuse_other_kinds(reading: Reading) -> None:
     """A file for another kind of training would become a recipe that does another job."""
     for key, value in reading.said.items():
         stem = key.split(".")[0].split("[")[0]
-        if stem in OTHER_KINDS and not is_off(value):
+        if stem in OTHER_KINDS and key not in reading.fates and not is_off(value):
             raise RecipeError(
-                f"{key}: {shown(value)} is {OTHER_KINDS[stem]}, which is not here yet: only supervised files can be "
-                "imported. Nothing was written."
+                f"{key}: {shown(value)} is {OTHER_KINDS[stem]}, which is not here yet: only supervised files and pairs "
+                "(with the loss said) can be imported. Nothing was written."
             )
-    for key in ("stage", "loss_type"):
+    for key in (k for k in ("stage", "loss_type") if k not in reading.fates):
         if reading.said.get(key) not in (None, *SUPERVISED):
             raise RecipeError(
                 f"{key} is {reading.said[key]}; only supervised tuning (sft) and pre-training (pt) can be imported "

@@ -14,7 +14,7 @@ from tunesmith.report import cases
 from tunesmith.report.breakdown import Part, breakdown
 from tunesmith.report.cases import Case, Piece
 from tunesmith.report.why_view import Moving, moving
-from tunesmith.report.words import number
+from tunesmith.report.words import number, signed
 
 CAPS = (20_000, 8_000, 4_000, 2_000, 1_400, 1_000, 700, 480, 340, 240)  # characters of one text that a page may carry
 MOST_FIELDS = 60  # of one answer
@@ -122,14 +122,20 @@ def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
     wanted = cases.json_fields(case.reference)
     base, tuned = case.base_output, case.tuned_output
     reference = None if wanted else block([(case.reference, False)], cap)
-    made = [Column("Reference", "reference", reference, against(wanted or {}, wanted or {}, cap), "", None, False, "")]
+    title = "Reference" if case.rejected is None else "Chosen reply"
+    made = [Column(title, "reference", reference, against(wanted or {}, wanted or {}, cap), "", None, False, "")]
+    if case.rejected is not None:
+        other = block([(case.rejected, False)], cap)
+        made.append(Column("Rejected reply", "reference", other, (), "", None, False, ""))
     left, right = [(base or "", False)], [(tuned or "", False)]
     if base is not None and tuned is not None and not wanted:
         left, right = marked(base, tuned, cap)
     of_base = base, left, case.base_score, case.base_stopped
     of_tuned = tuned, right, case.tuned_score, case.tuned_stopped
     sides = [("Base", "base", *of_base), ("Tuned", "tuned", *of_tuned)]
-    if of_base[0] is not None and (of_base[0], *of_base[2:]) == (of_tuned[0], *of_tuned[2:]):
+    if case.rejected is not None:
+        sides = [("Base finds likelier", "base", *of_base), ("Tuned finds likelier", "tuned", *of_tuned)]
+    elif of_base[0] is not None and (of_base[0], *of_base[2:]) == (of_tuned[0], *of_tuned[2:]):
         sides = [("Base and tuned, the same text", "tuned", *of_tuned)]
     for title, css, output, pieces, score, stopped in sides:
         if output is None:
@@ -144,7 +150,7 @@ def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
                 score="" if score is None or binary else number(score),
                 right=bool(score) if binary and score is not None else None,
                 cut=stopped is False,
-                note=note(case, output, wants_json=bool(wanted), is_json=fields is not None),
+                note=margin(case, css) or note(case, output, wants_json=bool(wanted), is_json=fields is not None),
             )
         )
     return tuple(made)
@@ -153,6 +159,15 @@ def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
 def turns(case: Case, cap: int) -> tuple[TurnView, ...]:
     """Of a dialogue that was played through."""
     return tuple(TurnView(block([(t.prompt, False)], cap), columns(t, cap, binary=False)) for t in case.turns)
+
+
+def margin(case: Case, who: str) -> str:
+    """Of a pair, how much likelier the chosen reply is; "" of any other case."""
+    found = case.base_measured if who == "base" else case.tuned_measured
+    if case.rejected is None or found is None or len(found) != 2:
+        return ""
+    chosen, rejected = found
+    return f"margin {signed(chosen - rejected)} nats: chosen {number(chosen)}, rejected {number(rejected)}"
 
 
 def note(case: Case, output: str, *, wants_json: bool, is_json: bool) -> str:
@@ -166,7 +181,7 @@ def note(case: Case, output: str, *, wants_json: bool, is_json: bool) -> str:
 def fit(found: Sequence[Case], num_bytes: int) -> tuple[int, int]:
     """(characters that a text may have, cases that may be shown) so that their markup stays near `num_bytes`."""
     parts = [part for c in found for part in c.each]
-    texts = [[t for t in (c.prompt, c.reference, c.base_output, c.tuned_output) if t] for c in parts]
+    texts = [[t for t in (c.prompt, c.reference, c.rejected, c.base_output, c.tuned_output) if t] for c in parts]
     for cap in CAPS:
         if (
             sum(CASE_BYTES + sum(len(escape(t[:cap]).encode("utf-8", "replace")) for t in row) for row in texts)

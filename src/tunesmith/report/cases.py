@@ -71,6 +71,7 @@ class Case:
     base_measured: tuple[float, ...] | None = None
     tuned_measured: tuple[float, ...] | None = None  # where the metric does not read the text
     turns: tuple[Case, ...] = ()  # of a dialogue that was played through, of which the texts above are transcripts
+    rejected: str | None = None  # of a pair, whose chosen reply is the reference
 
     @property
     def each(self) -> tuple[Case, ...]:
@@ -125,6 +126,7 @@ def read_case(row: Mapping[str, Any]) -> Case:
         base_measured=numbers("base_measured"),
         tuned_measured=numbers("tuned_measured"),
         turns=tuple(map(read_case, row.get("turns") or ())),
+        rejected=text("rejected"),
     )
 
 

@@ -268,6 +268,9 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
                 f"{scale.of(verdict['tuned'])}.")  # fmt: skip
     if verdict["decision"] != "better" or not words.plain(may).startswith("Yes"):
         return (*may, *but_read(verdict, tally)) if words.plain(may).startswith("Only") else may
+    if verdict["metric"] in words.OF_PAIRS:
+        return (*may, " But read what it writes first (tunesmith chat RUN --against base): two given replies were ",
+                "compared, and no answer of its own.")  # fmt: skip
     num = tally["tuned-wrong"]
     if not facts.cases or not num:
         return (*may, *but_read(verdict, tally))

@@ -37,6 +37,15 @@ METRICS = {  # name in recipes and files: (name as people read it, what it is)
         "preference accuracy",
         "share of pairs of which the chosen reply is the likelier; a tie is half",
     ),
+    "preference_margin": (
+        "preference margin",
+        "nats by which the chosen reply of a pair is likelier than the rejected one, on average",
+    ),
+    "chosen_nats": ("surprise at chosen replies", "nats a token by which they surprise the model; less is likelier"),
+    "rejected_nats": (
+        "surprise at rejected replies",
+        "nats a token by which they surprise the model; less is likelier",
+    ),
     "judge": ("judge's preference", "share of cases in which the judge prefers the model's answer; a tie is half"),
     "bits_per_byte": (
         "bits per byte",

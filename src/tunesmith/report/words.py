@@ -20,6 +20,7 @@ HEADLINES = {
     "no relevant difference": "No relevant difference.",
     "too few cases": "Too few cases to tell.",
 }
+OF_PAIRS = ("preference_accuracy", "preference_margin")  # metrics of two given replies: no answer is right or wrong
 TONES = {"better": "good", "worse": "bad", "no relevant difference": "even", "too few cases": "open"}
 
 
@@ -207,7 +208,7 @@ def is_share(facts: Facts, verdict: Mapping[str, Any]) -> bool:
 def lead(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     """Before and after in one sentence: as right answers where a case is right or wrong, else as the score."""
     found = facts.cases or ()
-    if is_share(facts, verdict):
+    if is_share(facts, verdict) and verdict["metric"] not in OF_PAIRS:
         tally = cases.counts(found)
         return (
             f"Of {len(found):,} cases that were kept out of training, the base model got ",

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from tunesmith.data.pack import path_tokens
 from tunesmith.data.render import Renderer
 from tunesmith.errors import DataError, ModelError
-from tunesmith.types import Example, Label, Message, Pair, Reply
+from tunesmith.types import Example, Label, Message, Reply, Task
 
 
 def example(prompt: str, reply: str, name: str = "e-1", weight: float = 1.0) -> Example:
@@ -107,11 +107,9 @@ def test_zero_learned_tokens_is_an_error_that_names_the_example() -> None:
 
 
 def test_other_targets_are_refused_by_name() -> None:
-    pair = Example(
-        "p-1", (Message("user", "Hi"),), Pair(Message("assistant", "a"), Message("assistant", "b")), source="d:1"
-    )
-    with pytest.raises(DataError, match=r"p-1 \(d:1\) is a pair"):
-        Renderer(tokenizer("chatml"), 100).record(pair)
+    task = Example("p-1", (Message("user", "Hi"),), Task({"answer": "a"}), source="d:1")
+    with pytest.raises(DataError, match=r"p-1 \(d:1\) is a task"):
+        Renderer(tokenizer("chatml"), 100).record(task)
 
 
 @pytest.mark.parametrize(

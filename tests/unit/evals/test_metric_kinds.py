@@ -172,6 +172,14 @@ def test_less_is_better_turns_the_decision_and_nothing_else():
 # Preference accuracy
 
 
+def test_numbers_of_pairs_by_hand():
+    """6 and 9 nats with 3 and 3 tokens."""
+    found = preference.measured_all(((-6.0, 3), (-9.0, 3)), "sum")
+    scores = {name: case(name, measured, None) for name, measured in found.items()}
+    assert scores == {"preference_accuracy": 1, "preference_margin": 3, "chosen_nats": 2, "rejected_nats": 3}
+    assert case("preference_margin", (0.0, -5000.0), None) == 1000
+
+
 def test_preference_accuracy_by_hand():
     assert [case("preference_accuracy", m, None) for m in ((-3.0, -4.0), (-4.0, -3.0), (-3.0, -3.0))] == [1, 0, 0.5]
     assert corpus("preference_accuracy", [(-1, -2), (-2, -2), (-3, -2), (-1, -9)], [None] * 4) == 2.5 / 4
@@ -222,6 +230,7 @@ MEASURED = {
     "likelihood": st.floats(0, 400).map(lambda nats: (nats,)),
 }
 TOP = {"schema": (1.0,), "judge": (1.0,), "samples": (5, 5, 2), "pairs": (-1.0, -2.0), "likelihood": (0.0,)}
+TOP |= {"preference_margin": (0.0, -1000.0), "chosen_nats": (0.0, -1.0), "rejected_nats": (-1.0, -100.0)}
 
 
 def rows_of(metric):
@@ -248,7 +257,7 @@ def test_range_order_and_top(name):
         random.shuffle(shuffled)
         mixed = metric.corpus(*map(list, zip(*shuffled)))
         assert mixed == pytest.approx(metric.corpus(outputs, references), abs=1e-9)
-        top = [TOP[metric.needs]] * len(rows) if metric.needs in TOP else references
+        top = [TOP.get(name, TOP[metric.needs])] * len(rows) if metric.needs in TOP else references
         best = metric.low if metric.less_is_better else metric.high
         flat = {"mcc": len(set(references)) < 2, "bleu": min(len(r.split()) for r in references) < 4,
                 "chrf": not all(references)}  # fmt: skip

@@ -49,7 +49,8 @@ def test_the_table_is_whole() -> None:
         assert {kind.metric, *kind.secondary} <= set(METRICS), name
         assert kind.about, name
         assert kind.least_tokens <= kind.most_tokens
-        assert any(METRICS[m].needs == "answer" for m in (kind.metric, *kind.secondary)) or kind.scoring == "text"
+        reads = any(METRICS[m].needs == "answer" for m in (kind.metric, *kind.secondary))
+        assert reads or kind.scoring in ("text", "pairs")
 
 
 SQUAD = {"context": "Oslo lies by the sea.", "question": "Where?", "answers": {"text": ["by the sea", "the sea"],
@@ -73,6 +74,7 @@ CALLED = {"messages": [{"role": "user", "content": "Rain?"}, {"role": "assistant
         ({"text": "A dog.", "labels": "dog"}, "classify", "dog"),
         (CALLED, "tools", json.dumps([{"name": "weather", "arguments": {"days": 2, "city": "Oslo"}}])),
         ({"text": "As it is."}, "pretrain", "As it is."),
+        ({"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}, "preferences", "Hello."),
     ],
 )
 def test_auto_tells_a_task_where_the_columns_are_certain(

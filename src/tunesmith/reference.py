@@ -1,0 +1,97 @@
+"""What pairs are learned against: how likely each of their replies was before update 0.
+
+Computed once, by one pass without gradients whatever it is that trains, and kept in the run's folder with digests of
+what it was computed from and of its own numbers; a resume reads it, and so never moves it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any
+
+from tunesmith.build import TENANT, Material, num_updates, start
+from tunesmith.data.feed import FileFeed
+from tunesmith.data.pack import pack
+from tunesmith.engine.loop import State
+from tunesmith.engine.session import Session
+from tunesmith.errors import RunError
+from tunesmith.evals.score import segment_sums
+from tunesmith.files import sha256_text
+from tunesmith.folder import RunFolder
+from tunesmith.method import objective_of
+from tunesmith.objectives.preference import LOSSES, Reference, pairs_in
+from tunesmith.recipe import Recipe
+from tunesmith.types import Record
+
+NAME = "reference.json"
+CHUNK = 256  # pairs that are packed together
+
+
+def is_due(recipe: Recipe, made: Material) -> bool:
+    return made.kind.scoring == "pairs" and LOSSES[recipe.objective.preference.loss].has_reference
+
+
+def begin(
+    recipe: Recipe, folder: RunFolder, session: Session, made: Material, feed: FileFeed
+) -> tuple[State, Material]:
+    """The state at update 0, and the material with what it learns against."""
+    state = start(recipe, session, made, num_updates(recipe, feed))
+    return state, keep(recipe, folder, session, made, feed, state)
+
+
+def keep(recipe: Recipe, folder: RunFolder, session: Session, made: Material, feed: FileFeed, state: State) -> Material:
+    """The material with the reference of all pairs of training and dev, and `state` learning against it. It stands at
+    update 0. RunError where the kept one is of something else, or was changed."""
+    if not is_due(recipe, made):
+        return made
+    path, kept = folder.path / NAME, folder.read(NAME)
+    of = about(session, made, feed, state)
+    if kept is None:
+        with folder.stage("reference"), folder.stop.gently("the reference"):
+            records = list(chain(feed.seen(state.num_updates), made.dev.records))
+            found = {name: logps for name, *logps in measured(recipe, folder, session, records)}
+        kept = {"of": of, "digest": digest(found), "nats": found}
+        folder.write(NAME, kept)
+    if kept.get("of") != of or kept.get("digest") != digest(kept["nats"]):
+        raise RunError(
+            f"{path} is not what this run computed before its first update, or its rows, base or template changed: "
+            "what it learns against would move. Restore the file (or the data) from a copy; or start a new run with "
+            "another --out"
+        )
+    reference: Reference = {name: (chosen, rejected) for name, (chosen, rejected) in kept["nats"].items()}
+    state.reference = kept["digest"]
+    state.objective = objective_of(recipe, made.kind, (), reference)
+    return replace(made, reference=reference)
+
+
+def about(session: Session, made: Material, feed: FileFeed, state: State) -> dict[str, str]:
+    """What the numbers were computed from."""
+    return {
+        "model": session.base.digest,
+        "parent": "" if made.before is None else made.before.tuned,
+        "template": made.renderer.digest,
+        "rows": sha256_text(json.dumps([feed.digest, state.num_updates, [r.example_id for r in made.dev.records]])),
+    }
+
+
+def digest(nats: dict[str, Any]) -> str:
+    return sha256_text(json.dumps(nats, sort_keys=True))
+
+
+def measured(
+    recipe: Recipe, folder: RunFolder, session: Session, records: Sequence[Record]
+) -> Iterator[tuple[str, float, float]]:
+    """(example, nats of its chosen, of its rejected reply), end of turn included."""
+    stream, done = iter(records), 0
+    while some := list(islice(stream, CHUNK)):
+        for forest in pack(some, recipe.train.micro, session.base.rope):
+            [logp_L] = session.logprobs(TENANT, [forest])
+            sums = segment_sums(forest, logp_L)
+            for name, (chosen, rejected) in zip(forest.example_ids, pairs_in(forest).tolist(), strict=True):
+                yield name, sums[chosen], sums[rejected]
+            done += len(forest.example_ids)
+            folder.tell.step(done, len(records), "pairs under the reference")
+            folder.stop.check("stopped before the first update; the reference is computed again")
