@@ -31,7 +31,7 @@ from tunesmith.types import Example, Forest, Message, Pair, Record
 
 PREFERENCES = "scores/preferences.json"
 PREFERS = {"chosen": "the chosen reply", "rejected": "the rejected reply", "neither": "neither reply"}
-HOW = {"sum": "of whole replies, which favours short ones", "mean": "per token"}
+HOW = {"sum": "whole replies are compared, which favours short ones", "mean": "replies are compared per token"}
 
 
 def preferences(
@@ -136,16 +136,16 @@ def notes(cases: Sequence[Example], base: Sequence[Answer], tuned: Sequence[Answ
     grew = [gained(b, t, "preference_margin") > 0 for b, t in zip(base, tuned, strict=True)]
     said = [
         f"in {sum(grew)} of {len(grew)} held-out pairs the chosen reply gained on the rejected one (half would by "
-        f"chance). Probabilities are compared {HOW[by]} (evals.preference_by); a rule that reads nothing, to prefer "
+        f"chance). As evals.preference_by says, {HOW[by]}; a rule that reads nothing, to prefer "
         f"the shorter reply, is right in {shorter(cases):.3f} of these pairs."
     ]
-    lost = [-gained(b, t, "chosen_nats") for b, t in zip(base, tuned, strict=True)]
-    error = stdev(lost) / len(lost) ** 0.5 if len(lost) > 1 else float("inf")
-    if mean(lost) < -2 * error:
+    chosen, rejected = ([gained(b, t, name) for b, t in zip(base, tuned)] for name in ("chosen_nats", "rejected_nats"))
+    error = stdev(chosen) / len(chosen) ** 0.5 if len(chosen) > 1 else float("inf")
+    if mean(chosen) > 2 * error:
         said.insert(0, (
-            f"the chosen replies became less likely too, by {-mean(lost):.3f} nats a token: the model moved away from "
-            "both, towards neither, a known failure of learning from pairs. Read what it writes now (tunesmith chat "
-            "RUN --against base); objective.preference.nll: 1 or a lower train.lr holds it."
+            f"the chosen replies became less likely, by {mean(chosen):.3f} nats a token (the rejected ones by "
+            f"{mean(rejected):.3f}), a known failure of learning from pairs. Read what it writes now (tunesmith chat "
+            "RUN --against base); objective.preference.nll: 1 or a lower train.lr may hold it."
         ))  # fmt: skip
     return said
 

@@ -17,12 +17,13 @@ from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tunesmith import reference
+from tunesmith import preferences, reference
 from tunesmith.errors import InputError, Interrupted, RunError
 from tunesmith.folder import Silent
 from tunesmith.models.adapters import Adapt
 from tunesmith.recipe import parse
 from tunesmith.run import run
+from tunesmith.types import Example, Message, Pair
 from tunesmith.verified import verify
 
 LN2 = math.log(2)
@@ -197,6 +198,20 @@ def test_what_comes_after_works_as_for_chat_models(
     found = typed(["evaluate", str(out), "--out", "e"])
     assert found.code == 2
     assert "with the pairs as data.test" in found.text
+
+
+def test_chosen_replies_that_became_less_likely_are_told_first() -> None:
+    """Chosen and rejected both lose, the rejected ones more: the accuracy is the same or better."""
+    case = Example("e-1", (Message("user", "?"),), Pair(Message("assistant", "yes"), Message("assistant", "no")))
+
+    def answers(chosen: float, rejected: float) -> list[Any]:
+        return [preferences.answer_of((chosen - n, 4, rejected - 2 * n, 4), "sum") for n in range(6)]
+
+    base, worse, better = answers(-8.0, -9.0), answers(-12.0, -40.0), answers(-6.0, -20.0)
+    first = preferences.notes([case] * 6, base, worse, "sum")[0]
+    assert "the chosen replies became less likely, by 1.000 nats a token (the rejected ones by 7.750)" in first
+    assert not any("less likely" in note for note in preferences.notes([case] * 6, base, better, "sum"))
+    assert "right in 0.000 of these pairs" in preferences.notes([case] * 6, base, better, "sum")[0]
 
 
 @pytest.mark.parametrize(
