@@ -20,6 +20,7 @@ from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import forest, pack
 from tunesmith.data.records import sizes_of
 from tunesmith.engine.fisher import watched
+from tunesmith.engine.precision import bf16_units
 from tunesmith.engine.tenant import Spec
 from tunesmith.engine.traced_update import trace_clip, trace_update
 from tunesmith.evals.dialogues import behind, rounds
@@ -41,6 +42,9 @@ from tunesmith.room import GIB, num_trained
 from tunesmith.types import Example, Message, Record
 
 LIBRARIES_GIB = 0.03  # code and buffers that are first used in a run: 0.01 to 0.05 with tiny models on a CPU
+HALF_GIB = (
+    0.15  # on top where bf16 has units of its own: 0.06 to 0.2 seen, of code for each shape and copies in its layout
+)
 ROUNDING = 1.03  # of tensors: pages that are not full, and holes between small blocks, where memory is given back
 MOST_SCORED = 200  # records, of which the largest micro-batch is taken
 MOMENTS = 8  # bytes of a trained weight, of Adam
@@ -117,11 +121,15 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking
         "explain": published + explained if explained else 0,
     }
     device = model.device.type
-    rounding, libraries = (ROUNDING, LIBRARIES_GIB) if device == "cpu" else (1.0, 0.0)
+    rounding, libraries = (ROUNDING, libraries_gib(model.dtype)) if device == "cpu" else (1.0, 0.0)
     there, before = had(device)
     by_stage = {name: rounding * size / GIB + libraries for name, size in stages.items() if size}
     beside = rounding * (max(learning + copied, towards_base) - max(learning, towards_base, state + copied)) / GIB
     return Footprint(by_stage, there, before, rounding * activations / GIB, beside)
+
+
+def libraries_gib(dtype: torch.dtype) -> float:
+    return LIBRARIES_GIB + (HALF_GIB if dtype == torch.bfloat16 and bf16_units() else 0.0)
 
 
 def opened_bytes(recipe: Recipe, base: Base) -> int:

@@ -11,9 +11,17 @@ def choose_dtype(device: str) -> tuple[torch.dtype, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU has bf16 matrix units"
         return torch.float32, "this GPU has no bf16 matrix units"
-    if device == "cpu" and torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16, "this CPU has AMX, whose bf16 products are several times as fast"
+    units = bf16_units() if device == "cpu" else None
+    if units:
+        return torch.bfloat16, f"this CPU has {units}, whose bf16 products are several times as fast"
     return torch.float32, f"bf16 matrix products are not fast on this device ({device})"
+
+
+def bf16_units() -> str | None:
+    """What multiplies bf16 fast on this CPU."""
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
 
 
 def choose_device() -> tuple[str, str]:

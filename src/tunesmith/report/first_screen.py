@@ -161,7 +161,8 @@ def floor(verdict: Mapping[str, Any], scale: Points) -> str:
     if verdict["decision"] != "better" or not above:
         return ""
     name = max(above, key=lambda n: sign * above[n])
-    return f" Without a language model, {name} gets {scale.of(above[name])}: better than the base."
+    beaten = "both" if sign * above[name] > sign * verdict["tuned"] else "the base"
+    return f" Without a language model, {name} gets {scale.of(above[name])}: better than {beaten}."
 
 
 def beside(claim: Mapping[str, Any]) -> str:

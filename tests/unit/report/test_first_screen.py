@@ -90,6 +90,7 @@ def test_what_needs_no_model_and_beats_the_base_is_named(tmp_path: Path) -> None
         "with the right answer. Without a language model, majority answer gets 31: better than the base."
     )
     assert said(tmp_path, {**texts, "baselines": {"majority answer": 0.2}})[1].endswith("with the right answer.")
+    assert said(tmp_path, {**texts, "baselines": {"TF-IDF": 0.9}})[1].endswith("TF-IDF gets 90: better than both.")
     less = {"metric": "bits_per_byte", "base": 2.5, "tuned": 2.0, "effect": 0.5, "less_is_better": True}
     found = said(tmp_path, {**less, "interval": [0.2, 0.8], "baselines": {"n-grams": 2.2, "noise": 2.6}})
     assert found[1].endswith(" Without a language model, n-grams gets 2.20: better than the base.")
