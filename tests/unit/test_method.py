@@ -11,6 +11,7 @@ import torch
 from tests.laws.sessions import base_of
 
 from tunesmith.errors import PlanError
+from tunesmith.evals.tasks import KINDS
 from tunesmith.method import READ_WITH, idle, own_dropout, refuse, rows
 from tunesmith.recipe import Recipe, parse, place
 
@@ -39,7 +40,7 @@ def test_own_dropout_is_what_two_passes_show(family: str, changes: dict[str, Any
 def test_dropout_of_padded_rows_is_felt(family: str, is_felt: bool) -> None:
     base = base_of(family)
     for dropout in (0.0, 0.1):
-        said = [key for key, *_ in rows(parse({"adapt": {"dropout": dropout}}), base)]
+        said = [key for key, *_ in rows(parse({"adapt": {"dropout": dropout}}), base, KINDS["generate"])]
         assert ("micro-batches" in said) == (is_felt and dropout > 0)
 
 

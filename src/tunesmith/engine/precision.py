@@ -12,8 +12,10 @@ def choose_dtype(device: str) -> tuple[torch.dtype, str]:
             return torch.bfloat16, "this GPU has bf16 matrix units"
         return torch.float32, "this GPU has no bf16 matrix units"
     units = bf16_units() if device == "cpu" else None
+    if units == "AMX":
+        return torch.bfloat16, "this CPU has AMX, whose bf16 products are several times as fast"
     if units:
-        return torch.bfloat16, f"this CPU has {units}, whose bf16 products are several times as fast"
+        return torch.float32, f"the exact one; with this CPU's {units} bfloat16 may be twice as fast"
     return torch.float32, f"bf16 matrix products are not fast on this device ({device})"
 
 
