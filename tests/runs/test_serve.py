@@ -334,6 +334,7 @@ def test_a_padded_model_answers_greedily(tmp_path: Path) -> None:
 
 
 def test_mistakes_of_the_command(run: Path, server: served.Server) -> None:
+    assert server.process.poll() is None, server.said  # else its port is free, and the command below would serve on it
     for words, message in (
         ([str(run), "--host", "0.0.0.0"], "--expose"),
         ([str(run), "--host", "0.0.0.0", "--expose"], "--api-key"),
