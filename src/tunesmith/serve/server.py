@@ -29,11 +29,13 @@ def check(host: str, rules: Rules) -> None:
 
 
 def bound(host: str, port: int) -> socket.socket:
+    """It listens already: who comes before the model is loaded waits, and nobody else can take the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     door = socket.socket(family, socket.SOCK_STREAM)
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((host, port))
+        door.listen(MOST_CONNECTIONS)
     except (OSError, OverflowError) as error:
         door.close()
         raise InputError(
