@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tunesmith.data.pack import forest
 from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Spec
 from tunesmith.models.adapters import Adapt
 from tunesmith.models.catalogue import Located
 from tunesmith.models.heads import find_head
@@ -61,6 +62,14 @@ def moved(session: Session, name: str) -> None:
     """A few updates, so that LoRA's B is not zero and every gradient flows."""
     for i in range(3):
         gradient_step(session, name, [forest(records(4, seed=50 + i))])
+
+
+def session_on(adapt: str) -> Session:
+    """A session whose tenant "t" is no longer at update 0."""
+    session = Session(base_of())
+    session.create("t", Spec(ADAPTS[adapt]))
+    moved(session, "t")
+    return session
 
 
 def gradient_step(session: Session, name: str, batches: list[Forest], lr: float = 1e-2) -> None:

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.laws.sessions import ADAPTS, base_of, gradient, largest, moved, records
+from tests.laws.sessions import gradient, largest, records, session_on
 from torch import Tensor
 
 from tunesmith.data.pack import forest
 from tunesmith.engine.session import Session
-from tunesmith.engine.tenant import Spec
 from tunesmith.objectives.contrastive import contrastive
 from tunesmith.objectives.focal import focal
 from tunesmith.objectives.goal import Goal, objective
@@ -26,13 +25,6 @@ GOALS = {
     "contrastive": Goal(contrastive=0.6),
     "both": Goal(contrastive=0.6, smoothing=0.2),
 }
-
-
-def session_on(adapt: str) -> Session:
-    session = Session(base_of())
-    session.create("t", Spec(ADAPTS[adapt]))
-    moved(session, "t")
-    return session
 
 
 @pytest.mark.parametrize("adapt", ["lora", "full"])

@@ -11,7 +11,7 @@ import torch
 from tests import tiny
 from tests.data import chat
 from tests.laws.cases import apart
-from tests.laws.sessions import ADAPTS, base_of, gradient, largest, moved
+from tests.laws.sessions import ADAPTS, base_of, gradient, largest, session_on
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -194,13 +194,6 @@ def lighter(segment: Segment) -> Segment:
 
 
 # -- sums and counts ------------------------------------------------------------------------------------------------
-
-
-def session_on(adapt: str) -> Session:
-    session = Session(base_of())
-    session.create("t", Spec(ADAPTS[adapt]))
-    moved(session, "t")
-    return session
 
 
 @pytest.mark.parametrize("adapt", ["lora", "full"])
