@@ -277,7 +277,10 @@ def test_what_is_no_supervised_training_file_is_refused(text: str, said: str, tm
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("base_model: a/b\nsequence_len: 8\nrl: simpo\nsimpo_gamma: 0.5\nrl_beta: 2.5", ("simpo", 2.5, 0.5, None)),
+        ("base_model: a/b\nsequence_len: 8\nrl: simpo\nsimpo_gamma: 0.5\nrl_beta: 2.5\ncpo_alpha: 0",
+         ("simpo", 2.5, 0.5, None)),
+        ("base_model: a/b\nsequence_len: 8\nrl: simpo", ("simpo", 0.1, 0.5, 1.0)),  # what these tools do then
+        ("model_name_or_path: a/b\ncutoff_len: 8\nstage: dpo\npref_loss: simpo", ("simpo", 0.1, 0.5, None)),
         ("model_name_or_path: a/b\ncutoff_len: 8\nstage: dpo\npref_beta: 0.2\npref_ftx: 1", ("dpo", 0.2, None, 1.0)),
         ("model_name_or_path: a/b\nuse_peft: true\nmax_length: 8\nloss_type: sigmoid\nbeta: 0.3\nlabel_smoothing: 0.2",
          ("cdpo", 0.3, None, None)),

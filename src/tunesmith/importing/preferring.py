@@ -14,6 +14,7 @@ KEYS = {  # ours -> theirs; the units are the same
     "nll": ("rpo_alpha", "cpo_alpha", "pref_ftx"),
 }
 STEM = "objective.preference"
+SIMPO = {"beta": 0.1, "gamma": 0.5}  # of all three tools; ours are nearer the paper
 
 
 def pairs(reading: Reading, tool: Tool) -> bool:
@@ -43,6 +44,12 @@ def pairs(reading: Reading, tool: Tool) -> bool:
     else:
         reading.settings[f"{STEM}.loss"] = loss
         reading.comments[f"{STEM}.loss"] = f"not said in the file; what {tool.shown} does then"
+    if loss == "simpo":
+        usual = SIMPO if tool.shown == "LLaMA-Factory" else SIMPO | {"nll": 1.0}  # TRL's cpo_alpha, Axolotl's too
+        for ours, value in usual.items():
+            if f"{STEM}.{ours}" not in reading.settings and not any(name in said for name in KEYS[ours]):
+                reading.settings[f"{STEM}.{ours}"] = value
+                reading.comments[f"{STEM}.{ours}"] = f"not said in the file; what {tool.shown} does then"
     if loss == "ipo":
         reading.settings[f"{STEM}.per_token"] = True
         reading.comments[f"{STEM}.per_token"] = f"{tool.shown} divides by the tokens of a reply; the paper does not"
