@@ -37,7 +37,7 @@ from tunesmith.evals.metrics import Metric
 from tunesmith.evals.tasks import Form, Kind, answer_text, forms, instructed, own_instruction
 from tunesmith.heritage import Before, opened, suited
 from tunesmith.lineage import Parent
-from tunesmith.measured import Means, brought, means_of, metrics_of
+from tunesmith.measured import Means, brought, means_of, metrics_of, score_once
 from tunesmith.method import laying_of, objective_of, regularisers_of
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
@@ -258,6 +258,7 @@ def material(
     means = brought(means, (kind.metric, *kind.secondary))
     labels = classes.labels_in(base, parts, before, task)
     primary, secondary = metrics_of(recipe.task.metric, kind, means)
+    score_once((*primary, *secondary))
     instruction = recipe.task.instruction
     if instruction is None:
         rows = chain(parts.train, parts.dev, parts.test)

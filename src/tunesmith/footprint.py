@@ -42,7 +42,7 @@ from tunesmith.room import GIB, num_trained
 from tunesmith.types import Example, Message, Record
 
 LIBRARIES_GIB = 0.03  # code and buffers that are first used in a run: 0.01 to 0.05 with tiny models on a CPU
-HALF_GIB = 0.15  # on top where bf16 has units: code for each shape, weights in its layout; 0.06 to 0.2 seen
+HALF_GIB = 0.2  # on top where bf16 has units: code for each shape, weights in its layout; 0.06 to 0.25 seen
 ROUNDING = 1.03  # of tensors: pages that are not full, and holes between small blocks, where memory is given back
 MOST_SCORED = 200  # records, of which the largest micro-batch is taken
 MOMENTS = 8  # bytes of a trained weight, of Adam

@@ -50,6 +50,7 @@ class Means:
         return next((m for m in self.metrics if m.name == name), None)
 
 
+ANY_ANSWER = ['{"word": 1}']  # that every metric of texts can read
 WITHOUT = {  # name of a metric -> what is said where its means were not named
     "json_schema": "task.metric json_schema needs evals.schema: a file, or the schema itself",
     "judge": "task.metric judge needs evals.judge.endpoint and evals.judge.model",
@@ -117,6 +118,13 @@ def metrics_of(
             raise RecipeError(f"task.metric is {name!r}; wanted one of {', '.join(sorted(METRICS))}.{near}")
     others = [n for n in dict.fromkeys((kind.metric, *kind.secondary, *more)) if n not in names]
     return tuple(known[n] for n in names), tuple(known[n] for n in others)
+
+
+def score_once(metrics: Sequence[Metric]) -> None:
+    """Metrics import what they stand on where they are first asked: here, before memory and time are predicted."""
+    for metric in metrics:
+        if metric.needs == "answer":
+            metric.corpus(ANY_ANSWER, ANY_ANSWER)
 
 
 def schema_of(said: str | dict[str, Any]) -> tuple[Any, str]:

@@ -32,7 +32,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.reference import is_due
 from tunesmith.room import SAVED_BYTES
 from tunesmith.settled import SHARES
-from tunesmith.speeds import LEARN_S, Answering, Speeds, longest_of, read_tokens, shared_of
+from tunesmith.speeds import Answering, Speeds, longest_of, read_tokens, shared_of
 from tunesmith.types import Example, Forest, Record
 from tunesmith.watch import MOST_TOKENS, watched_at
 
@@ -282,8 +282,8 @@ class Job:
     def rehearsal(self) -> float:
         """What is left of it: prompts, a checkpoint, the export; the longest micro-batch where it was cut before."""
         export = replace(self, recipe=replace(self.recipe, export=("adapter",))).export(4, 1)
-        longest_s = self.speeds.learn.of(longest_of(self.feed).num_tokens)
-        again_s = longest_s + self.speeds.step_s if longest_s > LEARN_S else 0.0
+        speeds = self.speeds
+        again_s = 0.0 if speeds.is_done else speeds.learn.of(longest_of(self.feed).num_tokens) + speeds.step_s
         return again_s + 2 * self.saved_s + export + 2 * self.read_one_s
 
     def context(self) -> float:

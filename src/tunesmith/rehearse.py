@@ -55,7 +55,7 @@ def rehearse(fitted: Fitted, folder: RunFolder, made: Material, where: Compute, 
     with folder.stage("rehearsal"):
         try:
             with doing("longest micro-batch, forward and backward, and a step"):
-                if not tried.is_done:
+                if not tried.speeds.is_done:
                     learn_longest(session, state, feed)
             with doing("longest prompts answered"):
                 answer_longest(session, made)

@@ -87,6 +87,7 @@ class Speeds:
     load_s: float  # of the weights, by transformers
     tokenizer_s: float  # of the tokenizer, written
     disk_s: float  # of a GiB that is written, synced and hashed
+    is_done: bool  # whether the longest micro-batch was tried, uncut, and all its numbers were finite
     took_s: float  # all of this
 
     @classmethod
@@ -108,7 +109,6 @@ class Tried:
     session: Session
     state: State
     speeds: Speeds
-    is_done: bool  # whether the longest micro-batch was tried, uncut, and all its numbers were finite
 
 
 def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None) -> Tried:
@@ -129,8 +129,8 @@ def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None
     disk_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
     tokenizer_s = saving(base)
     took_s = time.monotonic() - began
-    speeds = Speeds(learn, step_s, score, head_s, of_base, of_tuned, base.load_s, tokenizer_s, disk_s, took_s)
-    return Tried(session, state, speeds, is_done)
+    speeds = Speeds(learn, step_s, score, head_s, of_base, of_tuned, base.load_s, tokenizer_s, disk_s, is_done, took_s)
+    return Tried(session, state, speeds)
 
 
 def session_of(fitted: Fitted, base: Base, cuts: Cuts) -> Session:
@@ -166,7 +166,7 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
         return Line.through(less.num_tokens, less_s, part.num_tokens, learn(part))
 
     small, _ = ends_of(longest, WARM_TOKENS)
-    warm_s = min(learn(small) for _ in range(2 if session.compiled else 1))  # the first builds what is compiled
+    warm_s = min(learn(small) for _ in range(2))  # the first builds what is built once
     most = int(LEARN_S / max(warm_s, 1e-6) * small.num_tokens)
     _, part = ends_of(longest, most)
     less, _ = ends_of(longest, part.num_tokens // 3)

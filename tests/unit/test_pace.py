@@ -14,12 +14,12 @@ from tunesmith.build import compute, feed_of, load_base, material
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
 from tunesmith.room import num_trained
-from tunesmith.speeds import LEARN_S, Answering, Line, Speeds, longest_of, read_tokens
+from tunesmith.speeds import Answering, Line, Speeds, longest_of, read_tokens
 
 LONG = "Read the message of a customer and say with one word what it is about, and nothing else."
 AT_ONCE, A_TOKEN = Line(0.0, 0.0), Line(0.0, 1.0)
 NOTHING = Answering(AT_ONCE, ((1.0, 0.0),), (3,), 5)
-STOPPED = Speeds(AT_ONCE, 0.0, AT_ONCE, 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 1.0)
+STOPPED = Speeds(AT_ONCE, 0.0, AT_ONCE, 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, True, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_training_counts_every_token_and_not_the_learned_ones(job: Job) -> None:
 def test_what_is_done_again_is_counted_again(job: Job) -> None:
     """Mutants: the rehearsal's micro-batch left out where only a part was timed; as many looks as updates."""
     longest = longest_of(job.feed).num_tokens
-    assert "rehearsal" not in seconds(job, learn=Line(0.0, LEARN_S / longest))
-    assert seconds(job, learn=A_TOKEN)["rehearsal"] == longest
+    assert "rehearsal" not in seconds(job, learn=A_TOKEN)
+    assert seconds(job, learn=A_TOKEN, is_done=False)["rehearsal"] == longest
     saved_s = seconds(job, disk_s=1.0)["train"]
     often = replace(job.recipe.train, every_checkpoint=1)
     waiting = replace(job, waits=True, updates=19, recipe=replace(job.recipe, train=often))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_1samp
 
 from tunesmith.data.render import Renderer
 from tunesmith.data.tree import common_length
@@ -227,8 +228,6 @@ def mean_of(values: np.ndarray, alpha: float) -> tuple[float, tuple[float, float
     mean = float(values.mean())
     if np.ptp(values) == 0:
         return mean, (mean, mean)
-    from scipy.stats import ttest_1samp  # a second to import
-
     ends = ttest_1samp(values, 0).confidence_interval(1 - alpha)
     return mean, (float(ends.low), float(ends.high))
 

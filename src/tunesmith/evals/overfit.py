@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_ind
 
 from tunesmith.evals import stats
 from tunesmith.evals.slices import apart
@@ -33,8 +34,6 @@ def welch(one: np.ndarray, other: np.ndarray, alpha: float) -> tuple[float, tupl
     difference = float(one.mean() - other.mean())
     if np.ptp(one) == 0 and np.ptp(other) == 0:
         return difference, (difference, difference)
-    from scipy.stats import ttest_ind  # a second to import
-
     ends = ttest_ind(one, other, equal_var=False).confidence_interval(1 - alpha)
     return difference, (float(ends.low), float(ends.high))
 

@@ -15,6 +15,7 @@ from tunesmith.errors import DataError, InputError
 from tunesmith.evals import compare, json_scores, passing, per_byte, preference
 from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.words_of import Words, words_of
+from tunesmith.measured import score_once
 
 
 def case(name, output, reference):
@@ -265,3 +266,8 @@ def test_range_order_and_top(name):
             assert metric.corpus(top, references) == pytest.approx(best)
 
     holds()
+
+
+@pytest.mark.parametrize("name", [n for n, m in METRICS.items() if m.needs == "answer"])
+def test_every_metric_of_texts_can_be_scored_once_before_the_plan(name: str) -> None:
+    score_once([METRICS[name]])
