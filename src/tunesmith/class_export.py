@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, PlanError, RunError
 from tunesmith.evals.tasks import label_record
-from tunesmith.export.verify import CLOSE, MERGED_HALF
+from tunesmith.export.verify import CLOSE, measured_facts
 from tunesmith.export.write import Serving, write_merged, write_tuned
 from tunesmith.files import broken_files, publish_folder, write_json
 from tunesmith.folder import RunFolder
@@ -63,6 +63,7 @@ class Expected(Protocol):
     def dtype(self) -> torch.dtype: ...
     def opened(self, folder: Path, dtype: torch.dtype) -> PreTrainedModel: ...  # plain transformers
     def pairs(self, model: Any, tokenizer: Any) -> list[tuple[torch.Tensor, torch.Tensor, bool]]: ...  # found, wanted
+    def in_float32(self, found: tuple[torch.Tensor, ...]) -> Expected: ...  # when it was asked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,9 @@ class Classes:
             found.append((found_C, wanted_C, self.named(found_C, model.config.id2label) == wanted))
         return found
 
+    def in_float32(self, found: tuple[torch.Tensor, ...]) -> Classes:
+        return replace(self, logp=found, dtype=torch.float32)
+
 
 def serving_of(session: Session, renderer: Renderer) -> ReadServing:
     assert isinstance(renderer, WholeText | MaskedText)
@@ -138,13 +142,12 @@ def open_read_adapter(base: Path, adapter: Path, expected: Expected, dtype: torc
 @torch.no_grad()
 def verify(name: str, model: Any, folder: Path, expected: Expected) -> dict[str, Any]:
     """Facts of the comparison, with the tokenizer in `folder`. Raises RunError at a difference: such an export must not
-    be used."""
+    be used. All that is told is compared, so where it is close and another is likeliest, both are as good (a tie)."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     differences, same, is_half = [], 0, expected.dtype != torch.float32
-    close = MERGED_HALF if is_half and name == "merged" else CLOSE[expected.dtype]
+    close = CLOSE[expected.dtype]
     for found, wanted, is_same in expected.pairs(model, tokenizer):
-        spread = wanted.std().clamp_min(1.0)  # two labels can be as likely as each other
-        differences.append(float((found - wanted).square().mean().sqrt() / spread))
+        differences.append(relative(found, wanted))
         same += is_same
     num, apart = len(differences), max(differences, default=0.0)
     if not all(d <= close for d in differences) or (not is_half and same < num):
@@ -153,17 +156,37 @@ def verify(name: str, model: Any, folder: Path, expected: Expected) -> dict[str,
             f"by {apart:.2g} of their spread or a nat (at most {close:.2g} is rounding) and {same} of {num} likeliest "
             "answers are the same. Do not use this export; please report it with the run folder."
         )
-    return {"logit_diff": apart, "same_text": same == num, "num_prompts": num, "num_same": same}
+    facts = {"logit_diff": apart, "same_text": same == num, "num_prompts": num, "num_same": same}
+    return {**facts, "num_ties": num - same} if is_half else facts
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Root mean square difference, of the spread or of a nat: two labels can be as likely as each other."""
+    return float((found - wanted).square().mean().sqrt() / wanted.std().clamp_min(1.0))
+
+
+def open_tuned(session: Session, tuned: Path, expected: Expected, dtype: torch.dtype) -> Any:
+    """The folder opened again, an adapter on its base."""
+    if (tuned / "adapter_config.json").is_file():
+        return open_read_adapter(session.base.located.folder, tuned, expected, dtype)
+    return expected.opened(tuned, dtype)
 
 
 def compared(session: Session, tuned: Path, expected: Expected) -> dict[str, Any]:
-    """The folder opened again, an adapter on its base."""
-    base = session.base
-    if (tuned / "adapter_config.json").is_file():
-        opened: Any = open_read_adapter(base.located.folder, tuned, expected, base.model.dtype)
-    else:
-        opened = expected.opened(tuned, base.model.dtype)
-    return verify(tuned.name, opened, tuned, expected)
+    return verify(tuned.name, open_tuned(session, tuned, expected, session.base.model.dtype), tuned, expected)
+
+
+@torch.no_grad()
+def in_float32(session: Session, tuned: Path, expected: Expected) -> tuple[Expected, dict[str, Any]]:
+    """What the tuned folder says in float32, which whole weights are held against, and how far that is from what was
+    measured. That itself, and {}, where it was measured in float32."""
+    if expected.dtype == torch.float32:
+        return expected, {}
+    tokenizer = AutoTokenizer.from_pretrained(tuned, local_files_only=True)
+    said = expected.pairs(open_tuned(session, tuned, expected, torch.float32), tokenizer)
+    apart = max((relative(found, wanted) for found, wanted, _ in said), default=0.0)
+    facts = measured_facts(expected.dtype, apart, sum(is_same for *_, is_same in said))
+    return expected.in_float32(tuple(found for found, *_ in said)), facts
 
 
 def export_read(
@@ -179,8 +202,10 @@ def export_read(
         facts[name] = {"path": name, **compared(session, tuned, expected)}
     if recipe.adapt.is_adapter and "merged" in recipe.export:
         with folder.doing("adapter merged, opened by transformers and compared"):
+            exact, measured = in_float32(session, tuned, expected)
             merged = merge(session, tuned, serving, expected, folder.path / "merged")
-            facts["merged"] = {"path": "merged", **compared(session, merged, expected)}
+            found = verify("merged", exact.opened(merged, torch.float32), merged, exact)
+            facts["merged"] = {"path": "merged", **found, **measured}
     folder.write("export.json", facts)
     return {"tuned": weights_digest(tuned)}
 
@@ -214,8 +239,12 @@ def deliver_read(folder: Path, kind: str, out: Path | None, opened: Opened) -> d
     if source.name == "merged" and broken_files(source):
         merge(session, folder / "adapter", serving_of(session, renderer), expected, source)
         card.write_model_card(folder, source)
-    found = compared(session, source, expected)
-    facts = {"to": kind, "prompts": len(texts), "transformers": found}
+    tuned = folder / ("adapter" if is_adapter else "model")
+    found, measured = compared(session, tuned, expected), dict[str, Any]()
+    if source != tuned:  # both as one model
+        exact, measured = in_float32(session, tuned, expected)
+        found = verify("merged", exact.opened(source, torch.float32), source, exact)
+    facts = {"to": kind, "prompts": len(texts), "transformers": found, **measured}
     if out is None:
         return {**facts, "folder": str(source)}
 

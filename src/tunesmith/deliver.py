@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from tunesmith.errors import InputError, PlanError
 from tunesmith.export.gguf_check import Asked, check_gguf
 from tunesmith.export.gguf_file import About, refuse_family, write_gguf
 from tunesmith.export.modelfile import ollama_template, write_modelfile
-from tunesmith.export.verify import expect, on_whole_base, verify
+from tunesmith.export.verify import Expected, expect, from_measured, in_float32, on_whole_base, verify
 from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.vocabulary import vocabulary
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged
@@ -57,6 +57,18 @@ class Delivery:
         if kind == "adapter" and not is_adapter:
             raise PlanError("this run tuned weights of the model itself, so there is no adapter: export `--to merged`")
         return self.folder / (kind if is_adapter else "model")
+
+    def exact(self) -> Expected:
+        """What the tuned weights answer in float32, where the session computes in 16 bits: held against that first."""
+        expected, base = self.asked.expected, self.opened.session.base
+        if expected.dtype == torch.float32:
+            return expected
+        if not self.opened.recipe.adapt.is_adapter:
+            check_whole(self, self.folder / "model")
+            return in_float32(open_model(self.folder / "model", torch.float32), expected)
+        origin, adapter = base.located.folder, self.folder / "adapter"
+        verify("adapter", open_adapter(origin, adapter, expected.dtype), expected)
+        return in_float32(open_adapter(origin, adapter, torch.float32, to_merge=True), expected)
 
     @property
     def name(self) -> str:
@@ -152,9 +164,18 @@ def merged(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
 
 
 def check_merged(delivery: Delivery, folder: Path) -> dict[str, Any]:
-    """Base and adapter as one model, compared through plain transformers."""
-    dtype = delivery.opened.session.base.model.dtype
-    return {"transformers": verify("merged model", open_model(folder, dtype), delivery.asked.expected, is_merged=True)}
+    """Base and adapter as one model, or the model that was tuned, compared through plain transformers."""
+    if not delivery.opened.recipe.adapt.is_adapter:
+        return {"transformers": check_whole(delivery, folder)}
+    exact = delivery.exact()
+    found = verify("merged model", open_model(folder, torch.float32), exact)
+    return {"transformers": found, **from_measured(exact, delivery.asked.expected)}
+
+
+def check_whole(delivery: Delivery, folder: Path) -> dict[str, Any]:
+    """Weights of a model that was tuned itself, which are written in the precision of the run."""
+    expected = delivery.asked.expected
+    return verify("model", open_model(folder, expected.dtype), expected)
 
 
 def with_weights(delivery: Delivery, use: Callable[[Path], None]) -> None:
@@ -176,9 +197,11 @@ def gguf(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:
     template = opened.renderer.template
     about = About(delivery.name, base.located.base_model, base.located.licence)
     with_weights(delivery, lambda source: write_gguf(source, words, template, path, quant, about))
-    found = check_gguf(path, words, template, delivery.asked, quant)
+    exact = delivery.exact()
+    answers = tuple(opened.renderer.text(c.tokens) for c in exact.completions)
+    found = check_gguf(path, words, template, replace(delivery.asked, expected=exact, answers=answers), quant)
     (partial / "README.md").write_text(gguf_card(delivery, path.name), encoding="utf-8")
-    return {"file": path.name, "quant": quant, **found}
+    return {"file": path.name, "quant": quant, **found, **from_measured(exact, delivery.asked.expected)}
 
 
 def ollama(delivery: Delivery, partial: Path, quant: Quant) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def opened_bytes(recipe: Recipe, base: Base) -> int:
     if recipe.adapt.base_bits and not is_merged:
         return num_bytes(base.model)
     is_merged_half = is_merged and each < 4
-    return base.num_weights * (each + 4 * is_merged_half)  # float32 weights are merged, written, then read as 16 bits
+    return base.num_weights * (each + 4 * is_merged_half)  # float32 weights are merged, written, then opened
 
 
 def weighed(recipe: Recipe, base: Base) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ peft has no task type for it, so an adapter is one of no task, on AutoModelForMa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,9 @@ class Foretold:
             found_LV = logits.float().log_softmax(-1)
             found.append((found_LV, wanted_LV, torch.equal(found_LV.argmax(-1), wanted_LV.argmax(-1))))
         return found
+
+    def in_float32(self, found: tuple[torch.Tensor, ...]) -> Foretold:
+        return replace(self, logp=found, dtype=torch.float32)
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, Interrupted
 from tunesmith.evals.score import Answer
-from tunesmith.export.verify import expect, on_whole_base, verify, whole_base_note
+from tunesmith.export.verify import expect, export_notes, from_measured, in_float32, on_whole_base, verify
 from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged, write_tuned
 from tunesmith.fitted import Fitted, fit_or_halve
@@ -157,7 +157,7 @@ def whole(
     verdict["secondary"] |= preferred
     verdict |= {"run": out.name, "guard": [asdict(g) for g in guard], "openings": [asdict(o) for o in earlier]}
     kept = [openings.note(earlier, len(made.split.test)), long_context.note(reach), *skipped_updates(folder),
-            whole_base_note(folder.read("export.json")), *(folder.read(SIZES) or {}).get("said", [])]  # fmt: skip
+            *export_notes(folder.read("export.json")), *(folder.read(SIZES) or {}).get("said", [])]  # fmt: skip
     verdict["notes"] = [*filter(None, kept), *verdict["notes"], *guards.losses(guard)]
     robustness.into(verdict, robust)
     against_parent.into(verdict, against_parent.compare(recipe, folder, made, base_asked, tuned))
@@ -383,10 +383,11 @@ def export(
                 del opened  # before the larger one comes
                 opened = open_adapter(origin, tuned, torch.float32, to_merge=True)
             with folder.doing("adapter merged"):
+                exact = in_float32(opened, expected)
                 merged = write_merged(opened, serving, folder.path / "merged")
             del opened
             with folder.doing("merged model opened by transformers and compared"):
-                opened_merged = open_model(merged, where.dtype)
-                facts["merged"] = {"path": "merged", **verify("merged model", opened_merged, expected, is_merged=True)}
+                found = verify("merged model", open_model(merged, torch.float32), exact)
+            facts["merged"] = {"path": "merged", **found, **from_measured(exact, expected)}
     folder.write("export.json", facts)
     return {"tuned": weights_digest(tuned)}

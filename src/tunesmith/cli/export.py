@@ -71,6 +71,10 @@ def lines(facts: dict[str, Any]) -> list[str]:
                 found.append(f"  peft, on the base as it is instead of in fewer bits: logits {apart}")
         elif said is not None:
             found.append(f"  {who}: {said} (pip install 'tunesmith[llamacpp]' lets it check the file too)")
+    if "measured_in" in facts:
+        same = f"{facts['measured_same']} of {facts['prompts']} answers the same"
+        apart = f"{facts['measured_diff']:.2g} of their spread"
+        found.append(f"  measured in {facts['measured_in']}; these weights in float32: {same}, logits within {apart}")
     if "vllm" in facts:
         breaches = facts["vllm"]["breaches"]
         said = "; ".join(breaches) or f"keeps its rules; start it with --max-lora-rank {facts['vllm']['max_lora_rank']}"

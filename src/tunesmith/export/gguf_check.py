@@ -18,15 +18,13 @@ from transformers import AutoModelForCausalLM
 
 from tunesmith.errors import RunError
 from tunesmith.export import llamacpp
-from tunesmith.export.verify import Expected
+from tunesmith.export.verify import GAP, Expected
 from tunesmith.export.vocabulary import Vocabulary
 from tunesmith.models.bars import no_bars
 
 # Of the logits' own spread (their standard deviation over the vocabulary): root mean square difference behind a prompt.
 CLOSE = {"f32": 2e-3, "f16": 2e-2, "q8_0": 0.15}
-LOW_PRECISION = 0.1  # where the session itself computes in 16 bits
 BROKEN = "\ufffd"  # bytes that are no character; programs show them differently
-GAP = 5.0  # times CLOSE: how far below the best a token that the session chose may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,8 @@ def failed(what: str) -> RunError:
 
 def compare(who: str, reader: Reader, expected: Expected, quant: str) -> dict[str, Any]:
     """Facts: the largest relative difference, the largest gap, how many greedy answers are the same token by token."""
-    close = max(CLOSE[quant], 0.0 if expected.dtype == torch.float32 else LOW_PRECISION)
+    assert expected.dtype == torch.float32, "a GGUF file is held against what its weights give in float32"
+    close = CLOSE[quant]
     apart, gap, same = 0.0, 0.0, 0
     for prompt, completion, wanted_V in zip(expected.prompts, expected.completions, expected.logits):
         reply = completion.tokens

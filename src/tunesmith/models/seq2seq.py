@@ -30,12 +30,13 @@ def start_token(model: PreTrainedModel) -> int:
     return int(found)
 
 
-def asking(model: PreTrainedModel, prompt: Sequence[int]) -> dict[str, Any]:
-    """What a model of either kind is given so that its last logits are those behind the prompt."""
-    tokens = torch.tensor([list(prompt)], device=model.device)
+def asking(model: PreTrainedModel, prompt: Sequence[int], begun: Sequence[int] = ()) -> dict[str, Any]:
+    """What a model of either kind is given so that its last logits are those behind the prompt and what was `begun` of
+    the answer."""
+    row = lambda tokens: torch.tensor([tokens], device=model.device)
     if not model.config.is_encoder_decoder:
-        return {"input_ids": tokens, "logits_to_keep": 1}
-    return {"input_ids": tokens, "decoder_input_ids": torch.full_like(tokens[:, :1], start_token(model))}
+        return {"input_ids": row([*prompt, *begun]), "logits_to_keep": 1}
+    return {"input_ids": row([*prompt]), "decoder_input_ids": row([start_token(model), *begun])}
 
 
 def prompts_of(forest: Forest) -> list[bool]:

@@ -366,7 +366,13 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, tu
 
 
 def differs(facts: Facts) -> bool:
-    return any(isinstance(e, dict) and e.get("same_text") is False for e in (facts.export or {}).values())
+    checks = [e for e in (facts.export or {}).values() if isinstance(e, dict) and e.get("same_text") is not None]
+    return not all(map(alike, checks))
+
+
+def alike(check: Mapping[str, Any]) -> bool:
+    """Every answer is the one that was measured, or parts from it at a near tie, which rounding to 16 bits decides."""
+    return bool(check["same_text"]) or check.get("num_ties", 0) + check.get("num_same", 0) == check.get("num_prompts")
 
 
 def export_words(facts: Facts) -> list[Sentence]:
@@ -378,9 +384,11 @@ def export_words(facts: Facts) -> list[Sentence]:
         (False, "does not answer as the measured model does"),
         (True, "answers as the measured model does"),
     ):
-        names = [name for name, check in checked.items() if check["same_text"] is is_same]
+        names = [name for name, check in checked.items() if alike(check) is is_same]
         prompts = [checked[name].get("num_prompts") for name in names]
         asked = f" on {things(prompts[0], 'prompt')}" if names and set(prompts) == {prompts[0]} and prompts[0] else ""
+        ties = max((checked[name].get("num_ties", 0) for name in names if is_same), default=0)
+        tied = f"; where they part ({count(ties)}), rounding to 16 bits decides a near tie" if ties else ""
         if names:
-            said.append((f"Exported and loaded again ({', '.join(names)}), it {what}{asked}.",))
+            said.append((f"Exported and loaded again ({', '.join(names)}), it {what}{asked}{tied}.",))
     return said

@@ -117,6 +117,12 @@ def test_a_differing_export_is_a_no(tmp_path: Path) -> None:
     assert "Exported and loaded again (adapter), it answers as the measured model does on 8 prompts." in said(
         found.because
     )
+    export["merged"] |= {"num_same": 6, "num_ties": 1}
+    assert words.plain(answers_of(tmp_path, {}, export=export).may_use).startswith("Not the exported files")
+    export["merged"] |= {"num_ties": 2}  # what rounding to 16 bits decides is no other model
+    found = answers_of(tmp_path, {}, export=export)
+    assert words.plain(found.may_use) == words.plain(answers_of(tmp_path, {}).may_use)
+    assert "on 8 prompts; where they part (2), rounding to 16 bits decides a near tie." in said(found.because)
 
 
 def test_lead_counts_right_answers_only_where_these_are_the_score(tmp_path: Path) -> None:
