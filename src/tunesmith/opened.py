@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from tunesmith.build import Material, compute, load_base
+from tunesmith.build import Compute, Material, compute, load_base
 from tunesmith.classes import renderer_of
 from tunesmith.data.columns import Columns
 from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
+from tunesmith.engine.precision import is_fast_in_bf16
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Spec
 from tunesmith.errors import InputError, did_you_mean
@@ -145,7 +147,7 @@ class Opened:
 def open_run(folder: Path, *, insist: bool = False) -> Opened:
     """A finished run. Another base than it was tuned on is refused unless the user insists."""
     served, recipe, weights = kept_run(folder)
-    base = load_base(recipe, compute(recipe))
+    base = load_base(recipe, as_measured(recipe, folder))
     renderer = renderer_of(base, recipe, served.labels, served.task)
     if (folder / HEAD).is_file():
         read_head(base, folder / HEAD)
@@ -157,6 +159,14 @@ def open_run(folder: Path, *, insist: bool = False) -> Opened:
         tenant = session.tenants[TUNED]
         tenant.start_from(read_weights(weights, list(tenant.masters), base.digest, insist=insist))
     return Opened(str(folder), recipe, session, renderer, served, session.publish(TUNED))
+
+
+def as_measured(recipe: Recipe, folder: Path) -> Compute:
+    """In the precision of the run: what was measured is what answers. Float32 where the recipe left that open, the run
+    took bfloat16, and this machine is slow at it."""
+    then = compute(recipe, read_json(folder / "lock.json"))
+    is_slow = then.dtype == torch.bfloat16 and not is_fast_in_bf16(then.device)
+    return compute(recipe) if is_slow and recipe.precision == "auto" else then
 
 
 def kept_run(folder: Path) -> tuple[Served, Recipe, Path]:

@@ -8,7 +8,7 @@ import torch
 def choose_dtype(device: str) -> tuple[torch.dtype, str]:
     """(type, why): bf16 where the hardware multiplies it fast, float32 elsewhere."""
     if device.startswith("cuda"):
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if is_fast_in_bf16(device):
             return torch.bfloat16, "this GPU has bf16 matrix units"
         return torch.float32, "this GPU has no bf16 matrix units"
     units = bf16_units() if device == "cpu" else None
@@ -17,6 +17,12 @@ def choose_dtype(device: str) -> tuple[torch.dtype, str]:
     if units:
         return torch.float32, f"the exact one; with this CPU's {units} bfloat16 may be twice as fast"
     return torch.float32, f"bf16 matrix products are not fast on this device ({device})"
+
+
+def is_fast_in_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and bf16_units() is not None
 
 
 def bf16_units() -> str | None:
