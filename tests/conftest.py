@@ -14,6 +14,22 @@ from tunesmith.files import cache_dir
 from tunesmith.openings import record_path
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bf16-units", choices=("none", "AVX512-BF16", "AMX"),
+                     help="what `precision: auto` finds, whatever this processor has; processes that tests start look "
+                          "for themselves")  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processor_of_the_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    said = request.config.getoption("--bf16-units")
+    with pytest.MonkeyPatch.context() as patch:
+        if said is not None:
+            for name in ("engine.precision", "footprint"):
+                patch.setattr(f"tunesmith.{name}.bf16_units", lambda: None if said == "none" else said)
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests() -> Iterator[None]:
     models = cache_dir() / "models"

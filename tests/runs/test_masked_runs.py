@@ -33,7 +33,10 @@ from tunesmith.verified import verify
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     found = tiny_runs.settings(folder / "model", folder / "book.txt", max_updates=3)
-    found |= {"task": {"name": "pretrain"}}
+    found |= {
+        "task": {"name": "pretrain"},
+        "precision": "float32",
+    }  # held against plain transformers to the last digits
     found["data"] |= {"max_tokens": 512, "reading": {"separator": "\n\n"}}  # more than the model reads
     found["train"]["rehearsal"] = True
     found["evals"] |= {"guards": "full", "explain_cases": 2, "robustness": "quick", "few_shot": 4}

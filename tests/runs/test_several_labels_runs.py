@@ -82,7 +82,7 @@ def test_a_run_ends_in_a_verdict_on_sets(finished: Path) -> None:
     assert set(verdict["secondary"]) == {"label_set_macro_f1", "exact_match"}
     assert verdict["base_form"] in ("linear probe on the pooled state", "linear probe on the mean state")
     assert verdict["base"] > 0.8  # the mean of the states knows which words are there
-    assert verdict["tuned"] > 0.85  # the labels stand in the text
+    assert verdict["tuned"] > 0.8  # the labels stand in the text
     assert "TF-IDF + logistic regression" in verdict["baselines"]
     assert not (finished / "calibration.json").exists()
     resolved = {row["key"]: row for row in json.loads((finished / "plan.json").read_text())["resolved"]}
