@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tunesmith.engine import precision
 from tunesmith.engine.optim import AdamW, build, global_norm
-from tunesmith.engine.precision import choose_dtype
 from tunesmith.engine.schedule import Schedule, auto_lr
 
 
@@ -50,10 +50,18 @@ def test_global_norm() -> None:
     assert float(global_norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})) == pytest.approx(5.0)
 
 
-def test_precision_says_why() -> None:
-    dtype, why = choose_dtype("cpu")
-    assert (dtype == torch.bfloat16) == torch.cpu._is_amx_tile_supported()
-    assert why
+@pytest.mark.parametrize(
+    ("units", "wanted", "said"),
+    [
+        ("AMX", torch.bfloat16, "this CPU has AMX"), ("AVX512-BF16", torch.float32, "AVX512-BF16 bfloat16 may be"),
+        (None, torch.float32, "not fast on this device (cpu)"),
+    ],
+)  # fmt: skip
+def test_precision_says_why(units: str | None, wanted: torch.dtype, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "bf16_units", lambda: units)
+    dtype, why = precision.choose_dtype("cpu")
+    assert dtype == wanted
+    assert said in why
 
 
 def test_the_slanted_triangle_of_ulmfit_by_hand() -> None:
