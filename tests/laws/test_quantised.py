@@ -221,8 +221,8 @@ def rounded(base: Base, held: Base) -> Base:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tenant_is_one_on_the_dequantised_weights(kind: str, folder: Path) -> None:
-    """Its gradients to a millionth of those on plain layers with these weights, however an update is cut; after a few
-    steps too."""
+    """Its gradients are those on plain layers with these weights, but for rounding (there LoRA is added within the
+    product), however an update is cut; after a few steps too."""
     adapt, rows = KINDS[kind], records()
     bits = adapt.base_bits
     assert bits is not None
@@ -232,7 +232,7 @@ def test_a_tenant_is_one_on_the_dequantised_weights(kind: str, folder: Path) -> 
     plain.create("t", Spec(replace(adapt, base_bits=None)))
     for _ in range(3):
         found, wanted = (gradient(s, "t", [forest(rows)]) for s in (session, plain))
-        assert largest(found, wanted) < 1e-6 * (10 if adapt.dora else 1)
+        assert largest(found, wanted) < 1e-5
         for s in (session, plain):
             gradient_step(s, "t", [forest(rows[:5])])
     assert largest(found, gradient(session, "t", [forest(rows)])) > 1e-3  # it has moved

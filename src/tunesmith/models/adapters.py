@@ -22,6 +22,7 @@ from tunesmith.models.blockwise import bits_of
 from tunesmith.models.class_head import head_tensors, outside
 from tunesmith.models.context import Context, check_context
 from tunesmith.models.kinds import has_classes, has_masked_head, task_type
+from tunesmith.models.low_rank import in_one_piece
 from tunesmith.models.noise import Draw, KeyedDropout
 from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
 from tunesmith.models.probe import Probe
@@ -272,6 +273,7 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
     if adapt.method == "lora":
         inject_adapter_in_model(lora_config(adapt, model), model, adapter_name=key)
         key_dropout(model, key, draw)
+        in_one_piece(model)
         model.requires_grad_(False)
         live = {n.replace(f".{key}.", "."): p for n, p in model.named_parameters() if f".{key}." in n}
         for name, parameter in live.items():
