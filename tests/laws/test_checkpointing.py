@@ -12,7 +12,7 @@ from tunesmith.data.pack import forest
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
 from tunesmith.models.adapters import Adapt
-from tunesmith.models.attention import count_calls
+from tunesmith.models.calls import count_calls
 
 BATCHES = [forest(records(5)), forest(records(4, seed=1))]
 

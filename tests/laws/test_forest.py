@@ -16,7 +16,8 @@ from tests.laws.cases import apart, forest, gradients_apart, hidden_and_gradient
 from transformers import AttentionInterface
 
 from tunesmith.errors import DataError, ModelError
-from tunesmith.models.attention import NAME, Layout, count_calls, forest_attention
+from tunesmith.models.attention import NAME, Layout, forest_attention
+from tunesmith.models.calls import count_calls
 from tunesmith.models.forward import RopeLimit, attention, hidden_states, probe, rope_limit
 
 HIDDEN, GRADIENT = 1e-5, 1e-5

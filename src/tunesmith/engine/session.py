@@ -26,6 +26,7 @@ from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
+from tunesmith.models import kernel
 from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
 from tunesmith.models.artifact import about_adapter, read_adapter, save_weights
 from tunesmith.models.depth import depths
@@ -52,8 +53,7 @@ class Session:
         self._lock = threading.RLock()
         keep_freed_memory()
         if compiled:
-            for layer in layers_of(base.model):
-                layer.compile(dynamic=True)
+            kernel.compile_layers(layers_of(base.model))
 
     # -- tenants ------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,6 @@ log-sum-exp, and computes the probabilities again (Dao et al. 2022, arXiv:2205.1
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +17,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.errors import ModelError
+from tunesmith.models import kernel
 from tunesmith.models.blocks import Group, plan
+from tunesmith.models.calls import count
 
 NAME = "tunesmith_forest"
 LAYOUT = "forest_layout"
+KERNEL = "forest_kernel"  # true: by the compiled kernel, where it knows how
 LOG2_E = 1 / math.log(2)
 
 # What transformers hands to every attention function and what changes nothing here. `position_ids` and the like have
@@ -41,37 +40,12 @@ class Layout(NamedTuple):
     parent: Tensor  # [S] int64
 
 
-@dataclass
-class Calls:
-    """What forest attention was asked for while `count_calls` was open."""
-
-    windows: list[int | None] = field(default_factory=list)  # sliding window of each call, in order
-
-    @property
-    def num(self) -> int:
-        return len(self.windows)
-
-
-_CALLS: ContextVar[Calls | None] = ContextVar("tunesmith_forest_calls", default=None)
-
-
-@contextmanager
-def count_calls() -> Iterator[Calls]:
-    """Counts the runs of forest attention in this thread; one forward pass makes one per attention layer."""
-    calls = Calls()
-    token = _CALLS.set(calls)
-    try:
-        yield calls
-    finally:
-        _CALLS.reset(token)
-
-
 def forest_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """transformers' attention function. query [1, heads, N, d], key and value [1, kv_heads, N, d or dv] ->
     ([1, N, heads, dv], None)."""
-    layout = kwargs.pop(LAYOUT, None)
+    layout, by_kernel = kwargs.pop(LAYOUT, None), kwargs.pop(KERNEL, False)
     if layout is None:
         raise ModelError(
             f"attention {NAME!r} was called without a layout, and would mix the examples of a batch. "
@@ -102,6 +76,8 @@ def forest_attention(
     softcap = None if softcap is None else float(softcap)
     if dropout > 0.0:
         out = _with_dropout(query, key, value, layout, (scale, window, softcap, sinks, float(dropout)))
+    elif by_kernel and kernel.knows((query, key, value), scale, softcap, sinks):
+        out, _ = kernel.attention(query[0], key[0], value[0], list(layout), scale, window)
     else:
         out, _ = _forest_attention(
             query[0], key[0], value[0], layout.start, layout.stop, layout.parent, scale, window, softcap, sinks
@@ -260,7 +236,7 @@ def _forest_attention(
     sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """q [heads, N, d], k [h, N, d], v [h, N, dv] -> out [N, heads, dv], log-sum-exp [h, N, g] in log2."""
-    _count(window)
+    count(window)
     h = k.shape[0]
     g = q.shape[0] // h
     q_g, k_g, v_g = (_grouped(x, h) for x in (q, k, v))
@@ -274,12 +250,6 @@ def _forest_attention(
         outs.append(out)
         tops.append(top)
     return _heads_last(_by_token(outs, the.where, h, g)), _by_token(tops, the.where, h, g).squeeze(-1)
-
-
-def _count(window: int | None) -> None:
-    calls = _CALLS.get()
-    if calls is not None:
-        calls.windows.append(window)
 
 
 @_forest_attention.register_fake
@@ -372,7 +342,7 @@ _forest_attention.register_autograd(_backward, setup_context=_setup)
 def _with_dropout(query: Tensor, key: Tensor, value: Tensor, layout: Layout, settings: tuple) -> Tensor:
     """The same by autograd, with dropout of probabilities. -> [N, heads, dv]. Noise follows torch's generator."""
     scale, window, softcap, sinks, dropout = settings
-    _count(window)
+    count(window)
     h = value.shape[1]
     g = query.shape[1] // h
     q_g, k_g, v_g = (_grouped(x[0], h) for x in (query, key, value))

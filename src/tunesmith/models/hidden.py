@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError, PlanError
-from tunesmith.models.attention import LAYOUT, NAME, Layout
+from tunesmith.models.attention import KERNEL, LAYOUT, NAME, Layout
 from tunesmith.models.heads import unwrapped
 from tunesmith.models.masked import masked_hidden
 from tunesmith.models.padded import leaf_paths, padded_hidden
@@ -93,12 +94,14 @@ def hidden_states(model: nn.Module, forest: Forest, layout: str) -> Tensor:
 
 
 def _forest_hidden(causal: PreTrainedModel, forest: Forest) -> Tensor:
-    layout = Layout(forest.start.cpu(), forest.stop.cpu(), forest.parent.cpu())
+    given: dict[str, Any] = {LAYOUT: Layout(forest.start.cpu(), forest.stop.cpu(), forest.parent.cpu())}
+    if any(module._compiled_call_impl is not None for module in causal.modules()):
+        given[KERNEL] = True  # who compiles layers has a compiler
     with attention(causal, NAME):
         output = causal.base_model(
             input_ids=forest.tokens[None],
             position_ids=forest.positions[None],
             use_cache=False,
-            **{LAYOUT: layout},
+            **given,
         )
     return output.last_hidden_state[0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError
-from tunesmith.models.attention import Calls, count_calls
+from tunesmith.models.calls import Calls, count_calls
 from tunesmith.models.heads import evaluating, unwrapped
 from tunesmith.models.hidden import hidden_states
 from tunesmith.models.padded import leaf_paths

@@ -11,7 +11,8 @@ from tests.laws.cases import forest
 from torch import Tensor
 
 from tunesmith.models import blocks
-from tunesmith.models.attention import NAME, Layout, count_calls, forest_attention
+from tunesmith.models.attention import NAME, Layout, forest_attention
+from tunesmith.models.calls import count_calls
 from tunesmith.models.forward import attention, hidden_states
 
 SIZES = (7, 5, 3, 5, 4, 300, 6, 6, 2, 1)
