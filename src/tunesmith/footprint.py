@@ -28,8 +28,8 @@ from tunesmith.evals.perturb import applies, changed, instruction_of
 from tunesmith.evals.tasks import Form, label_record, pair_record
 from tunesmith.explain import MOST_BYTES
 from tunesmith.folder import peak_gib
-from tunesmith.generate.decode import NAME as DECODE
-from tunesmith.generate.decode import PREFILL_ROWS, Buffers, Sampler, common_prefix
+from tunesmith.generate.buffers import NAME as DECODE
+from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix, laid
 from tunesmith.method import objective_of, regularisers_of
 from tunesmith.models.blockwise import num_bytes
 from tunesmith.models.forward import attention
@@ -240,26 +240,17 @@ def scored_bytes(base: Base, records: Sequence[Record], micro: int) -> int:
 
 
 def batch_bytes(sampler: Sampler, batch: Batch) -> int:
-    """Of reading and of a step. Only the last two groups of rows, the longest, are run: of those before them keys and
-    values are there."""
-    tails = [[0] * n for n in batch.own]
+    """Of reading and of a step. Only the last two groups of rows, the longest, are run: for those before them there is
+    room."""
+    tails = [[n] * length for n, length in enumerate(batch.own)]  # equal ones would be read once
     num_before = max(0, (len(tails) - 1) // PREFILL_ROWS - 1) * PREFILL_ROWS
-    room = max(batch.own) + batch.most
-
-    def read(prefix: Buffers) -> tuple[torch.Tensor, Buffers]:
-        shapes = sampler.read_in([[0]], prefix, 1)[1].own
-        before = {n: [t.new_empty(num_before, t.shape[1], room, t.shape[3]) for t in kv] for n, kv in shapes.items()}
-        hidden, buffers = sampler.read_in(tails[num_before:], prefix, batch.most)
-        whole = {n: [torch.cat(pair) for pair in zip(before[n], kv)] for n, kv in buffers.own.items()}
-        buffers.own = {n: (keys, values) for n, (keys, values) in whole.items()}
-        return torch.cat([hidden.new_empty(num_before, hidden.shape[1]), hidden]), buffers
 
     def ask(living: Living) -> int:
-        hidden, buffers = read(sampler.shared([0] * batch.shared))
-        assert buffers.pad_B is not None
-        buffers.pad_B = buffers.pad_B.new_empty(len(tails))
+        buffers = laid(batch.own, sampler.shared([0] * batch.shared), batch.most)
+        hidden = sampler.prefill(tails, buffers, num_before)
+        hidden = torch.cat([hidden.new_empty(num_before, hidden.shape[1]), hidden])
         logp_V = sampler.head.logits(hidden).float().log_softmax(-1)
-        buffers.keep(torch.arange(len(tails) - 1, device="meta"))  # the first row leaves
+        buffers.keep(range(len(tails) - 1))  # the last row leaves
         return logp_V.numel()
 
     with torch.no_grad(), attention(sampler.model, DECODE):

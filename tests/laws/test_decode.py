@@ -7,7 +7,8 @@ import torch
 from tests import tiny
 
 from tunesmith.errors import RunError
-from tunesmith.generate.decode import Sampler, common_prefix
+from tunesmith.generate.buffers import Level
+from tunesmith.generate.decode import Sampler, common_prefix, drawn
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.models.heads import find_head
@@ -43,6 +44,48 @@ def test_the_sampler_writes_what_transformers_writes(family: str, shared: int) -
         assert torch.tensor(mine.logp) == pytest.approx(torch.tensor(wanted.logp), abs=2e-5)
 
 
+SEVERAL = (0, 3, 0, 5, 3, 0, 1, 3, 5)  # prompts by number: some are answered several times
+
+
+@pytest.mark.parametrize("shared", [0, 8])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_answered_several_times_is_answered_as_alone(family: str, shared: int) -> None:
+    """Answers of one prompt part ways and stop at different times, and each goes on as if nobody stood beside it."""
+    model = tiny.build(family)
+    sampler, asked = Sampler(model, find_head(model), texts), [prompts(shared)[i] for i in SEVERAL]
+    beside, alone = (sampler(asked, Limits(16, STOP, temperature=1.0, rows=rows)) for rows in (len(asked), 1))
+    assert len({c.tokens for c in alone}) > 5
+    assert len({len(c.tokens) for c in alone}) > 1
+    for mine, wanted in zip(beside, alone):
+        assert mine.tokens == wanted.tokens
+        assert torch.tensor(mine.logp) == pytest.approx(torch.tensor(wanted.logp), abs=2e-5)
+
+
+def test_a_prompt_is_read_once_however_often_it_is_answered() -> None:
+    model = tiny.build("llama")
+    sampler, read = Sampler(model, find_head(model), texts), list[int]()
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, given: read.append(given[0].numel()))
+    asked = [prompts(8)[i] for i in SEVERAL]
+    sampler(asked, Limits(1, (), rows=len(asked)))
+    shared, longest = common_prefix(asked), max(map(len, asked))
+    assert sum(read) == shared + len(set(SEVERAL)) * (longest - shared)
+
+
+@pytest.mark.parametrize("wrong", ["of", "at_B"])
+def test_mutant_rows_on_another_prompt_are_found(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.build("llama")
+    sampler, asked = Sampler(model, find_head(model), texts), [prompts(0)[i] for i in SEVERAL]
+    limits = Limits(16, STOP, temperature=1.0, rows=len(asked))
+    right, made = sampler(asked, limits), Level.__init__
+
+    def mutant(self: Level, *given: object, **named: object) -> None:
+        made(self, *given, **named)  # type: ignore[arg-type]
+        setattr(self, wrong, getattr(self, wrong)[::-1] if wrong == "of" else self.at_B.flip(0))
+
+    monkeypatch.setattr(Level, "__init__", mutant)
+    assert [c.tokens for c in sampler(asked, limits)] != [c.tokens for c in right]
+
+
 def test_rows_stop_at_different_times_and_leave_the_batch() -> None:
     model = tiny.build("llama")
     ours = Sampler(model, find_head(model), texts)(prompts(8), Limits(24, STOP, rows=7))
@@ -76,6 +119,15 @@ def test_samples_follow_the_model() -> None:
     order = p.sort(descending=True)
     allowed = order.indices[: int((order.values.cumsum(0) < 0.3).sum()) + 1].tolist()
     assert {c.tokens[0] for c in few} <= set(allowed)
+
+
+def test_what_cannot_be_is_never_drawn_and_the_rest_as_often_as_it_is_likely() -> None:
+    prob = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
+    noise = [torch.Generator().manual_seed(i) for i in range(4000)]
+    found = torch.bincount(drawn(prob.expand(4000, -1), noise), minlength=6) / 4000
+    assert found[prob == 0].sum() == 0
+    assert found == pytest.approx(prob, abs=0.03)
+    assert torch.bincount(drawn(prob.roll(1).expand(4000, -1), noise), minlength=6)[1] == 0, "the same noise elsewhere"
 
 
 def test_common_prefix_leaves_every_prompt_a_token() -> None:

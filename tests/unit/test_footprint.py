@@ -9,7 +9,8 @@ import torch
 from tests.laws.sessions import base_of
 
 from tunesmith.footprint import Batch, batch_bytes
-from tunesmith.generate.decode import NAME, Sampler
+from tunesmith.generate.buffers import NAME
+from tunesmith.generate.decode import Sampler
 from tunesmith.models.forward import attention
 from tunesmith.models.heads import Head
 from tunesmith.models.traced import Living, traced, twin_of
@@ -17,10 +18,10 @@ from tunesmith.models.traced import Living, traced, twin_of
 
 def run_whole(sampler: Sampler, batch: Batch) -> int:
     def ask(living: Living) -> int:
-        tails = [[0] * n for n in batch.own]
+        tails = [[n] * length for n, length in enumerate(batch.own)]
         hidden, buffers = sampler.read_in(tails, sampler.shared([0] * batch.shared), batch.most)
         logp_V = sampler.head.logits(hidden).float().log_softmax(-1)
-        buffers.keep(torch.arange(len(tails) - 1, device="meta"))
+        buffers.keep(range(len(tails) - 1))
         return logp_V.numel()
 
     with torch.no_grad(), attention(sampler.model, NAME):

@@ -1,65 +1,27 @@
 """The engine's own sampler: prompts -> completions with the log-probability of every token sampled.
 
-The prefix that all prompts share is computed once and its keys and values are kept once, not once a row; each row has
-only its own remainder in a buffer that is allocated once. Rows that stopped leave the batch.
+The prefix that all prompts share is read once, and so is a prompt that is answered several times; keys and values of
+both are kept once, not once a row. Rows that stopped leave the batch.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
+from torch import Tensor
+from transformers import PreTrainedModel
 
+from tunesmith.generate.buffers import NAME, Buffers
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
 from tunesmith.models.forward import attention
 from tunesmith.models.heads import Head
 from tunesmith.types import Completion
 
-NAME = "tunesmith_decode"
 PREFILL_ROWS = 16
-
-
-@dataclass(slots=True)
-class Buffers:
-    """Keys and values of the layers: a shared prefix [1, K, P, d] and the rows' own columns [B, K, T, d]."""
-
-    prefix: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    own: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    num_prefix: int = 0
-    pad_B: Tensor | None = None  # [B] left padding of the own columns
-    column: int = 0  # where the next tokens go
-    capacity: int = 0
-    hidden_keys: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window, of this forward pass
-
-    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [B, K, q, d] at the current column; returns the views of all columns so far."""
-        if layer not in self.own:
-            shape = (key.shape[0], key.shape[1], self.capacity, key.shape[3])
-            # zeros: columns left of a short row are masked, and 0 times what stood in memory could be NaN
-            self.own[layer] = (key.new_zeros(shape), value.new_zeros((*shape[:3], value.shape[3])))
-        keys, values = self.own[layer]
-        end = self.column + key.shape[2]
-        keys[:, :, self.column : end] = key
-        values[:, :, self.column : end] = value
-        return keys[:, :, :end], values[:, :, :end]
-
-    def keep(self, rows: Tensor) -> None:
-        self.own = {layer: (k[rows], v[rows]) for layer, (k, v) in self.own.items()}
-        assert self.pad_B is not None
-        self.pad_B = self.pad_B[rows]
-
-    def as_prefix(self) -> Buffers:
-        """These one-row buffers as the shared prefix of new ones."""
-        end = self.column
-        prefix = {layer: (k[:, :, :end].contiguous(), v[:, :, :end].contiguous()) for layer, (k, v) in self.own.items()}
-        return Buffers(prefix=prefix, num_prefix=end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,87 +32,6 @@ class Step:
     tokens: list[int]
     logps: list[float]  # nats
     best: list[list[tuple[int, float]]]  # of each row, the likeliest tokens and their nats, where they were asked for
-
-
-def hidden_keys(buffers: Buffers, num_queries: int, num_keys: int, window: int | None) -> Tensor | None:
-    """[B, 1, 1, q, P + T] of the keys that a query must not see, None where it sees all; made once a forward pass."""
-    if window not in buffers.hidden_keys:
-        hidden = ~visible(buffers, num_queries, num_keys, window)
-        buffers.hidden_keys[window] = hidden if bool(hidden.any()) else None
-    return buffers.hidden_keys[window]
-
-
-def visible(buffers: Buffers, num_queries: int, num_keys: int, window: int | None) -> Tensor:
-    """[B, 1, 1, q, P + T] of which keys a query may see; positions count without the padding."""
-    assert buffers.pad_B is not None
-    pad = buffers.pad_B[:, None, None]
-    device = pad.device
-    query = torch.arange(buffers.column, buffers.column + num_queries, device=device)[None, :, None]
-    key = torch.arange(num_keys, device=device)[None, None, :]
-    own = (key <= query) & (key >= pad)
-    own = own | (key == query)  # a padding column sees itself, so that no row of the softmax is empty
-    prefix = torch.ones(own.shape[0], num_queries, buffers.num_prefix, dtype=torch.bool, device=device)
-    if window is not None:
-        own = own & (query - key < window)
-        at = torch.arange(buffers.num_prefix, device=device)[None, None, :]
-        prefix = prefix & (buffers.num_prefix + query - pad - at < window)
-    return torch.cat([prefix, own], -1)[:, None, None]
-
-
-def decode_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    decode_buffers: Buffers | None = None,
-    **ignored: Any,
-) -> tuple[Tensor, None]:
-    """Attention of [B, H, q, d] to the shared prefix and the row's own columns, softmax in float32."""
-    if decode_buffers is None:
-        raise RuntimeError(f"attention {NAME!r} was called without its buffers; generate through tunesmith.generate")
-    buffers = decode_buffers
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    keys, values = buffers.write(layer, key, value)
-    batch, heads, num_queries, dim = query.shape
-    kv_heads = key.shape[1]
-    scale = dim**-0.5 if scaling is None else scaling
-    grouped = (query * scale).view(batch, kv_heads, heads // kv_heads, num_queries, dim)
-    folded = grouped.reshape(batch, kv_heads, -1, dim)
-    own = (folded @ keys.transpose(-1, -2)).view(*grouped.shape[:4], -1)
-    parts = [own]
-    if buffers.num_prefix:
-        prefix_k, prefix_v = buffers.prefix[layer]
-        rows = grouped.permute(1, 0, 2, 3, 4).reshape(kv_heads, -1, dim)  # all rows share the prefix: one matmul a head
-        shared = (rows @ prefix_k[0].transpose(-1, -2)).view(kv_heads, batch, -1, num_queries, buffers.num_prefix)
-        parts = [shared.permute(1, 0, 2, 3, 4), own]
-    scores = torch.cat(parts, -1).float()
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    hidden = hidden_keys(buffers, num_queries, keys.shape[2], sliding_window)
-    if hidden is not None:
-        scores = scores.masked_fill_(hidden, float("-inf"))
-    if s_aux is not None:  # attention sinks (GPT-OSS): one more logit a head, whose value is zero
-        sink = s_aux.float().view(1, kv_heads, -1, 1, 1).expand(*scores.shape[:4], 1)
-        weights = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
-    else:
-        weights = scores.softmax(-1)
-    weights = weights.to(values.dtype)
-    own_w = weights[..., buffers.num_prefix :].reshape(batch, kv_heads, -1, keys.shape[2])
-    out = (own_w @ values).view(batch, kv_heads, -1, num_queries, values.shape[-1])
-    if buffers.num_prefix:
-        rows_w = weights[..., : buffers.num_prefix].permute(1, 0, 2, 3, 4).reshape(kv_heads, -1, buffers.num_prefix)
-        shared_out = (rows_w @ prefix_v[0]).view(kv_heads, batch, -1, num_queries, values.shape[-1])
-        out = out + shared_out.permute(1, 0, 2, 3, 4)
-    return out.reshape(batch, heads, num_queries, values.shape[-1]).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(NAME, decode_attention)
-AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)  # `visible` takes its place
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
@@ -177,7 +58,9 @@ class Sampler:
             return []
         self.model.eval()
         until = limits.until()
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # rows of like length waste no padding
+        # rows of like length waste no padding, and equal prompts are read together
+        first_of: dict[tuple[int, ...], int] = {}
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), first_of.setdefault(tuple(prompts[i]), i)))
         with attention(self.model, NAME):
             num_shared = common_prefix(prompts) if len(prompts) > 1 else 0
             prefix = self.shared(prompts[0][:num_shared])
@@ -196,25 +79,26 @@ class Sampler:
         return [done[i] for i in range(len(prompts))]
 
     def read_in(self, tails: list[list[int]], prefix: Buffers, max_new_tokens: int) -> tuple[Tensor, Buffers]:
-        """(hidden state [B, D] behind each prompt, buffers with room for the answers)."""
-        longest = max(len(t) for t in tails)
-        pad = torch.tensor([longest - len(t) for t in tails], device=self.model.device)
-        buffers = Buffers(prefix.prefix, {}, prefix.num_prefix, pad, 0, longest + max_new_tokens)
-        return self._prefill(tails, longest, buffers), buffers
+        """(hidden state [B, D] behind each prompt, buffers with room for the answers). Equal ones are read once."""
+        texts: dict[tuple[int, ...], int] = {}
+        of = [texts.setdefault(tuple(tail), len(texts)) for tail in tails]
+        is_several = len(texts) < len(tails)
+        buffers = laid(list(map(len, texts)), prefix, 0 if is_several else max_new_tokens)
+        hidden = self.prefill(list(map(list, texts)), buffers)
+        if is_several:
+            hidden, buffers = hidden[torch.tensor(of, device=hidden.device)], buffers.under(of, max_new_tokens)
+        return hidden, buffers
 
     def shared(self, tokens: Sequence[int]) -> Buffers:
         """Keys and values of the prefix that all prompts have."""
-        if not tokens:
-            return Buffers()
-        buffers = Buffers(capacity=len(tokens), pad_B=torch.zeros(1, dtype=torch.int64, device=self.model.device))
-        self._forward(torch.tensor([list(tokens)], device=self.model.device), buffers)
-        return buffers.as_prefix()
+        buffers = Buffers.empty(self.model.device, len(tokens))
+        if tokens:
+            self._forward(torch.tensor([list(tokens)], device=self.model.device), buffers)
+        return buffers
 
     def _forward(self, tokens: Tensor, buffers: Buffers) -> Tensor:
         """[B, q] tokens -> hidden state [B, D] of the last column; the buffers move on by q."""
-        assert buffers.pad_B is not None
-        columns = torch.arange(buffers.column, buffers.column + tokens.shape[1], device=tokens.device)
-        positions = (buffers.num_prefix + columns[None] - buffers.pad_B[:, None]).clamp(min=0)
+        positions = buffers.positions(tokens.shape[1]).clamp(min=0)
         out = self.model.base_model(
             input_ids=tokens, position_ids=positions, use_cache=False, attention_mask=None, decode_buffers=buffers
         )
@@ -222,23 +106,17 @@ class Sampler:
         buffers.hidden_keys.clear()
         return out.last_hidden_state[:, -1]
 
-    def _prefill(self, tails: list[list[int]], longest: int, buffers: Buffers) -> Tensor:
-        """The rows' own prompts, few rows of like length at a time: a short row has its tokens in the last columns, so
-        the columns before them are not computed. Returns the hidden state [B, D] of the last column."""
-        device = self.model.device
-        assert buffers.pad_B is not None
-        states, parts = [], []
-        for first in range(0, len(tails), PREFILL_ROWS):
+    def prefill(self, tails: list[list[int]], buffers: Buffers, begin: int = 0) -> Tensor:
+        """The rows' own prompts from row `begin` on, few rows of like length at a time: a short row has its tokens in
+        the last columns, so the columns before them are not computed. Returns the hidden state [B, D] of the last
+        column."""
+        longest, states = max(map(len, tails)), []
+        for first in range(begin, len(tails), PREFILL_ROWS):
             rows = tails[first : first + PREFILL_ROWS]
             width = max(map(len, rows))
-            tokens = torch.tensor([[0] * (width - len(t)) + t for t in rows], device=device)
-            pad = buffers.pad_B[first : first + PREFILL_ROWS]
-            part = replace(buffers, own={}, pad_B=pad, column=longest - width, hidden_keys={})
+            tokens = torch.tensor([[0] * (width - len(t)) + t for t in rows], device=self.model.device)
+            part = buffers.rows(slice(first, first + len(rows)), longest - width)
             states.append(self._forward(tokens, part).clone())  # a view would keep the states of all columns
-            parts.append(part.own)
-        for layer in parts[0]:
-            keys, values = zip(*(own[layer] for own in parts))
-            buffers.own[layer] = (torch.cat(keys), torch.cat(values))
         buffers.column = longest
         return torch.cat(states)
 
@@ -270,9 +148,8 @@ class Sampler:
         `stopped`. Row i draws as row i of a call does. To be used up or closed in the thread that asked."""
         self.model.eval()
         with attention(self.model, NAME):
-            prefix = self.shared(prompt[:-1] if num > 1 else ())
-            tails = [list(prompt[prefix.num_prefix :])] * num
-            yield from self._steps(tails, list(range(num)), prefix, limits, stopped, top)
+            rows = list(range(num))
+            yield from self._steps([list(prompt)] * num, rows, self.shared(()), limits, stopped, top)
 
     @torch.no_grad()
     def side_by_side(self, prompts: Sequence[Sequence[int]], limits: Limits) -> Generator[Step]:
@@ -288,7 +165,6 @@ class Sampler:
         self, tails: list[list[int]], rows: list[int], prefix: Buffers, limits: Limits, stopped: set[int], top: int = 0
     ) -> Generator[Step]:
         """The tokens of a batch, one step at a time. Rows that the caller has put into `stopped` leave after a step."""
-        device = self.model.device
         hidden, buffers = self.read_in(tails, prefix, limits.max_new_tokens)
         noise = [torch.Generator().manual_seed((limits.seed * 1_000_003 + row) % 2**63) for row in rows]
         alive = list(range(len(tails)))  # rows of the buffers, as indices into tails
@@ -306,17 +182,34 @@ class Sampler:
             if not live or step + 1 == limits.max_new_tokens:
                 return
             if len(live) < len(alive):
-                keep = torch.tensor(live, device=device)
-                buffers.keep(keep)
-                alive, picked = [alive[k] for k in live], picked[keep]
+                buffers.keep(live)
+                alive, picked = [alive[k] for k in live], picked[live]
             hidden = self._forward(picked[:, None], buffers)
+
+
+def laid(lengths: Sequence[int], prefix: Buffers, room: int) -> Buffers:
+    """For texts of these lengths behind the prefix, with `room` for what is written: short ones are padded."""
+    longest = max(lengths)
+    buffers = prefix.under([0] * len(lengths), longest + room)
+    buffers.pad_B = torch.tensor([longest - n for n in lengths], device=buffers.pad_B.device)
+    buffers.is_padded = min(lengths) < longest
+    return buffers
 
 
 def pick(logp_V: Tensor, limits: Limits, noise: list[torch.Generator]) -> Tensor:
     """[B] tokens: the likeliest, or drawn from the top-p part of the tempered distribution, one generator a row."""
     if limits.temperature == 0:
         return logp_V.argmax(-1)
-    prob, index = (logp_V / limits.temperature).softmax(-1).sort(-1, descending=True)
+    prob = logp_V.exp() if limits.temperature == 1 else (logp_V / limits.temperature).softmax(-1)
+    if limits.top_p == 1:
+        return drawn(prob, noise)
+    prob, index = prob.sort(-1, descending=True)
     prob = torch.where(prob.cumsum(-1) - prob < limits.top_p, prob, torch.zeros_like(prob))
-    drawn = torch.stack([torch.multinomial(row.cpu(), 1, generator=g)[0] for row, g in zip(prob, noise)])
-    return index.gather(1, drawn.to(index.device)[:, None])[:, 0]
+    return index.gather(1, drawn(prob, noise)[:, None])[:, 0]
+
+
+def drawn(prob_V: Tensor, noise: list[torch.Generator]) -> Tensor:
+    """[B] indices, each with its probability (of the row's sum): where a number of the row's generator falls."""
+    ends_V = prob_V.cumsum(-1)
+    at = torch.stack([torch.rand((), generator=g) for g in noise]).to(ends_V)[:, None] * ends_V[:, -1:]
+    return torch.searchsorted(ends_V, at, right=True)[:, 0]  # the first that ends above it; below 1 times the sum
