@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tunesmith import classes
-from tunesmith.data import ingest
+from tunesmith.data import ingest, kept_tokens
 from tunesmith.data.alike import places
 from tunesmith.data.audit import audit
 from tunesmith.data.columns import Columns
@@ -24,7 +24,7 @@ from tunesmith.data.located import check_there, files_named, find_splits
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import SPLITS, Ledger, Split, keys_of, split
-from tunesmith.data.stored import Chosen, Joined
+from tunesmith.data.stored import Chosen, Joined, Made
 from tunesmith.engine.fisher import fisher
 from tunesmith.engine.loop import State
 from tunesmith.engine.precision import choose_device, choose_dtype
@@ -265,8 +265,9 @@ def material(
         instruction = "" if base.by_head else own_instruction(task, labels, rows)
     renderer = classes.renderer_of(base, recipe, labels, task)
     num = len(parts.train)
-    train = renderer.records(
-        (instructed(e, instruction) for e in parts.train), lambda done: step(done, num, "training examples rendered")
+    whole = Made(parts.train, lambda e: instructed(e, instruction))
+    train = kept_tokens.rendered(
+        renderer, parts.train, whole, instruction, lambda done: step(done, num, "training examples rendered")
     )
     step(num, num, "training examples rendered")
     if not train.records:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tunesmith.data.feed import FileFeed
-from tunesmith.data.pack import MIN_SHARED_TOKENS, RopeLimit, forest, groups, pack, path_tokens
+from tunesmith.data.pack import MIN_SHARED_TOKENS, Room, RopeLimit, forest, groups, pack, path_tokens
 from tunesmith.types import Forest, Record, Segment
 
 Learned = Counter[tuple[str, tuple[int, ...], float]]  # example, all tokens up to the learned one, weight
@@ -116,6 +116,42 @@ def test_packing_is_tight() -> None:
     batches = pack(records, 512)
     used = sum(b.num_tokens for b in batches)
     assert len(batches) <= used / 512 * 1.03 + 1
+
+
+def first_fit(records: list[Record], max_tokens: int) -> list[list[str]]:
+    """As it was written first: every bin is looked at for every record."""
+    bins: list[list[int]] = []
+    used: list[int] = []
+    for group in sorted(groups(records), key=lambda g: (-g.length, g.members[0])):
+        has_prefix: set[int] = set()
+        for member in sorted(group.members, key=lambda i: (-records[i].num_tokens, i)):
+            own = records[member].num_tokens - group.length
+            costs = [own + (0 if b in has_prefix else group.length) for b in range(len(bins))]
+            place = next((b for b, cost in enumerate(costs) if used[b] + cost <= max_tokens), len(bins))
+            if place == len(bins):
+                bins.append([])
+                used.append(0)
+            used[place] += own + (0 if place in has_prefix else group.length)
+            has_prefix.add(place)
+            bins[place].append(member)
+    return [sorted(records[i].example_id for i in members) for members in bins]
+
+
+@pytest.mark.parametrize("max_tokens", [20, 64, 150, 512])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_tree_finds_the_bin_that_looking_at_all_finds(seed: int, max_tokens: int) -> None:
+    records = made_records(seed, num=150)
+    assert [sorted(b.example_ids) for b in pack(records, max_tokens)] == first_fit(records, max_tokens)
+
+
+def test_mutant_a_bin_that_is_not_the_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, found = made_records(3, num=150), Room.first
+
+    def largest(self: Room, tokens: int) -> int | None:
+        return None if found(self, tokens) is None else self._most.index(self._most[1], self._size) - self._size
+
+    monkeypatch.setattr(Room, "first", largest)
+    assert [sorted(b.example_ids) for b in pack(records, 150)] != first_fit(records, 150)
 
 
 def test_a_shared_instruction_is_stored_once_and_groups_stay_apart() -> None:

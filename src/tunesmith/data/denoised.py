@@ -89,7 +89,7 @@ class MaskedText(Renderer):
     its marks; `vocabulary`: tokens that the model knows."""
 
     def __init__(self, tokenizer: Any, max_tokens: int, vocabulary: int, seed: int) -> None:
-        self._tokenizer, self._max_tokens, self._too_long, self._is_apart = tokenizer, max_tokens, "drop", False
+        self._tokenizer, self._max_tokens, self._too_long, self.is_apart = tokenizer, max_tokens, "drop", False
         self.template, self.stop_ids, self.longest = "", (), max_tokens  # no turns, and nothing that ends one
         controls = Controls(tokenizer, "")
         making = lambda around: Masks.of(tokenizer, controls, around, vocabulary, seed)

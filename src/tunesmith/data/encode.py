@@ -5,9 +5,11 @@ that is only text.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from tunesmith.data.controls import Controls
 from tunesmith.errors import DataError
@@ -64,8 +66,17 @@ class Encoder:
     def _call(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
+        if self._is_plain and len(texts) > 1:
+            self._tokenizer(texts[:1], add_special_tokens=False, verbose=False)  # nothing is cut or padded from here on
+            return [e.ids for e in self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         found = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [list(ids) for ids in found["input_ids"]]
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether the tokenizer hands texts to its library as they are, which can then be asked without the rest."""
+        names, plain = ("__call__", "_encode_plus", "set_truncation_and_padding"), PreTrainedTokenizerFast
+        return all(getattr(type(self._tokenizer), name, None) is getattr(plain, name) for name in names)
 
     def _check(self, text: str, ids: np.ndarray) -> None:
         wanted, got = self._controls.count_in(text), self._controls.count(ids)

@@ -24,7 +24,7 @@ class Examples(Traited):
         super().__init__(_to_bytes, self._of_bytes_there)
         self._seen = bytearray()  # digests of contents, in the order of the files; some of rows that were rejected
         self._accepted = array("I")  # which of these are examples
-        self._times = np.empty(0, np.uint8)
+        self.times = np.empty(0, np.uint8)  # of each example: how many with its content came before, and itself
 
     def see(self, content: str) -> None:
         """Counts as an occurrence, whether the row becomes an example or not."""
@@ -37,12 +37,12 @@ class Examples(Traited):
     def number(self) -> None:
         """Once, when all are there: identical rows stay two."""
         times = alike.occurrence(np.frombuffer(self._seen, alike.DTYPE))
-        self._times = times[np.frombuffer(self._accepted, np.uint32)]
+        self.times = times[np.frombuffer(self._accepted, np.uint32)]
         self._seen, self._accepted = bytearray(), array("I")
 
     def _of_bytes_there(self, at: int, row: bytes) -> Example:
         name, *rest = json.loads(row.decode("utf-8", "surrogatepass"))
-        return of_row([f"{name}-{int(self._times[at])}", *rest])
+        return of_row([f"{name}-{int(self.times[at])}", *rest])
 
 
 def to_row(example: Example) -> list[Any]:

@@ -17,6 +17,7 @@ import torch
 from tunesmith.data.tree import common_length
 from tunesmith.types import Forest, Record, RopeLimit, Segment
 
+NO_ROOM = -(2**62)
 MIN_SHARED_TOKENS = 8  # a shorter common prefix (one begin-of-text token, say) is not worth a segment of its own
 
 
@@ -154,20 +155,58 @@ def _packed(records: list[Record], max_tokens: int, share_prefix: bool) -> list[
     counted on.
     """
     bins: list[list[int]] = []
-    used: list[int] = []
+    room = Room()
     plan = groups(records) if share_prefix else [Group((i,), 0) for i in range(len(records))]
     order = sorted(plan, key=lambda g: (-g.length, g.members[0]))
     for group in order:
-        has_prefix: set[int] = set()
+        beside = Room()  # of bins that hold the prefix
         for member in sorted(group.members, key=lambda i: (-records[i].num_tokens, i)):
             own = records[member].num_tokens - group.length
-            costs = (own + (0 if b in has_prefix else group.length) for b in range(len(bins)))
-            place = next((b for b, cost in enumerate(costs) if used[b] + cost <= max_tokens), None)
-            if place is None:
-                place = len(bins)
+            places = (beside.first(own), room.first(own + group.length))
+            place = min((p for p in places if p is not None), default=len(bins))
+            opens = place == len(bins)
+            if opens:
                 bins.append([])
-                used.append(0)
-            used[place] += own + (0 if place in has_prefix else group.length)
-            has_prefix.add(place)
+            free = (max_tokens if opens else room.of(place)) - own - (0 if beside.has(place) else group.length)
+            room.put(place, free)
+            if group.length:
+                beside.put(place, free)
             bins[place].append(member)
     return [forest([records[i] for i in sorted(members)], share_prefix=share_prefix) for members in bins]
+
+
+class Room:
+    """Free tokens of numbered bins, the largest of each half above the two: the first with room is found in as many
+    steps as a number of bins has digits."""
+
+    def __init__(self) -> None:
+        self._size = 1
+        self._most = [NO_ROOM, NO_ROOM]  # a tree: node n stands above 2n and 2n + 1, bins begin at `_size`
+
+    def of(self, place: int) -> int:
+        return self._most[self._size + place]
+
+    def has(self, place: int) -> bool:
+        return place < self._size and self.of(place) != NO_ROOM
+
+    def put(self, place: int, free: int) -> None:
+        while place >= self._size:
+            leaves = self._most[self._size :]
+            self._size *= 2
+            self._most = [NO_ROOM] * self._size + leaves + [NO_ROOM] * len(leaves)
+            for node in range(self._size - 1, 0, -1):
+                self._most[node] = max(self._most[2 * node], self._most[2 * node + 1])
+        node = self._size + place
+        self._most[node] = max(free, NO_ROOM + 1)
+        while node > 1:
+            node //= 2
+            self._most[node] = max(self._most[2 * node], self._most[2 * node + 1])
+
+    def first(self, tokens: int) -> int | None:
+        """The first bin that has room for so many."""
+        if self._most[1] < tokens:
+            return None
+        node = 1
+        while node < self._size:
+            node = 2 * node + (self._most[2 * node] < tokens)
+        return node - self._size

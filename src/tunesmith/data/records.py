@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -28,12 +29,24 @@ class Records(Stored[Record]):
 
     def __init__(self) -> None:
         super().__init__(to_bytes, of_bytes)
-        self._sizes = array("i"), array("i"), array("i"), array("i")
+        self._sizes = tuple(array("i") for _ in range(4))
 
     def append(self, thing: Record) -> None:
-        super().append(thing)
-        for sizes, size in zip(self._sizes, four_of(thing), strict=True):
+        self.append_sized(to_bytes(thing), four_of(thing))
+
+    def append_sized(self, row: bytes, four: tuple[int, int, int, int]) -> None:
+        """As `to_bytes` and `four_of` give them."""
+        self.append_row(row)
+        for sizes, size in zip(self._sizes, four, strict=True):
             sizes.append(size)
+
+    def save(self, path: Path) -> None:
+        super().save(path)
+        np.save(path.with_suffix(".sizes.npy"), np.array(self._sizes, np.int32))
+
+    def opened(self, path: Path) -> Self:
+        self._sizes = tuple(array("i", row.tobytes()) for row in np.load(path.with_suffix(".sizes.npy")))
+        return super().opened(path)
 
     @property
     def sizes(self) -> Sizes:

@@ -12,35 +12,32 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, pairwise, takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tunesmith.data.controls import Controls
 from tunesmith.data.encode import Encoder
 from tunesmith.data.frame import Frame
+from tunesmith.data.outcomes import Outcome, Rendered, gathered, outcomes_of_bytes, outcomes_to_bytes
 from tunesmith.data.pack import path_tokens
 from tunesmith.data.plain_text import PlainText
-from tunesmith.data.records import Records
-from tunesmith.data.stored import Stored, listed
+from tunesmith.data.records import four_of, to_bytes
+from tunesmith.data.spread import cores, spread
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.tree import apart, branches, merge
-from tunesmith.data.turns import last_turns
+from tunesmith.data.turns import Learned, learned_of
 from tunesmith.errors import DataError, ModelError
 from tunesmith.types import Example, Message, Pair, Record
 
 CHUNK = 256  # examples whose texts are tokenised in one call
+LEAST_SPREAD = 2048  # examples that are worth processes of their own
 CUT_MARK = " […] "  # shown to the model where the middle of a long text was taken out
 MAX_CUTS = 12
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that is one byte of a character
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    records: Sequence[Record]  # in a file, as the two below: read when they are asked for
-    dropped: Sequence[tuple[str, str]]  # example id, reason
-    cut: Sequence[str]  # ids of examples whose prompt was shortened
-    shown: tuple[tuple[str, bool], ...] = ()  # the first record in pieces: text, learned
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ class Renderer:
         if too_long not in ("drop", "cut"):
             raise DataError(f"too_long is {too_long!r}; wanted 'drop' or 'cut'.")
         self._tokenizer, self._max_tokens, self._too_long = tokenizer, max_tokens, too_long
-        self._is_apart = layout == "seq2seq"
+        self.is_apart = layout == "seq2seq"
         self._chat = ChatTemplate(tokenizer, layout)
         self.template = self._chat.text  # frozen: exported with the artifact
         self._controls = Controls(tokenizer, self.template)
@@ -94,7 +91,7 @@ class Renderer:
     def reply(self, prompt_messages: Sequence[Message], message: Message) -> list[int]:
         """Token ids of a reply behind that prompt, with its end of turn."""
         turn = self._turn([*prompt_messages, message], len(prompt_messages), 1.0)
-        return self._encoder.one(turn.reply, turn.cut, is_inside=not self._is_apart)
+        return self._encoder.one(turn.reply, turn.cut, is_inside=not self.is_apart)
 
     def choice(self, prompt_messages: Sequence[Message], label: str) -> list[int]:
         """Token ids by which a label is scored behind that prompt: those of the reply that is its name."""
@@ -106,7 +103,7 @@ class Renderer:
         at = turn.reply.find(before + ways[0])
         if at >= 0:  # the template writes a content as it is, and is asked once
             texts = [(turn.reply[:at] + before + way, turn.cut) for way in ways]
-            return [ids.tolist() for ids in self._encoder.all(texts, is_inside=not self._is_apart)]
+            return [ids.tolist() for ids in self._encoder.all(texts, is_inside=not self.is_apart)]
         whole = [self.reply(prompt_messages, Message("assistant", before + way)) for way in ways]
         return [list(takewhile(lambda i: i not in self.stop_ids, ids)) for ids in whole]
 
@@ -195,41 +192,35 @@ class Renderer:
 
     def record(self, example: Example) -> Record:
         """The example as a tree, however long it is. DataError names the example where it cannot be rendered."""
-        turns = self._turns(example)
+        turns = self._turns(example, learned_of(example))
         return self._joined(example, turns, self._paths(turns))
 
     def records(self, examples: Iterable[Example], progress: Callable[[int], None] | None = None) -> Rendered:
         """All examples, in order; a plain text as its pieces. What the template refuses and what is too long is dropped
-        with the reason. `progress` is told how many are done."""
-        records, done = Records(), -1
-        first: Record | None = None
-        dropped: Stored[tuple[str, str]] = listed(lambda name, reason: (name, reason))
-        cut: Stored[str] = listed(str)
-        for done, (example, found, reason) in enumerate(self._each(examples)):
-            if progress is not None and done % CHUNK == 0:
-                progress(done)
-            if not found:
-                dropped.append((example.id, reason))
-                continue
-            length = path_tokens(found[0])  # no piece of a text is too long
+        with the reason. `progress` is told how many are done. Many are rendered on all cores."""
+        return gathered(self._found(examples), self.pieces, progress)
+
+    def _found(self, examples: Iterable[Example]) -> Iterator[Iterable[Outcome]]:
+        """What became of each, by chunks."""
+        if not isinstance(examples, Sequence) or len(examples) < LEAST_SPREAD or cores() == 1:
+            stream = iter(examples)
+            while chunk := list(islice(stream, CHUNK)):
+                yield self._outcomes(chunk)
+            return
+        num = -(-len(examples) // CHUNK)
+        make = lambda n: outcomes_to_bytes(self._outcomes(list(examples[n * CHUNK : (n + 1) * CHUNK])))
+        yield from map(outcomes_of_bytes, spread(make, num, cores()))
+
+    def _outcomes(self, chunk: Sequence[Example]) -> Iterator[Outcome]:
+        for example, found, reason in self._each(chunk):
+            is_cut = False
+            length = path_tokens(found[0]) if found else 0  # no piece of a text is too long
             if length > self._max_tokens:
                 short = self._shortened(example) if self._too_long == "cut" else None
-                if short is None:
-                    dropped.append((example.id, f"{length} tokens, more than {self._max_tokens}"))
-                    continue
-                found = (short,)
-                cut.append(example.id)
-            if first is None:  # of a pair the chosen reply is shown
-                is_pair = isinstance(example.target, Pair)
-                first = replace(found[0], segments=found[0].segments[:2]) if is_pair else found[0]
-            for record in found:
-                records.append(record)
-        if done >= 0 and not records:
-            raise DataError(
-                f"none of the {done + 1} examples could be rendered. The first, {dropped[0][0]}: {dropped[0][1]}. "
-                "Where they are too long, raise data.max_tokens or say data.too_long: cut"
-            )
-        return Rendered(records, dropped, cut, self.pieces(first) if first else ())
+                is_cut = short is not None
+                found, reason = () if short is None else (short,), f"{length} tokens, more than {self._max_tokens}"
+            rows = [(to_bytes(record), four_of(record)) for record in found]
+            yield Outcome(example.id, "" if rows else reason, is_cut, isinstance(example.target, Pair), rows)
 
     def pieces(self, record: Record) -> tuple[tuple[str, bool], ...]:
         """The longest path of a record as text, cut where it changes between context and learned."""
@@ -243,22 +234,22 @@ class Renderer:
             for a, b in pairwise(edges)
         )
 
-    def _each(self, examples: Iterable[Example]) -> Iterator[tuple[Example, tuple[Record, ...], str]]:
-        """Each example with its records, or with none and the reason."""
-        stream = iter(examples)
-        while chunk := list(islice(stream, CHUNK)):
-            turns: list[list[_Turn] | str] = []
-            for example in chunk:
-                try:
-                    turns.append([] if example.is_text else self._turns(example))
-                except DataError as error:
-                    turns.append(str(error))
-            paths = iter(self._paths([turn for found in turns if isinstance(found, list) for turn in found]))
-            for example, found in zip(chunk, turns):
-                if isinstance(found, str):
-                    yield example, (), found
-                else:
-                    yield example, *self._made(example, found, [next(paths) for _ in found])
+    def _each(self, examples: Sequence[Example]) -> Iterator[tuple[Example, tuple[Record, ...], str]]:
+        """Each example of a chunk with its records, or with none and the reason."""
+        learned: list[list[Learned] | str] = [said(lambda: learned_of(example)) for example in examples]  # noqa: B023
+        asked = [turn for found in learned if isinstance(found, list) for turn in found]
+        self._chat.ahead([r for before, at, _ in asked for r in ((before[:at], True), (before[: at + 1], False))])
+        turns: list[list[_Turn] | str] = [
+            found if isinstance(found, str) else said(lambda: self._turns(example, found))  # noqa: B023
+            for example, found in zip(examples, learned)
+        ]
+        self._chat.ahead([])
+        paths = iter(self._paths([turn for found in turns if isinstance(found, list) for turn in found]))
+        for example, found in zip(examples, turns):
+            if isinstance(found, str):
+                yield example, (), found
+            else:
+                yield example, *self._made(example, found, [next(paths) for _ in found])
 
     def _made(
         self, example: Example, turns: list[_Turn], paths: list[tuple[np.ndarray, np.ndarray]]
@@ -269,19 +260,7 @@ class Renderer:
         except DataError as error:
             return (), str(error)
 
-    def _turns(self, example: Example) -> list[_Turn]:
-        """Those that are learned: of a pair, both replies and nothing before them."""
-        at, sides = len(example.prompt), last_turns(example)
-        learned = [
-            ([*example.prompt, side], i, m.weight * example.weight)
-            for side in sides
-            for i, m in enumerate((*example.prompt, side))
-            if m.role == "assistant" and m.weight * example.weight > 0 and (len(sides) == 1 or i == at)
-        ]
-        if not learned:
-            raise DataError(
-                f"example {example.id} ({example.source}) has no learned token: every assistant turn weighs 0. Drop it."
-            )
+    def _turns(self, example: Example, learned: Sequence[Learned]) -> list[_Turn]:
         try:
             return [self._turn(*turn) for turn in learned]
         except DataError as error:
@@ -289,7 +268,7 @@ class Renderer:
 
     def _joined(self, example: Example, turns: list[_Turn], paths: list[tuple[np.ndarray, np.ndarray]]) -> Record:
         weighed = [(ids, w * np.float32(turn.weight)) for turn, (ids, w) in zip(turns, paths)]
-        laid = branches if isinstance(example.target, Pair) else apart if self._is_apart else merge
+        laid = branches if isinstance(example.target, Pair) else apart if self.is_apart else merge
         record = Record(example.id, laid(weighed))
         if record.num_learned == 0:
             raise DataError(
@@ -300,7 +279,7 @@ class Renderer:
     def _paths(self, turns: list[_Turn]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Tokens and 0/1 weights of each turn."""
         prompts = self._encoder.all([(t.prompt, t.cut) for t in turns])
-        replies = self._encoder.all([(t.reply, t.cut) for t in turns], is_inside=not self._is_apart)
+        replies = self._encoder.all([(t.reply, t.cut) for t in turns], is_inside=not self.is_apart)
         return [
             (np.concatenate([p, r]), np.concatenate([np.zeros(len(p), np.float32), np.ones(len(r), np.float32)]))
             for p, r in zip(prompts, replies)
@@ -375,6 +354,14 @@ class Renderer:
             prompt = (*example.prompt[:longest], replace(message, content=short), *example.prompt[longest + 1 :])
             example = replace(example, prompt=prompt)
         return None
+
+
+def said(work: Callable[[], Found]) -> Found | str:
+    """What it gives, or the reason why it cannot."""
+    try:
+        return work()
+    except DataError as error:
+        return str(error)
 
 
 def _longest_path(record: Record) -> list[int]:

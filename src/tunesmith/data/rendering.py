@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -78,6 +78,15 @@ class TemplateProcess:
             raise Refused(found["error"])
         refuse_limit(found)
         return str(found["text"])
+
+    def render_all(self, asked: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """The texts in one question; None where one has to be asked alone, as what it says is no text."""
+        raw = json.dumps(asked, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+        with self._turn:
+            if self._process is None or self._owner != os.getpid():
+                self._start()
+            found: list[str | None] = self._ask(raw).get("texts", [None] * len(asked))
+        return found
 
     def _keep(self, key: bytes, text: str) -> None:
         """Not of a template that writes the date, which a server would go on saying."""

@@ -13,20 +13,23 @@ import weakref
 from abc import abstractmethod
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from itertools import chain
-from typing import Any, TypeVar, overload
+from pathlib import Path
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 
 from tunesmith.errors import RunError
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 CHUNK = 128  # rows that are written and read together
 CHUNK_BYTES = 2**20  # or as many as have these
 KEPT_BYTES = 2**22  # of chunks as they stand in the file; as objects they take some five times that
+COPIED_BYTES = 2**22  # at a time
 PIECE = 4096  # indices that become Python numbers at a time
 
 
@@ -106,7 +109,10 @@ class Stored(Rows[T]):
         self._kept_bytes: dict[int, int] = {}
 
     def append(self, thing: T) -> None:
-        row = self._to_bytes(thing)
+        self.append_row(self._to_bytes(thing))
+
+    def append_row(self, row: bytes) -> None:
+        """As `to_bytes` gives it."""
         self._tail.append(row)
         self._tail_bytes += len(row)
         if len(self._tail) == CHUNK or self._tail_bytes >= CHUNK_BYTES:
@@ -114,6 +120,11 @@ class Stored(Rows[T]):
 
     def __len__(self) -> int:
         return self._written + len(self._tail)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all rows."""
+        return self._end + self._tail_bytes
 
     @property
     def _written(self) -> int:
@@ -131,6 +142,38 @@ class Stored(Rows[T]):
             found = rows[at - first] = self._of_bytes(at, found)
         return found
 
+    def as_stored(self, at: Iterable[int]) -> Iterator[bytes]:
+        """The bytes of these rows; quick where they are asked for in their order."""
+        begin, stop, rows = 0, 0, []
+        for n in at:
+            if not begin <= n < stop:
+                if n >= self._written:
+                    begin, stop, rows = self._written, len(self), self._tail
+                else:
+                    chunk = bisect_right(self._stops, n)
+                    begin, stop = (self._stops[chunk - 1] if chunk else 0), self._stops[chunk]
+                    rows = self._chunk(chunk, stop - begin)
+            yield rows[n - begin]
+
+    def save(self, path: Path) -> None:
+        """A copy with a name, which `opened` reads. Its index stands beside it."""
+        if self._tail:
+            self._write()
+        with path.open("wb") as out:
+            for begin in range(0, self._end, COPIED_BYTES):
+                assert self._file is not None
+                out.write(os.pread(self._file, min(COPIED_BYTES, self._end - begin), begin))
+        np.save(path.with_suffix(".npy"), np.array([self._begins, self._stops], np.int64))
+
+    def opened(self, path: Path) -> Self:
+        """This one, empty so far, as what was saved."""
+        index = np.load(path.with_suffix(".npy"))
+        self._begins, self._stops = (array("q", row.tobytes()) for row in index)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._end = path.stat().st_size
+        return self
+
     def _write(self) -> None:
         lengths = np.array([len(row) for row in self._tail], dtype=np.uint32).tobytes()
         data = b"".join((lengths, *self._tail))
@@ -141,14 +184,17 @@ class Stored(Rows[T]):
         self._end += len(data)
         self._tail, self._tail_bytes = [], 0
 
-    def _read(self, chunk: int, num: int) -> list[Any]:
+    def _chunk(self, chunk: int, num: int) -> list[bytes]:
         assert self._file is not None
         begin = self._begins[chunk]
         end = self._begins[chunk + 1] if chunk + 1 < len(self._begins) else self._end
         data = os.pread(self._file, end - begin, begin)
         stops = (4 * num + np.cumsum(np.frombuffer(data, np.uint32, num), dtype=np.int64)).tolist()
-        rows = [data[a:b] for a, b in zip([4 * num, *stops], stops)]
-        self._kept[chunk], self._kept_bytes[chunk] = rows, len(data)
+        return [data[a:b] for a, b in zip([4 * num, *stops], stops)]
+
+    def _read(self, chunk: int, num: int) -> list[Any]:
+        rows: list[Any] = self._chunk(chunk, num)
+        self._kept[chunk], self._kept_bytes[chunk] = rows, sum(map(len, rows))
         while sum(self._kept_bytes.values()) > KEPT_BYTES and len(self._kept) > 1:
             oldest = next(iter(self._kept))
             del self._kept[oldest], self._kept_bytes[oldest]
@@ -171,6 +217,22 @@ class Chosen(Rows[T]):
         for begin in range(0, len(self.at), PIECE):
             for at in self.at[begin : begin + PIECE].tolist():
                 yield self.whole[at]
+
+
+class Made(Rows[T]):
+    """Each made of a row of another sequence when it is asked for."""
+
+    def __init__(self, whole: Sequence[U], make: Callable[[U], T]) -> None:
+        self.whole, self._make = whole, make
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def _one(self, at: int) -> T:
+        return self._make(self.whole[at])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._make, self.whole)
 
 
 class Joined(Rows[T]):

@@ -32,23 +32,40 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, layout: str = "forest") -> None:
         self._tokenizer = tokenizer
+        self._ahead: dict[tuple[tuple[int, ...], bool], tuple[Sequence[Message], str]] = {}
         self.text = _template_of(tokenizer, layout)
 
     def render(self, messages: Sequence[Message], *, is_prompt: bool) -> str:
         """The conversation as text; `is_prompt`: it ends where the model goes on."""
+        ahead = self._ahead.get((tuple(map(id, messages)), is_prompt))
+        if ahead is not None:
+            return ahead[1]
+        variables = self._variables(messages, is_prompt=is_prompt)
+        try:
+            return self._rendered(variables)
+        except Refused as error:
+            raise DataError(self._refused(messages, error)) from error
+
+    def ahead(self, asked: Sequence[tuple[Sequence[Message], bool]]) -> None:
+        """Renders these together, which is quicker, and has them ready for `render` of the very same messages, until
+        the next call. They are held, so that no other message has the identity of one of them."""
+        texts = renderer_of(self.text).render_all([self._variables(m, is_prompt=p) for m, p in asked]) if asked else []
+        self._ahead = {
+            (tuple(map(id, messages)), is_prompt): (messages, text)
+            for (messages, is_prompt), text in zip(asked, texts)
+            if text is not None
+        }
+
+    def _variables(self, messages: Sequence[Message], *, is_prompt: bool) -> dict[str, Any]:
         dicts = [{k: v for k, v in message.as_dict().items() if v is not None} for message in messages]
         tools = dicts[0].pop("tools", None) if dicts else None
-        variables = {
+        return {
             **self._tokenizer.special_tokens_map,
             "messages": [_with_thought(message) for message in dicts],
             "tools": tools,
             "documents": None,
             "add_generation_prompt": is_prompt,
         }
-        try:
-            return self._rendered(variables)
-        except Refused as error:
-            raise DataError(self._refused(messages, error)) from error
 
     def _rendered(self, variables: dict[str, Any]) -> str:
         """Some templates (DeepSeek's) put the arguments of a call behind other text, and so want them as text."""

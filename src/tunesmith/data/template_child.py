@@ -127,9 +127,20 @@ def deny(event, arguments):
         raise PermissionError(f"a chat template may not do this: {event}")
 
 
-def rendered(made):
+def answered(made, asked):
+    """A list of requests has the texts of those that can be answered, and None for the others: they are asked again,
+    each alone."""
+    if not isinstance(asked, list):
+        return rendered(made, asked)
+    texts, chars = [], 0
+    for one in asked:
+        texts.append(rendered(made, one).get("text") if chars <= setup["chars"] else None)
+        chars += len(texts[-1] or "")
+    return {"texts": texts}
+
+
+def rendered(made, asked):
     """The answer to one request."""
-    asked = receive()
     clock(setup["cpu_s"])
     try:
         text = made.render(**asked)
@@ -163,7 +174,7 @@ def main():
     sys.addaudithook(deny)
     while True:
         try:
-            answer = rendered(made)
+            answer = answered(made, receive())
             send(answer)
         except MemoryError:
             send({"limit": f"{setup['bytes'] // 2**20} MiB of memory"})

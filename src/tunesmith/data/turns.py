@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
@@ -31,6 +31,7 @@ SHAREGPT = {
     "function_response": "tool",
     **{role: role for role in ROLES},
 }
+Learned = tuple[Sequence[Message], int, float]  # a conversation, which of its turns, its weight
 
 
 def last_turns(example: Example) -> tuple[Message, ...]:
@@ -46,6 +47,25 @@ def last_turns(example: Example) -> tuple[Message, ...]:
         f"example {example.id} ({example.source}) is a {type(target).__name__.lower()}; learning from replies needs a "
         "reply, a label or a pair. Name the column that holds it."
     )
+
+
+def learned_of(example: Example) -> list[Learned]:
+    """Turns that are learned: (the conversation, which message, its weight). Of a pair, both replies and nothing before
+    them."""
+    if example.is_text:
+        return []
+    at, sides = len(example.prompt), last_turns(example)
+    learned: list[Learned] = [
+        ([*example.prompt, side], i, m.weight * example.weight)
+        for side in sides
+        for i, m in enumerate((*example.prompt, side))
+        if m.role == "assistant" and m.weight * example.weight > 0 and (len(sides) == 1 or i == at)
+    ]
+    if not learned:
+        raise DataError(
+            f"example {example.id} ({example.source}) has no learned token: every assistant turn weighs 0. Drop it."
+        )
+    return learned
 
 
 def check(text: str, what: str) -> str:
