@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import random
 import resource
 import statistics
@@ -28,13 +27,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import records
+
 HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "speed.jsonl"
 MODEL = "smollm2-135m-instruct"
 NUM_HELD_OUT = 16  # the last rows: learned by neither side
 EXAMPLES_AN_UPDATE = 16
@@ -132,20 +133,14 @@ def median(side: list[dict[str, Any]], key: str) -> float:
     return statistics.median(r[key] for r in side)
 
 
-def summary(mine: list[dict[str, Any]], plain: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median ratio of the pairs and its range, against TRL with whichever allocator settings were faster."""
-    out: dict[str, Any] = {"tunesmith": mine}
-    if tuned:
-        best = max(plain, tuned, key=lambda side: median(side, "tokens_per_s"))
-        ratios = [a["tokens_per_s"] / b["tokens_per_s"] for a, b in zip(mine, best)]
-        out |= {
-            "trl": plain, "trl_allocator_tuned": tuned,
-            "ratio_median": statistics.median(ratios),
-            "ratio_range": [min(ratios), max(ratios)],
-            "peak_gib": [median(side, "peak_gib") for side in (mine, best)],
-            "held_out_loss": [median(side, "held_out_loss") for side in (mine, best)],
-        }  # fmt: skip
-    return out
+def against(preset: str, mine: list[dict[str, Any]], *trl: list[dict[str, Any]]) -> dict[str, Any]:
+    """The ratios of the pairs, against TRL with whichever allocator settings were faster."""
+    best = max(trl, key=lambda side: median(side, "tokens_per_s"))
+    speeds, peaks = ([[r[key] for r in side] for side in (mine, best)] for key in ("tokens_per_s", "peak_gib"))
+    return {
+        f"TRL, {preset}": records.compared(*speeds, "tokens/s"),
+        f"TRL, {preset}, peak memory": records.compared(*peaks, "GiB", less_is_better=True),
+    }
 
 
 def main() -> None:
@@ -179,19 +174,16 @@ def main() -> None:
                 plain.append(child(peer, rows, tuned=False))
                 tuned.append(child(peer, rows))
             print(pair, *(f"{side[-1]['tokens_per_s']:.0f}" for side in (mine, plain, tuned) if side), flush=True)
-    line = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "adapt": args.adapt, "compiled": args.compile, "examples": args.examples,
-        "rows": "made-up shop" if args.rows is None else args.rows.name,
-        "preset": args.preset if args.against else None,
-        "torch": __import__("torch").__version__,
-        **summary(mine, plain, tuned),
-    }  # fmt: skip
-    with RESULTS.open("a") as out:
-        out.write(json.dumps(line) + "\n")
-    if tuned:
-        print(f"ratio {line['ratio_median']:.2f} ({line['ratio_range'][0]:.2f} to {line['ratio_range'][1]:.2f})")
+    what = "compiled" if args.compile else "eager"
+    told = "made-up shop" if args.rows is None else args.rows.name
+    records.keep(
+        __file__,
+        f"supervised, {'LoRA' if args.adapt == 'lora' else 'all weights'}, {what}, {args.examples} of {told}",
+        {"adapt": args.adapt, "compiled": args.compile, "examples": args.examples, "preset": args.preset},
+        against(args.preset, mine, plain, tuned) if tuned else {},
+        packages=tuned[-1]["versions"] if tuned else {},
+        sides={"tunesmith": mine, "trl": plain, "trl_allocator_tuned": tuned},
+    )
 
 
 def model_folder() -> Path:

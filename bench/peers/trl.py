@@ -11,6 +11,7 @@ import json
 import resource
 import tempfile
 import time
+from importlib.metadata import version
 from itertools import pairwise
 
 import torch
@@ -100,6 +101,7 @@ def main() -> None:
         "held_out_loss": loss(trainer.model, tokenizer, held_out),
         "updates": len(seconds),
         "tokens": tokens,
+        "versions": {name: version(name) for name in ("trl", "accelerate", "datasets")},
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
     print(json.dumps(facts))
