@@ -353,8 +353,7 @@ def stages(job: Job, began_s: float) -> dict[str, float]:
     rehearsal = {"rehearsal": job.rehearsal()} if job.recipe.train.rehearsal else {}
     may_lack = ("reference", "guards", "context", "explain")
     kept = {name: seconds for name, seconds in found.items() if seconds > 0 or name not in may_lack}
-    timed_s = job.speeds.took_s if job.speeds.is_kept else 0.0  # a run times them again
-    return {"prepare": time.monotonic() - began_s + timed_s, **rehearsal, **kept}
+    return {"prepare": time.monotonic() - began_s, **rehearsal, **kept}
 
 
 def said(seconds: float) -> str:
@@ -363,6 +362,4 @@ def said(seconds: float) -> str:
 
 def why(times: dict[str, float], speeds: Speeds) -> str:
     shown = ", ".join(f"{name} {seconds:.3g}" for name, seconds in times.items())
-    earlier = " for an earlier plan" if speeds.is_kept else ""
-    timed = f"what was timed for {speeds.took_s:.1f} s{earlier}, on a machine as busy as then"
-    return f"in seconds: {shown}; worked out of {timed}"
+    return f"in seconds: {shown}; worked out of what was timed for {speeds.took_s:.1f} s, on a machine as busy as then"

@@ -89,7 +89,6 @@ class Speeds:
     disk_s: float  # of a GiB that is written, synced and hashed
     is_done: bool  # whether the longest micro-batch was tried, uncut, and all its numbers were finite
     took_s: float  # all of this
-    is_kept: bool = False  # from an earlier plan
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Speeds:

@@ -17,7 +17,7 @@ SERVICES = (
     *("rehearse", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
-    *("speeds", "kept_speeds", "unasked", "played", "reference"),
+    *("speeds", "unasked", "played", "reference"),
     *("classes", "probing", "class_export", "masked_export"),
 )
 LAYERS = (

@@ -143,8 +143,9 @@ def show_plan(recipe: Any, *, as_json: bool) -> None:
     base = build.load_base(recipe, where, learns=True)
     made = build.material(recipe, base)
     where, base, fitted = part("fitted").fit_or_halve(recipe, base, made, where)
-    speeds = part("kept_speeds").speeds_of(fitted, base, made)
-    planned = part("plan").make(fitted, base, made, where, speeds, began)
+    tried = part("speeds").try_out(fitted, base, made)
+    tried.session.close()
+    planned = part("plan").make(fitted, base, made, where, tried.speeds, began)
     if as_json:
         show.out(json.dumps(planned, ensure_ascii=False))
         return

@@ -8,8 +8,12 @@ from tests.data.chat import base, tokenizer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from tunesmith.data.controls import Controls
+from tunesmith.data.encode import Encoder
 from tunesmith.data.pack import path_tokens
 from tunesmith.data.render import Renderer
+from tunesmith.data.rendering import TemplateProcess
+from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError, ModelError
 from tunesmith.types import Example, Label, Message, Reply, Task
 
@@ -190,3 +194,52 @@ def test_the_digest_knows_tokenizer_template_and_limits() -> None:
     assert len({base.digest, *(o.digest for o in others)}) == 4
     with pytest.raises(DataError, match="wanted 'drop' or 'cut'"):
         Renderer(tokenizer("chatml"), 100, "truncate")
+
+
+MANY = [
+    [Message("user", "Where is it?")],
+    [
+        Message("system", "Be brief."),
+        Message("user", "Where?"),
+        Message("assistant", " Here. "),
+        Message("user", "ok\n"),
+    ],
+    [Message("assistant", "I begin"), Message("assistant", "and go on")],  # which some templates refuse
+    [Message("user", "<|im_start|>")],
+]
+
+
+@pytest.mark.parametrize("name", ["chatml", "gemma", "deepseek_r1", "mistral_v3", "llama3_1"])
+def test_what_is_rendered_ahead_is_what_would_be_rendered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, chat = ChatTemplate(tokenizer(name)), ChatTemplate(tokenizer(name))
+    asked = [(messages, is_prompt) for messages in MANY for is_prompt in (True, False)]
+    chat.ahead(asked)
+
+    def text(template: ChatTemplate, messages: list[Message], *, is_prompt: bool) -> str:
+        try:
+            return template.render(messages, is_prompt=is_prompt)
+        except DataError as error:
+            return f"refused: {error}"
+
+    wanted = [text(plain, messages, is_prompt=is_prompt) for messages, is_prompt in asked]
+    assert [text(chat, messages, is_prompt=is_prompt) for messages, is_prompt in asked] == wanted
+    monkeypatch.setattr(TemplateProcess, "render", lambda *_: "asked again")
+    here = [text(chat, messages, is_prompt=is_prompt) for messages, is_prompt in asked]
+    assert [a == b for a, b in zip(here, wanted)] == [not w.startswith("refused") for w in wanted]
+    other = [Message("user", "Where is it?")]
+    assert text(chat, other, is_prompt=True) == "asked again", "an equal message is another one"
+    chat.ahead([])
+    assert text(chat, MANY[0], is_prompt=True) == "asked again"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+def test_texts_are_encoded_together_as_one_by_one(kind: str) -> None:
+    """Whatever was asked of the tokenizer before."""
+    chat = tokenizer("chatml", kind)
+    encoder = Encoder(chat, Controls(chat, str(chat.chat_template)))
+    texts = [("a b", ""), ("", ""), ("你好 🧑‍🚀 naïve<|im_end|>", ""), ("word " * 50, ""), (" x", "")]
+    for is_inside in (False, True):
+        chat(["a", "a b"], truncation=True, max_length=2)
+        together = [ids.tolist() for ids in encoder.all(texts, is_inside=is_inside)]
+        assert together == [encoder.one(text, cut, is_inside=is_inside) for text, cut in texts]
+        assert max(map(len, together)) > 50
