@@ -17,16 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tunesmith.errors import DataError, of_the_system
+from tunesmith.places import cache_dir as cache_dir
 
 MANIFEST = "manifest.json"
 PARTIAL, STALE = ".partial_", ".stale_"  # how names begin of what is being written, and of what is being replaced
 BASE_CONFIG = "base_config.json"  # beside an adapter for a longer context: what its base has to be opened with
-
-
-def cache_dir() -> Path:
-    """Where downloaded and converted models live: $TUNESMITH_CACHE, or tunesmith under the user's cache folder."""
-    named = os.environ.get("TUNESMITH_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunesmith"
 
 
 def sha256_file(path: Path) -> str:

@@ -21,7 +21,7 @@ SERVICES = (
     *("classes", "probing", "class_export", "masked_export"),
 )
 LAYERS = (
-    ("types", "roles", "errors", "files", "offline", "plain_yaml", "secret"),
+    ("types", "roles", "errors", "files", "places", "offline", "plain_yaml", "secret"),
     ("data", "models", "store"),
     ("objectives", "regularisers", "generate"),
     ("engine", "rollouts", "evals"),

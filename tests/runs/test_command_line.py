@@ -12,6 +12,8 @@ import pytest
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 
+from tunesmith.cli import job, kept_plan
+
 COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
 
 
@@ -38,6 +40,42 @@ def test_help_is_quick_and_needs_nothing_slow() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.splitlines()[-1] == "[]"
+
+
+def test_the_same_plan_is_shown_again_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept_plan, "free_bytes", lambda: 10 * 2**30)
+    model = tiny_runs.model_folder(tmp_path / "model")
+    tiny_runs.labelled_file(tmp_path / "rows.jsonl")
+    command = ["plan", "--model", str(model), "--data", "rows.jsonl", "--set", "data.max_tokens=256"]
+    first = typed(command).out
+    assert "kept from" not in first
+
+    def again(*more: str) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "recipe_of", lambda *_, **__: pytest.fail("it was planned"))
+            return typed([*command, *more]).out
+
+    assert again().startswith(first.rstrip())
+    assert "kept from" in again()
+    shown = tiny_runs.labelled_file(tmp_path / "rows.jsonl")  # the same rows, written later
+    for change in (
+        lambda: None,
+        lambda: shown.write_text(shown.read_text() + shown.read_text().splitlines()[0] + "\n"),
+        lambda: (model / "added.json").write_text("{}"),
+        lambda: monkeypatch.setattr(kept_plan, "free_bytes", lambda: 8 * 2**30),
+        lambda: monkeypatch.setenv("TUNESMITH_MEMORY_GIB", "9"),
+        lambda: monkeypatch.setattr(kept_plan, "MOST_AGE_S", 0.0),
+    ):
+        change()
+        with pytest.raises(pytest.fail.Exception):
+            again()
+        with pytest.raises(pytest.fail.Exception):
+            again("--set", "train.epochs=2")
+        typed(command)
+        if kept_plan.MOST_AGE_S:
+            assert "kept from" in again()
 
 
 def test_a_mistake_of_a_process_is_one_message_and_exit_code_2(tmp_path: Path) -> None:

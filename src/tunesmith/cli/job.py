@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,12 +132,18 @@ def plan(
 
     Example: tunesmith plan --data tickets.csv --set train.epochs=3
     """
+    words = {"file": file, "model": model, "data": data, "test": test, "sets": sets, "strict": strict}
+    kept = part("cli.kept_plan").find(words) if parent is None else None
+    if kept is not None:
+        show_facts(kept, as_json=as_json)
+        return
     recipe, _ = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
-    show_plan(recipe, as_json=as_json)
+    show_plan(recipe, as_json=as_json, words=words if recipe.parent.run is None else None)
 
 
-def show_plan(recipe: Any, *, as_json: bool) -> None:
-    """All that comes before training, shown: audit and plan. The model is loaded and tried out; nothing is written."""
+def show_plan(recipe: Any, *, as_json: bool, words: Mapping[str, Any] | None = None) -> None:
+    """All that comes before training, shown: audit and plan. The model is loaded and tried out; nothing is written but
+    what `plan` shows the next time, where `words` were typed."""
     began, build = time.monotonic(), part("build")
     build.check_files(recipe)
     where = build.compute(recipe)
@@ -146,14 +153,26 @@ def show_plan(recipe: Any, *, as_json: bool) -> None:
     tried = part("speeds").try_out(fitted, base, made)
     tried.session.close()
     planned = part("plan").make(fitted, base, made, where, tried.speeds, began)
+    lines = part("data.audit").summary_lines(made.audit)
+    shown = {"planned": planned, "understood": made.audit["understood"], "lines": lines}
+    show_facts(shown, as_json=as_json)
+    if words is not None and where.device == "cpu" and all(Path(name).exists() for name in recipe.data.train):
+        part("cli.kept_plan").keep(words, shown, [*map(Path, made.files), base.located.folder])
+
+
+def show_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """`at`: when they were found, where that was not now."""
+    kept = {"kept_from": facts["at"]} if "at" in facts else {}
     if as_json:
-        show.out(json.dumps(planned, ensure_ascii=False))
+        show.out(json.dumps({**facts["planned"], **kept}, ensure_ascii=False))
         return
-    show.Screen().understood(made.audit["understood"])
-    for line in part("data.audit").summary_lines(made.audit):
+    show.Screen().understood(facts["understood"])
+    for line in facts["lines"]:
         show.out(line)
-    for row in planned["resolved"]:
+    for row in facts["planned"]["resolved"]:
         show.out(f"{row['key']}: {row['value']}  ({row['why']})")
+    if kept:
+        show.out(f"(kept from {facts['at']}: nothing that it depends on has changed since)")
 
 
 def report(

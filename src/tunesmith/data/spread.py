@@ -6,6 +6,7 @@ make, because it met an error or was ended, is made here: an error is raised whe
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -45,6 +46,7 @@ def spread(make: Callable[[int], bytes], num: int, workers: int) -> Iterator[byt
 def work(make: Callable[[int], bytes], pieces: range, write: int, others: list[int]) -> None:
     """A child: it never returns. It ends when nobody reads any more, since no other child holds its pipe."""
     try:
+        gc.freeze()  # what the parent holds is looked through by no collection here
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for handle in others:

@@ -136,11 +136,20 @@ class Stored(Rows[T]):
             return self._of_bytes(at, self._tail[at - self._written])
         chunk = bisect_right(self._stops, at)
         first = self._stops[chunk - 1] if chunk else 0
-        rows = self._kept.get(chunk) or self._read(chunk, self._stops[chunk] - first)
+        rows = self._kept.get(chunk)
+        if rows is None and self._end > KEPT_BYTES:  # too much to keep, and asked for in any order
+            return self._of_bytes(at, self._alone(chunk, self._stops[chunk] - first, at - first))
+        rows = rows or self._read(chunk, self._stops[chunk] - first)
         found = rows[at - first]
         if isinstance(found, bytes):
             found = rows[at - first] = self._of_bytes(at, found)
         return found
+
+    def __iter__(self) -> Iterator[T]:
+        if self._end <= KEPT_BYTES:
+            yield from super().__iter__()
+            return
+        yield from map(self._of_bytes, range(len(self)), self.as_stored(range(len(self))))
 
     def as_stored(self, at: Iterable[int]) -> Iterator[bytes]:
         """The bytes of these rows; quick where they are asked for in their order."""
@@ -191,6 +200,13 @@ class Stored(Rows[T]):
         data = os.pread(self._file, end - begin, begin)
         stops = (4 * num + np.cumsum(np.frombuffer(data, np.uint32, num), dtype=np.int64)).tolist()
         return [data[a:b] for a, b in zip([4 * num, *stops], stops)]
+
+    def _alone(self, chunk: int, num: int, row: int) -> bytes:
+        """One row of a chunk of `num`."""
+        assert self._file is not None
+        begin = self._begins[chunk]
+        lengths = np.frombuffer(os.pread(self._file, 4 * (row + 1), begin), np.uint32)
+        return os.pread(self._file, int(lengths[row]), begin + 4 * num + int(lengths[:row].sum(dtype=np.int64)))
 
     def _read(self, chunk: int, num: int) -> list[Any]:
         rows: list[Any] = self._chunk(chunk, num)
