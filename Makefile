@@ -8,7 +8,8 @@ INSTALLED := .venv/.stamp-installed
 # Two workers with one thread each: torch's own threads would fight over the cores.
 TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 ALONE := $(BIN)/python -m pytest
-SCRIPTS := $(filter-out bench/records.py bench/pages.py,$(wildcard bench/*.py))
+# All but helpers, and what wants data of its own or a GPU
+SCRIPTS := $(filter-out $(patsubst %,bench/%.py,records pages real_sets pretrain_t5 gpu),$(wildcard bench/*.py))
 
 .PHONY: help install model quickstart format lint types check laws runs real test docs bench bench-peers clean faults torture
 .DEFAULT_GOAL := help
