@@ -12,6 +12,7 @@ from torch import Tensor
 from tunesmith.engine.optim import AdamW, build
 from tunesmith.errors import PlanError, RunError
 from tunesmith.models.adapters import Adapt, Slot, initial_values
+from tunesmith.models.chunked import add_to
 from tunesmith.models.depth import factors
 from tunesmith.models.load import Base
 from tunesmith.roles import Regulariser
@@ -78,8 +79,9 @@ class Tenant:
             if gradient is None:
                 continue
             self.slot.live[name].grad = None
+            gradient = gradient.contiguous()
             if name in self.pending:
-                self.pending[name].add_(gradient)
+                add_to(self.pending[name], gradient)
             else:
                 self.pending[name] = gradient.float()
 

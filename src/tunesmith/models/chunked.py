@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 CHUNK_LOGITS = 2**24  # logits at once: 64 MiB in float32; 2**22 was a fifth slower at V = 49152 on a CPU
+PIECE = 2**18  # numbers
 Settings = tuple[float, float | None, bool]
 
 
@@ -71,13 +72,21 @@ def _chunks(num: int, rows: int) -> Iterator[slice]:
     return (slice(first, min(first + rows, num)) for first in range(0, num, rows))
 
 
+def add_to(total: Tensor, x: Tensor) -> None:
+    """total += x, both contiguous; x may be of fewer bits. torch would make all of x wide first; a piece of it stays in
+    the cache (28 million numbers: 16 ms instead of 80). The same bits."""
+    for part, more in zip(total.view(-1).split(PIECE), x.view(-1).split(PIECE), strict=True):
+        part.add_(more)
+
+
 class _Gradients:
     """What one pass over the chunks adds up: gradients of hidden states, weight and bias, each where it is wanted."""
 
     def __init__(self, hidden: Tensor, head: Projection, wanted: tuple[bool, bool, bool]) -> None:
         wide = torch.float64 if head.weight.dtype == torch.float64 else torch.float32
         self.hidden = torch.empty_like(hidden) if wanted[0] else None
-        self.weight = torch.zeros_like(head.weight, dtype=wide) if wanted[1] else None
+        self.weight: Tensor | None = None
+        self.wants_weight = wanted[1]
         self.bias = torch.zeros_like(head.bias, dtype=wide) if wanted[2] and head.bias is not None else None
         self._head = head
 
@@ -85,16 +94,21 @@ class _Gradients:
         """hidden [c, D] and the gradient d_raw [c, V] of h W^T + bias."""
         if self.hidden is not None:
             self.hidden[at] = d_raw @ self._head.weight
-        if self.weight is not None:
+        if self.wants_weight and self.weight is None:
+            found = d_raw.t() @ hidden
+            self.weight = found if found.dtype == torch.float64 else found.float()
+        elif self.weight is not None:
             if self.weight.dtype == d_raw.dtype:
                 self.weight.addmm_(d_raw.t(), hidden)
             else:
-                self.weight += d_raw.t() @ hidden
+                add_to(self.weight, d_raw.t() @ hidden)
         if self.bias is not None:
             self.bias += d_raw.sum(0, dtype=self.bias.dtype)
 
     def cast(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """(hidden, weight, bias) in the dtypes of the tensors that they are gradients of."""
+        if self.wants_weight and self.weight is None:  # no row
+            self.weight = torch.zeros_like(self._head.weight)
         likes = (self.hidden, self._head.weight, self._head.bias)
         pairs = zip((self.hidden, self.weight, self.bias), likes)
         return tuple(None if g is None or x is None else g.to(x.dtype) for g, x in pairs)  # type: ignore[return-value]

@@ -99,3 +99,17 @@ def test_over_rows() -> None:
     constant = torch.arange(L, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda h, w: over_rows(fn, 2, [h, constant], [w, None]), (hidden, weight))
     torch.testing.assert_close(over_rows(fn, 2, [hidden, constant], [weight, None])[:, 1], constant * hidden.sum(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sum_by_pieces_has_the_same_bits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last piece is short. The mutant that adds in few bits differs."""
+    monkeypatch.setattr(chunked, "PIECE", 7)
+    generator = torch.Generator().manual_seed(0)
+    total, more = (torch.randn(5, 9, generator=generator) for _ in range(2))
+    more = more.to(dtype)
+    wanted = total + more
+    rough = (total.to(dtype) + more).float()
+    assert torch.equal(rough, wanted) == (dtype == torch.float32)
+    chunked.add_to(total, more)
+    assert torch.equal(total, wanted)
