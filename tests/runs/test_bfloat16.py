@@ -15,6 +15,7 @@ import torch
 import yaml
 from tests import encoders
 from tests.runs import served, tiny_runs
+from tests.runs.test_preference_runs import pair_file
 from tests.runs.test_pretrain import documents
 
 from tunesmith import candidates, explain
@@ -41,6 +42,12 @@ def said(model: Path, data: Path) -> dict[str, Any]:
 def do(settings: dict[str, Any], out: Path) -> Path:
     run(parse(settings), yaml.safe_dump(settings), out, Silent())
     return out
+
+
+def of_texts(model: Path, data: Path) -> dict[str, Any]:
+    found = said(model, data)
+    found["data"]["reading"] = {"separator": "\n\n"}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +79,21 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("masked")
     encoders.masked(folder / "model", "roberta")
     documents(folder / "book.txt")
-    settings = said(folder / "model", folder / "book.txt") | {"task": {"name": "pretrain"}}
-    settings["data"]["reading"] = {"separator": "\n\n"}
+    settings = of_texts(folder / "model", folder / "book.txt") | {"task": {"name": "pretrain"}}
     del settings["evals"]["max_new_tokens"]
     return do(settings, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def texts(world: Path) -> Path:
+    documents(world / "book.txt")
+    return do(of_texts(world / "model", world / "book.txt"), world / "texts")
+
+
+@pytest.fixture(scope="module")
+def pairs(world: Path) -> Path:
+    pair_file(world / "pairs.jsonl")
+    return do(said(world / "model", world / "pairs.jsonl"), world / "pairs")
 
 
 def facts(run: Path, name: str) -> dict[str, Any]:
@@ -83,7 +101,7 @@ def facts(run: Path, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["labels", "replies", "classes", "masked"])
+@pytest.mark.parametrize("kind", ["labels", "replies", "texts", "pairs", "classes", "masked"])
 def test_what_leaves_is_held_sharply(kind: str, request: pytest.FixtureRequest) -> None:
     """Rounding of the forward pass is no part of the comparison of merged weights; what it does is told in numbers."""
     out: Path = request.getfixturevalue(kind)

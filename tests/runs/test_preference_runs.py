@@ -42,6 +42,7 @@ def pair_file(path: Path, num: int = 60) -> Path:
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     found = tiny_runs.settings(folder / "model", folder / "pairs.jsonl", max_updates=4, update_tokens=1024)
+    found["precision"] = "float32"  # held against plain transformers to the last digits
     found["train"] |= {"rehearsal": False, "every_checkpoint": 2, "lr": 3e-3}
     found["evals"] |= {"explain_cases": 2, "robustness": "quick"}
     for key, value in changes.items():

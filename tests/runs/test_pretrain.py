@@ -35,6 +35,7 @@ def documents(path: Path, num: int = 40) -> Path:
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     found = tiny_runs.settings(folder / "model", folder / "book.txt", max_updates=3)
+    found["precision"] = "float32"  # held against plain transformers to the last digits
     found["data"] |= {"max_tokens": MOST, "reading": {"separator": "\n\n"}}
     found["train"]["rehearsal"] = True
     found["evals"] |= {"explain_cases": 2, "robustness": "quick", "few_shot": 4}
