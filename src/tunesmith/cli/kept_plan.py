@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ def keep(words: Mapping[str, Any], shown: Mapping[str, Any], read: Iterable[Path
     path = place(words)
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.iterdir():
-        if time.time() - old.stat().st_mtime > MOST_AGE_S:
-            old.unlink()
+        with suppress(FileNotFoundError):  # another plan forgets as well
+            if time.time() - old.stat().st_mtime > MOST_AGE_S:
+                old.unlink()
     facts = {**shown, "at": time.strftime("%Y-%m-%d %H:%M"), "free_bytes": free_bytes(), "stamps": stamps(there)}
     partial = path.with_name(f".partial_{path.name}_{os.getpid()}")
     partial.touch(mode=0o600)  # it shows a row of the data

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def keep(found: Rendered, folder: Path) -> None:
     """Where there is room for it, less than what is free by far."""
     parts = {RECORDS: found.records, DROPPED: found.dropped, CUT: found.cut}
     num_bytes = sum(part.num_bytes for part in parts.values() if isinstance(part, Stored))
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # the texts can be read from them
     if 2 * num_bytes > min(MOST_BYTES, shutil.disk_usage(folder.parent).free):
         return
 
@@ -97,8 +98,15 @@ def keep(found: Rendered, folder: Path) -> None:
 
 def forget(place: Path) -> None:
     """Until the rest is small enough, what was not used for longest."""
-    folders = sorted((p for p in place.iterdir() if not p.name.startswith(".")), key=lambda p: p.stat().st_mtime)
-    sizes = [sum(file.stat().st_size for file in folder.iterdir()) for folder in folders]
-    while sum(sizes) > MOST_BYTES:
-        shutil.rmtree(folders.pop(0))
-        sizes.pop(0)
+    found = []
+    for folder in place.iterdir():
+        with suppress(FileNotFoundError):  # another process forgets as well
+            if not folder.name.startswith("."):
+                size = sum(file.stat().st_size for file in folder.iterdir())
+                found.append((folder.stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in found)
+    for _, size, folder in sorted(found):
+        if total <= MOST_BYTES:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        total -= size
