@@ -1,12 +1,13 @@
 """Rows to packed updates: against the tokenizer alone, from the cache, and how much memory and budget it takes.
 
-    python bench/data_side.py [--rows 20000] [--pairs 5] [--many 100000 1000000]
+    python bench/data_side.py [--rows 20000] [--pairs 5] [--many 100000 1000000] [--cpu]
 
 Each side runs in a process of its own, in turn. `tokenizer`: the tokenizers library's encode_batch on all cores, on the
 texts that we rendered, and nothing else. `ours`: the same rows rendered by the chat template, checked, tokenised,
 written to the file that training reads, and packed into updates. `cached`: the same again, from the cache. Then
 made-up short rows are packed, few and many, in processes whose memory the kernel counts. Any other process on the
-machine makes the figures worthless.
+machine makes the figures worthless; where there are such, `--cpu` counts the processor's seconds of all processes of a
+side, and the job's name says so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import records
@@ -31,16 +34,24 @@ UPDATE_TOKENS, MICRO_TOKENS = 4096, 2048
 BATCH = 1000  # texts of one call of the tokenizer alone
 
 
+def clock() -> float:
+    """Seconds: of the processor, by this process and those that it has started, or of the wall."""
+    if "TUNESMITH_CPU_TIME" not in os.environ:
+        return time.perf_counter()
+    used = [child.cpu_times() for child in psutil.Process().children()]
+    return time.process_time() + sum(times.user + times.system for times in used)
+
+
 def tokenizer_alone(texts: Path) -> dict[str, Any]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
     rows = json.loads(texts.read_text())
-    began = time.perf_counter()
+    began = clock()
     tokens = 0
     for first in range(0, len(rows), BATCH):
         tokens += sum(len(e.ids) for e in tokenizer.encode_batch(rows[first : first + BATCH], add_special_tokens=False))
-    return {"seconds": time.perf_counter() - began, "tokens": tokens}
+    return {"seconds": clock() - began, "tokens": tokens}
 
 
 def renderer_of() -> Any:
@@ -56,23 +67,23 @@ def ours(rows: Path) -> dict[str, Any]:
     from tunesmith.data.columns import Columns
 
     renderer, read = renderer_of(), ingest.read([rows], Columns())
-    began = time.perf_counter()
+    began = clock()
     rendered = kept_tokens.rendered(renderer, read.examples, read.examples, "", lambda done: None)
-    rendered_s = time.perf_counter() - began
+    rendered_s = clock() - began
     found = packed(rendered.records)
-    return {"seconds": time.perf_counter() - began, "rendered_s": rendered_s, **found}
+    return {"seconds": clock() - began, "rendered_s": rendered_s, **found}
 
 
 def packed(rows: Any) -> dict[str, Any]:
     """Every update of an epoch."""
     from tunesmith.data.feed import FileFeed
 
-    feed, began = FileFeed(rows, UPDATE_TOKENS, MICRO_TOKENS, 1, 0), time.perf_counter()
+    feed, began = FileFeed(rows, UPDATE_TOKENS, MICRO_TOKENS, 1, 0), clock()
     tokens = forests = 0
     for _ in range(feed.num_updates):
         batches = feed.update()
         tokens, forests = tokens + sum(b.num_tokens for b in batches), forests + len(batches)
-    return {"packed_s": time.perf_counter() - began, "tokens": tokens, "forests": forests}
+    return {"packed_s": clock() - began, "tokens": tokens, "forests": forests}
 
 
 def waste(rows: Path) -> dict[str, Any]:
@@ -84,12 +95,12 @@ def waste(rows: Path) -> dict[str, Any]:
     rendered = list(renderer_of().records(ingest.read([rows], Columns()).examples).records)
     found = {}
     for budget in (MICRO_TOKENS, 4096, 8192):
-        began = time.perf_counter()
+        began = clock()
         forests = pack(rendered, budget, share_prefix=False)
         used = sum(f.num_tokens for f in forests)
         assert used == sum(r.num_tokens for r in rendered), "a token was lost, or added"
         found[str(budget)] = {
-            "unfilled_frac": 1 - used / (budget * len(forests)), "seconds": time.perf_counter() - began,
+            "unfilled_frac": 1 - used / (budget * len(forests)), "seconds": clock() - began,
         }  # fmt: skip
     return found
 
@@ -102,13 +113,13 @@ def memory(num: int) -> dict[str, Any]:
     from tunesmith.types import Record, Segment
 
     rng, rows = np.random.default_rng(0), Records()
-    began = time.perf_counter()
+    began = clock()
     for i in range(num):
         length = int(rng.integers(8, 60))
         weights = np.ones(length, np.float32)
         weights[: length // 2] = 0
         rows.append(Record(f"{i:020d}-1", (Segment(rng.integers(0, 49152, length), weights),)))
-    made_s = time.perf_counter() - began
+    made_s = clock() - began
     found = packed(rows)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {"rows": num, "made_s": made_s, "peak_mib": int(status["VmHWM"].split()[0]) / 1024, **found}
@@ -138,16 +149,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--many", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument(
+        "--cpu", action="store_true", help="seconds of the processor, where other work is on the machine"
+    )
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.cpu:
+        os.environ["TUNESMITH_CPU_TIME"] = "1"
     if args.side:
         sides: dict[str, Callable[[str], dict[str, Any]]] = {
             "tokenizer": lambda path: tokenizer_alone(Path(path)), "ours": lambda path: ours(Path(path)),
             "waste": lambda path: waste(Path(path)), "memory": lambda num: memory(int(num)),
         }  # fmt: skip
         if "TUNESMITH_KEPT" in os.environ:
-            from tunesmith.data import kept_tokens
+            from tunesmith.data import kept_tokens, render
 
+            if "TUNESMITH_CPU_TIME" in os.environ:  # what a child's child used could not be counted
+                render.cores = lambda: 1
             kept_tokens.place = lambda: Path(os.environ["TUNESMITH_KEPT"])
         print(json.dumps(sides[args.side[0]](args.side[1])))
         return
@@ -170,7 +188,7 @@ def main() -> None:
         print(f"{told['rows']:,} rows: {told['peak_mib']:.0f} MiB, packed in {told['packed_s']:.1f} s")
     records.keep(
         __file__,
-        f"rows to packed updates, {args.rows:,} chats",
+        f"rows to packed updates, {args.rows:,} chats{', CPU time' if args.cpu else ''}",
         {"model": MODEL, "update_tokens": UPDATE_TOKENS, "micro_tokens": MICRO_TOKENS},
         {
             "the tokenizer alone": records.compared(seconds["ours"], seconds["tokenizer"], "s", less_is_better=True),

@@ -1,11 +1,12 @@
 """Answers side by side: our sampler against transformers' generate with a static cache, in turn, in one process.
 
-    python bench/generate.py [--rows 16 64] [--group 8] [--dtype float32 bfloat16] [--pairs 5]
+    python bench/generate.py [--rows 16 64] [--group 8] [--dtype float32 bfloat16] [--pairs 5] [--default] [--cpu]
 
 `--group 8`: each prompt is answered eight times, as reinforcement learning asks; 1: all prompts differ. Both sides draw
 at temperature 1 from the whole vocabulary, end no answer early and start from the same token ids: tokens a second of
 whole calls, prompts included. Each side answers once before the clock runs. transformers is given the static cache;
-its default cache is timed as well and stands beside it. Any other process on the machine makes the figures worthless.
+`--default` times its default cache as well. Any other process on the machine makes the figures worthless; where there
+are such, `--cpu` counts the processor's seconds of one thread instead, and the job's name says so.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ def sides(dtype: torch.dtype, rows: int, group: int) -> tuple[dict[str, Callable
     return {"ours": ours, "static": theirs("static"), "default": theirs(None)}, lengths
 
 
-def tokens_per_s(call: Callable[[], int]) -> float:
-    began = time.perf_counter()
-    return call() / (time.perf_counter() - began)
+def tokens_per_s(call: Callable[[], int], clock: Callable[[], float]) -> float:
+    began = clock()
+    return call() / (clock() - began)
 
 
 def main() -> None:
@@ -80,24 +81,32 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8, help="answers to each prompt")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--default", action="store_true", help="transformers with its default cache too")
+    parser.add_argument("--cpu", action="store_true", help="seconds of one thread, where other work is on the machine")
     args = parser.parse_args()
+    clock = time.process_time if args.cpu else time.perf_counter
+    if args.cpu:
+        torch.set_num_threads(1)
     for dtype in args.dtype:
         for rows in args.rows:
             calls, prompt_tokens = sides(DTYPES[dtype], rows, args.group)
+            if not args.default:
+                del calls["default"]
             for call in calls.values():
                 call()
             found: dict[str, list[float]] = {name: [] for name in calls}
             for pair in range(args.pairs):
                 for name, call in calls.items():
-                    found[name].append(tokens_per_s(call))
+                    found[name].append(tokens_per_s(call, clock))
                 print(pair, *(f"{name} {speeds[-1]:.0f}" for name, speeds in found.items()), flush=True)
             records.keep(
                 __file__,
-                f"generation, {rows} rows, {args.group} a prompt, {dtype}",
+                f"generation, {rows} rows, {args.group} a prompt, {dtype}{', CPU time' if args.cpu else ''}",
                 {"model": MODEL, "prompt_tokens": round(prompt_tokens), "new_tokens": NEW_TOKENS, "temperature": 1.0},
                 {
-                    "transformers, static cache": records.compared(found["ours"], found["static"], "tokens/s"),
-                    "transformers, default cache": records.compared(found["ours"], found["default"], "tokens/s"),
+                    f"transformers, {name} cache": records.compared(found["ours"], speeds, "tokens/s")
+                    for name, speeds in found.items()
+                    if name != "ours"
                 },
             )
 
