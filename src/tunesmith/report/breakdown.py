@@ -35,7 +35,10 @@ class Breakdown:
 
 
 def breakdown(found: Sequence[Case]) -> Breakdown:
-    """By field where every reference is a JSON object, by label where references are few and short, else nothing."""
+    """By field where every reference is a JSON object, by label where references are few and short, else nothing, as
+    of pairs."""
+    if cases.are_pairs(found):
+        return Breakdown("", (), {})
     fields = [cases.json_fields(c.reference) for c in found]
     if found and all(fields):
         names = list(dict.fromkeys(k for wanted in fields for k in wanted or ()))

@@ -47,6 +47,7 @@ class Column:
     fields: tuple[Field, ...]
     score: str  # "" = none
     right: bool | None  # None: neither right nor wrong
+    called: str  # what it is then
     cut: bool  # ran into the length limit
     note: str
 
@@ -119,23 +120,23 @@ def marked(base: str, tuned: str, cap: int) -> tuple[list[Piece], list[Piece]]:
 
 def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
     """Reference, base and tuned; outputs that are the same text share a column."""
+    if case.mark is not None:
+        return moved(case, cap)
+    if case.rejected is not None:
+        return compared(case, cap, binary=binary)
     wanted = cases.json_fields(case.reference)
     base, tuned = case.base_output, case.tuned_output
     reference = None if wanted else block([(case.reference, False)], cap)
-    title = "Reference" if case.rejected is None else "Chosen reply"
-    made = [Column(title, "reference", reference, against(wanted or {}, wanted or {}, cap), "", None, False, "")]
-    if case.rejected is not None:
-        other = block([(case.rejected, False)], cap)
-        made.append(Column("Rejected reply", "reference", other, (), "", None, False, ""))
+    made = [
+        Column("Reference", "reference", reference, against(wanted or {}, wanted or {}, cap), "", None, "", False, "")
+    ]
     left, right = [(base or "", False)], [(tuned or "", False)]
     if base is not None and tuned is not None and not wanted:
         left, right = marked(base, tuned, cap)
     of_base = base, left, case.base_score, case.base_stopped
     of_tuned = tuned, right, case.tuned_score, case.tuned_stopped
     sides = [("Base", "base", *of_base), ("Tuned", "tuned", *of_tuned)]
-    if case.rejected is not None:
-        sides = [("Base finds likelier", "base", *of_base), ("Tuned finds likelier", "tuned", *of_tuned)]
-    elif of_base[0] is not None and (of_base[0], *of_base[2:]) == (of_tuned[0], *of_tuned[2:]):
+    if of_base[0] is not None and (of_base[0], *of_base[2:]) == (of_tuned[0], *of_tuned[2:]):
         sides = [("Base and tuned, the same text", "tuned", *of_tuned)]
     for title, css, output, pieces, score, stopped in sides:
         if output is None:
@@ -149,25 +150,53 @@ def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
                 fields=against(fields, wanted, cap) if fields and wanted else (),
                 score="" if score is None or binary else number(score),
                 right=bool(score) if binary and score is not None else None,
+                called="right" if score else "wrong",
                 cut=stopped is False,
-                note=margin(case, css) or note(case, output, wants_json=bool(wanted), is_json=fields is not None),
+                note=note(case, output, wants_json=bool(wanted), is_json=fields is not None),
             )
         )
     return tuple(made)
 
 
+def compared(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
+    """A pair or a ranked list of replies, and which of them each model finds likelier, by how much."""
+    replies = (("Chosen reply", case.reference), ("Rejected reply", case.rejected or ""))
+    made = [Column(title, "reference", block([(t, False)], cap), (), "", None, "", False, "") for title, t in replies]
+    of_base = "Base", "base", case.base_output, case.base_score, case.base_measured
+    of_tuned = "Tuned", "tuned", case.tuned_output, case.tuned_score, case.tuned_measured
+    for who, css, output, score, measured in (of_base, of_tuned):
+        if output is None or score is None:
+            continue
+        said = block([(margin(measured or ()), False)], cap)
+        right, score_words = (bool(score), "") if binary else (None, number(score))
+        title = f"{who} finds likelier" if binary else f"{who} finds likelier: {output}"
+        made.append(Column(title, css, said, (), score_words, right, output, False, ""))
+    return tuple(made)
+
+
+def margin(measured: Sequence[float]) -> str:
+    """How much likelier the better reply of a pair is, or on average those of the pairs of a list."""
+    if len(measured) == 2:
+        chosen, rejected = measured
+        return f"margin {signed(chosen - rejected)} nats: chosen {number(chosen)}, rejected {number(rejected)}"
+    each = [chosen - rejected for chosen, rejected in zip(measured[::2], measured[1::2])]
+    return f"margin {signed(sum(each) / len(each))} nats, mean of {len(each)} pairs" if each else ""
+
+
+def moved(case: Case, cap: int) -> tuple[Column, ...]:
+    """A reply that is marked, and what became of it."""
+    reply = block([(case.reference, False)], cap)
+    found = [Column(f"Reply, marked {case.mark}", "reference", reply, (), "", None, "", False, "")]
+    if case.tuned_output is not None and case.tuned_measured:
+        right = None if case.tuned_score == 0.5 else bool(case.tuned_score)
+        by = block([(f"by {signed(case.tuned_measured[0])} nats", False)], cap)
+        found.append(Column("Tuned finds it", "tuned", by, (), "", right, case.tuned_output, False, ""))
+    return tuple(found)
+
+
 def turns(case: Case, cap: int) -> tuple[TurnView, ...]:
     """Of a dialogue that was played through."""
     return tuple(TurnView(block([(t.prompt, False)], cap), columns(t, cap, binary=False)) for t in case.turns)
-
-
-def margin(case: Case, who: str) -> str:
-    """Of a pair, how much likelier the chosen reply is; "" of any other case."""
-    found = case.base_measured if who == "base" else case.tuned_measured
-    if case.rejected is None or found is None or len(found) != 2:
-        return ""
-    chosen, rejected = found
-    return f"margin {signed(chosen - rejected)} nats: chosen {number(chosen)}, rejected {number(rejected)}"
 
 
 def note(case: Case, output: str, *, wants_json: bool, is_json: bool) -> str:
@@ -218,7 +247,7 @@ def page(found: Sequence[Case], num_bytes: int, known: Known | None = None) -> C
     binary = cases.is_right_or_wrong(found)
     shared = "" if any(c.turns for c in found) else cases.shared_start([c.prompt for c in found])
     cap, most = fit(found, num_bytes)
-    by_part = breakdown(found)
+    by_part, short_kinds = breakdown(found), cases.named(found)["short_kinds"]
     files, groups = choices([file_of(c.source) for c in found]), choices([c.group or "" for c in found])
     file_numbers, group_numbers = ({name: i for i, (name, _) in enumerate(names)} for names in (files, groups))
     views = []
@@ -233,7 +262,7 @@ def page(found: Sequence[Case], num_bytes: int, known: Known | None = None) -> C
         views.append(
             CaseView(
                 kind=of_kind,
-                short_kind=cases.SHORT_KINDS[of_kind],
+                short_kind=short_kinds[of_kind],
                 tags=" ".join(
                     (*cases.tags(case, of_kind, binary=binary), *by_part.tags.get(case.example_id, ()), *more)
                 ),

@@ -47,6 +47,28 @@ TAG_NAMES = SHORT_KINDS | {
     "tuned-cut": "tuned ran into the length limit",
     "all": "all",
 }  # what a link to cases is called once it is followed
+PAIR_KINDS = {  # of pairs, where no reply is right or wrong
+    "broken": "Turned: the base finds the chosen reply likelier, the tuned model the rejected one",
+    "fixed": "Turned: the base finds the rejected reply likelier, the tuned model the chosen one",
+    "both-wrong": "Both find the rejected reply likelier",
+    "both-right": "Both find the chosen reply likelier",
+}
+PAIR_SHORT_KINDS = {
+    "broken": "now the rejected",
+    "fixed": "now the chosen",
+    "both-wrong": "both the rejected",
+    "both-right": "both the chosen",
+}
+MARK_KINDS = {  # of replies that are marked good or bad: did they become likelier or less likely, as marked
+    "worsened": "Against its mark: a good reply became less likely, or a bad one likelier",
+    "improved": "As marked: a good reply became likelier, or a bad one less likely",
+}
+MARK_SHORT_KINDS = {"worsened": "against its mark", "improved": "as marked"}
+PAIR_TAG_NAMES = PAIR_SHORT_KINDS | {
+    "base-right": "base: the chosen",
+    "tuned-right": "tuned: the chosen",
+    "tuned-wrong": "tuned: not the chosen",
+}
 
 Piece = tuple[str, bool]  # a run of text, and whether it is marked as different
 
@@ -72,6 +94,7 @@ class Case:
     tuned_measured: tuple[float, ...] | None = None  # where the metric does not read the text
     turns: tuple[Case, ...] = ()  # of a dialogue that was played through, of which the texts above are transcripts
     rejected: str | None = None  # of a pair, whose chosen reply is the reference
+    mark: str | None = None  # "good" | "bad": what somebody found of the reference, which is a given reply
 
     @property
     def each(self) -> tuple[Case, ...]:
@@ -127,7 +150,26 @@ def read_case(row: Mapping[str, Any]) -> Case:
         tuned_measured=numbers("tuned_measured"),
         turns=tuple(map(read_case, row.get("turns") or ())),
         rejected=text("rejected"),
+        mark=text("mark"),
     )
+
+
+def are_pairs(cases: Sequence[Case]) -> bool:
+    return any(c.rejected is not None for c in cases)
+
+
+def are_marked(cases: Sequence[Case]) -> bool:
+    return any(c.mark is not None for c in cases)
+
+
+def named(cases: Sequence[Case]) -> dict[str, Mapping[str, str]]:
+    """What a page calls the kinds of these cases, in a heading, on a button and behind a link."""
+    more: Sequence[Mapping[str, str]] = (
+        (PAIR_KINDS, PAIR_SHORT_KINDS, PAIR_TAG_NAMES) if are_pairs(cases) else ({},) * 3
+    )
+    more = (MARK_KINDS, MARK_SHORT_KINDS, MARK_SHORT_KINDS) if are_marked(cases) else more
+    names = ("kinds", "short_kinds", "tag_names")
+    return {name: {**usual, **own} for name, usual, own in zip(names, (KINDS, SHORT_KINDS, TAG_NAMES), more)}
 
 
 def is_right_or_wrong(cases: Sequence[Case]) -> bool:
@@ -160,7 +202,7 @@ def tags(case: Case, of_kind: str, *, binary: bool) -> tuple[str, ...]:
     if binary and case.tuned_score is not None:
         found.append("tuned-right" if case.tuned_score else "tuned-wrong")
     is_part = not binary and case.tuned_score is not None and case.tuned_score < 1 and case.scale == "more"
-    if is_part and json_fields(case.reference):
+    if is_part and case.rejected is None and json_fields(case.reference):
         found.append("tuned-wrong")  # a field of it; of a free text no score below 1 means wrong
     if of_kind in WORSE:
         found.append("worse")

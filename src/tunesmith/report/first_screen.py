@@ -34,6 +34,7 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
     "bleu": "runs of words shared with the right answer",
     "pass_at_k": "cases solved by one of k tries",
     "preference_accuracy": "pairs of which the model finds the better reply likelier",
+    "feedback_accuracy": "replies that became likelier where they are marked good and less likely where bad",
     "judge": "cases in which the judge prefers it",
 }
 OF_100_ALREADY = ("chrf", "bleu")
@@ -132,7 +133,7 @@ def played(verdict: Mapping[str, Any]) -> str:
 
 def none_right(facts: Facts, verdict: Mapping[str, Any]) -> bool:
     """Of cases that are right or wrong: more of them would show how little it can do, not that it can."""
-    return verdict["tuned"] == 0 and words.is_share(facts, verdict)
+    return verdict["tuned"] == 0 and words.is_share(facts, verdict) and verdict["metric"] not in words.OF_GIVEN
 
 
 def how_much(facts: Facts, verdict: Mapping[str, Any], scale: Points) -> Sentence:
@@ -224,10 +225,10 @@ def lost(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     tally = cases.counts(facts.cases or ())
     said: list[str | Link] = []
     if facts.cases:
-        tag, what = ("worsened", words.got_worse(facts))
+        tag, what = ("worsened", f" {words.got_worse(facts)}")
         if cases.is_right_or_wrong(facts.cases):
-            tag, what = ("broken", f"that the base had right {'is' if tally['broken'] == 1 else 'are'} now wrong")
-        said += [linked(facts, f"{tally[tag]:,} of {len(facts.cases):,} cases", tag), f" {what}. "]
+            tag, what = ("broken", words.went_wrong(facts, tally["broken"]))
+        said += [linked(facts, f"{tally[tag]:,} of {len(facts.cases):,} cases", tag), f"{what}. "]
     guard = verdict.get("guard") or ()
     if not guard:
         return (*said, "Other abilities: not checked in this run.")
@@ -269,8 +270,8 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
                 f"{scale.of(verdict['tuned'])}.")  # fmt: skip
     if verdict["decision"] != "better" or not words.plain(may).startswith("Yes"):
         return (*may, *but_read(verdict, tally)) if words.plain(may).startswith("Only") else may
-    if verdict["metric"] in words.OF_PAIRS:
-        return (*may, " But read what it writes first (tunesmith chat RUN --against base): two given replies were ",
+    if verdict["metric"] in words.OF_GIVEN:
+        return (*may, " But read what it writes first (tunesmith chat RUN --against base): given replies were ",
                 "compared, and no answer of its own.")  # fmt: skip
     num = tally["tuned-wrong"]
     if not facts.cases or not num:

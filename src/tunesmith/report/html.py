@@ -85,9 +85,6 @@ def make_environment() -> Environment:
     environment.globals.update(
         metric=words.metric,
         direction=words.direction,
-        kinds=cases.KINDS,
-        short_kinds=cases.SHORT_KINDS,
-        tag_names=cases.TAG_NAMES,
     )
     return environment
 
@@ -110,6 +107,10 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "first_note": first_screen.first_note(verdict),
         "verdict": verdict,
         "counts": cases.counts(facts.cases or ()),
+        **cases.named(facts.cases or ()),
+        "are_pairs": cases.are_pairs(facts.cases or ()),
+        "are_marked": cases.are_marked(facts.cases or ()),
+        "explains": (verdict or {}).get("task") not in words.UNEXPLAINED,
         "base": base_model(facts),
         "confidence": words.confidence(words.claims(verdict)[0] if verdict else {}),
         "guard_confidence": words.confidence({"alpha": ALPHA}),

@@ -46,6 +46,14 @@ METRICS = {  # name in recipes and files: (name as people read it, what it is)
         "surprise at rejected replies",
         "nats a token by which they surprise the model; less is likelier",
     ),
+    "feedback_accuracy": (
+        "feedback accuracy",
+        "share of replies that became likelier if marked good and less likely if bad, mean of both marks",
+    ),
+    "feedback_margin": (
+        "feedback margin",
+        "nats by which good replies became likelier and bad ones less likely, mean of both marks",
+    ),
     "judge": ("judge's preference", "share of cases in which the judge prefers the model's answer; a tie is half"),
     "bits_per_byte": (
         "bits per byte",

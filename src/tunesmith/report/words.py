@@ -20,7 +20,9 @@ HEADLINES = {
     "no relevant difference": "No relevant difference.",
     "too few cases": "Too few cases to tell.",
 }
-OF_PAIRS = ("preference_accuracy", "preference_margin")  # metrics of two given replies: no answer is right or wrong
+UNEXPLAINED = ("pretrain", "preferences", "feedback")  # tasks that give no answer of which somebody could ask why
+# Metrics of given replies: no answer is right or wrong
+OF_GIVEN = ("preference_accuracy", "preference_margin", "feedback_accuracy", "feedback_margin")
 TONES = {"better": "good", "worse": "bad", "no relevant difference": "even", "too few cases": "open"}
 
 
@@ -208,7 +210,7 @@ def is_share(facts: Facts, verdict: Mapping[str, Any]) -> bool:
 def lead(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     """Before and after in one sentence: as right answers where a case is right or wrong, else as the score."""
     found = facts.cases or ()
-    if is_share(facts, verdict) and verdict["metric"] not in OF_PAIRS:
+    if is_share(facts, verdict) and verdict["metric"] not in OF_GIVEN:
         tally = cases.counts(found)
         return (
             f"Of {len(found):,} cases that were kept out of training, the base model got ",
@@ -284,8 +286,17 @@ def holm_words(verdict: Mapping[str, Any]) -> tuple[Sentence, ...]:
              "The correction (Holm) keeps luck on any of them as rare as on one alone.",),)  # fmt: skip
 
 
+def went_wrong(facts: Facts, num: int) -> str:
+    """What is said behind the number of such cases."""
+    if cases.are_pairs(facts.cases or ()):
+        return ", of which the base finds the better reply likelier and the tuned model the other"
+    return f" that the base had right {'is' if num == 1 else 'are'} now wrong"
+
+
 def got_worse(facts: Facts) -> str:
     """What a lower score of a case means, by the scale of the metric."""
+    if cases.are_marked(facts.cases or ()):
+        return "moved against their mark"
     scale = facts.cases[0].scale if facts.cases else "more"
     return {"less": "scored worse than before", "relative": "in which the judge prefers the base model's answer"}.get(
         scale, "scored lower than before"
@@ -300,9 +311,7 @@ def what_it_lost(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, ..
             said.append(
                 (
                     Link(things(tally["broken"], "case"), "broken"),
-                    " that the base had right ",
-                    "is" if tally["broken"] == 1 else "are",
-                    " now wrong.",
+                    f"{went_wrong(facts, tally['broken'])}.",
                 )
             )
         elif tally["worsened"] or tally["improved"]:

@@ -150,3 +150,27 @@ def test_fit_gives_all_cases_before_long_texts() -> None:
     turns = [case(k, None, None, prompt="p" * 300) for k in range(2)]
     assert fit([made(0.0, 1.0, turns=turns) for _ in range(10)], 10_000)[1] == num // 2  # of each dialogue two turns
     assert page(rows, 40_000).num_shortened == 10
+
+
+def test_of_a_pair_no_reply_is_right_or_wrong() -> None:
+    """Its kinds say which reply is found likelier; a JSON reply is no answer whose fields could be wrong."""
+    texts = {0.0: "the rejected reply", 1.0: "the chosen reply"}
+    rows = [
+        made(b, t, reference='{"a": 1}', rejected='{"a": 2}', base_output=texts[b], tuned_output=texts[t])
+        for b, t in ((1.0, 0.0), (0.0, 1.0), (0.0, 1.0), (1.0, 1.0))
+    ]
+    found = page(rows, 100_000)
+    assert [v.short_kind for v in found.views] == [
+        "now the rejected",
+        "now the chosen",
+        "now the chosen",
+        "both the chosen",
+    ]
+    assert (found.parts, found.parts_title) == ((), "")
+    chosen, rejected, base, tuned = found.views[0].columns
+    assert (chosen.title, rejected.title, chosen.fields) == ("Chosen reply", "Rejected reply", ())
+    assert (base.called, base.right, base.note) == ("the chosen reply", True, "")
+    assert (tuned.called, tuned.right) == ("the rejected reply", False)
+    names = cases.named(rows)
+    assert not any("right" in word or "wrong" in word for word in names["short_kinds"].values())
+    assert cases.named([made(1.0, 0.0)])["short_kinds"] == cases.SHORT_KINDS
