@@ -38,7 +38,7 @@ from tunesmith.evals.tasks import Form, Kind, answer_text, forms, instructed, ow
 from tunesmith.heritage import Before, opened, suited
 from tunesmith.lineage import Parent
 from tunesmith.measured import Means, brought, means_of, metrics_of, score_once
-from tunesmith.method import laying_of, objective_of, regularisers_of
+from tunesmith.method import laying_of, objective_of, regularisers_of, taught
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
 from tunesmith.objectives.preference import Reference
@@ -265,7 +265,7 @@ def material(
         instruction = "" if base.by_head else own_instruction(task, labels, rows)
     renderer = classes.renderer_of(base, recipe, labels, task)
     num = len(parts.train)
-    whole = Made(parts.train, lambda e: instructed(e, instruction))
+    whole = Made(taught(parts.train, kind, parts.train), lambda e: instructed(e, instruction))
     train = kept_tokens.rendered(
         renderer, parts.train, whole, instruction, lambda done: step(done, num, "training examples rendered")
     )
@@ -282,7 +282,7 @@ def material(
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
     most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if primary[0].needs == "judge" else 10**9)
     few = replace(parts, dev=drawn(parts.dev, recipe.evals.max_dev_cases), test=drawn(parts.test, most))
-    dev = renderer.records([instructed(e, instruction) for e in few.dev])
+    dev = renderer.records([instructed(e, instruction) for e in taught(few.dev, kind, parts.train)])
     plays = dialogues.plays(recipe.evals.history, task, few.test, primary)
     if plays:
         primary, secondary = (tuple(map(dialogues.over_turns, found)) for found in (primary, secondary))
@@ -359,8 +359,8 @@ def learning_rate(recipe: Recipe, base: Base, kind: Kind, updates: int) -> tuple
     if recipe.train.lr != "auto":
         return recipe.train.lr, "said in the recipe"
     lr, why = auto_lr(recipe.adapt.method, base.num_weights, updates)
-    if kind.scoring == "pairs":
-        return float(f"{PAIRS_SLOWER * lr:.2g}"), f"{why}, x{PAIRS_SLOWER:g} for pairs"
+    if kind.prefers:
+        return float(f"{PAIRS_SLOWER * lr:.2g}"), f"{why}, x{PAIRS_SLOWER:g} for {kind.scoring}"
     return lr, why
 
 
@@ -372,7 +372,7 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int, most_g
         weights = fisher(session.base, recipe.adapt, rows, recipe.seed)
     asked = regularisers_of(recipe, updates, weights)
     teacher, by_depth = session.base.teacher, recipe.train.by_depth
-    if made.kind.scoring == "pairs":
+    if made.kind.prefers:
         asked = (*asked, Still())
     spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, (), asked, teacher=teacher, by_depth=by_depth)
     session.create(TENANT, spec)

@@ -21,7 +21,7 @@ from tunesmith.importing.reading import flat
 from tunesmith.opened import kept_recipe
 from tunesmith.recipe import Recipe, parse, place, read
 from tunesmith.report import facts
-from tunesmith.unasked import OF_PAIRS
+from tunesmith.unasked import OF_MARKS, OF_PAIRS
 
 RISES = 1.2  # of the loss, that are no noise any more
 TURNS = 1.03  # of the least loss on dev, above which the end has turned up
@@ -63,8 +63,9 @@ class Seen:
         return [(r["update"], r[name]) for r in rows if r.get(name) is not None and math.isfinite(r[name])]
 
     @property
-    def is_pairs(self) -> bool:
-        return self.part("plan").get("task") == OF_PAIRS
+    def prefers(self) -> bool:
+        """Whether it learned from pairs or marked replies."""
+        return self.part("plan").get("task") in (OF_PAIRS, OF_MARKS)
 
     @property
     def losses(self) -> list[float]:
@@ -255,7 +256,7 @@ def too_low_or_dead(seen: Seen) -> Cause | None:
     if fall is None or fall >= FLAT or len(seen.losses) < 5:
         return None
     said = f"the training loss fell by {fall:.1%} in {len(seen.losses)} updates at a rate of {seen.lr:.2g}"
-    usual = RULE_LR[0 if adapt.is_adapter else 1] * (PAIRS_SLOWER if seen.is_pairs else 1)
+    usual = RULE_LR[0 if adapt.is_adapter else 1] * (PAIRS_SLOWER if seen.prefers else 1)
     if seen.lr < usual / 8:
         return Cause("the learning rate is too low", f"{said}; about {usual:.0e} is usual", {"train.lr": usual})
     few = {"lora": adapt.rank <= 2 or bool(adapt.targets), "last_k": adapt.last_k <= 1, "named": True}
@@ -285,10 +286,8 @@ def forgot(seen: Seen) -> Cause | None:
     lost = [g["name"] for g in seen.part("verdict").get("guard") or () if g.get("passed") is False]
     if not lost:
         return None
-    held = {} if seen.is_pairs else {"regularise.kl": max(seen.recipe.regularise.kl, 0.1)}
-    also = (
-        f"{'a larger objective.preference.beta' if seen.is_pairs else 'general rows in data.replay.files'} may help too"
-    )
+    held = {} if seen.prefers else {"regularise.kl": max(seen.recipe.regularise.kl, 0.1)}
+    also = f"{'a larger beta of its loss' if seen.prefers else 'general rows in data.replay.files'} may help too"
     return Cause("it forgot what it could do", f"guard probes lost: {', '.join(lost)}", held | slower(seen, 2), also)
 
 
@@ -310,7 +309,7 @@ def nothing_to_gain(seen: Seen) -> Cause | None:
 
 def unfit_metric(seen: Seen) -> Cause | None:
     verdict = seen.part("verdict")
-    if verdict.get("decision") not in ("worse", "no relevant difference") or seen.is_pairs:
+    if verdict.get("decision") not in ("worse", "no relevant difference") or seen.prefers:
         return None
     moved = {n: r for n, r in (verdict.get("secondary") or {}).items() if (r.get("interval") or [0])[0] > 0}
     dev = [v for _, v in seen.curve("dev_loss")]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from tunesmith import played, preferences
+from tunesmith import feedback, played, preferences
 from tunesmith.answered import Sitting
 from tunesmith.build import MOST_COMPARED, Material, drawn, is_labelled, prompt_text
 from tunesmith.classes import MEAN
@@ -26,9 +26,12 @@ from tunesmith.evals.score import Answer, chosen, fitting, mean_nll, segment_sum
 from tunesmith.evals.tasks import Form, label_record, references
 from tunesmith.generate.limits import Limits
 from tunesmith.measured import Asking, asking_key, of_texts, outputs, with_numbers
+from tunesmith.method import objective_of
+from tunesmith.objectives.kto import Marking
 from tunesmith.objectives.preference import Preferring
 from tunesmith.probing import by_mean
 from tunesmith.recipe import Recipe
+from tunesmith.roles import Objective
 from tunesmith.types import Example, Forest, Message, Verdict
 
 AS_IT_STANDS = Answer("", stopped=True, num_tokens=0)  # of a plain text, to which nothing is said
@@ -63,6 +66,8 @@ def ask(
         return Asked(form.name, tuple(with_numbers(asking, [AS_IT_STANDS for _ in cases], made.means)))
     if made.kind.scoring == "pairs":
         return Asked(form.name, tuple(preferences.asked(session, who, recipe, made, cases, prompts, sitting)))
+    if made.kind.scoring == "marks":
+        return Asked(form.name, tuple(feedback.asked(session, who, recipe, made, cases, prompts, sitting)))
     if made.kind.scoring == "likelihood":
         if form.name == MEAN:
             answers = by_mean(session, recipe, made, prompts)
@@ -119,25 +124,35 @@ def choose_form(
 
 
 def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> float | None:
-    """Nats per learned token on dev, of pairs the loss per pair; None where there is no dev split."""
+    """Nats per learned token on dev, of pairs and marked replies the loss of each; None where there is no dev
+    split."""
     if not made.dev.records:
         return None
     forests = pack(made.dev.records, recipe.train.micro, session.base.rope)
     logps = session.logprobs(who, forests)
-    if made.kind.scoring == "pairs":
-        return mean_loss(Preferring(recipe.objective.preference, made.reference), forests, logps)
+    if made.kind.prefers:
+        return mean_loss(objective_of(recipe, made.kind, made.split.dev, made.reference), forests, logps)
     return mean_nll(forests, logps)
 
 
-def mean_loss(objective: Preferring, forests: Sequence[Forest], logps: Sequence[torch.Tensor]) -> float:
-    """Per pair, of what was scored without gradients."""
-    total = 0.0
-    for forest, logp_L in zip(forests, logps, strict=True):
-        logp_S = torch.zeros(forest.num_segments, dtype=torch.float64)
-        for segment, nats in segment_sums(forest, logp_L).items():
-            logp_S[segment] = nats
-        total += float(objective.of(logp_S, forest).total)
+def mean_loss(objective: Objective, forests: Sequence[Forest], logps: Sequence[torch.Tensor]) -> float:
+    """Per pair or marked reply, of what was scored without gradients."""
+    each = [(nats_of(forest, logp_L), forest) for forest, logp_L in zip(forests, logps, strict=True)]
+    if isinstance(objective, Marking):
+        rows = torch.cat([objective.rows(logp_S, forest) for logp_S, forest in each])
+        total = sum(float(objective.of(logp_S, forest, rows).total) for logp_S, forest in each)
+    else:
+        assert isinstance(objective, Preferring)
+        total = sum(float(objective.of(logp_S, forest).total) for logp_S, forest in each)
     return total / sum(float(objective.count(forest)) for forest in forests)
+
+
+def nats_of(forest: Forest, logp_L: torch.Tensor) -> torch.Tensor:
+    """[S] of each segment; 0 where nothing is learned."""
+    logp_S = torch.zeros(forest.num_segments, dtype=torch.float64)
+    for segment, nats in segment_sums(forest, logp_L).items():
+        logp_S[segment] = nats
+    return logp_S
 
 
 def dev_score(session: Session, who: Who, recipe: Recipe, made: Material, sitting: Sitting) -> tuple[float, float]:
@@ -161,8 +176,10 @@ def verdict_of(
     notes = [*filter(None, notes), *(played.notes(history) if history else ())]
     if made.kind.scoring == "pairs":
         notes = [*preferences.notes(cases, base.answers, tuned.answers, recipe.evals.preference_by), *notes]
+    if made.kind.scoring == "marks":
+        notes = [*feedback.notes(cases, tuned.answers), *notes]
     best = next((f["dev_score"] for f in forms if f["chosen"]), None)
-    if best is not None and made.kind.scoring != "text":
+    if best is not None and len(forms) > 1:
         notes.append(f"the base was asked in the form that did best on dev ({base.form}: {best:.3f}), of {len(forms)}.")
     if made.kind.note and made.means.named("judge") is None:
         notes.append(made.kind.note)
@@ -229,7 +246,7 @@ def paired(
 def simple_texts(made: Material) -> dict[str, Sequence[str]]:
     """What needs no tuning, to each turn that is asked, behind those before it in the data; it learns from at most
     MOST_COMPARED training examples. It foretells no plain text."""
-    if made.kind.scoring in ("text", "pairs"):
+    if made.kind.scoring == "text" or made.kind.prefers:
         return {}
     parts = drawn(made.split.train, MOST_COMPARED), made.split.test
     train, cases = (dialogues.each_turn(part, plays=made.plays) for part in parts)
@@ -276,6 +293,7 @@ def case_table(made: Material, base: Asked, tuned: Asked) -> pa.Table:
         "prompt": ["" if e.is_text else made.shown(e) for e in cases],
         "reference": list(map(dialogues.transcript, wanted)),
         **preferences.column(cases),
+        **feedback.column(cases),
         "base_output": base.texts(),
         "tuned_output": tuned.texts(),
         "base_score": scores_of(made.metric, base, wanted),

@@ -18,7 +18,7 @@ from tunesmith.evals.calibration import MIN_CASES
 from tunesmith.evals.probes import LEVELS
 from tunesmith.models.here import Here, memory_gib, speed
 from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Label, Pair, Reply
+from tunesmith.types import Example, Label, Marked, Pair, Ranked, Reply
 
 CHARS_PER_TOKEN = 3.5  # English has about 4, most other languages fewer
 TRAIN_OPERATIONS = 6  # for a weight and token: two forward, four backward
@@ -101,6 +101,10 @@ def reply_chars(example: Example) -> int:
     """Of a pair both replies, which are learned together."""
     if isinstance(example.target, Pair):
         return len(example.target.chosen.content) + len(example.target.rejected.content)
+    if isinstance(example.target, Ranked):
+        return sum(len(reply.content) for reply in example.target.replies)
+    if isinstance(example.target, Marked):  # beside it another row's is learned from
+        return 2 * len(example.target.message.content)
     return len(example.target.text) if isinstance(example.target, (Reply, Label)) else 0
 
 

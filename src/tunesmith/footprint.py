@@ -25,7 +25,7 @@ from tunesmith.engine.tenant import Spec
 from tunesmith.engine.traced_update import trace_clip, trace_update
 from tunesmith.evals.dialogues import behind, rounds
 from tunesmith.evals.perturb import applies, changed, instruction_of
-from tunesmith.evals.tasks import Form, label_record, pair_record
+from tunesmith.evals.tasks import Form, given_record, label_record
 from tunesmith.explain import MOST_BYTES
 from tunesmith.folder import peak_gib
 from tunesmith.generate.buffers import NAME as DECODE
@@ -181,8 +181,8 @@ def asking_bytes(recipe: Recipe, base: Base, made: Material) -> Asking:
     def asked(form: Form, examples: Sequence[Example], instruction: str) -> list[Batch]:
         if made.kind.scoring == "text":
             return []
-        if made.kind.scoring == "pairs":
-            labelled.extend(pair_record(made.renderer, e, form.prompt(e, instruction)) for e in examples)
+        if made.kind.prefers:
+            labelled.extend(given_record(made.renderer, e, form.prompt(e, instruction)) for e in examples)
             return []
         if made.kind.scoring == "likelihood":
             prompts = [form.prompt(e, instruction) for e in examples]

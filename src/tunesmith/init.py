@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from tunesmith.data import ingest, traits
-from tunesmith.data.advice import column_notes, rows_notes
+from tunesmith.data import ingest
+from tunesmith.data.advice import column_notes, rows_notes, understood
 from tunesmith.data.columns import Columns
 from tunesmith.data.fill import is_template, names_in
 from tunesmith.data.infer import infer
@@ -50,7 +50,7 @@ OFTEN = (
     "evals.max_new_tokens", "evals.rows", "precision", "seed", "export",
 )  # fmt: skip
 TURNS = ("messages", "conversation", "role", "content", "time")
-KEPT = (*TURNS, "prompt", "text", "reply", "label", "chosen", "rejected", "system", "group")
+KEPT = (*TURNS, "prompt", "text", "reply", "label", "mark", "chosen", "rejected", "ranked", "scores", "system", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def choose_columns(wish: Wish, name: str, table: Table, talk: Interview) -> Colu
     if wish.target is None and known is not None:
         if known.facts is not None:
             raise InputError("the rows hold prompts for a grader and no answers; `--target COLUMN` learns one column")
-        whole = known.messages or known.conversation or known.text or known.chosen
+        whole = known.messages or known.conversation or known.text or known.chosen or known.ranked or known.mark
         if whole or (known.label and table[known.label].nested):
             return known
     guess = (known and (known.label or known.reply)) or guess_target(table)
@@ -288,21 +288,6 @@ def choose_task(wish: Wish, talk: Interview, read: ingest.Ingested) -> tuple[str
 
     answer = talk.answer(Question("What is it for?", found, choices, wrong), wish.task)
     return answer, why if answer == found else "as you said"
-
-
-def understood(columns: Columns, read: ingest.Ingested, task: str) -> str:
-    rows = f"{len(read.examples)} examples"
-    if columns.messages or columns.conversation:
-        return f"{rows}: conversations, of which the assistant's turns are learned"
-    if columns.text:
-        return f"{rows}: plain text in {columns.text!r}, learned as it is"
-    if columns.chosen:
-        return f"{rows}: pairs of a preferred ({columns.chosen!r}) and a rejected reply ({columns.rejected!r})"
-    given = " and ".join(repr(n) for part in columns.prompt or () for n in names_in(part))
-    if columns.label:
-        num = len(traits.label_counts(read.examples))
-        return f"{rows}: from {given} to {f'one of {num}' if num else 'lists of'} labels in {columns.label!r}"
-    return f"{rows}: from {given} to the text in {columns.reply!r} ({task})"
 
 
 def choose_model(wish: Wish, talk: Interview, made: Proposal, data: Sizes) -> None:

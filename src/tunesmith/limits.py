@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tunesmith.errors import RecipeError
 from tunesmith.objectives.goal import Goal
+from tunesmith.objectives.kto import Kto
 from tunesmith.objectives.preference import Preference
 from tunesmith.regularisers.strengths import Regularise
 
@@ -36,8 +37,17 @@ def check_strengths(regularise: Regularise, objective: Goal, off_at_0: Mapping[s
             "objective.distil wants both teacher (a model with the same tokenizer) and share (above 0), or neither"
         )
     check_pairs(o.preference)
+    check_marks(o.kto)
     if 0 < o.focal < 1:
         raise RecipeError(f"objective.focal is {o.focal}; wanted 0 or at least 1: below 1 its slope has no end")
+
+
+def check_marks(asked: Kto) -> None:
+    if not asked.beta > 0:
+        raise RecipeError(f"objective.kto.beta is {asked.beta}; nothing is learned at 0. Wanted a number above it")
+    for name, value in (("desirable", asked.desirable), ("undesirable", asked.undesirable)):
+        if not value > 0:
+            raise RecipeError(f"objective.kto.{name} is {value}; wanted a weight above 0 (1: as it stands)")
 
 
 def check_pairs(asked: Preference) -> None:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from torch import Tensor, nn
 
 from tunesmith.data.feed import Laying
+from tunesmith.data.marks import Matched
 from tunesmith.data.render import Renderer
 from tunesmith.errors import PlanError
 from tunesmith.evals.tasks import Kind
@@ -17,12 +18,13 @@ from tunesmith.models.new_tokens import by_token
 from tunesmith.models.peft_methods import unmergeable
 from tunesmith.models.quantised import held_words
 from tunesmith.objectives.goal import objective
+from tunesmith.objectives.kto import Marking
 from tunesmith.objectives.preference import LOSSES, Preferring, Reference, resolved
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.average import Ema, Tail
 from tunesmith.regularisers.strengths import regularisers
 from tunesmith.roles import Objective, Regulariser
-from tunesmith.types import Example, Label
+from tunesmith.types import Example, Label, Marked
 
 Row = tuple[str, object, str]
 READ_WITH = {  # key -> the key that switches on what reads it
@@ -46,7 +48,11 @@ def regularisers_of(recipe: Recipe, num_updates: int, fisher: Mapping[str, Tenso
 def objective_of(
     recipe: Recipe, kind: Kind, examples: Sequence[Example], reference: Reference | None = None
 ) -> Objective:
-    """`examples`: of training; their labels are what the contrastive loss compares by. `reference`: of pairs."""
+    """`examples`: of training; their labels are what the contrastive loss compares by, their marks what KTO learns.
+    `reference`: of pairs and marked replies."""
+    if kind.scoring == "marks":
+        marks = {e.id: e.target.is_good for e in examples if isinstance(e.target, Marked)}
+        return Marking(recipe.objective.kto, reference, marks)
     if kind.scoring == "pairs":
         return Preferring(recipe.objective.preference, reference)
     if not recipe.objective.contrastive:
@@ -55,6 +61,11 @@ def objective_of(
     number = {name: i for i, name in enumerate(names)}
     classes = {e.id: number[e.target.name] for e in examples if isinstance(e.target, Label)}
     return objective(recipe.objective, classes)
+
+
+def taught(examples: Sequence[Example], kind: Kind, train: Sequence[Example]) -> Sequence[Example]:
+    """As they are rendered: a marked reply beside one of training to another prompt."""
+    return Matched(examples, train) if kind.scoring == "marks" else examples
 
 
 def own_dropout(base: Base) -> bool:
@@ -200,18 +211,36 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
             raise PlanError(reason)
 
 
-def pair_rows(recipe: Recipe, base: Base, kind: Kind) -> list[Row]:
-    """Of the plan: how pairs are learned, each key of the loss resolved."""
-    if kind.scoring != "pairs":
-        return []
+HELD = (
+    "against the model as it is before the first update, by log-probabilities computed once and kept in reference.json"
+)
+
+
+def preferring_rows(recipe: Recipe, base: Base, kind: Kind, train: Sequence[Example]) -> list[Row]:
+    """Of the plan: how pairs or marked replies are learned, each key of the loss resolved."""
+    still: list[Row] = [("dropout", "off", "the model's own: it is compared with itself before the first update")]
+    still = still if own_dropout(base) else []
+    if kind.scoring == "marks":
+        return [mark_row(recipe, train), *still]
+    return [pair_row(recipe), *still] if kind.scoring == "pairs" else []
+
+
+def mark_row(recipe: Recipe, train: Sequence[Example]) -> Row:
+    """With how much both marks count, which should be about alike: KTO's authors advise 1 to 4/3 for the good ones."""
+    k, good = recipe.objective.kto, sum(isinstance(e.target, Marked) and e.target.is_good for e in train)
+    bad, why = len(train) - good, f"beta {k.beta:g}, desirable {k.desirable:g}, undesirable {k.undesirable:g}"
+    why += f"; {good:,} replies are marked good and {bad:,} bad"
+    if not 1 <= k.desirable * good / max(1e-9, k.undesirable * bad) <= 4 / 3:
+        key, ratio = ("desirable", bad / max(1, good)) if good < bad else ("undesirable", good / max(1, bad))
+        why += f", so that one side counts for more: objective.kto.{key}: {ratio:.2g} makes them alike"
+    return "objective.kto", k.beta, f"{why}; {HELD}"
+
+
+def pair_row(recipe: Recipe) -> Row:
     asked = recipe.objective.preference
     keys = ", ".join(f"{name} {value:g}" for name, value in resolved(asked).items())
-    held = "no reference" if not LOSSES[asked.loss].has_reference else (
-        "against the model as it is before the first update, by log-probabilities computed once and kept in "
-        "reference.json"
-    )  # fmt: skip
-    still: list[Row] = [("dropout", "off", "the model's own: it is compared with itself before the first update")]
-    return [("objective.preference", asked.loss, f"{keys}; {held}"), *(still if own_dropout(base) else [])]
+    held = HELD if LOSSES[asked.loss].has_reference else "no reference"
+    return "objective.preference", asked.loss, f"{keys}; {held}"
 
 
 def context_why(recipe: Recipe, base: Base) -> str:
@@ -225,7 +254,7 @@ def context_why(recipe: Recipe, base: Base) -> str:
     return why
 
 
-def rows(recipe: Recipe, base: Base, kind: Kind) -> list[Row]:
+def rows(recipe: Recipe, base: Base, kind: Kind, train: Sequence[Example]) -> list[Row]:
     """Of the plan: what is asked for, and what it costs."""
     r, o, average, stop = recipe.regularise, recipe.objective, recipe.train.average, recipe.train.early_stop
     found: list[tuple[str, object, str]] = [
@@ -262,4 +291,4 @@ def rows(recipe: Recipe, base: Base, kind: Kind) -> list[Row]:
     if base.layout == "seq2seq":
         why = "ordinary text among the guard probes, and replies that are begun to see what is known by heart: an "
         cut.append(("not asked", "2 checks", f"{why}encoder-decoder reads a prompt and foretells a whole reply"))
-    return pair_rows(recipe, base, kind) + [row for row in found if row[1]] + cut
+    return preferring_rows(recipe, base, kind, train) + [row for row in found if row[1]] + cut

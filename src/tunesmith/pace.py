@@ -24,7 +24,7 @@ from tunesmith.evals.out_of_scope import TEXTS
 from tunesmith.evals.overfit import MIN_REPLIES, MIN_UNITS, num_units
 from tunesmith.evals.perturb import applies
 from tunesmith.evals.probes import LEVELS
-from tunesmith.evals.tasks import Form, answer_text, label_record, pair_record
+from tunesmith.evals.tasks import Form, answer_text, given_record, label_record
 from tunesmith.explained import QUICK
 from tunesmith.looks import looked_at
 from tunesmith.models.load import Base
@@ -99,8 +99,8 @@ class Job:
         if made.kind.scoring == "text":
             return told_s
         prompts = [form.prompt(e, made.instruction) for e in some]
-        if made.kind.scoring == "pairs" and most is None:
-            return self.scored([pair_record(made.renderer, e, p) for e, p in zip(some, prompts)], num)
+        if made.kind.prefers and most is None:
+            return self.scored([given_record(made.renderer, e, p) for e, p in zip(some, prompts)], num)
         if made.kind.scoring == "likelihood" and most is None:
             records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(some, prompts)]
             return self.scored(records, num)
@@ -247,7 +247,7 @@ class Job:
         some = {e.id: e.group for e in drawn(made.split.train, self.recipe.evals.max_dev_cases)}
         train = [r for r in made.train.records if r.example_id in some]
         groups = [some[name] for name in {r.example_id for r in train}], [e.group for e in made.split.dev]
-        if min(num_units(g) for g in groups) < MIN_UNITS or made.kind.scoring == "pairs":
+        if min(num_units(g) for g in groups) < MIN_UNITS or made.kind.prefers:
             return 0.0
         return 2 * (self.scored(train) + self.dev_loss_s)
 

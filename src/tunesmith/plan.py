@@ -65,7 +65,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         ("update_tokens", recipe.train.update_tokens, "before shared prefixes are stored once"),
         *([] if base.by_head else [("evals.max_new_tokens", made.max_new_tokens, "said in the recipe" if
             recipe.evals.max_new_tokens else "a quarter more than 99 of 100 training replies")]),
-        *classes.rows(base, made.labels, made.before), *method.rows(recipe, base, made.kind),
+        *classes.rows(base, made.labels, made.before), *method.rows(recipe, base, made.kind, made.split.train),
         *heritage.rows(made.before, recipe, made.again), *compared_by_words(len(made.split.train)),
         *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.num_rows else ()),
         ("guards", recipe.evals.guards, guards_why(recipe, base, made, job)),

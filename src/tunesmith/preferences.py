@@ -5,6 +5,7 @@ this is the verdict; of others it stands beside, for the files of evals.preferen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -22,13 +23,14 @@ from tunesmith.evals.compare import Cases, Rules, secondary
 from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.preference import By, measured_all, measured_pair, preferred
 from tunesmith.evals.score import Answer, segment_sums
-from tunesmith.evals.tasks import instructed, pair_record
+from tunesmith.evals.tasks import given_record, given_replies, instructed
 from tunesmith.folder import RunFolder
 from tunesmith.measured import asking_key
-from tunesmith.objectives.preference import pairs_in
+from tunesmith.objectives.preference import replies_in
 from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Forest, Message, Pair, Record
+from tunesmith.types import Example, Forest, Message, Pair, Ranked, Record
 
+Sums = list[float]  # nats and tokens of each reply of an example, the best first
 PREFERENCES = "scores/preferences.json"
 PREFERS = {"chosen": "the chosen reply", "rejected": "the rejected reply", "neither": "neither reply"}
 HOW = {"sum": "whole replies are compared, which favours short ones", "mean": "replies are compared per token"}
@@ -50,8 +52,7 @@ def preferences(
                 kept[name] = pair_logps(recipe, session, made, who, pairs)
         folder.write(PREFERENCES, kept)
     base, tuned = (
-        [measured_pair(((c, n), (r, m)), recipe.evals.preference_by) for c, n, r, m in kept[name]]
-        for name in ("base", "tuned")
+        [measured_pair(by_reply(sums), recipe.evals.preference_by) for sums in kept[name]] for name in ("base", "tuned")
     )
     groups = [e.group for e in pairs] if any(e.group for e in pairs) else None
     rules = Rules(alpha=recipe.evals.alpha, seed=recipe.seed)
@@ -61,30 +62,36 @@ def preferences(
 
 def pairs_of(recipe: Recipe) -> list[Example]:
     found = ingest.read([Path(p) for p in recipe.evals.preferences], None, recipe.data.reading)
-    odd = next((e for e in found.examples if not isinstance(e.target, Pair)), None)
+    odd = next((e for e in found.examples if not isinstance(e.target, (Pair, Ranked))), None)
     if odd is not None:
         raise DataError(
-            f"evals.preferences: {odd.source} is no pair; wanted are the columns prompt, chosen and rejected"
+            f"evals.preferences: {odd.source} is no pair; wanted are the columns prompt, chosen and rejected, or a "
+            "list of ranked replies"
         )
     return list(drawn(found.examples, recipe.evals.max_cases))
 
 
-def pair_logps(
-    recipe: Recipe, session: Session, made: Material, who: Who, pairs: Sequence[Example]
-) -> list[tuple[float, int, float, int]]:
-    """(nats of chosen, its tokens, nats of rejected, its tokens) of each pair, end of turn included."""
-    records = [pair_record(made.renderer, e, instructed(e, made.instruction).prompt) for e in pairs]
-    found: dict[str, tuple[float, int, float, int]] = {}
+def pair_logps(recipe: Recipe, session: Session, made: Material, who: Who, pairs: Sequence[Example]) -> list[Sums]:
+    """Nats and tokens of each reply of each pair or list, the best first, end of turn included."""
+    records = [given_record(made.renderer, e, instructed(e, made.instruction).prompt) for e in pairs]
+    found: dict[str, Sums] = {}
     for forest in pack(records, recipe.train.micro, session.base.rope):
         found |= sums_of(forest, session.logprobs(who, [forest])[0])
     return [found[e.id] for e in pairs]
 
 
-def sums_of(forest: Forest, logp_L: Tensor) -> dict[str, tuple[float, int, float, int]]:
-    """Of each pair of the forest, as `pair_logps` gives them."""
+def sums_of(forest: Forest, logp_L: Tensor) -> dict[str, Sums]:
+    """Of each example of the forest, as `pair_logps` gives them."""
     sums, size = segment_sums(forest, logp_L), (forest.stop - forest.start).tolist()
-    both = zip(forest.example_ids, pairs_in(forest).tolist(), strict=True)
-    return {name: (sums[c], size[c], sums[r], size[r]) for name, (c, r) in both}
+    found: dict[str, Sums] = {name: [] for name in forest.example_ids}
+    for segment in replies_in(forest).tolist():
+        found[forest.example_ids[int(forest.owner[segment])]] += [sums[segment], size[segment]]
+    return found
+
+
+def by_reply(sums: Sequence[float]) -> list[tuple[float, int]]:
+    """(nats, tokens) of each reply."""
+    return [(nats, int(size)) for nats, size in zip(sums[::2], sums[1::2], strict=True)]
 
 
 def asked(
@@ -93,12 +100,12 @@ def asked(
 ) -> list[Answer]:  # fmt: skip
     """Which reply of each case is the likelier, with what the metrics of pairs read. What an earlier, stopped sitting
     kept is not asked again."""
-    records = [pair_record(made.renderer, e, p) for e, p in zip(cases, prompts, strict=True)]
+    records = [given_record(made.renderer, e, p) for e, p in zip(cases, prompts, strict=True)]
     refuse_long(records, session.base.context_tokens)
     forests = pack(records, recipe.train.micro, session.base.rope)
     said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
     known = sitting.begin(asking_key(who, said))
-    found: dict[str, tuple[float, int, float, int]] = {}
+    found: dict[str, Sums] = {}
     for number, forest in enumerate(forests):
         if number not in known:
             known[number] = sums_of(forest, session.logprobs(who, [forest])[0])
@@ -109,9 +116,8 @@ def asked(
 
 
 def answer_of(sums: Sequence[float], by: By) -> Answer:
-    chosen, n, rejected, m = sums
-    measured = measured_all(((chosen, int(n)), (rejected, int(m))), by)
-    score = preferred(*measured["preference_accuracy"])
+    measured = measured_all(by_reply(sums), by)
+    score = METRICS["preference_accuracy"].case(measured["preference_accuracy"], None)
     text = PREFERS["rejected" if score < 0.5 else "chosen" if score > 0.5 else "neither"]
     return Answer(text, stopped=True, num_tokens=0, measured=measured)
 
@@ -126,9 +132,16 @@ def refuse_long(records: Sequence[Record], context: int | None) -> None:
 
 
 def column(cases: Sequence[Example]) -> dict[str, list[str]]:
-    """Of scores/cases.parquet: the rejected replies, where the cases are pairs."""
-    found = [e.target.rejected.content for e in cases if isinstance(e.target, Pair)]
-    return {"rejected": found} if found else {}
+    """Of scores/cases.parquet: the rejected replies, where the cases are pairs or lists of replies."""
+    if not all(isinstance(e.target, (Pair, Ranked)) for e in cases):
+        return {}
+    others = [[reply.content for reply in given_replies(e)[1:]] for e in cases]
+    return {"rejected": [more[0] if len(more) == 1 else numbered(more) for more in others]}
+
+
+def numbered(texts: Sequence[str]) -> str:
+    """The replies of a list behind its best."""
+    return "\n\n".join(f"{place}. {text}" for place, text in enumerate(texts, 2))
 
 
 def notes(cases: Sequence[Example], base: Sequence[Answer], tuned: Sequence[Answer], by: By) -> list[str]:
@@ -151,9 +164,9 @@ def notes(cases: Sequence[Example], base: Sequence[Answer], tuned: Sequence[Answ
 
 
 def shorter(cases: Sequence[Example]) -> float:
-    """Share of the pairs whose chosen reply has fewer characters; a tie is half."""
-    both = [(len(e.target.chosen.content), len(e.target.rejected.content)) for e in cases if isinstance(e.target, Pair)]
-    return mean([preferred(-chosen, -rejected) for chosen, rejected in both])
+    """Share of the pairs whose chosen reply has fewer characters; a tie is half. Of a list the mean of its pairs."""
+    sizes = [[-len(reply.content) for reply in given_replies(e)] for e in cases]
+    return mean(mean(preferred(*both) for both in combinations(each, 2)) for each in sizes)
 
 
 def gained(base: Answer, tuned: Answer, name: str) -> float:

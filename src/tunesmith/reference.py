@@ -1,4 +1,4 @@
-"""What pairs are learned against: how likely each of their replies was before update 0.
+"""What pairs and marked replies are learned against: how likely each reply was before update 0.
 
 Computed once, by one pass without gradients whatever it is that trains, and kept in the run's folder with digests of
 what it was computed from and of its own numbers; a resume reads it, and so never moves it.
@@ -22,7 +22,7 @@ from tunesmith.evals.score import segment_sums
 from tunesmith.files import sha256_text
 from tunesmith.folder import RunFolder
 from tunesmith.method import objective_of
-from tunesmith.objectives.preference import LOSSES, Reference, pairs_in
+from tunesmith.objectives.preference import LOSSES, Reference, replies_in
 from tunesmith.recipe import Recipe
 from tunesmith.types import Record
 
@@ -31,7 +31,9 @@ CHUNK = 256  # pairs that are packed together
 
 
 def is_due(recipe: Recipe, made: Material) -> bool:
-    return made.kind.scoring == "pairs" and LOSSES[recipe.objective.preference.loss].has_reference
+    return made.kind.prefers and (
+        made.kind.scoring == "marks" or LOSSES[recipe.objective.preference.loss].has_reference
+    )
 
 
 def begin(
@@ -52,7 +54,7 @@ def keep(recipe: Recipe, folder: RunFolder, session: Session, made: Material, fe
     if kept is None:
         with folder.stage("reference"), folder.stop.gently("the reference"):
             records = list(chain(feed.seen(state.num_updates), made.dev.records))
-            found = {name: logps for name, *logps in measured(recipe, folder, session, records)}
+            found = dict(measured(recipe, folder, session, records))
         kept = {"of": of, "digest": digest(found), "nats": found}
         folder.write(NAME, kept)
     if kept.get("of") != of or kept.get("digest") != digest(kept["nats"]):
@@ -61,9 +63,9 @@ def keep(recipe: Recipe, folder: RunFolder, session: Session, made: Material, fe
             "what it learns against would move. Restore the file (or the data) from a copy; or start a new run with "
             "another --out"
         )
-    reference: Reference = {name: (chosen, rejected) for name, (chosen, rejected) in kept["nats"].items()}
+    reference: Reference = {name: tuple(nats) for name, nats in kept["nats"].items()}
     state.reference = kept["digest"]
-    state.objective = objective_of(recipe, made.kind, (), reference)
+    state.objective = objective_of(recipe, made.kind, made.split.train, reference)
     return replace(made, reference=reference)
 
 
@@ -83,15 +85,17 @@ def digest(nats: dict[str, Any]) -> str:
 
 def measured(
     recipe: Recipe, folder: RunFolder, session: Session, records: Sequence[Record]
-) -> Iterator[tuple[str, float, float]]:
-    """(example, nats of its chosen, of its rejected reply), end of turn included."""
+) -> Iterator[tuple[str, list[float]]]:
+    """(example, nats of its replies, the best first), end of turn included."""
     stream, done = iter(records), 0
     while some := list(islice(stream, CHUNK)):
         for forest in pack(some, recipe.train.micro, session.base.rope):
             [logp_L] = session.logprobs(TENANT, [forest])
             sums = segment_sums(forest, logp_L)
-            for name, (chosen, rejected) in zip(forest.example_ids, pairs_in(forest).tolist(), strict=True):
-                yield name, sums[chosen], sums[rejected]
+            nats: dict[str, list[float]] = {name: [] for name in forest.example_ids}
+            for segment in replies_in(forest).tolist():
+                nats[forest.example_ids[int(forest.owner[segment])]].append(sums[segment])
+            yield from nats.items()
             done += len(forest.example_ids)
             folder.tell.step(done, len(records), "pairs under the reference")
             folder.stop.check("stopped before the first update; the reference is computed again")

@@ -30,7 +30,8 @@ class Output(Protocol):
 
 
 class Objective(Protocol):
-    needs: frozenset[str]  # of {"reference", "teacher", "shared", "old_logp", "value"}
+    # of {"reference", "teacher", "shared", "old_logp", "value"}; and "held": nothing is learned through what is shared
+    needs: frozenset[str]
 
     def count(self, batch: Forest) -> Tensor: ...  # [] units, known before the forward pass; a sum, never negative
     def linear_weights(self, batch: Forest) -> Tensor | None: ...  # [L] where the loss is linear in logp: -sum w logp

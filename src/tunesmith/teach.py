@@ -187,5 +187,5 @@ def note_dev_loss(
     if loss is not None:
         folder.add_lines(METRICS, [{"update": state.update, "dev_loss": loss}])
         tracked.log(state.update, {"dev_loss": loss})
-        unit = "pair" if made.kind.scoring == "pairs" else "token"
+        unit = {"pairs": "pair", "marks": "reply"}.get(made.kind.scoring, "token")
         folder.tell.say(f"dev loss at update {state.update}: {loss:.3f} nats per {unit}")

@@ -64,13 +64,28 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranked:
+    """Three or more replies to the same prompt, the best first, no two of them alike."""
+
+    replies: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A reply that somebody marked as good or bad."""
+
+    message: Message
+    is_good: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A prompt that is answered by sampling and scored by a reward; `facts` go to the reward."""
 
     facts: Mapping[str, Any]
 
 
-Target = Reply | Label | Pair | Task
+Target = Reply | Label | Pair | Ranked | Marked | Task
 
 
 @dataclass(frozen=True, slots=True)

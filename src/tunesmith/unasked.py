@@ -1,5 +1,6 @@
-"""Where a task is measured without answers (a plain text as it stands, a pair by how likely its two replies are), all
-that would ask for some is left out, and said; what was demanded of them is refused.
+"""Where a task is measured without answers (a plain text as it stands, a pair by how likely its two replies are, a
+marked reply by how much likelier it became), all that would ask for some is left out, and said; what was demanded of
+them is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tunesmith.data.traits import NUM_ANSWERED, column
 from tunesmith.errors import InputError, PlanError, RecipeError
 from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.tasks import KINDS
+from tunesmith.objectives.kto import Kto
 from tunesmith.objectives.preference import LOSSES, Preference, unread
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example
@@ -28,21 +30,29 @@ MAX_NEW_TOKENS = 256  # of what a model of such a run writes where somebody asks
 ROWS = ("instruction", "evals.max_new_tokens", "robustness", "evals.explain_cases", "scoring")
 IN_CHAT = "`tunesmith chat` shows what it writes, where it is no encoder"
 ROWS_OF_PAIRS = ("robustness", "evals.explain_cases", "scoring")
-OF_PAIRS = "preferences"  # the task
-NEEDS = {"pretrain": "likelihood", OF_PAIRS: "pairs"}  # of the metrics that they can have
+OF_PAIRS, OF_MARKS = "preferences", "feedback"  # the tasks
+NEEDS = {"pretrain": "likelihood", OF_PAIRS: "pairs", OF_MARKS: "marks"}  # of the metrics that they can have
 NO_ANSWERS = {
     "pretrain": "task pretrain learns plain text, which is scored as it stands (bits_per_byte); there are no prompts "
     "and no answers.",
     OF_PAIRS: f"task {OF_PAIRS} is measured by which of two given replies is likelier (preference_accuracy); nothing "
     "is written.",
+    OF_MARKS: f"task {OF_MARKS} is measured by how much likelier or less likely given replies became "
+    "(feedback_accuracy); nothing is written.",
 }
 MEASURED = {  # where, for commands that compare answers
     "pretrain": "its bits per byte are measured in a run, with the documents as data.test",
     OF_PAIRS: "its preference accuracy is measured in a run, with the pairs as data.test",
+    OF_MARKS: "its feedback accuracy is measured in a run, with the marked replies as data.test",
 }
 ASKED_NOTHING = {
     "pretrain": "plain text (task pretrain), which asks nothing and answers nothing",
     OF_PAIRS: f"pairs of replies (task {OF_PAIRS}), of which none is the right answer",
+    OF_MARKS: f"replies marked good or bad (task {OF_MARKS}), of which none is the right answer",
+}
+HOW_SCORED = {
+    OF_PAIRS: "how likely both replies of a held-out pair are, end of turn included; nothing is written",
+    OF_MARKS: "how much likelier a held-out reply became than it was, end of turn included; nothing is written",
 }
 PAIRS_BESIDE = (
     "preference_accuracy and its kin are about pairs, not about answers: name a file of them as evals.preferences, and "
@@ -60,7 +70,7 @@ def is_text(task: str) -> bool:
 
 def is_unasked(task: str) -> bool:
     """Whether no answer is written to be measured."""
-    return KINDS[task].scoring in ("text", "pairs")
+    return is_text(task) or KINDS[task].prefers
 
 
 def task_of(recipe: Recipe, main: Ingested, ood: Sequence[Example], layout: str) -> str:
@@ -97,43 +107,53 @@ def without_answers(recipe: Recipe) -> Recipe:
 
 def refuse_odd(task: str, parts: Sequence[Sequence[Example]]) -> None:
     """PlanError at the first row that the task cannot learn."""
-    is_pairs = KINDS[task].scoring == "pairs"
+    wanted = {"pairs": ("Pair", "Ranked"), "marks": ("Marked",)}.get(KINDS[task].scoring, ())
     for examples in parts:
         kind = column(examples, "kind")
-        odd = np.flatnonzero(kind != TARGETS.index("Pair") if is_pairs else kind >= NUM_ANSWERED)[:1].astype(np.uint32)
-        for example in Chosen(examples, odd):
+        is_odd = ~np.isin(kind, [TARGETS.index(name) for name in wanted]) if wanted else kind >= NUM_ANSWERED
+        for example in Chosen(examples, np.flatnonzero(is_odd)[:1].astype(np.uint32)):
             what = type(example.target).__name__.lower()
-            if is_pairs:
+            if "Marked" in wanted:
+                raise PlanError(
+                    f"{example.source} is a {what}, and task {OF_MARKS} learns replies marked good or bad. Leave "
+                    "task.name out, or name the columns: --set data.columns.reply=NAME --set data.columns.mark=NAME"
+                )
+            if "Pair" in wanted:
                 raise PlanError(
                     f"{example.source} is a {what}, and task {OF_PAIRS} learns pairs: rows with a prompt, a chosen and "
                     "a rejected reply. Leave task.name out, or name the columns: --set data.columns.chosen=NAME "
                     "--set data.columns.rejected=NAME"
                 )
-            if what == "pair":
+            if what in ("pair", "ranked"):
+                several = "pair" if what == "pair" else "list"
                 raise PlanError(
-                    f"{example.source} is a pair of replies, and task {task} learns one. Leave task.name out (or say "
-                    f"{OF_PAIRS}) to learn which is preferred; to learn the chosen ones alone, give rows with these"
+                    f"{example.source} is a {several} of replies, and task {task} learns one. Leave task.name out (or "
+                    f"say {OF_PAIRS}) to learn which is preferred; to learn the chosen ones alone, give rows with these"
                 )
-            raise PlanError(f"{example.source} is a {what}; only replies, labels and pairs can be learned from yet")
+            if what == "marked":
+                raise PlanError(
+                    f"{example.source} is a reply that is marked good or bad, and task {task} learns replies as they "
+                    f"stand. Leave task.name out (or say {OF_MARKS}) to learn from the marks; to learn the good ones "
+                    "alone, give rows with these"
+                )
+            raise PlanError(
+                f"{example.source} is a {what}; only replies, labels, pairs and marked replies can be learned from yet"
+            )
 
 
 def refuse(recipe: Recipe, task: str) -> None:
     """PlanError where the recipe wants of a text or a pair what only an answer has, or a loss that is not theirs."""
+    refuse_loss(recipe, task)
     if not is_unasked(task):
-        if recipe.objective.preference != Preference():
-            raise PlanError(
-                f"objective.preference is how pairs are learned, and the task is {task}: leave it out, or give rows "
-                "with a prompt, a chosen and a rejected reply"
-            )
         return
-    gates, evals, is_pairs = recipe.gates, recipe.evals, not is_text(task)
+    gates, evals, prefers = recipe.gates, recipe.evals, KINDS[task].prefers
     wanted = {
-        "task.instruction": bool(recipe.task.instruction) and not is_pairs,
+        "task.instruction": bool(recipe.task.instruction) and not prefers,
         "train.watch_prompts": bool(recipe.train.watch_prompts),
         "evals.judge": evals.judge.endpoint is not None,
         "evals.schema": evals.schema is not None,
         "gates.stopped": gates.stopped is not None,
-        "gates.latency_s": gates.latency_s is not None and not is_pairs,
+        "gates.latency_s": gates.latency_s is not None and not prefers,
         "gates.calibration": gates.calibration is not None,
     }
     for name in recipe.task.metric or ():
@@ -141,15 +161,30 @@ def refuse(recipe: Recipe, task: str) -> None:
     found = [key for key, is_wanted in wanted.items() if is_wanted]
     if found:
         raise PlanError(f"{', '.join(found)}: {NO_ANSWERS[task]} Leave it out")
-    for reason, is_so in (unpaired(recipe) if is_pairs else {}).items():
+    for reason, is_so in (unpreferred(recipe, task) if prefers else {}).items():
         if is_so:
-            raise PlanError(f"task {OF_PAIRS}: {reason}")
+            raise PlanError(f"task {task}: {reason}")
 
 
-def unpaired(recipe: Recipe) -> dict[str, bool]:
-    """What cannot be had with pairs: reason -> whether it is asked for."""
+def refuse_loss(recipe: Recipe, task: str) -> None:
+    """PlanError where the keys of another task's loss are said."""
+    o = recipe.objective
+    if task != OF_PAIRS and o.preference != Preference():
+        raise PlanError(
+            f"objective.preference is how pairs are learned, and the task is {task}: leave it out, or give rows with a "
+            "prompt, a chosen and a rejected reply"
+        )
+    if task != OF_MARKS and o.kto != Kto():
+        raise PlanError(
+            f"objective.kto is how marked replies are learned, and the task is {task}: leave it out, or give rows with "
+            "a prompt, a reply, and a mark that says whether it is good"
+        )
+
+
+def unpreferred(recipe: Recipe, task: str) -> dict[str, bool]:
+    """What cannot be had with pairs or marked replies: reason -> whether it is asked for."""
     o, r, asked = recipe.objective, recipe.regularise, recipe.objective.preference
-    alone = "is a loss of single replies, and both of a pair are learned at once: leave it out"
+    alone = "is a loss of replies that are right, and here it is learned which are better: leave it out"
     noise = "the model is compared with itself before the first update, and what is drawn would move that: leave it out"
     return {
         f"objective.preference.{', '.join(unread(asked))} is not read by loss {asked.loss}, which reads "
@@ -162,26 +197,29 @@ def unpaired(recipe: Recipe) -> dict[str, bool]:
         f"regularise.rdrop: {noise}": r.rdrop > 0,
         f"regularise.neftune: {noise}": r.neftune > 0,
         f"regularise.mixout: {noise}": r.mixout > 0,
-        "regularise.kl is counted by tokens, and pairs are counted here; objective.preference.beta is what holds the "
-        "model to where it began. Leave it out": r.kl > 0,
+        f"regularise.kl is counted by tokens, and replies here; objective.{'kto' if task == OF_MARKS else 'preference'}"
+        ".beta is what holds the model to where it began. Leave it out": r.kl > 0,
         "data.replay has single replies, and a run has one loss: leave it out": bool(recipe.data.replay.files),
-        "evals.history own plays dialogues through, and the replies of pairs are given: leave it out": (
+        "evals.history own plays dialogues through, and the replies here are given: leave it out": (
             recipe.evals.history == "own"
         ),
         "evals.preferences are pairs beside the verdict, which is about held-out pairs itself: name them as data.test, "
-        "or leave it out": bool(recipe.evals.preferences),
+        "or leave it out": bool(recipe.evals.preferences) and task == OF_PAIRS,
+        "parent.replay has marks of another file, which are not read: leave it out": (
+            task == OF_MARKS and recipe.parent.replay > 0
+        ),
         "task.by head gives labels: leave it out": recipe.task.by == "head",
     }
 
 
 def of_answers(names: Sequence[str]) -> list[str]:
-    """The metrics but for those of pairs, which need no means."""
-    return [name for name in names if name not in METRICS or METRICS[name].needs != "pairs"]
+    """The metrics but for those of pairs and marks, which need no means."""
+    return [name for name in names if name not in METRICS or METRICS[name].needs not in ("pairs", "marks")]
 
 
 def refuse_metrics(task: str, names: Sequence[str]) -> None:
-    """RecipeError where a metric of pairs is to judge a task of answers."""
-    if KINDS[task].scoring != "pairs" and len(of_answers(names)) < len(names):
+    """RecipeError where a metric of pairs or marks is to judge a task of answers."""
+    if not KINDS[task].prefers and len(of_answers(names)) < len(names):
         raise RecipeError(PAIRS_BESIDE)
 
 
@@ -199,9 +237,8 @@ def rows(
     if not is_unasked(task):
         return list(found)
     if not is_text(task):
-        why = "how likely both replies of a held-out pair are, end of turn included; nothing is written"
-        return [*(row for row in found if row[0] not in ROWS_OF_PAIRS), ("scoring", "pairs", why),
-                ("left out", "answers", LEFT_OUT)]  # fmt: skip
+        scored = ("scoring", KINDS[task].scoring, HOW_SCORED[task])
+        return [*(row for row in found if row[0] not in ROWS_OF_PAIRS), scored, ("left out", "answers", LEFT_OUT)]
     sizes = sizes_of(train.records)
     longest = int(sizes.path.max()) if len(sizes.path) else 0
     return [

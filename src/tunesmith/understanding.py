@@ -19,7 +19,12 @@ from tunesmith.evals.topics import topics
 from tunesmith.models.moved import moved
 
 NAME = "understanding.json"
-NOT_OF_ANSWERS = ("likelihood", "pairs", "judge")  # a metric that reads these says of no answer that it is wrong
+NOT_OF_ANSWERS = (
+    "likelihood",
+    "pairs",
+    "marks",
+    "judge",
+)  # a metric that reads these says of no answer that it is wrong
 
 
 def understand(session: Session, snapshot: Snapshot, made: Material, table: pa.Table, alpha: float) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def understand(session: Session, snapshot: Snapshot, made: Material, table: pa.T
     return {
         "layers": [asdict(m) for m in moved(session.base.model, snapshot.slot, snapshot.values)],
         "topics": [{**asdict(t), "score": turn * t.score} for t in found],
-        "errors": {} if made.kind.scoring in ("text", "pairs") else errors(made, table.to_pylist(), alpha),
+        "errors": {} if made.kind.scoring == "text" or made.kind.prefers else errors(made, table.to_pylist(), alpha),
         "metric": made.metric.name,
     }
 

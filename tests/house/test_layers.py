@@ -17,7 +17,7 @@ SERVICES = (
     *("rehearse", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
-    *("speeds", "unasked", "played", "reference"),
+    *("speeds", "unasked", "played", "reference", "feedback"),
     *("classes", "probing", "class_export", "masked_export"),
 )
 LAYERS = (

@@ -223,6 +223,32 @@ def test_a_row_of_weight_2_is_two_rows() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["dpo", "ipo", "simpo", "orpo"])
+def test_a_list_is_the_mean_of_its_pairs(name: str) -> None:
+    """Loss, count and gradient, the reference included; a list beside a pair counts as much as the pair."""
+    session, rng = session_on("lora"), np.random.default_rng(3)
+    root = Segment(rng.integers(3, tiny.VOCABULARY, 8), np.zeros(8, np.float32))
+
+    def reply(num: int, weight: float) -> Segment:
+        return Segment(
+            np.random.default_rng(num).integers(3, tiny.VOCABULARY, num), np.full(num, weight, np.float32), 0
+        )
+
+    ranked = Record("list", (root, *[reply(num, 1.5) for num in (4, 2, 5)]))
+    apart_ = [Record(f"{a}>{b}", (root, reply(a, 0.5), reply(b, 0.5))) for a, b in ((4, 2), (4, 5), (2, 5))]
+    nats = {4: -9.0, 2: -8.0, 5: -15.0}
+    reference = {**REFERENCE, "list": tuple(nats.values())}
+    reference |= {f"{a}>{b}": (nats[a], nats[b]) for a in nats for b in nats}
+    made, [pair] = Preferring(ASKED[name], reference), pairs(1)
+    whole, each = forest([pair, ranked]), forest([pair, *apart_])
+    assert pairs_in(whole).shape == (4, 2)
+    assert float(made.count(whole)) == float(made.count(each)) == pytest.approx(2.0)  # weights 0.5 and 1.5
+    one, three = (gradient(session, "t", [batch], made) for batch in (whole, each))
+    assert largest(one, three) < 1e-5
+    upside_down = Record("list", (root, *ranked.segments[:0:-1]))  # the mutant: the order is the ranking
+    assert largest(one, gradient(session, "t", [forest([pair, upside_down])], made)) > 1e-2
+
+
 # -- the start ------------------------------------------------------------------------------------------------------
 
 

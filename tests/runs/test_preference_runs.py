@@ -219,7 +219,7 @@ def test_chosen_replies_that_became_less_likely_are_told_first() -> None:
     ("changes", "says"),
     [
         ({"objective": {"preference": {"gamma": 1.0}}}, "gamma is not read by loss dpo"),
-        ({"objective": {"smoothing": 0.1}}, "objective.smoothing is a loss of single replies"),
+        ({"objective": {"smoothing": 0.1}}, "objective.smoothing is a loss of replies that are right"),
         ({"adapt": {"dropout": 0.1}}, "adapt.dropout"),
         ({"regularise": {"neftune": 5}}, "regularise.neftune"),
         ({"regularise": {"kl": 0.1}}, "preference.beta is what holds"),

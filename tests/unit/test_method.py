@@ -40,7 +40,7 @@ def test_own_dropout_is_what_two_passes_show(family: str, changes: dict[str, Any
 def test_dropout_of_padded_rows_is_felt(family: str, is_felt: bool) -> None:
     base = base_of(family)
     for dropout in (0.0, 0.1):
-        said = [key for key, *_ in rows(parse({"adapt": {"dropout": dropout}}), base, KINDS["generate"])]
+        said = [key for key, *_ in rows(parse({"adapt": {"dropout": dropout}}), base, KINDS["generate"], ())]
         assert ("micro-batches" in said) == (is_felt and dropout > 0)
 
 

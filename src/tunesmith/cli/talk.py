@@ -19,7 +19,13 @@ from tunesmith.cli.options import part
 from tunesmith.errors import InputError
 from tunesmith.types import Message
 
-CONVERSES = ("chat", "generate", "pretrain", "preferences")  # tasks whose answers may build on what was said before
+CONVERSES = (
+    "chat",
+    "generate",
+    "pretrain",
+    "preferences",
+    "feedback",
+)  # tasks whose answers may build on what was said before
 SHOWN_LABELS = 3
 
 
@@ -43,7 +49,7 @@ class Talk:
             what = f"It was tuned on labels ({shown}): a text is answered with {own} and how likely that is."
         elif served.task == "pretrain":
             what = "It went on learning from plain text; no answers were learned, and none was measured."
-        elif served.task == "preferences":
+        elif served.task in ("preferences", "feedback"):
             what = (
                 "It learned which replies are preferred; what it writes was not measured, so read it beside the base's."
             )

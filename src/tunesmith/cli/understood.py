@@ -23,7 +23,8 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     console.print(Text("What was understood", style="bold"))
     _line(console, "data", Text(_files(facts)))
     for kind, names in facts["spelled"].items():
-        why = "said" if kind in facts["said"] else "by its name"
+        by = "by what its rows hold" if kind == "transcripts" else "by its name"
+        why = "said" if kind in facts["said"] else by
         _line(console, kind, Text.assemble(names, (f"  ({why})", "dim")))
     if facts["ignored"]:
         _line(console, "not used", Text(", ".join(facts["ignored"])))

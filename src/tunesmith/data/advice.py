@@ -77,3 +77,21 @@ def column_notes(columns: Columns, table: Table) -> list[str]:
         if empty > table.num_rows / 10 and name not in optional:
             notes.append(f"{name!r} is empty in {empty} of {table.num_rows} rows")
     return notes
+
+
+def understood(columns: Columns, read: Ingested, task: str) -> str:
+    """One sentence on what is learned from what."""
+    rows = f"{len(read.examples)} {'replies marked good or bad' if columns.mark else 'examples'}"
+    if columns.messages or columns.conversation:
+        return f"{rows}: conversations, of which the assistant's turns are learned"
+    if columns.text:
+        return f"{rows}: plain text in {columns.text!r}, learned as it is"
+    if columns.ranked:
+        return f"{rows}: lists of replies in {columns.ranked!r}, some better than others"
+    if columns.chosen:
+        return f"{rows}: pairs of a preferred ({columns.chosen!r}) and a rejected reply ({columns.rejected!r})"
+    given = " and ".join(repr(n) for part in columns.prompt or () for n in names_in(part))
+    if columns.label:
+        num = len(label_counts(read.examples))
+        return f"{rows}: from {given} to {f'one of {num}' if num else 'lists of'} labels in {columns.label!r}"
+    return f"{rows}: from {given} to the text in {columns.reply!r} ({task})"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunesmith.data.fill import fill, is_template, names_in
+from tunesmith.data.marks import is_good
+from tunesmith.data.ranking import ranked
 from tunesmith.data.rows import Row
 from tunesmith.data.turns import (
     as_text,
@@ -16,10 +18,11 @@ from tunesmith.data.turns import (
     is_messages,
     messages_of,
     number,
+    turns_in,
     with_tools,
     without_none,
 )
-from tunesmith.types import Label, Message, Pair, Reply, Target, Task
+from tunesmith.types import Label, Marked, Message, Pair, Reply, Target, Task
 
 NO_LABEL = "none"  # the answer where several labels may fit, and none does
 BETWEEN = re.compile(r"[,;|\n]")  # two labels of one answer
@@ -37,6 +40,9 @@ class Columns:
     label: str | None = None  # one of a few names, which the model has to choose; or a list of those that fit
     chosen: str | None = None  # the better one of two replies
     rejected: str | None = None  # the worse one
+    ranked: str | None = None  # a list of replies to one prompt, with scores or ranks, or the best first
+    scores: str | None = None  # beside such a list: their scores (more is better) or, named rank or ranks, their ranks
+    mark: str | None = None  # beside a reply: whether somebody found it good (true) or bad (false)
     facts: tuple[str, ...] | None = None  # what a grader needs: the prompt is to be answered by sampling
     conversation: str | None = None  # one row per message: which conversation it belongs to
     role: str | None = None  # one row per message: who wrote it
@@ -44,6 +50,8 @@ class Columns:
     time: str | None = None  # one row per message: when; without it, the order of the file
     roles: Mapping[str, Turn] = field(default_factory=dict)  # what values of `role` mean that are not known
     system: str | None = None  # an instruction that differs from row to row
+    # which of these hold a dialogue as one text (Human: … Assistant: …), to be cut into turns; null: told from the rows
+    transcripts: tuple[str, ...] | None = None
     tools: str | None = None  # the functions that the model may call, as JSON
     group: str | None = None  # rows with one value stay together: a customer is in training or in the test
     weight: str | None = None  # how much a row counts; 0 is not learned
@@ -54,9 +62,9 @@ class Columns:
         """All columns that are read."""
         templates = (*(self.prompt or ()), *([] if self.reply is None else [self.reply]))
         single = (
-            self.messages, self.text, self.label, self.chosen, self.rejected, *(self.facts or ()), self.conversation,
-            self.role, self.content, self.time, self.system, self.tools, self.group, self.weight, self.tests,
-            *self.slices,
+            self.messages, self.text, self.label, self.chosen, self.rejected, self.ranked, self.scores, self.mark,
+            *(self.facts or ()), self.conversation, self.role, self.content, self.time, self.system, self.tools,
+            self.group, self.weight, self.tests, *self.slices, *(self.transcripts or ()),
         )  # fmt: skip
         found = [name for text in templates for name in names_in(text)] + [name for name in single if name is not None]
         return tuple(dict.fromkeys(found))
@@ -64,6 +72,17 @@ class Columns:
 
 def content_of(row: Row, columns: Columns) -> tuple[tuple[Message, ...], Target]:
     """The prompt and the target of one row. ValueError with the reason where there is none."""
+    prompt, target = _content(row, columns)
+    if columns.mark is None:
+        return prompt, target
+    assert isinstance(target, Reply)
+    mark = is_good(value := _value(row, columns.mark))
+    if mark is None:
+        raise ValueError(f"the column '{columns.mark}' is {value!r}, wanted a mark: true or false, 1 or 0, good or bad")
+    return prompt, Marked(target.message, mark)
+
+
+def _content(row: Row, columns: Columns) -> tuple[tuple[Message, ...], Target]:
     if columns.facts is not None:
         facts = {name: without_none(row[name]) for name in columns.facts if row.get(name) is not None}
         if not facts:
@@ -78,13 +97,16 @@ def content_of(row: Row, columns: Columns) -> tuple[tuple[Message, ...], Target]
         prompt, chosen, rejected = _pair(prompt, row, columns)
         return _tooled(prompt, row, columns), Pair(chosen, rejected)
     prompt = _tooled(prompt, row, columns)
+    if columns.ranked is not None:
+        beside = None if columns.scores is None else _value(row, columns.scores)
+        return prompt, ranked(_value(row, columns.ranked), columns.ranked, beside, columns.scores)
     if columns.label is not None:
         name = _value(row, columns.label)
         if isinstance(name, list):
             return prompt, Reply(Message("assistant", _labels(name, columns.label)))
         return prompt, Label(_label(name, columns.label))
     assert columns.reply is not None
-    value = None if is_template(columns.reply) else _first_answer(_value(row, columns.reply))
+    value = None if is_template(columns.reply) else _first_answer(_said(row, columns.reply, columns))
     if is_messages(value):
         return conversation(prompt + messages_of(value, columns.reply))
     reply = _filled(row, columns.reply) if value is None else as_text(value, columns.reply)
@@ -106,7 +128,7 @@ def prompt_of(row: Row, columns: Columns) -> tuple[Message, ...]:
         messages = _chat(row, columns)
         asked = messages[:-1] if messages[-1].role == "assistant" else messages
     elif columns.prompt is None and columns.chosen is not None:
-        asked = messages_of(_value(row, columns.chosen), columns.chosen)[:-1]
+        asked = messages_of(_said(row, columns.chosen, columns), columns.chosen)[:-1]
     else:
         asked = _tooled(_prompt(row, columns), row, columns)
     if not asked:
@@ -142,6 +164,13 @@ def tests_of(row: Row, columns: Columns) -> str:
     value = row.get(columns.tests) if columns.tests is not None else None
     lines = value if isinstance(value, list) else [value]
     return check("\n".join(str(line) for line in lines if line is not None), "the tests")
+
+
+def _said(row: Row, name: str, columns: Columns) -> Any:
+    """A column's value; of one that holds a transcript the list of its turns."""
+    value = _value(row, name)
+    is_transcript = name in (columns.transcripts or ()) and isinstance(value, str)
+    return (turns_in(value) or value) if is_transcript else value
 
 
 def _value(row: Row, name: str) -> Any:
@@ -216,7 +245,7 @@ def _prompt(row: Row, columns: Columns) -> tuple[Message, ...]:
     names = columns.prompt or ()
     if not names:
         return ()
-    first = None if is_template(names[0]) else _value(row, names[0])
+    first = None if is_template(names[0]) else _said(row, names[0], columns)
     head = _system(row, columns)
     tools = None
     if isinstance(first, Mapping) and "messages" in first:  # OpenAI's preference file
@@ -224,6 +253,8 @@ def _prompt(row: Row, columns: Columns) -> tuple[Message, ...]:
     if isinstance(first, list):
         # a prompt's own replies are context unless they say otherwise
         turns = messages_of(first, names[0], default_weight=0.0)
+        if names[0] in (columns.transcripts or ()) and turns[-1].role == "assistant":
+            raise ValueError(f"the dialogue in '{names[0]}' ends with the assistant's turn, behind which none is asked")
         return with_tools((head if turns[0].role != "system" else ()) + turns, tools, names[0])
     parts = [_filled(row, name) for name in names]
     text = "\n\n".join(part for part in parts if part.strip())
@@ -235,7 +266,7 @@ def _prompt(row: Row, columns: Columns) -> tuple[Message, ...]:
 def _pair(prompt: tuple[Message, ...], row: Row, columns: Columns) -> tuple[tuple[Message, ...], Message, Message]:
     sides = []
     for name in (columns.chosen or "", columns.rejected or ""):
-        value = _value(row, name)
+        value = _said(row, name, columns)
         value = [value] if isinstance(value, Mapping) and ("role" in value or "from" in value) else value
         turns = messages_of(value, name) if isinstance(value, list) else (Message("assistant", as_text(value, name)),)
         if turns[-1].role != "assistant" or not (turns[-1].content.strip() or turns[-1].extra):

@@ -11,7 +11,7 @@ import numpy as np
 
 from tunesmith.data import alike
 from tunesmith.data.traits import Traited
-from tunesmith.types import Example, Label, Message, Pair, Reply, Target, Task
+from tunesmith.types import Example, Label, Marked, Message, Pair, Ranked, Reply, Target, Task
 
 # Values that JSON does not know (a date in a tool call of a Parquet file) become text, as a template would write them
 _write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
@@ -60,6 +60,10 @@ def _to_bytes(example: Example) -> bytes:
         what = target.name
     elif isinstance(target, Pair):
         what = [_turn(target.chosen), _turn(target.rejected)]
+    elif isinstance(target, Ranked):
+        what = [_turn(reply) for reply in target.replies]
+    elif isinstance(target, Marked):
+        what = [_turn(target.message), target.is_good]
     row = [
         example.id, [_turn(m) for m in example.prompt], type(target).__name__, what, example.group, example.weight,
         example.source, example.tests, dict(example.slices),
@@ -81,6 +85,10 @@ def of_row(row: list[Any]) -> Example:
         target = Label(what)
     elif kind == "Pair":
         target = Pair(*(Message(*side) for side in what))
+    elif kind == "Ranked":
+        target = Ranked(tuple(Message(*reply) for reply in what))
+    elif kind == "Marked":
+        target = Marked(Message(*what[0]), what[1])
     else:
         target = Task(**what)
     return Example(name, tuple(Message(*turn) for turn in prompt), target, *rest)

@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.columns import Columns
+from tunesmith.data.marks import column_of
 from tunesmith.data.names import CONTENT, CONVERSATION, LABELLED, MESSAGES, PAIRS, PLAIN, REPLIES, ROLE, TIME
+from tunesmith.data.ranking import columns_of
 from tunesmith.data.rows import Row, parse_json
+from tunesmith.data.transcripts import told
 from tunesmith.errors import DataError, did_you_mean
 
-TARGETS = ("messages", "text", "reply", "label", "chosen", "conversation")
+TARGETS = ("messages", "text", "reply", "label", "chosen", "ranked", "conversation")
 
 
 def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Columns:
@@ -22,7 +25,7 @@ def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Co
     _check_said(found, said)
     known = {name.strip().lower(): name for name in reversed(found)}
     threaded = any((said.conversation, said.role, said.content, said.time))
-    is_said = any((said.messages, said.text, said.prompt, said.reply, said.label, said.chosen, said.rejected))
+    is_said = any(getattr(said, name) for name in ("prompt", "rejected", *TARGETS[:-1]))
     if threaded and not is_said:
         target = _thread(said, known, found)
     elif is_said:
@@ -39,6 +42,8 @@ def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Co
             f"text to go on with as it is, without a prompt: --set data.columns.text={example}."
         )
     merged = replace(said, **target)
+    if not is_said and merged.mark is None and (merged.reply or merged.messages):
+        merged = replace(merged, mark=column_of(known, sample))
     merged = replace(
         merged,
         group=said.group or known.get("group") or merged.conversation,
@@ -46,6 +51,7 @@ def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Co
         system=said.system or known.get("system"),
         tools=said.tools or known.get("tools") or known.get("functions"),
     )
+    merged = told(merged, sample)
     return merged if said.facts else replace(merged, facts=_facts(merged, found, sample))
 
 
@@ -57,9 +63,11 @@ def _check_said(found: tuple[str, ...], said: Columns) -> None:
             f"one of these.{did_you_mean(missing[0], found)}"
             + (" Braces that are text are doubled: {{ and }}." if _in_template(missing, said) else "")
         )
+    targets = [name for name in TARGETS if getattr(said, name) is not None]
+    if said.mark and not (said.reply or said.messages or len(targets) == 0):
+        raise DataError(f"the column mark was named beside {targets[0]}. A mark says of a reply whether it is good.")
     if bool(said.chosen) != bool(said.rejected):
         raise DataError("only one of the columns chosen and rejected was named. A pair needs both.")
-    targets = [name for name in TARGETS if getattr(said, name) is not None]
     if len(targets) > 1:
         raise DataError(f"the columns {' and '.join(targets)} were named, and each of them is the target. Name one.")
     if said.text and (said.prompt or said.system or said.tools):
@@ -78,7 +86,7 @@ def _said_target(said: Columns, known: Mapping[str, str]) -> dict[str, Any] | No
     """What stands for prompt and target where the user named at least one of them."""
     if said.messages or said.text or (said.prompt is not None and (said.reply or said.label or said.facts)):
         return {}
-    if said.chosen and said.rejected:
+    if (said.chosen and said.rejected) or said.ranked:
         return {} if said.prompt else {"prompt": _pair_prompt(known)}
     tables = [(p, reply, "reply") for p, reply in REPLIES] + [((p,), label, "label") for p, label in LABELLED]
     for prompts, target, kind in tables:
@@ -102,6 +110,9 @@ def _inferred_target(known: Mapping[str, str], sample: Sequence[Row]) -> dict[st
         if chosen in known and rejected in known:
             prompt = next((tuple(known[p] for p in ps if p in known) for ps in prompt_tables if ps[0] in known), None)
             return {"prompt": prompt, "chosen": known[chosen], "rejected": known[rejected]}
+    ranking = columns_of(known, sample)
+    if ranking is not None and (prompt := _pair_prompt(known)) is not None:
+        return {"prompt": prompt, **ranking}
     thread = _thread(Columns(), known, None)
     if thread is not None and _talks(sample, thread["conversation"], thread["role"]):
         return thread

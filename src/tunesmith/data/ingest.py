@@ -16,15 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
+from tunesmith.data import transcripts
 from tunesmith.data.columns import Columns, content_of, group_of, slices_of, tests_of, weight_of
 from tunesmith.data.examples import Examples
 from tunesmith.data.infer import infer
+from tunesmith.data.ranking import Tally, as_list
 from tunesmith.data.rows import About, Reading, Rejected, Row, digest, rows
 from tunesmith.data.stored import Stored, listed
 from tunesmith.data.threads import as_chats, gather
 from tunesmith.data.traits import KINDS, column
 from tunesmith.errors import DataError
-from tunesmith.types import Example, Message, Reply, Target
+from tunesmith.types import Example, Message, Pair, Ranked, Reply, Target
 
 __all__ = ["Columns", "Ingested", "Rejected", "example_id", "infer_task", "read", "task_of"]
 
@@ -61,6 +63,7 @@ class _Reader:
     notices: list[str] = field(default_factory=list)
     num_messages: int = 0
     found: dict[str, str] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
     def file(self, path: Path) -> None:
         about = About()
@@ -72,7 +75,8 @@ class _Reader:
                 self.rejected.append(item)
                 continue
             if self.columns is None:
-                self.columns, self.ignored = _understood(path, [*ahead, item], self.said)
+                self.columns, self.ignored, notes = _understood(path, [*ahead, item], self.said)
+                self.notices += notes
             if self.columns.conversation is not None:
                 messages.append(item)
             else:
@@ -95,7 +99,10 @@ class _Reader:
     def row(self, path: Path, item: tuple[int, Row], columns: Columns) -> None:
         line, row = item
         try:
-            self.examples.append(_example(row, columns, self.examples, f"{path}:{line}"))
+            example = _example(row, columns, self.examples, f"{path}:{line}")
+            self.examples.append(example)
+            if columns.ranked is not None and isinstance(example.target, (Pair, Ranked)):
+                self.tally.add(example.target, len(as_list(row[columns.ranked])))
         except ValueError as error:
             self.rejected.append(Rejected(str(path), line, str(error)))
 
@@ -116,21 +123,22 @@ def read(paths: Sequence[Path], columns: Columns | None = None, reading: Reading
     said = tuple(name for name, value in asdict(reader.said).items() if value)
     return Ingested(
         reader.examples, reader.rejected, len(reader.examples) + len(reader.rejected), reader.columns, reader.ignored,
-        files, tuple(reader.notices), reader.num_messages, reader.found, said,
+        files, (*reader.notices, *reader.tally.notes()), reader.num_messages, reader.found, said,
     )  # fmt: skip
 
 
 def _understood(
     path: Path, ahead: Sequence[tuple[int, Row] | Rejected], said: Columns
-) -> tuple[Columns, tuple[str, ...]]:
-    """The columns, and the names of those that mean nothing here."""
+) -> tuple[Columns, tuple[str, ...], list[str]]:
+    """The columns, the names of those that mean nothing here, and what a person should know of the others."""
     sample = [item[1] for item in ahead if not isinstance(item, Rejected)]
     names = tuple(dict.fromkeys(name for row in sample for name in row))
     try:
         columns = infer(names, said, sample)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return columns, tuple(name for name in names if name not in columns.used())
+    ignored = tuple(name for name in names if name not in columns.used())
+    return columns, ignored, transcripts.notes(columns, said, sample)
 
 
 def _refuse_empty(paths: Sequence[Path], rejected: Sequence[Rejected]) -> None:
@@ -179,6 +187,10 @@ def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
         return "classify", f"the column '{columns.label}' holds labels"
     if only == "Pair":
         return "preferences", "each row holds a preferred and a rejected answer"
+    if set(kinds.tolist()) <= {KINDS.index("Pair"), KINDS.index("Ranked")}:
+        return "preferences", f"'{columns.ranked}' holds answers of which some are better"
+    if only == "Marked":
+        return "feedback", f"'{columns.mark}' says of each answer whether it is good"
     if only == "Task":
         return "generate", "each row holds a prompt and what a grader needs, and no answer"
     if only == "Reply" and all(isinstance(e.target, Reply) and _is_object(e.target.text) for e in ingested.examples):

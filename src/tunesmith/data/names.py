@@ -37,11 +37,20 @@ LABELLED = tuple(
     for name in ("label", "labels", "intent", "class", "sentiment", "category")
     for t in ("text", "sentence", "utterance", "content", "input")
 )
-PAIR_PROMPTS = (("prompt",), ("instruction", "input"), ("question",), ("query",))
+PAIR_PROMPTS = (("prompt",), ("instruction", "input"), ("question",), ("query",), ("anchor",))
 # (prompt columns; chosen; rejected). The second is OpenAI's preference file
 PAIRS: tuple[tuple[tuple[tuple[str, ...], ...], str, str], ...] = (
     (PAIR_PROMPTS, "chosen", "rejected"),
     ((("input",),), "preferred_output", "non_preferred_output"),
+    (PAIR_PROMPTS, "preferred", "rejected"),
+    (PAIR_PROMPTS, "preferred", "dispreferred"),
+    (PAIR_PROMPTS, "accepted", "rejected"),
+    (PAIR_PROMPTS, "better", "worse"),
+    (PAIR_PROMPTS, "winner", "loser"),
+    (PAIR_PROMPTS, "good", "bad"),
+    (PAIR_PROMPTS, "positive", "negative"),
+    (PAIR_PROMPTS, "chosen_response", "rejected_response"),
+    (PAIR_PROMPTS, "response_chosen", "response_rejected"),
 )
 PLAIN = ("text", "content", "document", "body", "raw_content")  # the only column of a file: texts to learn as they are
 # One row per message: which conversation it belongs to, who wrote it, what was written, when

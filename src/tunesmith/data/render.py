@@ -28,7 +28,7 @@ from tunesmith.data.template import ChatTemplate
 from tunesmith.data.tree import apart, branches, merge
 from tunesmith.data.turns import Learned, learned_of
 from tunesmith.errors import DataError, ModelError
-from tunesmith.types import Example, Message, Pair, Record
+from tunesmith.types import Example, Message, Pair, Ranked, Record
 
 CHUNK = 256  # examples whose texts are tokenised in one call
 LEAST_SPREAD = 2048  # examples that are worth processes of their own
@@ -220,7 +220,7 @@ class Renderer:
                 is_cut = short is not None
                 found, reason = () if short is None else (short,), f"{length} tokens, more than {self._max_tokens}"
             rows = [(to_bytes(record), four_of(record)) for record in found]
-            yield Outcome(example.id, "" if rows else reason, is_cut, isinstance(example.target, Pair), rows)
+            yield Outcome(example.id, "" if rows else reason, is_cut, isinstance(example.target, (Pair, Ranked)), rows)
 
     def pieces(self, record: Record) -> tuple[tuple[str, bool], ...]:
         """The longest path of a record as text, cut where it changes between context and learned."""
@@ -268,7 +268,7 @@ class Renderer:
 
     def _joined(self, example: Example, turns: list[_Turn], paths: list[tuple[np.ndarray, np.ndarray]]) -> Record:
         weighed = [(ids, w * np.float32(turn.weight)) for turn, (ids, w) in zip(turns, paths)]
-        laid = branches if isinstance(example.target, Pair) else apart if self.is_apart else merge
+        laid = branches if isinstance(example.target, (Pair, Ranked)) else apart if self.is_apart else merge
         record = Record(example.id, laid(weighed))
         if record.num_learned == 0:
             raise DataError(

@@ -20,11 +20,11 @@ import numpy as np
 
 from tunesmith.data import alike
 from tunesmith.data.stored import Chosen, Stored, open_unnamed, put
-from tunesmith.types import Example, Label, Pair, Reply
+from tunesmith.types import Example, Label, Marked, Pair, Ranked, Reply
 
 PIECE = 4096  # examples that are worked out at a time
 DIGITS = re.compile(r"\d+")
-KINDS = ("Reply", "Label", "Pair", "Task")
+KINDS = ("Reply", "Label", "Pair", "Task", "Marked", "Ranked")
 NUM_ANSWERED = 2  # the first of them have one answer
 DTYPE = np.dtype(
     [
@@ -70,6 +70,8 @@ class Traits:
         turns = _turns(example)
         prompt = "\n".join(f"{role}: {text}" for role, text in turns)
         answer = target.chosen.content if isinstance(target, Pair) else ""
+        answer = target.message.content if isinstance(target, Marked) else answer
+        answer = target.replies[0].content if isinstance(target, Ranked) else answer
         answer = target.text if isinstance(target, (Reply, Label)) else answer
         label = self._numbers.setdefault(target.name, len(self._numbers)) if isinstance(target, Label) else -1
         chars = sum(len(m.content) for m in example.prompt) + len(answer)

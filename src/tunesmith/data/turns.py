@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import Any
 
 from tunesmith.data.rows import check_text, parse_json
 from tunesmith.errors import DataError
-from tunesmith.types import Example, Label, Message, Pair, Reply
+from tunesmith.types import Example, Label, Message, Pair, Ranked, Reply
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 SHAREGPT = {
@@ -32,17 +33,32 @@ SHAREGPT = {
     **{role: role for role in ROLES},
 }
 Learned = tuple[Sequence[Message], int, float]  # a conversation, which of its turns, its weight
+MARK = re.compile(r"(?:\A|\n)\s*(?:### )?(Human|User|Assistant|AI|System):")  # a turn of a transcript
+SPEAKERS = {"Human": "user", "User": "user", "Assistant": "assistant", "AI": "assistant", "System": "system"}
+
+
+def turns_in(text: str) -> list[dict[str, str]]:
+    """The turns of a transcript, those of one speaker in a row as one; none where it does not begin with a speaker."""
+    before, *pieces = MARK.split(text)
+    turns: list[dict[str, str]] = []
+    for name, said in zip(pieces[::2], map(str.strip, pieces[1::2])):
+        if said and turns and turns[-1]["role"] == SPEAKERS[name]:
+            turns[-1]["content"] += f"\n\n{said}"
+        elif said:
+            turns.append({"role": SPEAKERS[name], "content": said})
+    return [] if before.strip() else turns
 
 
 def last_turns(example: Example) -> tuple[Message, ...]:
-    """What may stand behind the prompt: one turn, or of a pair both. DataError where there is none."""
+    """What may stand behind the prompt: one turn, or of a pair or a list all. DataError where there is none."""
     target = example.target
     if isinstance(target, Reply):
         return (target.message,)
     if isinstance(target, Label):
         return (Message("assistant", target.name),)
-    if isinstance(target, Pair):
-        return tuple(replace(side, weight=1.0) for side in (target.chosen, target.rejected))
+    if isinstance(target, (Pair, Ranked)):
+        replies = target.replies if isinstance(target, Ranked) else (target.chosen, target.rejected)
+        return tuple(replace(reply, weight=1.0) for reply in replies)
     raise DataError(
         f"example {example.id} ({example.source}) is a {type(target).__name__.lower()}; learning from replies needs a "
         "reply, a label or a pair. Name the column that holds it."
@@ -50,8 +66,8 @@ def last_turns(example: Example) -> tuple[Message, ...]:
 
 
 def learned_of(example: Example) -> list[Learned]:
-    """Turns that are learned: (the conversation, which message, its weight). Of a pair, both replies and nothing before
-    them."""
+    """Turns that are learned: (the conversation, which message, its weight). Of a pair or a list all replies, and
+    nothing before them."""
     if example.is_text:
         return []
     at, sides = len(example.prompt), last_turns(example)

@@ -343,7 +343,7 @@ class Session:
         for term in (r.term(out, batch, others) for r in tenant.spec.regularisers):
             if term is not None:
                 total, stats = total + term.total * scale, {**stats, **term.stats}
-        if share is not None:
+        if share is not None and "held" not in objective.needs:
             total = total + (objective.share(out, batch) * share[1]).sum() * scale
         if total.requires_grad:  # an empty micro-batch has nothing to send back
             total.backward()

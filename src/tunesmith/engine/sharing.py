@@ -83,12 +83,14 @@ def exchange(
     """For each micro-batch (what all shared, the loss's derivative with respect to its own rows), each [U, K].
 
     `outs` and `rows`, the shares, carry no gradient: a second forward pass sends the derivative into the weights. What
-    else trains in the loss (a head) gets its gradient there too, and none here.
+    else trains in the loss (a head) gets its gradient there too, and none here. What is held has no derivative.
     """
     everything = torch.cat(list(rows)).detach().requires_grad_()
     ends = torch.tensor([len(r) for r in rows]).cumsum(0).tolist()
     shared = [Shared(everything, slice(end - len(r), end)) for end, r in zip(ends, rows)]
     cotangent = torch.zeros_like(everything)
+    if "held" in objective.needs:
+        return [(Shared(everything.detach(), s.mine), cotangent[s.mine]) for s in shared]
     for out, batch, seen, other in zip(outs, batches, shared, others):
         total = objective(out, batch, seen, other).total
         if total.requires_grad:

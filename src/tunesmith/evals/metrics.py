@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tunesmith.evals import calls, counted, json_scores, numeric, passing, per_byte, preference, sets
+from tunesmith.evals import calls, counted, feedback, json_scores, numeric, passing, per_byte, preference, sets
 from tunesmith.evals.text import as_text, folded, numbers
 from tunesmith.evals.words_of import Words, words_of
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Outputs = Sequence[object]
 # What a metric reads: the answer's text; or numbers measured with a JSON schema, by likelihood, by unit tests on
-# samples, on pairs of replies, by a judge, by a function of the user's own.
-Needs = Literal["answer", "schema", "likelihood", "samples", "pairs", "judge", "function"]
+# samples, on pairs of replies, on replies that are marked good or bad, by a judge, by a function of the user's own.
+Needs = Literal["answer", "schema", "likelihood", "samples", "pairs", "marks", "judge", "function"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,13 @@ def counted_metric(
     return Metric(name, "corpus", unit, case, parts.stats, parts.value, low, high, matters)
 
 
+def marked_metric(name: str, unit: str, case: Callable[[object, object], float], most: float = 0.0) -> Metric:
+    """Of marked replies, each mark weighing the same: a share, or nats up to `most` and down to minus that."""
+    made = counted_metric(name, f"{unit}, mean of both marks", case, feedback.by_mark(case))
+    made = replace(made, needs="marks")
+    return replace(made, low=-most, high=most, matters=0.1, spread=1.0) if most else made
+
+
 RIGHT = "share of cases right"
 SCORE = "mean over cases, 0 to 1"
 F1 = "F1 over all cases, 0 to 1"
@@ -191,6 +198,10 @@ METRICS: dict[str, Metric] = {
         ),
         pair_mean(
             "rejected_nats", preference.rejected_nats, "nats per token of the rejected reply", preference.MOST_NATS
+        ),
+        marked_metric("feedback_accuracy", "share of replies that moved as they are marked", feedback.case),
+        marked_metric(
+            "feedback_margin", "nats by which replies moved as they are marked", feedback.margin, feedback.MOST_GAIN
         ),
         case_mean(
             "judge", measured_score, unit="share of cases that the judge prefers, a tie counts half", needs="judge"

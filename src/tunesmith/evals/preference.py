@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, combinations
+from statistics import mean
 from typing import Literal
 
 from tunesmith.evals.text import numbers
@@ -23,22 +25,27 @@ def preferred(chosen: float, rejected: float) -> float:
 
 
 def case(measured: object, reference: object) -> float:
-    """`measured`: log-probability of the chosen and of the rejected reply, in nats, summed or per token."""
-    chosen, rejected = numbers(measured)
-    return preferred(chosen, rejected)
+    """`measured`: log-probability of the chosen and of the rejected reply, in nats, summed or per token; of a list of
+    replies of each of its pairs, whose mean is taken."""
+    return mean(preferred(chosen, rejected) for chosen, rejected in pairs_of(measured))
 
 
-def measured_pair(logps: Sequence[tuple[float, int]], by: By) -> tuple[float, float]:
-    """What `case` takes, from (summed nats, tokens) of the chosen and of the rejected reply. The sum is the model's own
+def pairs_of(measured: object) -> list[tuple[float, float]]:
+    found = numbers(measured)
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def measured_pair(logps: Sequence[tuple[float, int]], by: By) -> tuple[float, ...]:
+    """What `case` takes, from (summed nats, tokens) of each reply, the best first. The sum is the model's own
     preference and favours short replies; the mean per token does not."""
-    (chosen, n), (rejected, m) = logps
-    return (chosen, rejected) if by == "sum" else (chosen / max(n, 1), rejected / max(m, 1))
+    nats = [logp if by == "sum" else logp / max(num, 1) for logp, num in logps]
+    return tuple(chain.from_iterable(combinations(nats, 2)))
 
 
 def margin(measured: object, reference: object) -> float:
     """Nats by which the chosen reply is likelier. `measured`: as `case` takes it."""
-    chosen, rejected = numbers(measured)
-    return max(-MOST_MARGIN, min(MOST_MARGIN, chosen - rejected))
+    margins = [chosen - rejected for chosen, rejected in pairs_of(measured)]
+    return mean(max(-MOST_MARGIN, min(MOST_MARGIN, nats)) for nats in margins)
 
 
 def chosen_nats(measured: object, reference: object) -> float:
@@ -54,6 +61,7 @@ def rejected_nats(measured: object, reference: object) -> float:
 
 
 def measured_all(logps: Sequence[tuple[float, int]], by: By) -> dict[str, tuple[float, ...]]:
-    """What the metrics of pairs read, by name, from (summed nats, tokens) of the chosen and of the rejected reply."""
-    asked, each = measured_pair(logps, by), measured_pair(logps, "mean")
+    """What the metrics of pairs read, by name, from (summed nats, tokens) of each reply; of a list the best and the
+    worst one are what was chosen and rejected."""
+    asked, each = measured_pair(logps, by), measured_pair((logps[0], logps[-1]), "mean")
     return {"preference_accuracy": asked, "preference_margin": asked, "chosen_nats": each, "rejected_nats": each}

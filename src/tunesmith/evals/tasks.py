@@ -17,15 +17,16 @@ from tunesmith.data.traits import NUM_ANSWERED, column
 from tunesmith.errors import PlanError
 from tunesmith.evals.calls import calls_of
 from tunesmith.evals.sets import label_set
-from tunesmith.types import Example, Label, Message, Pair, Record, Reply, Segment
+from tunesmith.types import Example, Label, Marked, Message, Pair, Ranked, Record, Reply, Segment
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a task's name picks. Every part can be said otherwise in the recipe."""
 
-    # text: as it stands, and nothing is answered; pairs: how likely two given replies are
-    scoring: Literal["likelihood", "generation", "text", "pairs"]
+    # text: as it stands, and nothing is answered; pairs: how likely two given replies are; marks: how much likelier or
+    # less likely than before training a given reply is
+    scoring: Literal["likelihood", "generation", "text", "pairs", "marks"]
     metric: str  # primary, locked before training
     secondary: tuple[str, ...]
     instruction: str  # "" = none; {labels} is filled in; with instructions of its own, a data set needs none
@@ -33,6 +34,11 @@ class Kind:
     least_tokens: int = 0  # room that an answer has at least, and at most, where nobody says
     most_tokens: int = 512
     note: str = ""  # what the verdict must say of its metric
+
+    @property
+    def prefers(self) -> bool:
+        """Whether it learns which replies are better, against what the model was before its first update."""
+        return self.scoring in ("pairs", "marks")
 
 
 KINDS = {
@@ -90,12 +96,17 @@ KINDS = {
         note="which of two given replies is likelier was measured, and no answer of its own: whether it answers better "
         "is not known. Read some beside the base's: tunesmith chat RUN --against base.",
     ),
+    "feedback": Kind(
+        "marks", "feedback_accuracy", ("feedback_margin",), "", "learn from replies marked good or bad",
+        note="how likely given replies became was measured, and no answer of its own: whether it answers better is not "
+        "known. Read some beside the base's: tunesmith chat RUN --against base.",
+    ),
 }  # fmt: skip
 WRITTEN = ("generate", "summarise", "translate", "extract", "qa", "reason", "style")  # for prompts and texts
 # "auto" or one of them, as a recipe says it
 TaskName = Literal[
     "auto", "classify", "summarise", "translate", "extract", "generate", "chat", "reason", "qa", "style", "tools",
-    "multilabel", "pretrain", "preferences",
+    "multilabel", "pretrain", "preferences", "feedback",
 ]  # fmt: skip
 
 
@@ -161,7 +172,8 @@ def answer_message(example: Example) -> Message:
 
 
 def answer_text(example: Example) -> str:
-    """The reference answer; one that calls functions as the JSON of its calls; of a pair the chosen reply."""
+    """The reference answer; one that calls functions as the JSON of its calls; of a pair or a list the best
+    reply, of a marked reply itself."""
     if isinstance(example.target, Reply):
         calls = calls_of(example.target.message.extra)
         return json.dumps(calls, ensure_ascii=False) if calls else example.target.text
@@ -169,6 +181,10 @@ def answer_text(example: Example) -> str:
         return example.target.text
     if isinstance(example.target, Pair):
         return example.target.chosen.content
+    if isinstance(example.target, Ranked):
+        return example.target.replies[0].content
+    if isinstance(example.target, Marked):
+        return example.target.message.content
     raise PlanError(f"example {example.id} ({example.source}) has no single reference answer; this task needs one")
 
 
@@ -241,11 +257,19 @@ def label_record(renderer: Renderer, name: str, prompt: Sequence[Message], label
     return Record(name, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))
 
 
-def pair_record(renderer: Renderer, example: Example, prompt: Sequence[Message]) -> Record:
-    """The same with the chosen and the rejected reply, in this order."""
-    assert isinstance(example.target, Pair)
+def given_replies(example: Example) -> tuple[Message, ...]:
+    """Of a pair or a list all replies, the best first; or the one that is marked."""
+    target = example.target
+    assert isinstance(target, (Pair, Ranked, Marked))
+    if isinstance(target, Ranked):
+        return target.replies
+    return (target.message,) if isinstance(target, Marked) else (target.chosen, target.rejected)
+
+
+def given_record(renderer: Renderer, example: Example, prompt: Sequence[Message]) -> Record:
+    """The same with the replies that the example gives."""
+    sides = given_replies(example)
     tokens = np.array(renderer.prompt(prompt), dtype=np.int64)
-    sides = (example.target.chosen, example.target.rejected)
     replies = [np.array(renderer.reply(prompt, side), dtype=np.int64) for side in sides]
     root = Segment(tokens, np.zeros(len(tokens), np.float32))
     return Record(example.id, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tunesmith.objectives.contrastive import Contrastive
 from tunesmith.objectives.distil import Distil, Distilled
 from tunesmith.objectives.focal import Focal
+from tunesmith.objectives.kto import Kto
 from tunesmith.objectives.preference import Preference
 from tunesmith.objectives.sft import SFT
 from tunesmith.objectives.smoothing import Smoothed
@@ -23,6 +24,7 @@ class Goal:
     contrastive: float = 0.0  # labels: share of the loss that brings examples of one label together; 0.1 to 0.9
     temperature: float = 0.3  # of the contrastive loss; lower looks at the nearest examples only
     distil: Distil = field(default_factory=Distil)  # what another model would say is learned, token by token
+    kto: Kto = field(default_factory=Kto)  # replies marked good or bad: how they are learned
     preference: Preference = field(default_factory=Preference)  # pairs: how a chosen and a rejected reply are learned
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tunesmith.roles import Output
 from tunesmith.types import Forest, Loss, Pairs, Ratio, Shared
 
-Reference = Mapping[str, tuple[float, float]]  # example -> nats of its chosen and rejected reply before update 0
+Reference = Mapping[str, tuple[float, ...]]  # example -> nats of its replies before update 0, the best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +143,44 @@ def unread(asked: Preference) -> list[str]:
     return [name for name in said(asked) if name not in LOSSES[asked.loss].reads]
 
 
+def replies_in(batch: Forest) -> Tensor:
+    """[R] segments of the replies that are learned; those of an example are its own, the best first."""
+    replies = torch.nonzero(batch.weights[batch.start] != 0)[:, 0]
+    counted = torch.bincount(batch.owner[replies], minlength=len(batch.example_ids))
+    assert bool((counted >= 2).all()), "an example of a pair forest has two learned replies, or more"
+    return replies
+
+
 def pairs_in(batch: Forest) -> Tensor:
-    """[P, 2] segments of each example's chosen and rejected reply: its first and its second that are learned."""
-    learned = torch.nonzero(batch.weights[batch.start] != 0)[:, 0]
-    owner, num = batch.owner[learned], len(batch.example_ids)
-    counted = torch.bincount(owner, minlength=num)
-    assert bool((counted == 2).all()), "an example of a pair forest has two learned replies"
-    first = learned.new_full((num,), batch.num_segments).scatter_reduce(0, owner, learned, "amin")
-    last = learned.new_zeros(num).scatter_reduce(0, owner, learned, "amax")
-    return torch.stack([first, last], -1)
+    """[P, 2] segments of chosen and rejected replies: of an example each reply with each one behind it."""
+    replies = replies_in(batch)
+    owner = batch.owner[replies]
+    return replies[torch.nonzero((owner[:, None] == owner[None]).triu(1))]
+
+
+def nats_of(output: Output, batch: Forest) -> Tensor:
+    """[S] summed log-probabilities of the learned tokens of each segment."""
+    logp = output.logp()
+    logp = logp if logp.dtype == torch.float64 else logp.float()
+    return torch.zeros(batch.num_segments).to(logp).index_add(0, output.segment.to(logp.device), logp)
+
+
+def reference_of(reference: Reference | None, batch: Forest, logp_S: Tensor) -> Tensor:
+    """[S] nats of the replies before update 0; None: they are what they are now."""
+    if reference is None:
+        return logp_S.detach()
+    known = [nats for name in batch.example_ids for nats in reference[name]]
+    replies = replies_in(batch).cpu()
+    by_owner = replies[torch.argsort(batch.owner.cpu()[replies], stable=True)]
+    found = torch.zeros(batch.num_segments, dtype=torch.float64)
+    found[by_owner] = torch.tensor(known, dtype=torch.float64)
+    return found.to(logp_S)
 
 
 class Preferring:
-    """A pair is the unit, and counts for its row's weight. `reference`: of every pair that will come; None: the model
-    as it is now, which is right before the first update alone (to try one out)."""
+    """A pair, or a list of replies as the mean of its pairs, is the unit, and counts for its row's weight. `reference`:
+    of every example that will come; None: the model as it is now, which is right before the first update alone (to try
+    one out)."""
 
     needs: frozenset[str] = frozenset()
 
@@ -168,7 +192,9 @@ class Preferring:
         return self.weights(batch, pairs_in(batch)).sum(dtype=torch.float64)
 
     def weights(self, batch: Forest, index: Tensor) -> Tensor:
-        return batch.weights[batch.start[index[:, 0]]]
+        """[P] of each pair: its row's, which the pairs of a list have together."""
+        owner = batch.owner[index[:, 0]]
+        return batch.weights[batch.start[index[:, 0]]] / torch.bincount(owner)[owner]
 
     def linear_weights(self, batch: Forest) -> Tensor | None:
         return None
@@ -177,10 +203,7 @@ class Preferring:
         raise AssertionError("pairs need nothing shared")
 
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
-        logp = output.logp()
-        logp = logp if logp.dtype == torch.float64 else logp.float()
-        segment = output.segment.to(logp.device)
-        return self.of(torch.zeros(batch.num_segments).to(logp).index_add(0, segment, logp), batch)
+        return self.of(nats_of(output, batch), batch)
 
     def of(self, logp_S: Tensor, batch: Forest) -> Loss:
         """The loss of summed log-probabilities [S] of a forest's segments, whoever scored them."""
@@ -200,12 +223,7 @@ class Preferring:
         """With the log-probabilities under the reference; 0 where the loss has none."""
         if not self.kind.has_reference:
             return Pairs(index, torch.zeros_like(logp_S))
-        if self.reference is None:
-            return Pairs(index, logp_S.detach())
-        known = torch.tensor([self.reference[name] for name in batch.example_ids], dtype=torch.float64)
-        ref = torch.zeros(batch.num_segments, dtype=torch.float64)
-        ref[index.flatten().cpu()] = known.flatten()
-        return Pairs(index, ref.to(logp_S))
+        return Pairs(index, reference_of(self.reference, batch, logp_S))
 
     def told(self, scored: Scored, weight: Tensor) -> dict[str, Ratio]:
         """Means over pairs. With a reference: how much likelier each reply became, and in how many pairs the chosen one

@@ -172,6 +172,13 @@ def named(cases: Sequence[Case]) -> dict[str, Mapping[str, str]]:
     return {name: {**usual, **own} for name, usual, own in zip(names, (KINDS, SHORT_KINDS, TAG_NAMES), more)}
 
 
+def went_wrong(cases: Sequence[Case], num: int) -> str:
+    """What is said behind the number of cases that are "broken"."""
+    if are_pairs(cases):
+        return ", of which the base finds the better reply likelier and the tuned model the other"
+    return f" that the base had right {'is' if num == 1 else 'are'} now wrong"
+
+
 def is_right_or_wrong(cases: Sequence[Case]) -> bool:
     """Every score there is, is 0 or 1, so that a case is right or wrong and nothing between."""
     scores = [s for c in cases for s in (c.base_score, c.tuned_score) if s is not None]

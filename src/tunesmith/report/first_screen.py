@@ -227,7 +227,7 @@ def lost(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
     if facts.cases:
         tag, what = ("worsened", f" {words.got_worse(facts)}")
         if cases.is_right_or_wrong(facts.cases):
-            tag, what = ("broken", words.went_wrong(facts, tally["broken"]))
+            tag, what = ("broken", cases.went_wrong(facts.cases, tally["broken"]))
         said += [linked(facts, f"{tally[tag]:,} of {len(facts.cases):,} cases", tag), f"{what}. "]
     guard = verdict.get("guard") or ()
     if not guard:

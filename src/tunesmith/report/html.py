@@ -26,6 +26,7 @@ from tunesmith.report.why_view import tags, why
 
 FOLDER = Path(__file__).parent
 FEW_DEV = 50  # dev cases, below which scores of prompt forms are said to be close to a toss
+UNEXPLAINED = ("pretrain", "preferences", "feedback")  # tasks that give no answer of which somebody could ask why
 MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
 CASE_BUDGETS = (4_000_000, 3_200_000, 2_400_000, 1_600_000, 800_000)
 
@@ -110,7 +111,7 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         **cases.named(facts.cases or ()),
         "are_pairs": cases.are_pairs(facts.cases or ()),
         "are_marked": cases.are_marked(facts.cases or ()),
-        "explains": (verdict or {}).get("task") not in words.UNEXPLAINED,
+        "explains": (verdict or {}).get("task") not in UNEXPLAINED,
         "base": base_model(facts),
         "confidence": words.confidence(words.claims(verdict)[0] if verdict else {}),
         "guard_confidence": words.confidence({"alpha": ALPHA}),

@@ -20,7 +20,6 @@ HEADLINES = {
     "no relevant difference": "No relevant difference.",
     "too few cases": "Too few cases to tell.",
 }
-UNEXPLAINED = ("pretrain", "preferences", "feedback")  # tasks that give no answer of which somebody could ask why
 # Metrics of given replies: no answer is right or wrong
 OF_GIVEN = ("preference_accuracy", "preference_margin", "feedback_accuracy", "feedback_margin")
 TONES = {"better": "good", "worse": "bad", "no relevant difference": "even", "too few cases": "open"}
@@ -286,13 +285,6 @@ def holm_words(verdict: Mapping[str, Any]) -> tuple[Sentence, ...]:
              "The correction (Holm) keeps luck on any of them as rare as on one alone.",),)  # fmt: skip
 
 
-def went_wrong(facts: Facts, num: int) -> str:
-    """What is said behind the number of such cases."""
-    if cases.are_pairs(facts.cases or ()):
-        return ", of which the base finds the better reply likelier and the tuned model the other"
-    return f" that the base had right {'is' if num == 1 else 'are'} now wrong"
-
-
 def got_worse(facts: Facts) -> str:
     """What a lower score of a case means, by the scale of the metric."""
     if cases.are_marked(facts.cases or ()):
@@ -311,7 +303,7 @@ def what_it_lost(facts: Facts, verdict: Mapping[str, Any]) -> tuple[Sentence, ..
             said.append(
                 (
                     Link(things(tally["broken"], "case"), "broken"),
-                    f"{went_wrong(facts, tally['broken'])}.",
+                    f"{cases.went_wrong(facts.cases, tally['broken'])}.",
                 )
             )
         elif tally["worsened"] or tally["improved"]:
