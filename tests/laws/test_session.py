@@ -161,7 +161,7 @@ def test_what_is_frozen_stays_frozen_after_the_reference_was_asked() -> None:
 
 def test_a_dozen_tenants_cost_no_new_compilation() -> None:
     torch._dynamo.reset()
-    session = Session(base_of(), compiled=True)
+    session = Session(base_of(num_hidden_layers=1), compiled=True)
     batches = [forest(records(5, seed=0)), forest(records(9, seed=1))]
     for i in range(12):
         session.create(f"t{i}", Spec(ADAPTS["lora"], seed=i))
@@ -172,7 +172,7 @@ def test_a_dozen_tenants_cost_no_new_compilation() -> None:
     found = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs > 0
     assert found == graphs
-    plain = Session(base_of())
+    plain = Session(base_of(num_hidden_layers=1))
     plain.create("t11", Spec(ADAPTS["lora"], seed=11))
     for batch in batches:
         gradient_step(plain, "t11", [batch])
