@@ -1,6 +1,7 @@
 """Speed and memory of supervised training: tokens a second without padding, the first update left out.
 
-    python bench/speed.py [--adapt lora|full] [--compile] [--examples 96] [--rows FILE.jsonl] [--against PYTHON]
+    python bench/speed.py [--adapt lora|full] [--compile] [--precision bfloat16] [--examples 96] [--rows FILE.jsonl]
+                           [--against PYTHON]
 
 Alone it measures this side and appends a line to bench/results/speed.jsonl. `--against PYTHON` names an interpreter
 in whose environment TRL is installed (`make bench-peers` makes one): both sides then run in turn, each in a process of
@@ -62,7 +63,7 @@ def made_rows(num: int) -> list[dict[str, Any]]:
     ]
 
 
-def ours(rows: Path, adapt: str, num: int, compiled: bool) -> dict[str, Any]:
+def ours(rows: Path, adapt: str, num: int, compiled: bool, precision: str) -> dict[str, Any]:
     """One epoch over the first `num` rows through the session, as `tunesmith run` does it; the last rows are scored."""
     import torch
 
@@ -79,7 +80,7 @@ def ours(rows: Path, adapt: str, num: int, compiled: bool) -> dict[str, Any]:
     from tunesmith.models.load import load
     from tunesmith.objectives.sft import SFT
 
-    base = load(MODEL, torch.float32, "cpu")
+    base = load(MODEL, getattr(torch, precision), "cpu")
     read = ingest.read([rows], Columns())
     rendered = Renderer(base.tokenizer, MAX_TOKENS).records(read.examples)
     records, unused = rendered.records, [*map(str, read.rejected), *(why for _, why in rendered.dropped)]
@@ -147,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapt", choices=["lora", "full"], default="lora")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="TRL: by autocast")
     parser.add_argument("--examples", type=int, default=96)
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--against", help="an interpreter with TRL")
@@ -155,7 +157,7 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        found = ours(args.rows, args.adapt, args.examples, args.compile)
+        found = ours(args.rows, args.adapt, args.examples, args.compile, args.precision)
         print(json.dumps(found | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -164,22 +166,29 @@ def main() -> None:
             rows = Path(folder) / "rows.jsonl"
             rows.write_text("".join(json.dumps(r) + "\n" for r in made_rows(args.examples + NUM_HELD_OUT)))
         common = ["--adapt", args.adapt, "--examples", str(args.examples)]
+        own = ["--precision", args.precision, *["--compile"] * args.compile]
         mine, plain, tuned = [], [], []
         for pair in range(args.pairs):
-            mine.append(child([sys.executable, __file__, "--child", *common, *["--compile"] * args.compile], rows))
+            mine.append(child([sys.executable, __file__, "--child", *common, *own], rows))
             if args.against:
-                peer = [args.against, str(HERE / "peers" / "trl.py"), *common, "--preset", args.preset]
+                peer = [args.against, "-P", str(HERE / "peers" / "trl.py"), *common, "--preset", args.preset]
                 peer += ["--max-tokens", str(MAX_TOKENS)]
-                peer += ["--model", str(model_folder())]
+                peer += ["--model", str(model_folder()), *["--bf16"] * (args.precision == "bfloat16")]
                 plain.append(child(peer, rows, tuned=False))
                 tuned.append(child(peer, rows))
             print(pair, *(f"{side[-1]['tokens_per_s']:.0f}" for side in (mine, plain, tuned) if side), flush=True)
-    what = "compiled" if args.compile else "eager"
+    what = f"{'compiled' if args.compile else 'eager'}, {args.precision}"
     told = "made-up shop" if args.rows is None else args.rows.name
     records.keep(
         __file__,
         f"supervised, {'LoRA' if args.adapt == 'lora' else 'all weights'}, {what}, {args.examples} of {told}",
-        {"adapt": args.adapt, "compiled": args.compile, "examples": args.examples, "preset": args.preset},
+        {
+            "adapt": args.adapt,
+            "compiled": args.compile,
+            "precision": args.precision,
+            "examples": args.examples,
+            "preset": args.preset,
+        },
         against(args.preset, mine, plain, tuned) if tuned else {},
         packages=tuned[-1]["versions"] if tuned else {},
         sides={"tunesmith": mine, "trl": plain, "trl_allocator_tuned": tuned},
