@@ -238,12 +238,14 @@ class Renderer:
         """Each example of a chunk with its records, or with none and the reason."""
         learned: list[list[Learned] | str] = [said(lambda: learned_of(example)) for example in examples]  # noqa: B023
         asked = [turn for found in learned if isinstance(found, list) for turn in found]
-        self._chat.ahead([r for before, at, _ in asked for r in ((before[:at], True), (before[: at + 1], False))])
+        if asked:  # of plain texts nothing is, and what reads only these has no template
+            self._chat.ahead([r for before, at, _ in asked for r in ((before[:at], True), (before[: at + 1], False))])
         turns: list[list[_Turn] | str] = [
             found if isinstance(found, str) else said(lambda: self._turns(example, found))  # noqa: B023
             for example, found in zip(examples, learned)
         ]
-        self._chat.ahead([])
+        if asked:
+            self._chat.ahead([])
         paths = iter(self._paths([turn for found in turns if isinstance(found, list) for turn in found]))
         for example, found in zip(examples, turns):
             if isinstance(found, str):
