@@ -114,7 +114,7 @@ class Train:
     watch: int = 3  # prompts of dev that are answered while training, to see it learn; 0: none
     watch_prompts: tuple[str, ...] = ()  # prompts of your own to watch, beside those
     every_watch: int | None = None  # updates between these answers; null: at the start, half way and at the end
-    compile: bool = False  # decoder layers through torch.compile and a C++ compiler: worth its first minute on long runs
+    compile: bool = False  # layers through torch.compile and a C++ compiler: worth its first minute on long runs
 
     @property
     def micro(self) -> int:
