@@ -16,17 +16,17 @@ from tunesmith.openings import record_path
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bf16-units", choices=("none", "AVX512-BF16", "AMX"),
-                     help="what `precision: auto` finds, whatever this processor has; processes that tests start look "
-                          "for themselves")  # fmt: skip
+                     help="what `precision: auto` finds, whatever this processor has (else none, so that a test is the "
+                          "same everywhere); processes that tests start look for themselves")  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
 def processor_of_the_tests(request: pytest.FixtureRequest) -> Iterator[None]:
     said = request.config.getoption("--bf16-units")
     with pytest.MonkeyPatch.context() as patch:
-        if said is not None:
-            for name in ("engine.precision", "footprint"):
-                patch.setattr(f"tunesmith.{name}.bf16_units", lambda: None if said == "none" else said)
+        patch.setattr("tunesmith.engine.precision.bf16_units", lambda: None if said in (None, "none") else said)
+        if said is not None:  # else memory is what it is here
+            patch.setattr("tunesmith.footprint.bf16_units", lambda: None if said == "none" else said)
         yield
 
 
