@@ -4,9 +4,8 @@ plain transformers and peft open, each opened again and compared."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +28,7 @@ from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, PlanError, RunError
 from tunesmith.evals.tasks import label_record
-from tunesmith.export.verify import CLOSE, ROUNDED, measured_facts
+from tunesmith.export.verify import CLOSE, measured_facts
 from tunesmith.export.write import Serving, write_merged, write_tuned
 from tunesmith.files import broken_files, publish_folder, write_json
 from tunesmith.folder import RunFolder
@@ -141,18 +140,15 @@ def open_read_adapter(base: Path, adapter: Path, expected: Expected, dtype: torc
 
 
 @torch.no_grad()
-def verify(
-    name: str, model: Any, folder: Path, expected: Expected, in_full: Callable[[], Any] | None = None
-) -> dict[str, Any]:
+def verify(name: str, model: Any, folder: Path, expected: Expected) -> dict[str, Any]:
     """Facts of the comparison, with the tokenizer in `folder`. Raises RunError at a difference: such an export must not
     be used. All that is told is compared, so where it is close and another is likeliest, both are as good (a tie)."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    is_half, close, said = expected.dtype != torch.float32, CLOSE[expected.dtype], expected.pairs(model, tokenizer)
-    differences = [relative(found, wanted) for found, wanted, _ in said]
-    same = sum(is_same for *_, is_same in said)
-    if is_half and in_full is not None and not all(d <= close for d in differences):
-        full = expected.pairs(in_full(), tokenizer)
-        close = max(close, ROUNDED * max(relative(f, g) for (f, *_), (g, *_) in zip(said, full)))
+    differences, same, is_half = [], 0, expected.dtype != torch.float32
+    close = CLOSE[expected.dtype]
+    for found, wanted, is_same in expected.pairs(model, tokenizer):
+        differences.append(relative(found, wanted))
+        same += is_same
     num, apart = len(differences), max(differences, default=0.0)
     if not all(d <= close for d in differences) or (not is_half and same < num):
         raise RunError(
@@ -177,9 +173,7 @@ def open_tuned(session: Session, tuned: Path, expected: Expected, dtype: torch.d
 
 
 def compared(session: Session, tuned: Path, expected: Expected) -> dict[str, Any]:
-    opened = open_tuned(session, tuned, expected, session.base.model.dtype)
-    in_full = partial(open_tuned, session, tuned, expected, torch.float32)
-    return verify(tuned.name, opened, tuned, expected, in_full)
+    return verify(tuned.name, open_tuned(session, tuned, expected, session.base.model.dtype), tuned, expected)
 
 
 @torch.no_grad()

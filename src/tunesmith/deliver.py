@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,8 +67,7 @@ class Delivery:
             check_whole(self, self.folder / "model")
             return in_float32(open_model(self.folder / "model", torch.float32), expected)
         origin, adapter = base.located.folder, self.folder / "adapter"
-        in_full = partial(open_adapter, origin, adapter, torch.float32)
-        verify("adapter", open_adapter(origin, adapter, expected.dtype), expected, in_full)
+        verify("adapter", open_adapter(origin, adapter, expected.dtype), expected)
         return in_float32(open_adapter(origin, adapter, torch.float32, to_merge=True), expected)
 
     @property
@@ -155,8 +153,7 @@ def check_adapter(delivery: Delivery, folder: Path) -> dict[str, Any]:
     """The run's adapter, compared through plain peft and against vLLM's rules."""
     base = delivery.opened.session.base
     model, expected = open_adapter(base.located.folder, folder, base.model.dtype), delivery.asked.expected
-    in_full = partial(open_adapter, base.located.folder, folder, torch.float32)
-    found = verify("adapter", model, expected, in_full) | on_whole_base(model, expected)
+    found = verify("adapter", model, expected) | on_whole_base(model, expected)
     return {"peft": found, "vllm": vllm_facts(folder)}
 
 
@@ -178,7 +175,7 @@ def check_merged(delivery: Delivery, folder: Path) -> dict[str, Any]:
 def check_whole(delivery: Delivery, folder: Path) -> dict[str, Any]:
     """Weights of a model that was tuned itself, which are written in the precision of the run."""
     expected = delivery.asked.expected
-    return verify("model", open_model(folder, expected.dtype), expected, partial(open_model, folder, torch.float32))
+    return verify("model", open_model(folder, expected.dtype), expected)
 
 
 def with_weights(delivery: Delivery, use: Callable[[Path], None]) -> None:

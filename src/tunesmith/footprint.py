@@ -250,7 +250,8 @@ def batch_bytes(sampler: Sampler, batch: Batch) -> int:
         hidden = sampler.prefill(tails, buffers, num_before)
         hidden = torch.cat([hidden.new_empty(num_before, hidden.shape[1]), hidden])
         logp_V = sampler.head.logits(hidden).float().log_softmax(-1)
-        buffers.keep(range(len(tails) - 1))  # the last row leaves
+        if len(tails) > 1:
+            buffers.keep(range(len(tails) - 1))  # the last row leaves
         return logp_V.numel()
 
     with torch.no_grad(), attention(sampler.model, DECODE):

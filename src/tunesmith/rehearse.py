@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
-import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -112,7 +110,8 @@ def export_once(recipe: Recipe, session: Session, made: Material, where: Compute
         return
     expected = expect(session, snapshot, prompts, Limits(min(NUM_TOKENS, made.max_new_tokens), stops))
     tuned = write_tuned(session, snapshot, serving, folder.path / SCRATCH / "export")
-    opener: Callable[..., PreTrainedModel | PeftModel] = partial(open_model, tuned)
     if recipe.adapt.is_adapter:
-        opener = partial(open_adapter, session.base.located.folder, tuned)
-    verify("rehearsed export", opener(where.dtype), expected, lambda: opener(torch.float32))
+        opened: PreTrainedModel | PeftModel = open_adapter(session.base.located.folder, tuned, where.dtype)
+    else:
+        opened = open_model(tuned, where.dtype)
+    verify("rehearsed export", opened, expected)

@@ -5,10 +5,9 @@ Each stage leaves files behind it, and a resume goes on behind the last one."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -371,15 +370,13 @@ def export(
     facts: dict[str, Any] = {}
     if not recipe.adapt.is_adapter:
         tuned = write_tuned(session, snapshot, serving, folder.path / "model")
-        in_full: Callable[[], Any] = partial(open_model, tuned, torch.float32)
         with folder.doing("model opened by transformers and compared"):
-            facts["model"] = {"path": "model", **verify("model", open_model(tuned, where.dtype), expected, in_full)}
+            facts["model"] = {"path": "model", **verify("model", open_model(tuned, where.dtype), expected)}
     else:
         tuned = write_tuned(session, snapshot, serving, folder.path / "adapter")
         with folder.doing("adapter opened by peft and compared"):
             opened = open_adapter(origin, tuned, where.dtype)
-            in_full = partial(open_adapter, origin, tuned, torch.float32)
-            found = verify("adapter", opened, expected, in_full) | on_whole_base(opened, expected)
+            found = verify("adapter", opened, expected) | on_whole_base(opened, expected)
             facts["adapter"] = {"path": "adapter", **found, "vllm": vllm_facts(tuned)}
         if "merged" in recipe.export:
             if where.dtype != torch.float32 or recipe.adapt.base_bits:

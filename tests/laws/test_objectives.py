@@ -12,7 +12,7 @@ from torch import Tensor
 from tunesmith.data.pack import forest
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
-from tunesmith.models.attention import count_calls
+from tunesmith.models.calls import count_calls
 from tunesmith.roles import Regulariser
 from tunesmith.types import Forest, Loss, Record, Shared
 

@@ -28,7 +28,7 @@ ROW = re.compile(r"^# row: (.*)$", re.M)
 NUM = 30
 FIXED = {
     "role", "sender", "type", "name", "label", "labels", "sentiment", "region", "target_lang", "source_lang", "answer",
-    "tools",
+    "tools", "thumbs",
 }  # fmt: skip
 
 

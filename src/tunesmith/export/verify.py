@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,6 @@ from tunesmith.types import Completion
 
 # Of the logits' own spread (their standard deviation over the vocabulary): root mean square difference behind a prompt.
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.02, torch.float16: 5e-3}
-ROUNDED = 3.0  # times what 16 bits move in plain libraries: the session rounds in another order
 GAP = 5.0  # times CLOSE: how far below the best a token that the session chose may be, where rounding may decide
 
 
@@ -137,21 +136,13 @@ def export_notes(exported: Mapping[str, Any]) -> list[str]:
 
 
 @torch.no_grad()
-def verify(
-    name: str, model: PreTrainedModel | PeftModel, expected: Expected, in_full: Callable[[], Any] | None = None
-) -> dict[str, Any]:
+def verify(name: str, model: PreTrainedModel | PeftModel, expected: Expected) -> dict[str, Any]:
     """Facts of the comparison. Raises RunError at a difference: such an export must not be used. In 16 bits answers may
-    part where two tokens are as good as each other, and logits by a few times what rounding does in plain
-    libraries: `in_full` opens the same in float32, where that has to be known."""
-    prompts, is_half, close = expected.prompts, expected.dtype != torch.float32, CLOSE[expected.dtype]
-    found_V = [logits_behind(model, prompt) for prompt in prompts]
-    differences = list(map(relative, found_V, expected.logits))
-    if is_half and in_full is not None and not all(d <= close for d in differences):
-        full = in_full()
-        rounded = max(relative(f, logits_behind(full, p)) for f, p in zip(found_V, prompts))
-        close = max(close, ROUNDED * rounded)
-    same, ties = 0, 0
-    for prompt, completion in zip(prompts, expected.completions):
+    part where two tokens are as good as each other."""
+    differences, same, ties = [], 0, 0
+    is_half, close = expected.dtype != torch.float32, CLOSE[expected.dtype]
+    for prompt, completion, wanted_V in zip(expected.prompts, expected.completions, expected.logits):
+        differences.append(difference(model, prompt, wanted_V))
         [found] = greedy(model, [prompt], expected.max_new_tokens, expected.stop_ids)[0].tolist()
         if tuple(found) == completion.tokens:
             same += 1

@@ -39,7 +39,7 @@ class OnePiece(Linear):
     """peft's LoRA layer, whose forward is `Product` wherever it is plain LoRA on a frozen linear layer."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        key = self.plain_adapter(x)
+        key = self.plain_adapter(x) if torch.is_grad_enabled() else None  # what is measured is what peft will serve
         if key is None or args or kwargs:
             return super().forward(x, *args, **kwargs)
         base, a, b = self.base_layer, self.lora_A[key].weight, self.lora_B[key].weight
