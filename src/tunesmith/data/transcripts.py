@@ -47,9 +47,10 @@ def notes(columns: Columns, said: Columns, sample: Sequence[Mapping[str, Any]]) 
     """What a person should know of it: that texts were cut, or could be."""
     if said.transcripts is None and columns.transcripts:
         names = " and ".join(map(repr, columns.transcripts))
+        holds = "hold" if len(columns.transcripts) > 1 else "holds"
         return [
-            f"{names} hold dialogues as text (such as {marks(columns.transcripts, sample)}): they were cut into turns, "
-            "which the model's own template marks. To learn them as they stand: --set data.columns.transcripts=[]"
+            f"{names} {holds} dialogues as text (such as {marks(columns.transcripts, sample)}): they were cut into "
+            "turns, which the model's own template marks. To learn them as they stand: --set data.columns.transcripts=[]"
         ]
     prompt = columns.prompt or ()
     if said.transcripts is None and columns.reply is not None and len(prompt) == 1 and not is_template(prompt[0]):
