@@ -50,7 +50,7 @@ def notes(columns: Columns, said: Columns, sample: Sequence[Mapping[str, Any]]) 
         holds = "hold" if len(columns.transcripts) > 1 else "holds"
         return [
             f"{names} {holds} dialogues as text (such as {marks(columns.transcripts, sample)}): they were cut into "
-            "turns, which the model's own template marks. To learn them as they stand: --set data.columns.transcripts=[]"
+            "turns, which the model's own template marks. To learn them as they are: --set data.columns.transcripts=[]"
         ]
     prompt = columns.prompt or ()
     if said.transcripts is None and columns.reply is not None and len(prompt) == 1 and not is_template(prompt[0]):
