@@ -12,6 +12,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <new>
 #include <vector>
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -325,13 +327,16 @@ template <class T, bool H> void backward(const Job& job, const Task& task, Buffe
 }
 
 template <class F> void each(i64 num, i64 threads, F work) {
-    struct Shared { std::atomic<i64> next; i64 num; F* work; } shared{{0}, num, &work};
+    struct Shared { std::atomic<i64> next; i64 num; F* work; std::atomic<bool> failed; } shared{{0}, num, &work, {false}};
     auto run = [](void* given) {
         auto& s = *(Shared*)given;
-        Buffers buffers;
-        for (i64 i; (i = s.next++) < s.num;) (*s.work)(i, buffers);
+        try {
+            Buffers buffers;
+            for (i64 i; (i = s.next++) < s.num;) (*s.work)(i, buffers);
+        } catch (const std::exception&) { s.failed = true; }  // out of a thread it would end the process
     };
     GOMP_parallel(run, &shared, unsigned(threads), 0);
+    if (shared.failed) throw std::bad_alloc();
 }
 
 std::vector<Task> tasks_of(const Job& job) {
@@ -379,7 +384,11 @@ template <class T, bool H> void run_backward(const Job& job) {
 
 }  // namespace
 
-extern "C" void forest_attention(const Job* job, int is_half, int is_backward) {
-    if (is_backward) is_half ? run_backward<half, PAIRS>(*job) : run_backward<float, false>(*job);
-    else is_half ? run_forward<half, PAIRS>(*job) : run_forward<float, false>(*job);
+// 1 where memory ran out.
+extern "C" int forest_attention(const Job* job, int is_half, int is_backward) {
+    try {
+        if (is_backward) is_half ? run_backward<half, PAIRS>(*job) : run_backward<float, false>(*job);
+        else is_half ? run_forward<half, PAIRS>(*job) : run_forward<float, false>(*job);
+        return 0;
+    } catch (const std::exception&) { return 1; }
 }

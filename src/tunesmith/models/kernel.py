@@ -22,7 +22,9 @@ from tunesmith.errors import ModelError
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
-MOST_TOKENS = 256  # of a segment; a longer one is done in pieces, so that there is work for every thread
+# A longer segment is done in pieces, so that there is work for every thread: few, since each keeps aside what it adds
+# to those before it, and many would take memory with the square of the tokens
+MOST_TOKENS, MOST_PIECES = 256, 8
 POINTERS = ("q", "k", "v", "out", "d_out", "to", "d_q", "d_k", "d_v", "lse", "start", "stop", "parent")
 STRIDES = ("q_head", "q_token", "k_head", "k_token", "v_head", "v_token", "g_token", "g_head")
 SIZES = ("heads", "kv", "num", "segments", "d", "dv", "window", "threads")
@@ -51,7 +53,12 @@ def built() -> Any:
                 f"{compiler} cannot build {SOURCE.name}: {done.stderr.strip()[-500:]}. Name another compiler in CXX, "
                 "or say train.compile: false"
             )
-        return ctypes.CDLL(str(path)).forest_attention
+        try:
+            return ctypes.CDLL(str(path)).forest_attention
+        except OSError as error:
+            raise ModelError(
+                f"{SOURCE.name} was built and cannot be loaded: {error}. Say train.compile: false"
+            ) from error
 
 
 def compile_layers(layers: nn.ModuleList) -> None:
@@ -77,7 +84,7 @@ def _pieces(start: tuple[int, ...], stop: tuple[int, ...], parent: tuple[int, ..
     last: list[int] = []  # piece of each segment
     for first, end, above in zip(start, stop, parent):
         before = last[above] if above >= 0 else -1
-        num = -(-(end - first) // MOST_TOKENS)
+        num = min(MOST_PIECES, -(-(end - first) // MOST_TOKENS))
         size = -(-(end - first) // num)
         for at in range(first, end, size):
             firsts.append(at)
@@ -101,7 +108,8 @@ def _run(
     sizes |= {"d": q.shape[2], "dv": v.shape[2], "window": -1 if window is None else window}
     pointers = {name: t.data_ptr() for name, t in tensors.items()}
     job = Job(**pointers, **strides, **sizes, threads=torch.get_num_threads(), scale=scale)
-    built()(ctypes.byref(job), int(q.dtype == torch.bfloat16), int(is_backward))
+    if built()(ctypes.byref(job), int(q.dtype == torch.bfloat16), int(is_backward)):
+        raise MemoryError(f"not enough memory for forest attention over {q.shape[1]} tokens")
 
 
 def _rows(x: Tensor) -> Tensor:

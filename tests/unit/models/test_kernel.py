@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 
@@ -124,3 +125,33 @@ def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ModelError, match=said):
             kernel.built()
     kernel.built.cache_clear()
+
+
+def test_a_long_segment_is_cut_into_few_pieces() -> None:
+    """What is kept aside grows with the tokens, and not with their square."""
+    start, stop, parent = kernel.pieces(
+        torch.tensor([0, 10_000]), torch.tensor([10_000, 10_300]), torch.tensor([-1, 0])
+    )
+    assert len(start) == 8 + 2
+    assert parent.tolist() == [-1, *range(9)]
+    assert int((stop - start).sum()) == 10_300
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_number_that_is_none_is_seen_by_all_that_attend_to_it(which: int, dtype: torch.dtype) -> None:
+    qkv, d_out = drawn("usual", dtype)
+    qkv[which][0, 0, 0] = float("nan")
+    ours, plain = (outcome(qkv, d_out, None, by_kernel=by_kernel) for by_kernel in (True, False))
+    assert ours[0].isnan().any()
+    for found, wanted in zip(ours, plain, strict=True):
+        assert torch.equal(found.isfinite().all(-1), wanted.isfinite().all(-1))
+
+
+def test_memory_that_runs_out_is_an_error_that_an_update_is_cut_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = kernel.Job(heads=1, kv=1, num=2**50, d=8, dv=8, threads=1)
+    assert kernel.built()(ctypes.byref(job), 0, 1) == 1
+    monkeypatch.setattr(kernel, "built", lambda: lambda *_: 1)
+    qkv, _ = drawn("small", torch.float32)
+    with pytest.raises(MemoryError, match="not enough memory for forest attention over 699 tokens"):
+        kernel.attention(*qkv, list(layout()), 0.3, None)
