@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 
 import pytest
 import torch
@@ -16,8 +14,6 @@ from tunesmith.errors import ModelError
 from tunesmith.models import kernel
 from tunesmith.models.attention import _forest_attention
 from tunesmith.models.forward import hidden_states
-
-pytestmark = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler here")
 
 # Trees of any depth, a segment that is cut into pieces and has a child, tiles that do not come out even.
 SIZES = (7, 5, 3, 5, 4, 600, 66, 6, 2, 1)
