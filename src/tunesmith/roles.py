@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from tunesmith.types import Completion, Forest, Loss, Shared
+from tunesmith.types import Attempt, Completion, Forest, Grade, Loss, Shared
 
 
 class Output(Protocol):
@@ -114,6 +114,13 @@ class Feed(Protocol):
 
 class Generator(Protocol):
     def __call__(self, prompts: Sequence[Sequence[int]], **limits: Any) -> list[Completion]: ...
+
+
+class Reward(Protocol):
+    """What sampled replies are worth, in their order. A reply that cannot be graded has the least value and says why;
+    a grader that fails by itself raises."""
+
+    def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]: ...
 
 
 class Listener(Protocol):

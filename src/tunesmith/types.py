@@ -243,6 +243,25 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A reply that was sampled for an example, as a reward reads it."""
+
+    example: Example
+    text: str  # without stop tokens
+    stopped: bool  # False: it ran into the limit
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What a reward gave an attempt."""
+
+    value: float
+    parts: Mapping[str, float] = field(default_factory=dict)  # of a sum, before they are weighed
+    why: str = ""  # for a reader: what was wrong, or how it was come by
+
+
+@dataclass(frozen=True, slots=True)
 class GuardResult:
     name: str
     base: float

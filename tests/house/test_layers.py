@@ -24,14 +24,15 @@ LAYERS = (
     ("types", "roles", "errors", "files", "places", "offline", "plain_yaml", "secret"),
     ("data", "models", "store"),
     ("objectives", "regularisers", "generate"),
-    ("engine", "rollouts", "evals"),
+    ("engine", "evals"),
+    ("rollouts",),
     ("report", "export", "trackers"),
     SERVICES,
     ("launch", "serve", "web", "cli"),
     ("__main__",),
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
-SINGLE_FILES = {*LAYERS[0], *LAYERS[5]}  # files, not folders: those of one line may know each other
+SINGLE_FILES = {*LAYERS[0], *SERVICES}  # files, not folders: those of one line may know each other
 # Each of these has one file that wraps it, so that the rest of the package runs without it.
 HEAVY = (
     *("vllm", "ray", "fastapi", "bitsandbytes", "llama_cpp", "liger_kernel", "torchao", "sacrebleu", "rouge_score"),
