@@ -49,6 +49,7 @@ def work(make: Callable[[int], bytes], pieces: range, write: int, others: list[i
         gc.freeze()  # what the parent holds is looked through by no collection here
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not here: who wants them waits for ever
         for handle in others:
             os.close(handle)
         with os.fdopen(write, "wb") as out:

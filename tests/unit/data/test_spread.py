@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
+from tests.data.chat import tokenizer
 
 from tunesmith.data.spread import spread
 
@@ -47,6 +49,24 @@ def test_what_a_process_that_was_ended_leaves_is_made_here() -> None:
         return named(piece)
 
     assert list(spread(make, 9, 2)) == [named(n) for n in range(9)]
+
+
+def test_tokenizers_that_ran_on_threads_do_not_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    known, texts = tokenizer("chatml").backend_tokenizer, ["one", "two", "three"] * 20
+    known.encode_batch_fast(texts)
+
+    def ended(*_: object) -> None:
+        raise TimeoutError("a worker waits for threads that it does not have")
+
+    before = signal.signal(signal.SIGALRM, ended)
+    signal.alarm(30)
+    try:
+        found = list(spread(lambda n: str(known.encode_batch_fast(texts[: n + 2])[-1].ids).encode(), 4, 2))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert found == [str(known.encode(texts[n + 1]).ids).encode() for n in range(4)]
 
 
 def test_nobody_is_left_behind_and_nobody_runs_ahead(tmp_path: Path) -> None:
