@@ -33,6 +33,15 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def code_digest() -> str:
+    """Of this program's own source: two runs with one version may come from two states of it."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 over name, type, shape and bytes of the tensors, sorted by name."""
     digest = hashlib.sha256()

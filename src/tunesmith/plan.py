@@ -13,11 +13,11 @@ from tunesmith import classes, explained, guards, harness, heritage, method, pac
 from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import detectable_binary, detectable_mean
+from tunesmith.files import code_digest
 from tunesmith.fitted import KEYS, Fitted
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
 from tunesmith.room import disk_need
-from tunesmith.sealed import code_digest
 from tunesmith.speeds import Speeds
 
 ASSUMED_DISCORDANCE = 0.3  # of right/wrong cases that change; said beside the figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -27,15 +26,6 @@ def files_in(folder: Path) -> dict[str, Path]:
             if path.is_file() and not path.is_symlink():
                 found[path.relative_to(folder).as_posix()] = path
     return {name: found[name] for name in sorted(found) if name not in UNSEALED}
-
-
-def code_digest() -> str:
-    """Of this program's own source: two runs with one version may come from two states of it."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
-    return digest.hexdigest()
 
 
 def seal(folder: Path) -> None:

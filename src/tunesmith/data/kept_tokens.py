@@ -9,22 +9,26 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from tunesmith.data.examples import Examples, to_row
+from tunesmith.data.examples import Examples
 from tunesmith.data.outcomes import Rendered
 from tunesmith.data.records import Records
 from tunesmith.data.render import Renderer
 from tunesmith.data.stored import Chosen, Stored, listed
-from tunesmith.files import broken_files, cache_dir, publish_folder, sha256_file
+from tunesmith.files import PARTIAL, STALE, broken_files, cache_dir, code_digest, publish_folder
 from tunesmith.types import Example
 
 LEAST = 2048  # examples
 MOST_BYTES = 2**32  # of all that is kept; the longest unused goes first
+LEFT_S = 24 * 3600.0  # what is still being written is younger
+PACKAGES = ("tokenizers", "transformers", "jinja2")
 RECORDS, DROPPED, CUT, SHOWN = "records.bin", "dropped.bin", "cut.bin", "shown.json"
 
 
@@ -36,9 +40,10 @@ def rendered(
     if len(rows) < LEAST or not can_keep:
         return renderer.records(made, progress)
     folder = place() / key_of(renderer, rows, said)
-    if folder.is_dir() and not broken_files(folder):
-        os.utime(folder)
-        return opened(folder)
+    with suppress(FileNotFoundError):  # another process forgets it now
+        if not broken_files(folder):
+            os.utime(folder)
+            return opened(folder)
     found = renderer.records(made, progress)
     keep(found, folder)
     return found
@@ -49,10 +54,9 @@ def place() -> Path:
 
 
 def key_of(renderer: Renderer, rows: Sequence[Example], said: str) -> str:
-    """Of all that decides the records: this folder's code too."""
-    digest = hashlib.sha256(f"{renderer.digest}\0{renderer.is_apart}\0{said}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(sha256_file(path).encode())
+    """Of all that decides the records: this program's code and what it renders with, too."""
+    parts = [code_digest(), *map(metadata.version, PACKAGES), renderer.digest, str(renderer.is_apart), said]
+    digest = hashlib.sha256("\0".join(parts).encode())
     for row in contents(rows):
         digest.update(len(row).to_bytes(8, "big") + row)
     return digest.hexdigest()
@@ -61,9 +65,7 @@ def key_of(renderer: Renderer, rows: Sequence[Example], said: str) -> str:
 def contents(rows: Sequence[Example]) -> Iterator[bytes]:
     """Of each its bytes in the file, with its number among equal ones."""
     whole, at = (rows.whole, rows.at) if isinstance(rows, Chosen) else (rows, np.arange(len(rows)))
-    if not isinstance(whole, Examples):
-        yield from (json.dumps(to_row(e)).encode() for e in rows)
-        return
+    assert isinstance(whole, Examples)
     for times, row in zip(whole.times[at].tolist(), whole.as_stored(at.tolist())):
         yield b"%d " % times + row
 
@@ -92,18 +94,24 @@ def keep(found: Rendered, folder: Path) -> None:
             part.save(out / name)
         (out / SHOWN).write_text(json.dumps(found.shown), encoding="utf-8")
 
-    publish_folder(write, folder)
+    try:
+        publish_folder(write, folder)
+    except OSError:
+        if not folder.is_dir():  # no other process put the same there a moment ago
+            raise
     forget(folder.parent)
 
 
 def forget(place: Path) -> None:
-    """Until the rest is small enough, what was not used for longest."""
+    """What a killed process left behind; and until the rest is small enough, what was not used for longest."""
     found = []
     for folder in place.iterdir():
         with suppress(FileNotFoundError):  # another process forgets as well
-            if not folder.name.startswith("."):
-                size = sum(file.stat().st_size for file in folder.iterdir())
-                found.append((folder.stat().st_mtime, size, folder))
+            used = folder.stat().st_mtime
+            if not folder.name.startswith((PARTIAL, STALE)):
+                found.append((used, sum(file.stat().st_size for file in folder.iterdir()), folder))
+            elif used < time.time() - LEFT_S:
+                shutil.rmtree(folder, ignore_errors=True)
     total = sum(size for _, size, _ in found)
     for _, size, folder in sorted(found):
         if total <= MOST_BYTES:

@@ -7,6 +7,7 @@ alone. The turns of a conversation are paths of one tree that share their common
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -181,7 +182,8 @@ class Renderer:
         words = (
             self._tokenizer.backend_tokenizer.to_str() if fast else repr(sorted(self._tokenizer.get_vocab().items()))
         )
-        said = [words, self.template, *self.labels, str(self._max_tokens), self._too_long]
+        special = json.dumps(self._tokenizer.special_tokens_map, sort_keys=True, default=str)  # templates write them
+        said = [words, special, self.template, *self.labels, str(self._max_tokens), self._too_long]
         return hashlib.sha256("\0".join(said).encode()).hexdigest()
 
     # Examples to records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,10 @@ def rows(path: Path, *, last: str = "Yes") -> ingest.Ingested:
     return ingest.read([path])
 
 
-def asked(found: ingest.Ingested, said: str = "", **options: object) -> Rendered:
-    renderer = Renderer(tokenizer("chatml"), **{"max_tokens": 60, **options})  # type: ignore[arg-type]
+def asked(found: ingest.Ingested, said: str = "", eos: str | None = None, **options: object) -> Rendered:
+    known = tokenizer("chatml")
+    known.eos_token = eos or known.eos_token
+    renderer = Renderer(known, **{"max_tokens": 60, **options})  # type: ignore[arg-type]
     return kept_tokens.rendered(renderer, found.examples, found.examples, said, lambda done: None)
 
 
@@ -57,15 +60,20 @@ def test_the_second_time_nothing_is_rendered(too_long: str, tmp_path: Path, monk
     assert is_same(asked(rows(tmp_path / "rows.jsonl"), too_long=too_long), first)
 
 
-def test_what_decides_the_records_decides_the_key(tmp_path: Path) -> None:
+def test_what_decides_the_records_decides_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked(rows(tmp_path / "rows.jsonl"))
     asked(rows(tmp_path / "rows.jsonl"), "an instruction")
     asked(rows(tmp_path / "rows.jsonl"), max_tokens=61)
     asked(rows(tmp_path / "rows.jsonl"), too_long="cut")
     asked(rows(tmp_path / "rows.jsonl", last="No"))
-    assert len(list(kept_tokens.place().iterdir())) == 5
+    asked(rows(tmp_path / "rows.jsonl"), eos="<|im_start|>")  # which a template can write
+    monkeypatch.setattr(kept_tokens, "code_digest", lambda: "of another state of the program")
     asked(rows(tmp_path / "rows.jsonl"))
-    assert len(list(kept_tokens.place().iterdir())) == 5
+    monkeypatch.setattr(kept_tokens.metadata, "version", lambda name: "of another state of the packages")
+    asked(rows(tmp_path / "rows.jsonl"))
+    assert len(list(kept_tokens.place().iterdir())) == 8
+    asked(rows(tmp_path / "rows.jsonl"))
+    assert len(list(kept_tokens.place().iterdir())) == 8
 
 
 def test_a_damaged_file_is_not_read(tmp_path: Path) -> None:
@@ -75,6 +83,37 @@ def test_a_damaged_file_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert is_same(asked(rows(tmp_path / "rows.jsonl")), first)
     assert path.read_bytes()[-1:] != b"?"
+
+
+def test_two_processes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one puts the same there, or forgets it, between looking and acting."""
+    found, rename = rows(tmp_path / "rows.jsonl"), os.replace
+
+    def put_first(partial: Path, final: Path) -> None:
+        shutil.copytree(partial, final)
+        rename(partial, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", put_first)
+        first = asked(found)
+    [folder] = kept_tokens.place().iterdir()
+
+    def forgotten(folder: Path) -> list[str]:
+        shutil.rmtree(folder)
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_tokens, "broken_files", forgotten)
+        assert is_same(asked(found), first)
+    assert list(kept_tokens.place().iterdir()) == [folder]
+
+
+def test_what_a_killed_process_left_is_cleared_after_a_day(tmp_path: Path) -> None:
+    for name in (".partial_old", ".partial_new"):
+        (kept_tokens.place() / name).mkdir(parents=True)
+    os.utime(kept_tokens.place() / ".partial_old", (1, 1))
+    asked(rows(tmp_path / "rows.jsonl"))
+    assert [p.name for p in kept_tokens.place().glob(".*")] == [".partial_new"]
 
 
 def test_few_rows_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
