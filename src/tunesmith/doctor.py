@@ -19,8 +19,8 @@ from packaging.version import Version
 from tunesmith.engine.precision import choose_dtype
 from tunesmith.files import broken_files, cache_dir
 from tunesmith.models.catalogue import EMBEDDED, Embedded, converted_folder
-from tunesmith.models.here import free_memory_gib
 from tunesmith.offline import forbidden_by
+from tunesmith.places import free_memory_gib
 
 PYTHON = (Version("3.11"), Version("3.14"))  # from, and below
 # what the tests ran on, as in constraints.txt; more than this may work and was not tried

@@ -45,10 +45,14 @@ def test_help_is_quick_and_needs_nothing_slow() -> None:
 def test_the_same_plan_is_shown_again_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(kept_plan, "free_bytes", lambda: 10 * 2**30)
+    monkeypatch.setattr(kept_plan, "free_memory_gib", lambda: (10, 12))
     model = tiny_runs.model_folder(tmp_path / "model")
-    tiny_runs.labelled_file(tmp_path / "rows.jsonl")
-    command = ["plan", "--model", str(model), "--data", "rows.jsonl", "--set", "data.max_tokens=256"]
+    (tmp_path / "rows").mkdir()
+    shown = tiny_runs.labelled_file(tmp_path / "rows" / "train.jsonl")
+    (tmp_path / "own.py").write_text("def score(output, reference):\n    return float(output == reference)\n")
+    said = {"data": {"train": ["rows"], "max_tokens": 256}, "task": {"name": "generate", "metric": "own.py:score"}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(said))
+    command = ["plan", "recipe.yaml", "--model", str(model)]
     first = typed(command).out
     assert "kept from" not in first
 
@@ -59,12 +63,14 @@ def test_the_same_plan_is_shown_again_until_something_changes(tmp_path: Path, mo
 
     assert again().startswith(first.rstrip())
     assert "kept from" in again()
-    shown = tiny_runs.labelled_file(tmp_path / "rows.jsonl")  # the same rows, written later
+    tiny_runs.labelled_file(shown)  # the same rows, written later
     for change in (
         lambda: None,
         lambda: shown.write_text(shown.read_text() + shown.read_text().splitlines()[0] + "\n"),
         lambda: (model / "added.json").write_text("{}"),
-        lambda: monkeypatch.setattr(kept_plan, "free_bytes", lambda: 8 * 2**30),
+        lambda: (tmp_path / "rows" / "dev.jsonl").write_text(json.dumps({"text": "the fox", "label": "fox"}) + "\n"),
+        lambda: (tmp_path / "own.py").write_text((tmp_path / "own.py").read_text() + "RANGE = (0, 2)\n"),
+        lambda: monkeypatch.setattr(kept_plan, "free_memory_gib", lambda: (8, 12)),
         lambda: monkeypatch.setenv("TUNESMITH_MEMORY_GIB", "9"),
         lambda: monkeypatch.setattr(kept_plan, "MOST_AGE_S", 0.0),
     ):

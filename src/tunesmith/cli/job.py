@@ -6,6 +6,7 @@ import json
 import time
 import webbrowser
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,8 +157,10 @@ def show_plan(recipe: Any, *, as_json: bool, words: Mapping[str, Any] | None = N
     lines = part("data.audit").summary_lines(made.audit)
     shown = {"planned": planned, "understood": made.audit["understood"], "lines": lines}
     show_facts(shown, as_json=as_json)
-    if words is not None and where.device == "cpu" and all(Path(name).exists() for name in recipe.data.train):
-        part("cli.kept_plan").keep(words, shown, [*map(Path, made.files), base.located.folder])
+    data, kept = recipe.data, part("cli.kept_plan")
+    is_here = all(Path(name).exists() for name in (*data.train, *data.dev, *data.test, *data.ood, *data.replay.files))
+    if words is not None and where.device == "cpu" and is_here:
+        kept.keep(words, shown, [*map(Path, made.files), base.located.folder, *kept.paths_in(asdict(recipe))])
 
 
 def show_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
@@ -16,6 +15,7 @@ from huggingface_hub.errors import CacheNotFound
 from tunesmith.errors import ModelError, PlanError
 from tunesmith.models.catalogue import EMBEDDED, converted_folder, licence_in
 from tunesmith.models.claims import read_facts, weights_in
+from tunesmith.places import free_memory_gib
 
 MEMORY = "TUNESMITH_MEMORY_GIB"
 
@@ -139,17 +139,6 @@ def memory_gib(device: str) -> float:
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] / 2**30
     return free_memory_gib()[0]
-
-
-def free_memory_gib() -> tuple[float, float]:
-    """(free, in all) of the machine, or of the container where that has less."""
-    system = psutil.virtual_memory()
-    free, total = system.available, system.total
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-        free = min(free, total - int(used.read_text()))
-    return free / 2**30, total / 2**30
 
 
 def speed(device: str, dtype: torch.dtype) -> float:
