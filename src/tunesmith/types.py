@@ -259,6 +259,7 @@ class Grade:
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)  # of a sum, before they are weighed
     why: str = ""  # for a reader: what was wrong, or how it was come by
+    is_graded: bool = True  # False: it, or a part of it, could not be graded and has the least value
 
 
 @dataclass(frozen=True, slots=True)

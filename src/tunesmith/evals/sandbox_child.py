@@ -68,11 +68,12 @@ def mount(source, target, kind, flags, options=""):
     must(libc().mount(*names, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
 
 
-def own_root(root, size_bytes):
-    """A file system of our own under `root`: Python and its libraries, read-only, and an empty, small /work."""
+def own_root(root, size_bytes, packages=()):
+    """A file system of our own under `root`: Python and its libraries, read-only, and an empty /work of this size."""
     mount(None, "/", None, PRIVATE | REC)
     mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=755")
-    prefixes = dict.fromkeys([*SYSTEM, sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__)])
+    prefixes = dict.fromkeys([*SYSTEM, sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__),
+                              *packages])  # fmt: skip
     done: list[str] = []
     for path in filter(os.path.isdir, prefixes):
         if any(path == d or path.startswith(d + "/") for d in done):
@@ -87,7 +88,8 @@ def own_root(root, size_bytes):
     attributes = struct.pack("QQQQ", READ_ONLY, 0, 0, 0)
     must(libc().syscall(MOUNT_SETATTR, AT_FDCWD, os.fsencode(root), AT_RECURSIVE, attributes, len(attributes)),
          "mount_setattr")  # fmt: skip
-    mount("tmpfs", root + "/work", "tmpfs", NOSUID | NODEV, f"size={size_bytes},mode=777,nr_inodes=256")
+    if size_bytes:
+        mount("tmpfs", root + "/work", "tmpfs", NOSUID | NODEV, f"size={size_bytes},mode=777,nr_inodes=256")
 
 
 def without_rights(root):
@@ -336,14 +338,14 @@ def check(tests, asked_fd, answer_fd):
 # Start
 
 
-def watched(inner, lifeline, wall_s):
+def watched(inner, lifeline, wall_s, pause_s=0.005):
     """Ours, outside: waits for the inner process, and ends it when the time is up or whoever started us is gone."""
     until = time.monotonic() + wall_s
     while True:
         done, _ = os.waitpid(inner, os.WNOHANG)
         if done:
             return
-        ready, _, _ = select.select([lifeline], [], [], 0.005)
+        ready, _, _ = select.select([lifeline], [], [], pause_s)
         if ready or time.monotonic() > until:
             os.kill(inner, signal.SIGKILL)
             os.waitpid(inner, 0)

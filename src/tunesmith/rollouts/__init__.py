@@ -1,0 +1,1 @@
+"""What is sampled and what it is worth: rewards of replies, before and during reinforcement."""

@@ -1,0 +1,108 @@
+"""Rewards that run code: a function of the user's own, and unit tests on a program that the model wrote."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import DataError, InputError, RecipeError
+from tunesmith.evals import sandbox
+from tunesmith.evals.passing import program
+from tunesmith.rollouts import kinds
+from tunesmith.rollouts.parts import Part, Ungradable, each, fact, facts_of, prompt_text
+from tunesmith.rollouts.sandboxed import Code, Failed, Sandboxed, Streak
+from tunesmith.types import Attempt, Grade, Task
+
+MIB = 2**20
+
+
+def python(options: kinds.Python, name: str, *, insist: bool) -> Part:
+    """`file.py:function`, called with (output, facts, prompt), the first two of these, or the first.
+
+    `facts` are a mapping of the row's facts, or, where the data has a reply, that reply as text. The file may say
+    RANGE = (least, most), as that of a metric may.
+    """
+    file, _, function = options.file.rpartition(":")
+    path = Path(file).resolve()
+    if not file or not path.is_file():
+        raise InputError(f"the reward {name} is {options.file!r}; wanted FILE.py:FUNCTION, and there is no file {path}")
+    code = Code(path.read_text(encoding="utf-8"), str(path), function, options.timeout_s, options.memory_mib * MIB,
+                sandbox.isolation(insist=insist)[0])  # fmt: skip
+    box = Sandboxed(code)
+    low, high = range_of(box.facts["range"], path)
+    num = box.facts["takes"]
+    if not num:
+        raise InputError(f"{path}: {function} must take (output, facts, prompt), (output, facts) or (output)")
+    if box.facts["less_is_better"] and options.weight > 0:
+        raise InputError(
+            f"{path} says LESS_IS_BETTER, and of a reward more is better: give the part {name} a weight below 0"
+        )
+
+    def given(attempt: Attempt) -> list[Any]:
+        return [attempt.text, told(attempt), prompt_text(attempt)][:num]
+
+    return Part(name, low, high, asked(box, name, given, (low, high)))
+
+
+def told(attempt: Attempt) -> Any:
+    facts = facts_of(attempt)
+    return dict(facts) if isinstance(attempt.example.target, Task) else facts["reference"]
+
+
+def asked(box: Sandboxed, name: str, given: Callable[[Attempt], list[Any]], ends: kinds.Range) -> Any:
+    """Grades by a function in a sandbox, whose numbers have to lie within `ends`."""
+    streak, (low, high) = Streak(name), ends
+
+    def case(attempt: Attempt) -> float:
+        try:
+            value = box.ask(given(attempt))
+            if not low <= value <= high:
+                raise Failed(f"returned {value:g}; wanted a number from {low:g} to {high:g}: RANGE = (least, most)")
+        except Failed as error:
+            streak.failed(str(error))
+            raise Ungradable(str(error)) from None
+        streak.passed()
+        return value
+
+    return each(case, low)
+
+
+def range_of(said: str, path: Path) -> kinds.Range:
+    try:
+        low, high = (float(v) for v in ast.literal_eval(said))
+    except (TypeError, ValueError, SyntaxError):
+        low, high = math.nan, math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"{path}: RANGE is {said}; wanted the least and the most, such as (0, 1)")
+    return low, high
+
+
+def tests(options: kinds.Tests, name: str, *, insist: bool) -> Part:
+    """1 where the program in the reply passes; it cannot reach the process in which its tests are."""
+    isolate, _ = sandbox.isolation(insist=insist)
+    limits = sandbox.Limits(
+        wall_s=options.timeout_s, cpu_s=max(1, round(options.timeout_s)), memory_bytes=options.memory_mib * MIB
+    )
+
+    def grade(attempts: Sequence[Attempt]) -> list[Grade]:
+        pairs = [(program(attempt.text), tests_of(attempt, options.tests)) for attempt in attempts]
+        found = sandbox.check_all(pairs, limits, isolate=isolate, progress=lambda number: None)
+        return [Grade(float(o.passed), why="" if o.passed else o.why) for o in found]
+
+    return Part(name, 0.0, 1.0, grade)
+
+
+def tests_of(attempt: Attempt, name: str) -> str:
+    said = fact(attempt, name) if name else attempt.example.tests
+    source = "\n".join(map(str, said)) if isinstance(said, list) else str(said)
+    where = attempt.example.source or attempt.example.id
+    if not source.strip():
+        raise RecipeError(f"{where}: there are no tests; name the fact that holds them (tests: NAME)")
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise DataError(f"{where}: the tests are no Python: {error}") from None
+    return source

@@ -1,0 +1,99 @@
+"""From a recipe's list of parts to a reward: sampled replies in, grades out.
+
+reward = make_reward([{"kind": "numeric"}, {"kind": "length", "most": 256, "buffer": 64, "weight": 0.2}])
+grades = reward(attempts)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.errors import RecipeError, RunError
+from tunesmith.rollouts import coded, kinds, matches
+from tunesmith.rollouts.combined import clipped, computed, summed
+from tunesmith.rollouts.formula import Formula
+from tunesmith.rollouts.parts import Part
+from tunesmith.types import Attempt, Grade
+
+
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """The reward of a run: its parts, weighed and added up. What is opened for it ends with it."""
+
+    part: Part
+
+    @property
+    def low(self) -> float:
+        """The least that a reply can get."""
+        return self.part.low
+
+    @property
+    def high(self) -> float:
+        return self.part.high
+
+    def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
+        found = self.part.grade(attempts)
+        for grade, attempt in zip(found, attempts, strict=True):
+            if not math.isfinite(grade.value):
+                raise RunError(f"the reward of {attempt.example.source or attempt.example.id} is {grade.value}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What rewards may do on this machine."""
+
+    insist: bool = False  # run code where no sandbox can be had: evals.code.trust_local_code
+
+
+def make_reward(said: Sequence[Mapping[str, Any]], means: Means | None = None) -> Summed:
+    """Everything that the parts need is opened and tried here: files, schemas, sandboxes. RecipeError or InputError
+    where it cannot be had."""
+    if not said:
+        raise RecipeError("reward is empty: there is nothing to grade replies by")
+    return Summed(sum_of(kinds.read(said), "reward", means or Means()))
+
+
+def sum_of(options: Sequence[kinds.Common], name: str, means: Means) -> Part:
+    return summed([part_of(one, means) for one in options], [one.weight for one in options], name)
+
+
+def part_of(options: kinds.Common, means: Means) -> Part:
+    """One part with its clip, and without its weight."""
+    name = options.name or options.kind
+    made = bare(options, name, means)
+    if options.clip is not None and not (made.low < options.clip[1] and options.clip[0] < made.high):
+        raise RecipeError(
+            f"the clip of the reward {name} leaves nothing: it is {list(options.clip)}, and the values lie from "
+            f"{made.low:g} to {made.high:g}"
+        )
+    return clipped(made, options.clip)
+
+
+def bare(options: kinds.Common, name: str, means: Means) -> Part:
+    match options:
+        case kinds.Python():
+            return coded.python(options, name, insist=means.insist)
+        case kinds.Tests():
+            return coded.tests(options, name, insist=means.insist)
+        case kinds.Sum():
+            return sum_of(kinds.read(options.parts, f"{name}.parts"), name, means)
+        case kinds.Expression():
+            inner = [part_of(one, means) for one in kinds.read(options.parts, f"{name}.parts")]
+            return computed(Formula(options.expression), inner, options.clip, name)
+        case kinds.Exact():
+            return matches.exact(options, name)
+        case kinds.Numeric():
+            return matches.numeric(options, name)
+        case kinds.Regex():
+            return matches.regex(options, name)
+        case kinds.JsonSchema():
+            return matches.json_schema(options, name)
+        case kinds.Similarity():
+            return matches.similarity(options, name)
+        case kinds.Length():
+            return matches.length(options, name)
+    raise AssertionError(options)
