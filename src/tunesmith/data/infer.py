@@ -9,6 +9,7 @@ from typing import Any
 from tunesmith.data.columns import Columns
 from tunesmith.data.marks import column_of
 from tunesmith.data.names import CONTENT, CONVERSATION, LABELLED, MESSAGES, PAIRS, PLAIN, REPLIES, ROLE, TIME
+from tunesmith.data.profile import is_number
 from tunesmith.data.ranking import columns_of
 from tunesmith.data.rows import Row, parse_json
 from tunesmith.data.transcripts import told
@@ -107,7 +108,8 @@ def _inferred_target(known: Mapping[str, str], sample: Sequence[Row]) -> dict[st
         if name in known and any(_is_messages(row.get(known[name])) for row in sample):
             return {"messages": known[name]}
     for prompt_tables, chosen, rejected in PAIRS:
-        if chosen in known and rejected in known:
+        is_there = chosen in known and rejected in known
+        if is_there and (chosen == "chosen" or not _are_numbers(sample, known[chosen], known[rejected])):
             prompt = next((tuple(known[p] for p in ps if p in known) for ps in prompt_tables if ps[0] in known), None)
             return {"prompt": prompt, "chosen": known[chosen], "rejected": known[rejected]}
     ranking = columns_of(known, sample)
@@ -132,6 +134,12 @@ def _inferred_target(known: Mapping[str, str], sample: Sequence[Row]) -> dict[st
 def _pair_prompt(known: Mapping[str, str]) -> tuple[str, ...] | None:
     candidates = [ps for prompts, _, _ in PAIRS for ps in prompts]
     return next((tuple(known[p] for p in ps if p in known) for ps in candidates if ps[0] in known), None)
+
+
+def _are_numbers(sample: Sequence[Row], *names: str) -> bool:
+    """Whether the columns hold numbers alone: votes, and no replies."""
+    values = [row[name] for row in sample for name in names if row.get(name) is not None]
+    return bool(values) and all(is_number(str(value)) for value in values)
 
 
 def _is_messages(value: Any) -> bool:

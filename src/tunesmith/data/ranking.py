@@ -4,6 +4,7 @@ first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +124,9 @@ def beside(values: Sequence[Any], num: int, name: str) -> list[float]:
 def signed(value: Any, name: str) -> float:
     """A score, which may be below 0."""
     try:
-        return float(value)
+        found = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name!r} of a reply is {value!r}, wanted a number") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{name!r} of a reply is {value!r}, wanted a number")
+    return found

@@ -66,6 +66,7 @@ def test_ties_and_repeats_are_left_out_and_that_is_said(tmp_path: Path) -> None:
         ({"prompt": "q", "completions": [SCORED[0], {"text": "x"}]}, "neither a score nor a rank"),
         ({"prompt": "q", "completions": [SCORED[0], {"score": 1}]}, "has no text"),
         ({"prompt": "q", "completions": [SCORED[0], {"text": "x", "score": "good"}]}, "is 'good', wanted a number"),
+        ({"prompt": "q", "completions": [SCORED[0], {"text": "x", "score": "nan"}]}, "is 'nan', wanted a number"),
         ({"prompt": "q", "completions": "none"}, "is no list of replies"),
     ],
 )
@@ -99,3 +100,12 @@ def test_triples_by_the_names_that_people_use(tmp_path: Path, prompt: str, good:
     found = rows(tmp_path, {prompt: "q", good: "a", bad: "b"})
     assert found.examples[0].target == Pair(Message("assistant", "a"), Message("assistant", "b"))
     assert found.examples[0].prompt == (Message("user", "q"),)
+
+
+@pytest.mark.parametrize("num", [12, "12"])
+def test_counted_votes_are_no_replies(tmp_path: Path, num: Any) -> None:
+    """Of which the model would learn to prefer one number to another."""
+    row = {"prompt": "q", "response": "a", "good": num, "bad": 3}
+    assert rows(tmp_path, row, row).examples[0].target == Reply(Message("assistant", "a"))
+    sums = {"prompt": "2 * 6?", "chosen": num, "rejected": 3}
+    assert rows(tmp_path, sums).examples[0].target == Pair(Message("assistant", "12"), Message("assistant", "3"))
