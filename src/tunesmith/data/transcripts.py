@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.data.columns import Columns
 from tunesmith.data.fill import is_template
-from tunesmith.data.turns import MARK, turns_in
+from tunesmith.data.turns import MARK, SPEAKERS, turns_in
 
 NEARLY_ALL = 0.95  # of the rows
 
@@ -35,11 +35,11 @@ def read_of(columns: Columns) -> list[str]:
 
 
 def is_transcript(values: Sequence[Any]) -> bool:
-    """Whether nearly all of these texts begin with a speaker's name, and an assistant speaks in some."""
+    """Whether nearly all of these texts begin with a speaker's name, and an assistant speaks in some, or is
+    called upon to."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
-    turns = [turns_in(text) for text in texts]
-    begun = sum(bool(found) for found in turns)
-    is_answered = any(turn["role"] == "assistant" for found in turns for turn in found)
+    begun = sum(bool(turns_in(text)) for text in texts)
+    is_answered = any(SPEAKERS[name] == "assistant" for text in texts for name in MARK.findall(text))
     return is_answered and begun >= NEARLY_ALL * len(texts)
 
 

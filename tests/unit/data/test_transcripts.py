@@ -44,6 +44,11 @@ def test_a_prompt_of_pairs_is_cut_and_that_is_said(tmp_path: Path) -> None:
     assert "--set data.columns.transcripts=[]" in note
 
 
+def test_the_assistant_may_be_called_and_say_nothing_yet(tmp_path: Path) -> None:
+    found = rows(tmp_path, {"prompt": "\n\nHuman: Is it here?\n\nAssistant:", "chosen": "yes", "rejected": "no"})
+    assert found.examples[0].prompt == TURNS[:1]
+
+
 def test_whole_dialogues_on_both_sides(tmp_path: Path) -> None:
     """As Anthropic's files are: there is no column with the prompt."""
     row = {name: f"\n\n{ASKED}\n\nAssistant: {reply}" for name, reply in (("chosen", "Here."), ("rejected", "Gone."))}
