@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tunesmith.data import transcripts
+from tunesmith.data import marks, transcripts
 from tunesmith.data.columns import Columns, content_of, group_of, slices_of, tests_of, weight_of
 from tunesmith.data.examples import Examples
 from tunesmith.data.infer import infer
@@ -138,7 +138,10 @@ def _understood(
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     ignored = tuple(name for name in names if name not in columns.used())
-    return columns, ignored, transcripts.notes(columns, said, sample)
+    notes = transcripts.notes(columns, said, sample)
+    if columns.mark is None and (columns.reply or columns.messages):
+        notes += marks.notes(ignored, sample)
+    return columns, ignored, notes
 
 
 def _refuse_empty(paths: Sequence[Path], rejected: Sequence[Rejected]) -> None:

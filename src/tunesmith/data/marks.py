@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,19 +14,8 @@ from tunesmith.types import Example, Marked, Message, Pair
 NAMES = ("label", "kto_tag", "mark", "thumb", "thumbs", "feedback", "liked", "is_good", "desirable", "vote")
 GOOD = {"true", "1", "good", "up", "thumbs_up", "thumbs up", "yes", "desirable", "positive", "like", "liked", "👍"}
 BAD = {
-    "false",
-    "0",
-    "-1",
-    "bad",
-    "down",
-    "thumbs_down",
-    "thumbs down",
-    "no",
-    "undesirable",
-    "negative",
-    "dislike",
-    "👎",
-}
+    "false", "0", "-1", "bad", "down", "thumbs_down", "thumbs down", "no", "undesirable", "negative", "dislike", "👎",
+}  # fmt: skip
 MOST_TRIES = 50
 
 
@@ -39,14 +28,29 @@ def is_good(value: Any) -> bool | None:
 
 
 def column_of(known: Mapping[str, str], sample: Sequence[Mapping[str, Any]]) -> str | None:
-    """The first of NAMES that holds marks of both kinds in the sample, and nothing else. A label may be any word: there
+    """The first that holds marks of both kinds in the sample."""
+    return next((name for name, kinds in held(known, sample) if len(kinds) == 2), None)
+
+
+def held(known: Mapping[str, str], sample: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, set[bool | None]]]:
+    """The columns of NAMES that hold marks in the sample, and nothing else; and which. A label may be any word: there
     true and false alone are marks."""
     for name in (name for name in NAMES if name in known):
         values = [row[known[name]] for row in sample if row.get(known[name]) is not None]
-        is_sure = name != "label" or {str(value).strip().lower() for value in values} == {"true", "false"}
-        if is_sure and {is_good(value) for value in values} == {True, False}:
-            return known[name]
-    return None
+        is_sure = name != "label" or {str(value).strip().lower() for value in values} <= {"true", "false"}
+        kinds = {is_good(value) for value in values}
+        if is_sure and kinds and None not in kinds:
+            yield known[name], kinds
+
+
+def notes(ignored: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> list[str]:
+    """That a column which is not read may hold marks: its first rows have one alone, as in a file that is sorted."""
+    return [
+        f"{name!r} says {'good' if True in kinds else 'bad'} of each of the first {len(sample)} replies, and all are "
+        f"learned alike. If it marks them as good or bad: --set data.columns.mark={name}"
+        for name, kinds in held({name.strip().lower(): name for name in ignored}, sample)
+        if len(kinds) == 1
+    ]
 
 
 class Matched(Rows[Example]):

@@ -66,6 +66,17 @@ def test_what_is_no_mark(tmp_path: Path, made: list[Any], kind: type) -> None:
     assert isinstance(rows(tmp_path, *made).examples[0].target, kind)
 
 
+@pytest.mark.parametrize(("name", "value"), [("label", True), ("kto_tag", "false"), ("thumb", "up")])
+def test_a_file_that_begins_with_one_mark_is_said_to_be_learned_as_it_stands(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    """Sorted by its marks, say: then bad replies would be learned as good ones."""
+    [note] = rows(tmp_path, *[{**PLAIN, name: value}] * 3).notices
+    assert f"--set data.columns.mark={name}" in note
+    assert rows(tmp_path, *[{**PLAIN, name: value}] * 3, columns=Columns(mark=name)).notices == ()
+    assert rows(tmp_path, *[{**PLAIN, "label": "yes"}] * 3).notices == ()
+
+
 def test_a_mark_can_be_said_and_has_to_be_one(tmp_path: Path) -> None:
     said = Columns(prompt=("ask",), reply="answer", mark="ok")
     made = [{"ask": "a", "answer": "b", "ok": "yes"}, {"ask": "a", "answer": "c", "ok": "4 stars"}]
