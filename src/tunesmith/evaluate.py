@@ -25,14 +25,14 @@ from tunesmith.evals.metrics import Metric
 from tunesmith.evals.score import Answer, chosen, fitting, mean_nll, segment_sums
 from tunesmith.evals.tasks import Form, label_record, references
 from tunesmith.generate.limits import Limits
-from tunesmith.measured import Asking, asking_key, of_texts, outputs, with_numbers
+from tunesmith.measured import Asking, of_forests, of_texts, outputs, with_numbers
 from tunesmith.method import objective_of
 from tunesmith.objectives.kto import Marking
 from tunesmith.objectives.preference import Preferring
 from tunesmith.probing import by_mean
 from tunesmith.recipe import Recipe
 from tunesmith.roles import Objective
-from tunesmith.types import Example, Forest, Message, Verdict
+from tunesmith.types import Example, Forest, Verdict
 
 AS_IT_STANDS = Answer("", stopped=True, num_tokens=0)  # of a plain text, to which nothing is said
 
@@ -65,41 +65,25 @@ def ask(
     if made.kind.scoring == "text":
         return Asked(form.name, tuple(with_numbers(asking, [AS_IT_STANDS for _ in cases], made.means)))
     if made.kind.scoring == "pairs":
-        return Asked(form.name, tuple(preferences.asked(session, who, recipe, made, cases, prompts, sitting)))
+        return Asked(form.name, tuple(preferences.asked(asking, recipe.evals.preference_by)))
     if made.kind.scoring == "marks":
-        return Asked(form.name, tuple(feedback.asked(session, who, recipe, made, cases, prompts, sitting)))
+        return Asked(form.name, tuple(feedback.asked(asking)))
     if made.kind.scoring == "likelihood":
         if form.name == MEAN:
             answers = by_mean(session, recipe, made, prompts)
         else:
-            answers = _by_likelihood(session, who, recipe, made, cases, prompts, sitting)
+            answers = _by_likelihood(asking, made)
         return Asked(form.name, tuple(with_numbers(asking, answers, made.means)))
     put = played.Putting(made, form, session.base.context_tokens)
     return Asked(form.name, tuple(played.answers(asking, put)))
 
 
-def _by_likelihood(
-    session: Session, who: Who, recipe: Recipe, made: Material, cases: Sequence[Example],
-    prompts: Sequence[tuple[Message, ...]], sitting: Sitting,
-) -> list[Answer]:  # fmt: skip
-    records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(cases, prompts)]
-    forests = pack(records, recipe.train.micro, session.base.rope)
-    said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
-    known = sitting.begin(asking_key(who, said))
-    logps = []
-    seen = sum(len(forests[i].example_ids) for i in known)
-    sitting.progress(seen, len(cases))
-    for index, forest in enumerate(forests):
-        if index in known:
-            logps.append(torch.tensor(known[index], dtype=torch.float32))
-            continue
-        [logp_L] = session.logprobs(who, [forest])
-        logps.append(logp_L.float())
-        seen += len(forest.example_ids)
-        sitting.progress(seen, len(cases))
-        sitting.keep({index: logp_L.tolist()})
+def _by_likelihood(asking: Asking, made: Material) -> list[Answer]:
+    records = [label_record(made.renderer, e.id, p, made.labels) for e, p in zip(asking.cases, asking.prompts)]
+    scored = list(of_forests(asking, records, lambda f: asking.session.logprobs(asking.who, [f])[0].tolist()))
+    logps = [torch.tensor(logp_L, dtype=torch.float32) for _, logp_L in scored]
     pick = fitting if made.renderer.several else chosen
-    return pick(forests, logps, [e.id for e in cases], made.labels)
+    return pick([forest for forest, _ in scored], logps, [e.id for e in asking.cases], made.labels)
 
 
 def choose_form(

@@ -7,40 +7,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
-from tunesmith.answered import Sitting
-from tunesmith.build import Material
-from tunesmith.data.pack import pack
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
 from tunesmith.evals.score import Answer, segment_sums
 from tunesmith.evals.tasks import given_record
-from tunesmith.measured import asking_key
+from tunesmith.measured import Asking, of_forests
 from tunesmith.preferences import refuse_long
-from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Forest, Marked, Message
+from tunesmith.types import Example, Forest, Marked
 
 WENT = {0.0: "as likely as before", 1.0: "likelier than before", -1.0: "less likely than before"}
 ALIKE = 0.9  # share of the replies that went one way, from which on it is said
 
 
-def asked(
-    session: Session, who: Who, recipe: Recipe, made: Material, cases: Sequence[Example],
-    prompts: Sequence[Sequence[Message]], sitting: Sitting,
-) -> list[Answer]:  # fmt: skip
-    """Of each case by how much its reply is likelier than under the base. What an earlier, stopped sitting kept is not
-    asked again."""
-    records = [given_record(made.renderer, e, p) for e, p in zip(cases, prompts, strict=True)]
-    refuse_long(records, session.base.context_tokens)
-    forests = pack(records, recipe.train.micro, session.base.rope)
-    said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
-    known, gains = sitting.begin(asking_key(who, said)), dict[str, float]()
-    for number, forest in enumerate(forests):
-        if number not in known:
-            known[number] = gains_in(session, who, forest)
-            sitting.keep({number: known[number]})
-        gains |= known[number]
-        sitting.progress(len(gains), len(cases))
-    return [answer_of(e, gains[e.id]) for e in cases]
+def asked(asking: Asking) -> list[Answer]:
+    """Of each case by how much its reply is likelier than under the base."""
+    records = [given_record(asking.renderer, e, p) for e, p in zip(asking.cases, asking.prompts, strict=True)]
+    refuse_long(records, asking.session.base.context_tokens)
+    gains: dict[str, float] = {}
+    for _, found in of_forests(asking, records, lambda forest: gains_in(asking.session, asking.who, forest)):
+        gains |= found
+    return [answer_of(e, gains[e.id]) for e in asking.cases]
 
 
 def gains_in(session: Session, who: Who, forest: Forest) -> dict[str, float]:

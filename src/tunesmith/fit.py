@@ -99,9 +99,7 @@ class Sizes:
 
 def reply_chars(example: Example) -> int:
     """Of a pair both replies, which are learned together."""
-    if isinstance(example.target, Pair):
-        return len(example.target.chosen.content) + len(example.target.rejected.content)
-    if isinstance(example.target, Ranked):
+    if isinstance(example.target, (Pair, Ranked)):
         return sum(len(reply.content) for reply in example.target.replies)
     if isinstance(example.target, Marked):  # beside it another row's is learned from
         return 2 * len(example.target.message.content)

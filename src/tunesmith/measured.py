@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.plain_yaml import load_yaml
-from tunesmith.types import Completion, Example, Message, Record, Segment
+from tunesmith.types import Completion, Example, Forest, Message, Record, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,23 @@ def asking_key(who: Who, said: tuple[object, ...]) -> str:
     """Of what decides the answers, bit by bit: the weights that are asked, and what they are asked in which batches."""
     asked = tensors_digest(who.values.items()) if isinstance(who, Snapshot) else str(who)
     return sha256_text(json.dumps([asked, said], default=list))
+
+
+def of_forests(
+    asking: Asking, records: Sequence[Record], measure: Callable[[Forest], Any]
+) -> Iterator[tuple[Forest, Any]]:
+    """Each forest of the records with what `measure` finds in it, as JSON keeps it. What an earlier, stopped sitting
+    kept is not asked again."""
+    forests = pack(records, asking.micro_tokens, asking.session.base.rope)
+    said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
+    known, done = asking.sitting.begin(asking_key(asking.who, said)), 0
+    for number, forest in enumerate(forests):
+        if number not in known:
+            known[number] = measure(forest)
+            asking.sitting.keep({number: known[number]})
+        done += len(forest.example_ids)
+        asking.sitting.progress(done, len(asking.cases))
+        yield forest, known[number]
 
 
 def with_numbers(asking: Asking, answers: Sequence[Answer], means: Means) -> list[Answer]:

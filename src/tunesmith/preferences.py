@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tunesmith.answered import Sitting
 from tunesmith.build import Material, drawn
 from tunesmith.data import ingest
 from tunesmith.data.pack import pack, path_tokens
@@ -25,10 +24,10 @@ from tunesmith.evals.preference import By, measured_all, measured_pair, preferre
 from tunesmith.evals.score import Answer, segment_sums
 from tunesmith.evals.tasks import given_record, given_replies, instructed
 from tunesmith.folder import RunFolder
-from tunesmith.measured import asking_key
+from tunesmith.measured import Asking, of_forests
 from tunesmith.objectives.preference import replies_in
 from tunesmith.recipe import Recipe
-from tunesmith.types import Example, Forest, Message, Pair, Ranked, Record
+from tunesmith.types import Example, Forest, Pair, Ranked, Record
 
 Sums = list[float]  # nats and tokens of each reply of an example, the best first
 PREFERENCES = "scores/preferences.json"
@@ -94,25 +93,14 @@ def by_reply(sums: Sequence[float]) -> list[tuple[float, int]]:
     return [(nats, int(size)) for nats, size in zip(sums[::2], sums[1::2], strict=True)]
 
 
-def asked(
-    session: Session, who: Who, recipe: Recipe, made: Material, cases: Sequence[Example],
-    prompts: Sequence[Sequence[Message]], sitting: Sitting,
-) -> list[Answer]:  # fmt: skip
-    """Which reply of each case is the likelier, with what the metrics of pairs read. What an earlier, stopped sitting
-    kept is not asked again."""
-    records = [given_record(made.renderer, e, p) for e, p in zip(cases, prompts, strict=True)]
-    refuse_long(records, session.base.context_tokens)
-    forests = pack(records, recipe.train.micro, session.base.rope)
-    said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
-    known = sitting.begin(asking_key(who, said))
+def asked(asking: Asking, by: By) -> list[Answer]:
+    """Which reply of each case is the likelier, with what the metrics of pairs read."""
+    records = [given_record(asking.renderer, e, p) for e, p in zip(asking.cases, asking.prompts, strict=True)]
+    refuse_long(records, asking.session.base.context_tokens)
     found: dict[str, Sums] = {}
-    for number, forest in enumerate(forests):
-        if number not in known:
-            known[number] = sums_of(forest, session.logprobs(who, [forest])[0])
-            sitting.keep({number: known[number]})
-        found |= known[number]
-        sitting.progress(len(found), len(cases))
-    return [answer_of(found[e.id], recipe.evals.preference_by) for e in cases]
+    for _, sums in of_forests(asking, records, lambda f: sums_of(f, asking.session.logprobs(asking.who, [f])[0])):
+        found |= sums
+    return [answer_of(found[e.id], by) for e in asking.cases]
 
 
 def answer_of(sums: Sequence[float], by: By) -> Answer:

@@ -18,11 +18,11 @@ from tunesmith.data.pack import pack
 from tunesmith.engine.loop import State
 from tunesmith.engine.session import Session
 from tunesmith.errors import RunError
-from tunesmith.evals.score import segment_sums
 from tunesmith.files import sha256_text
 from tunesmith.folder import RunFolder
 from tunesmith.method import objective_of
-from tunesmith.objectives.preference import LOSSES, Reference, replies_in
+from tunesmith.objectives.preference import LOSSES, Reference
+from tunesmith.preferences import sums_of
 from tunesmith.recipe import Recipe
 from tunesmith.types import Record
 
@@ -91,11 +91,7 @@ def measured(
     while some := list(islice(stream, CHUNK)):
         for forest in pack(some, recipe.train.micro, session.base.rope):
             [logp_L] = session.logprobs(TENANT, [forest])
-            sums = segment_sums(forest, logp_L)
-            nats: dict[str, list[float]] = {name: [] for name in forest.example_ids}
-            for segment in replies_in(forest).tolist():
-                nats[forest.example_ids[int(forest.owner[segment])]].append(sums[segment])
-            yield from nats.items()
+            yield from ((name, sums[::2]) for name, sums in sums_of(forest, logp_L).items())
             done += len(forest.example_ids)
             folder.tell.step(done, len(records), "pairs under the reference")
             folder.stop.check("stopped before the first update; the reference is computed again")

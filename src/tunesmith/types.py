@@ -62,6 +62,10 @@ class Pair:
     chosen: Message
     rejected: Message
 
+    @property
+    def replies(self) -> tuple[Message, ...]:
+        return (self.chosen, self.rejected)
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
@@ -76,6 +80,10 @@ class Marked:
 
     message: Message
     is_good: bool
+
+    @property
+    def replies(self) -> tuple[Message, ...]:
+        return (self.message,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ from tests.runs.test_preference_runs import Stops, nats, read, rows_of
 from tunesmith import reference
 from tunesmith.errors import InputError, Interrupted, RunError
 from tunesmith.folder import Silent
-from tunesmith.recipe import parse
-from tunesmith.run import run
 from tunesmith.verified import verify
 
 
@@ -57,15 +55,12 @@ def start(
 ) -> dict[str, Any]:
     said = tiny_runs.settings(folder / "model", folder / rows, max_updates=4, update_tokens=512)
     said["train"] |= {"every_checkpoint": 2, "lr": 3e-3}
-    for key, value in more.items():
-        said[key] = {**said.get(key, {}), **value}
-    return run(parse(said), yaml.safe_dump(said), folder / name, tell or Silent(), resume=resume)
+    return tiny_runs.started(tiny_runs.changed(said, more), folder / name, tell, resume=resume)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    tiny_runs.model_folder(folder / "model")
+    folder = tiny_runs.model_world(tmp_path_factory)
     marked_file(folder / "marked.jsonl")
     listed_file(folder / "lists.jsonl")
     start(folder, "run", train={"rehearsal": True}, objective={"kto": {"desirable": 2.0}})

@@ -45,22 +45,18 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
     found["precision"] = "float32"  # held against plain transformers to the last digits
     found["train"] |= {"rehearsal": False, "every_checkpoint": 2, "lr": 3e-3}
     found["evals"] |= {"explain_cases": 2, "robustness": "quick"}
-    for key, value in changes.items():
-        found[key] = {**found.get(key, {}), **value}
-    return found
+    return tiny_runs.changed(found, changes)
 
 
 def start(
     folder: Path, name: str, tell: Silent | None = None, *, resume: bool = False, **changes: Any
 ) -> dict[str, Any]:
-    said = settings(folder, **changes)
-    return run(parse(said), yaml.safe_dump(said), folder / name, tell or Silent(), resume=resume)
+    return tiny_runs.started(settings(folder, **changes), folder / name, tell, resume=resume)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    tiny_runs.model_folder(folder / "model")
+    folder = tiny_runs.model_world(tmp_path_factory)
     pair_file(folder / "pairs.jsonl")
     start(folder, "run", train={"rehearsal": True})
     return folder

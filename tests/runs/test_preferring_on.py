@@ -29,8 +29,7 @@ def new_pairs(path: Path, num: int = 40) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    tiny_runs.model_folder(folder / "model")
+    folder = tiny_runs.model_world(tmp_path_factory)
     pair_file(folder / "pairs.jsonl")
     new_pairs(folder / "new.jsonl")
     start(folder, "run", gates={"decision": "better", "effect": 0.99})

@@ -7,8 +7,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
 from tests import tiny
 from tests.data import chat, pieces
+
+from tunesmith.folder import Silent
+from tunesmith.recipe import parse
+from tunesmith.run import run
 
 WORDS = ["order", "clips", "dog", "fox", "April", "May", "where", "sold", "brown", "quick", "lazy", "jumps"]
 
@@ -87,3 +93,20 @@ def settings(model: Path, data: Path, **train: Any) -> dict[str, Any]:
             "explain_cases": 0,
         },
     }
+
+
+def changed(said: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """With other keys in some groups."""
+    return said | {group: {**said.get(group, {}), **keys} for group, keys in changes.items()}
+
+
+def started(said: dict[str, Any], out: Path, tell: Silent | None = None, *, resume: bool = False) -> dict[str, Any]:
+    """The verdict of a run by these settings."""
+    return run(parse(said), yaml.safe_dump(said), out, tell or Silent(), resume=resume)
+
+
+def model_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model in it."""
+    folder = tmp_path_factory.mktemp("world")
+    model_folder(folder / "model")
+    return folder

@@ -70,8 +70,6 @@ class Column:
         shown = self.example if len(self.example) <= 40 else self.example[:39] + "…"
         if self.nested:
             return "lists or objects"
-        if self.is_label:
-            return f"{self.distinct} different values, such as {shown!r}"
         if self.is_id:
             return f"a different short value in nearly every row, such as {shown!r}"
         if self.is_text:

@@ -29,7 +29,7 @@ class Tally:
     num_tied: int = 0  # replies that were left out
 
     def add(self, target: Pair | Ranked, num_given: int) -> None:
-        num = len(target.replies) if isinstance(target, Ranked) else 2
+        num = len(target.replies)
         self.num_lists += 1
         self.num_pairs += num * (num - 1) // 2
         self.num_tied += num_given - num

@@ -69,9 +69,7 @@ class Traits:
         target = example.target
         turns = _turns(example)
         prompt = "\n".join(f"{role}: {text}" for role, text in turns)
-        answer = target.chosen.content if isinstance(target, Pair) else ""
-        answer = target.message.content if isinstance(target, Marked) else answer
-        answer = target.replies[0].content if isinstance(target, Ranked) else answer
+        answer = target.replies[0].content if isinstance(target, (Pair, Ranked, Marked)) else ""
         answer = target.text if isinstance(target, (Reply, Label)) else answer
         label = self._numbers.setdefault(target.name, len(self._numbers)) if isinstance(target, Label) else -1
         chars = sum(len(m.content) for m in example.prompt) + len(answer)

@@ -57,8 +57,7 @@ def last_turns(example: Example) -> tuple[Message, ...]:
     if isinstance(target, Label):
         return (Message("assistant", target.name),)
     if isinstance(target, (Pair, Ranked)):
-        replies = target.replies if isinstance(target, Ranked) else (target.chosen, target.rejected)
-        return tuple(replace(reply, weight=1.0) for reply in replies)
+        return tuple(replace(reply, weight=1.0) for reply in target.replies)
     raise DataError(
         f"example {example.id} ({example.source}) is a {type(target).__name__.lower()}; learning from replies needs a "
         "reply, a label or a pair. Name the column that holds it."

@@ -179,12 +179,8 @@ def answer_text(example: Example) -> str:
         return json.dumps(calls, ensure_ascii=False) if calls else example.target.text
     if isinstance(example.target, Label):
         return example.target.text
-    if isinstance(example.target, Pair):
-        return example.target.chosen.content
-    if isinstance(example.target, Ranked):
+    if isinstance(example.target, (Pair, Ranked, Marked)):
         return example.target.replies[0].content
-    if isinstance(example.target, Marked):
-        return example.target.message.content
     raise PlanError(f"example {example.id} ({example.source}) has no single reference answer; this task needs one")
 
 
@@ -259,11 +255,8 @@ def label_record(renderer: Renderer, name: str, prompt: Sequence[Message], label
 
 def given_replies(example: Example) -> tuple[Message, ...]:
     """Of a pair or a list all replies, the best first; or the one that is marked."""
-    target = example.target
-    assert isinstance(target, (Pair, Ranked, Marked))
-    if isinstance(target, Ranked):
-        return target.replies
-    return (target.message,) if isinstance(target, Marked) else (target.chosen, target.rejected)
+    assert isinstance(example.target, (Pair, Ranked, Marked))
+    return example.target.replies
 
 
 def given_record(renderer: Renderer, example: Example, prompt: Sequence[Message]) -> Record:
