@@ -8,7 +8,7 @@ from tests import tiny
 
 from tunesmith.errors import RunError
 from tunesmith.generate.buffers import Level
-from tunesmith.generate.decode import Sampler, common_prefix, drawn
+from tunesmith.generate.decode import Sampler, common_prefix, drawn, pick
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.models.heads import find_head
@@ -128,6 +128,15 @@ def test_what_cannot_be_is_never_drawn_and_the_rest_as_often_as_it_is_likely() -
     assert found[prob == 0].sum() == 0
     assert found == pytest.approx(prob, abs=0.03)
     assert torch.bincount(drawn(prob.roll(1).expand(4000, -1), noise), minlength=6)[1] == 0, "the same noise elsewhere"
+
+
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-7, 1e-5])
+def test_a_temperature_near_0_is_greedy(temperature: float, top_p: float) -> None:
+    """Of numbers that float32 cannot hold no token would be drawn, and another row's answer be lost with it."""
+    logp_V, noise = torch.randn(3, 50).log_softmax(-1), [torch.Generator() for _ in range(3)]
+    picked = pick(logp_V, Limits(4, STOP, temperature=temperature, top_p=top_p), noise)
+    assert picked.tolist() == logp_V.argmax(-1).tolist()
 
 
 def test_common_prefix_leaves_every_prompt_a_token() -> None:

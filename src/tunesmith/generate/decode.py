@@ -22,6 +22,7 @@ from tunesmith.models.heads import Head
 from tunesmith.types import Completion
 
 PREFILL_ROWS = 16
+COLDEST = 1e-6  # below it the likeliest token is taken: nats divided by less leave float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ def laid(lengths: Sequence[int], prefix: Buffers, room: int) -> Buffers:
 
 def pick(logp_V: Tensor, limits: Limits, noise: list[torch.Generator]) -> Tensor:
     """[B] tokens: the likeliest, or drawn from the top-p part of the tempered distribution, one generator a row."""
-    if limits.temperature == 0:
+    if limits.temperature < COLDEST:
         return logp_V.argmax(-1)
     prob = logp_V.exp() if limits.temperature == 1 else (logp_V / limits.temperature).softmax(-1)
     if limits.top_p == 1:
