@@ -88,7 +88,6 @@ bench: model
 bench-peers: model
 	test -x .venv-peers/bin/python || { $(PYTHON) -m venv .venv-peers && .venv-peers/bin/pip install --quiet $(PIP_FLAGS) -c constraints.txt trl peft; }
 	for adapt in lora full; do $(BIN)/python bench/speed.py --adapt $$adapt --against .venv-peers/bin/python; done
-	$(BIN)/python bench/generate.py
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info .venv/.stamp-*
