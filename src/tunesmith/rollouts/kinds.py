@@ -10,6 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.errors import RecipeError, did_you_mean
 
+RUBRIC = (
+    "A good reply does what the prompt asks: what it says is right, nothing that was asked for is missing, and nothing "
+    "is made up. Being longer, politer or better laid out is no merit by itself."
+)
 Range = tuple[float, float]
 
 
@@ -100,6 +104,30 @@ class Length(Common):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judge(Common):
+    """A model behind an OpenAI-compatible address scores the reply by a rubric."""
+
+    endpoint: str
+    model: str
+    rubric: str = RUBRIC
+    range: Range = (0.0, 10.0)  # of the scores that are asked for; the reward is the score as a share of it, 0 to 1
+    api_key_env: str | None = None  # environment variable that holds the key
+    timeout_s: float = 120.0  # seconds for one question, tries again included
+    side_by_side: int = 4  # questions asked at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAI(Common):
+    """A grader object as OpenAI's reinforcement fine-tuning defines it, from a file or written here."""
+
+    grader: str | dict[str, Any]
+    endpoint: str | None = None  # for score_model and label_model: who answers
+    model: str | None = None  # the name that the endpoint knows, in place of the one in the object
+    api_key_env: str | None = None
+    timeout_s: float = 120.0  # seconds for one question or one reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sum(Common):
     """Parts of its own, weighed and added up, so that the sum can be clipped."""
 
@@ -108,7 +136,8 @@ class Sum(Common):
 
 KINDS: dict[str, type[Common]] = {
     "python": Python, "expression": Expression, "exact": Exact, "numeric": Numeric, "regex": Regex,
-    "json_schema": JsonSchema, "tests": Tests, "similarity": Similarity, "length": Length, "sum": Sum,
+    "json_schema": JsonSchema, "tests": Tests, "similarity": Similarity, "length": Length, "judge": Judge,
+    "openai": OpenAI, "sum": Sum,
 }  # fmt: skip
 
 
@@ -153,9 +182,11 @@ def part(said: Mapping[str, Any], where: str) -> Common:
 
 def check(found: Common, where: str) -> None:
     """Values that are of the right type and still cannot be."""
-    if found.clip is not None and not found.clip[0] < found.clip[1]:
-        raise RecipeError(f"{where}.clip is {list(found.clip)}; wanted the least first and then the most")
-    above_0 = ("timeout_s", "memory_mib", "most", "buffer")
+    ends = {"clip": found.clip, "range": found.range if isinstance(found, Judge) else None}
+    for key, pair in ends.items():
+        if pair is not None and not pair[0] < pair[1]:
+            raise RecipeError(f"{where}.{key} is {list(pair)}; wanted the least first and then the most")
+    above_0 = ("timeout_s", "memory_mib", "side_by_side", "most", "buffer")
     for key in (f.name for f in fields(found) if f.name in above_0):
         if not getattr(found, key) > 0:
             raise RecipeError(f"{where}.{key} is {getattr(found, key)}; wanted a number above 0")

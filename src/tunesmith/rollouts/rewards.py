@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import RecipeError, RunError
-from tunesmith.rollouts import coded, kinds, matches
+from tunesmith.rollouts import asked, coded, graders, kinds, matches
 from tunesmith.rollouts.combined import clipped, computed, summed
 from tunesmith.rollouts.formula import Formula
 from tunesmith.rollouts.parts import Part
@@ -47,6 +48,7 @@ class Means:
     """What rewards may do on this machine."""
 
     insist: bool = False  # run code where no sandbox can be had: evals.code.trust_local_code
+    kept: Path | None = None  # file in which the answers of judges are kept; None: in memory only
 
 
 def make_reward(said: Sequence[Mapping[str, Any]], means: Means | None = None) -> Summed:
@@ -79,6 +81,10 @@ def bare(options: kinds.Common, name: str, means: Means) -> Part:
             return coded.python(options, name, insist=means.insist)
         case kinds.Tests():
             return coded.tests(options, name, insist=means.insist)
+        case kinds.Judge():
+            return asked.judge(options, name, means.kept)
+        case kinds.OpenAI():
+            return graders.openai(graders.Around(options, means.insist, means.kept), name)
         case kinds.Sum():
             return sum_of(kinds.read(options.parts, f"{name}.parts"), name, means)
         case kinds.Expression():
