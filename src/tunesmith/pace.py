@@ -7,7 +7,7 @@ model as long as the replies it learns from.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -347,9 +347,10 @@ STAGES: dict[str, Callable[[Job], float]] = {
 }  # fmt: skip
 
 
-def stages(job: Job, began_s: float) -> dict[str, float]:
-    """Seconds by stage, in the order of cost.json. `began_s`: when the preparing began, by the monotonic clock."""
-    found = {name: stage(job) for name, stage in STAGES.items()}
+def stages(job: Job, began_s: float, only: Collection[str] = ()) -> dict[str, float]:
+    """Seconds by stage, in the order of cost.json. `began_s`: when the preparing began, by the monotonic clock; `only`:
+    the stages that will be; none: all."""
+    found = {name: stage(job) for name, stage in STAGES.items() if not only or name in only}
     rehearsal = {"rehearsal": job.rehearsal()} if job.recipe.train.rehearsal else {}
     may_lack = ("reference", "guards", "context", "explain")
     kept = {name: seconds for name, seconds in found.items() if seconds > 0 or name not in may_lack}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -36,8 +37,11 @@ PACKAGES = (
 )
 
 
-def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Speeds, began_s: float) -> dict[str, Any]:
-    """plan.json. `began_s`: when all before this began, by the monotonic clock."""
+def make(
+    fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Speeds, began_s: float,
+    only: Collection[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """plan.json. `began_s`: when all before this began, by the monotonic clock; `only`: the stages that will be."""
     recipe, feed = fitted.recipe, fitted.feed
     disk_gib = disk_need(base.model, recipe.adapt, recipe.export, fitted.num_trained)
     updates = num_updates(recipe, feed)
@@ -46,7 +50,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
     job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained, fitted.gives_back)
-    times = pace.stages(job, began_s)
+    times = pace.stages(job, began_s, only)
     total_s = sum(times.values())
     rows = unasked.rows(made.task, made.train, made.renderer, [
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
@@ -90,10 +94,7 @@ def make(fitted: Fitted, base: Base, made: Material, where: Compute, speeds: Spe
         "seconds": {"all": total_s, "stages": times},
         "speeds": asdict(speeds),
         "smallest_detectable": detectable,
-        "lr": lr,
-        "disk_gib": disk_gib,
-        "memory": fitted.facts(),
-        "feed": shape,
+        "lr": lr, "disk_gib": disk_gib, "memory": fitted.facts(), "feed": shape,
         "stages": [{"name": n, "budget_s": b} for n, b in stage_budgets(recipe, made).items()],
     }  # fmt: skip
 

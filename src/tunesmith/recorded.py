@@ -21,7 +21,12 @@ from tunesmith.store.rows import Run
 
 HOME = "runs"  # a folder of this name gets a store by itself; elsewhere `tunesmith runs rebuild` makes one
 READ = ("recipe.yaml", *runs.MARKS, METRICS, PROCESS, lineage.NAME)  # what a row is made of
-SETTLED = ("finished", "interrupted", "failed")  # cannot change while the files do not; a running process can end
+SETTLED = (
+    "finished",
+    "trained",
+    "interrupted",
+    "failed",
+)  # cannot change while the files do not; a running process can end
 
 
 def home_of(out: Path) -> Path | None:

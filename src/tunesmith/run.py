@@ -5,18 +5,16 @@ Each stage leaves files behind it, and a resume goes on behind the last one."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 
 from tunesmith import (
     against_parent,
-    class_export,
     evaluate,
     explained,
     gates,
@@ -45,20 +43,18 @@ from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, Interrupted
 from tunesmith.evals.score import Answer
-from tunesmith.export.verify import expect, export_notes, from_measured, in_float32, on_whole_base, verify
-from tunesmith.export.vllm_rules import vllm_facts
-from tunesmith.export.write import Serving, open_adapter, open_model, write_merged, write_tuned
+from tunesmith.export.verify import export_notes
+from tunesmith.exported import export
 from tunesmith.fitted import Fitted, fit_or_halve
 from tunesmith.folder import RunFolder, Teller
-from tunesmith.generate.limits import Limits
 from tunesmith.judged import check_judge, judged
-from tunesmith.models.load import Base, weights_digest
+from tunesmith.models.load import Base
 from tunesmith.opened import Opened, Served
 from tunesmith.preferences import preferences
 from tunesmith.recipe import Recipe
 from tunesmith.rehearse import NAME as REHEARSED
 from tunesmith.rehearse import rehearse
-from tunesmith.report import card, html
+from tunesmith.reports import finish_reports, report_base, write_reports
 from tunesmith.resumed import refuse_other_lock, refuse_other_recipe
 from tunesmith.room import check_disk, disk_need
 from tunesmith.settled import settle
@@ -71,7 +67,7 @@ from tunesmith.trackers import energy
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.types import GuardResult
 
-NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
+TRAINED = ("prepare", "rehearsal", "reference", "train", "export")  # stages that make a model
 
 
 def default_name(recipe: Recipe, what: str = "") -> Path:
@@ -88,10 +84,25 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Does everything; returns verdict.json. `text`: the recipe as it is kept; `note`: what the report must say;
     `budgets`: seconds that stages should take."""
+    return in_folder(
+        recipe, text, out, tell, lambda *run: whole(recipe, note, *run), resume=resume, budgets=budgets or {}
+    )
+
+
+def train(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False) -> dict[str, Any]:
+    """Training and export alone; `run` with `resume` measures and compares later. Returns export.json."""
+    return in_folder(recipe, text, out, tell, lambda *run: trained(recipe, *run), resume=resume, budgets={})
+
+
+def in_folder(
+    recipe: Recipe, text: str, out: Path, tell: Teller,
+    work: Callable[[RunFolder, Tracked, energy.Meter], dict[str, Any]], *, resume: bool, budgets: Mapping[str, float],
+) -> dict[str, Any]:  # fmt: skip
+    """`work` in a run folder that is held, can be stopped, and is sealed and recorded behind it."""
     check_files(recipe)
     openings.rows()  # a record that cannot be read is said now, not hours in
     folder = RunFolder.open(out, tell, resume=resume)
-    folder.budgets = dict(budgets or {})
+    folder.budgets = dict(budgets)
     try:
         if resume:
             refuse_other_recipe(recipe, out)
@@ -102,12 +113,12 @@ def run(
             Tracked.of(recipe.trackers, out, tell.say) as tracked,
         ):
             try:
-                verdict = whole(recipe, folder, note, tracked, meter)
+                found = work(folder, tracked, meter)
             except Interrupted:
                 write_reports(out)  # what there is to see so far
                 raise
         sealed.seal(out)
-        return verdict
+        return found
     except InputError:
         if not resume:
             folder.take_back()
@@ -117,25 +128,53 @@ def run(
         recorded.record(out, tell)
 
 
+def trained(recipe: Recipe, folder: RunFolder, tracked: Tracked, meter: energy.Meter) -> dict[str, Any]:
+    """The stages that make a model, and none that measures one."""
+    fitted, where, session, made = begun(recipe, folder, tracked, TRAINED)
+    made, snapshot = learned(fitted, folder, session, made, tracked)
+    with folder.stage("export"):
+        export(fitted.recipe, folder, session, made, where, snapshot)
+    tracked.end({})
+    meter.stop()
+    folder.write("cost.json", folder.cost() | energy.summed(folder.path))
+    finish_reports(folder)
+    return folder.read("export.json")
+
+
+def begun(
+    recipe: Recipe, folder: RunFolder, tracked: Tracked, only: tuple[str, ...] = ()
+) -> tuple[Fitted, Compute, Session, Material]:
+    """Prepared and rehearsed. `only`: the stages that will be; none: all."""
+    with folder.stage("prepare"):
+        fitted, where, base, made, tried = prepare(recipe, folder, only)
+    lineage.note_parent(folder.path, made.before.weights if made.before else base.located.folder)
+    recorded.record(folder.path, folder.tell)
+    said = {"recipe": asdict(fitted.recipe), "plan": folder.read("plan.json")["resolved"]}
+    tracked.start(folder.path.name, said)
+    return fitted, where, rehearsed(folder, fitted, base, made, where, tried), made
+
+
+def learned(
+    fitted: Fitted, folder: RunFolder, session: Session, made: Material, tracked: Tracked
+) -> tuple[Material, Snapshot]:
+    state, made = reference.begin(fitted.recipe, folder, session, made, fitted.feed)
+    with folder.stage("train"):
+        teach(fitted.recipe, folder, session, made, state, fitted.feed, tracked)
+        snapshot = settle(fitted.recipe, folder, session, made)
+        trim(session)
+    return made, snapshot
+
+
 def whole(
-    recipe: Recipe, folder: RunFolder, note: str, tracked: Tracked, meter: energy.Meter
+    recipe: Recipe, note: str, folder: RunFolder, tracked: Tracked, meter: energy.Meter
 ) -> dict[str, Any]:  # fmt: skip
     """Stage after stage; each leaves files behind that a resume finds."""
     out = folder.path
-    with folder.stage("prepare"):
-        fitted, where, base, made, tried = prepare(recipe, folder)
-    lineage.note_parent(out, made.before.weights if made.before else base.located.folder)
-    recorded.record(out, folder.tell)
-    recipe, feed = fitted.recipe, fitted.feed
-    tracked.start(out.name, {"recipe": asdict(recipe), "plan": folder.read("plan.json")["resolved"]})
-    session = rehearsed(folder, fitted, base, made, where, tried)
+    fitted, where, session, made = begun(recipe, folder, tracked)
+    recipe, base = fitted.recipe, session.base
     base_asked = baseline(recipe, folder, session, made)
     report_base(folder, made, base_asked)
-    state, made = reference.begin(recipe, folder, session, made, feed)
-    with folder.stage("train"):
-        teach(recipe, folder, session, made, state, feed, tracked)
-        snapshot = settle(recipe, folder, session, made)
-        trim(session)
+    made, snapshot = learned(fitted, folder, session, made, tracked)
     with folder.stage("evaluate", recipe.evals.budget_s), folder.stop.gently("this batch of answers"):
         tuned = answers(recipe, folder, session, made, "scores/tuned.json", snapshot, made.forms[0])
         calibrate(recipe, folder, session, made, snapshot, tuned)
@@ -150,9 +189,9 @@ def whole(
     time_answers(recipe, folder, session, made, snapshot)
     with folder.stage("export"):
         digests = export(recipe, folder, session, made, where, snapshot)
-    learned = [chosen_note(recipe.sweep.tried), plan.seen_note(folder.read("plan.json")), *too_long(made.audit)]
+    of_data = [chosen_note(recipe.sweep.tried), plan.seen_note(folder.read("plan.json")), *too_long(made.audit)]
     verdict = evaluate.verdict_of(
-        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, *learned, base.located.note, *said]
+        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, *of_data, base.located.note, *said]
     )
     verdict["secondary"] |= preferred
     verdict |= {"run": out.name, "guard": [asdict(g) for g in guard], "openings": [asdict(o) for o in earlier]}
@@ -172,10 +211,7 @@ def whole(
     tracked.end({k: verdict[k] for k in ("decision", "metric", "base", "tuned", "effect", "p", "num_cases")})
     meter.stop()
     folder.write("cost.json", cost_of(folder, verdict, made.metric.span))
-    folder.tell.stage("report", None)
-    write_reports(out)
-    for name in folder.read("export.json"):
-        card.write_model_card(out, out / name)
+    finish_reports(folder)
     return folder.read("verdict.json")
 
 
@@ -228,22 +264,9 @@ def cost_of(folder: RunFolder, verdict: Mapping[str, Any], span: float) -> dict[
     return cost
 
 
-def write_reports(out: Path) -> None:
-    html.write(out)
-    card.write_report(out)
-
-
-def report_base(folder: RunFolder, made: Material, asked: evaluate.Asked) -> None:
-    """The base's cases and a first report, so that a run that stops later has something to show."""
-    if folder.read("verdict.json") is not None:
-        return
-    table = evaluate.case_table(made, asked, asked)
-    of_tuned = [name for name in table.column_names if name.startswith("tuned_") or name in ("changed", "turns")]
-    pq.write_table(table.drop_columns(of_tuned), folder.path / "scores" / "cases.parquet")
-    write_reports(folder.path)
-
-
-def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, Material, Tried | Cuts]:
+def prepare(
+    recipe: Recipe, folder: RunFolder, only: tuple[str, ...]
+) -> tuple[Fitted, Compute, Base, Material, Tried | Cuts]:
     """Model and data, checked and tried; audit, ledger, plan and lock are written. On a resume the lock must be the
     same, and the speeds of its plan stay: nothing is tried again, and the cuts alone are given."""
     began, before = time.monotonic(), folder.read("lock.json")
@@ -277,7 +300,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> tuple[Fitted, Compute, Base, M
         with folder.doing("speed measured"):
             tried = try_out(fitted, base, made, cuts)
     speeds = tried.speeds if isinstance(tried, Tried) else Speeds.of(kept or {})
-    planned = plan.make(fitted, base, made, where, speeds, began)
+    planned = plan.make(fitted, base, made, where, speeds, began, only)
     folder.write("plan.json", planned)
     folder.write("lock.json", locked)
     folder.write("serving.json", Served.of(made).facts())
@@ -353,41 +376,3 @@ def guarded(
             *guards.results(base, tuned),
             *guards.held_out(made.task, sources, said[0].texts(), said[1].texts()),
         ]
-
-
-def export(
-    recipe: Recipe, folder: RunFolder, session: Session, made: Material, where: Compute, snapshot: Snapshot
-) -> dict[str, str]:
-    """Adapter and merged folder (or the whole model), each opened again by plain peft and transformers and compared."""
-    if not session.base.writes:
-        return class_export.export_read(recipe, folder, session, made, snapshot)
-    stops = made.renderer.stop_ids
-    serving = Serving(session.base.tokenizer, made.renderer.template, stops, made.max_new_tokens)
-    prompts = [made.asked(made.forms[0], e) for e in made.split.test[:NUM_CHECKED]]
-    with folder.doing("answers that each export must give"):
-        expected = expect(session, snapshot, prompts, Limits(min(NUM_CHECKED_TOKENS, made.max_new_tokens), stops))
-    origin = session.base.located.folder
-    facts: dict[str, Any] = {}
-    if not recipe.adapt.is_adapter:
-        tuned = write_tuned(session, snapshot, serving, folder.path / "model")
-        with folder.doing("model opened by transformers and compared"):
-            facts["model"] = {"path": "model", **verify("model", open_model(tuned, where.dtype), expected)}
-    else:
-        tuned = write_tuned(session, snapshot, serving, folder.path / "adapter")
-        with folder.doing("adapter opened by peft and compared"):
-            opened = open_adapter(origin, tuned, where.dtype)
-            found = verify("adapter", opened, expected) | on_whole_base(opened, expected)
-            facts["adapter"] = {"path": "adapter", **found, "vllm": vllm_facts(tuned)}
-        if "merged" in recipe.export:
-            if where.dtype != torch.float32 or recipe.adapt.base_bits:
-                del opened  # before the larger one comes
-                opened = open_adapter(origin, tuned, torch.float32, to_merge=True)
-            with folder.doing("adapter merged"):
-                exact = in_float32(opened, expected)
-                merged = write_merged(opened, serving, folder.path / "merged")
-            del opened
-            with folder.doing("merged model opened by transformers and compared"):
-                found = verify("merged model", open_model(merged, torch.float32), exact)
-            facts["merged"] = {"path": "merged", **found, **from_measured(exact, expected)}
-    folder.write("export.json", facts)
-    return {"tuned": weights_digest(tuned)}

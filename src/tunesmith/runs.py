@@ -150,9 +150,15 @@ def state_of(
         return "finished", ""
     stopped_by = str(stages[-1].get("stopped_by", "")) if stages else ""
     process = folder / PROCESS
-    is_over = stopped_by and process.is_file() and newer(folder / "cost.json", process)  # else a resume is on
+    done = [s["name"] for s in stages if "stopped_by" not in s]
+    is_trained = not stopped_by and done[-1:] == ["export"] and "baseline" not in done  # `tunesmith train`
+    is_over = (
+        (stopped_by or is_trained) and process.is_file() and newer(folder / "cost.json", process)
+    )  # else a resume is on
     if not is_over and is_alive(read_mapping(process)):
         return "running", progress(stages, updates, wanted, is_on=True)
+    if is_trained:
+        return "trained", "not measured"
     if stopped_by and not re.match(r"(Interrupted|KeyboardInterrupt|SystemExit)\b", stopped_by):
         return "failed", f"in {stages[-1]['name']}: {' '.join(stopped_by.split(': ', 1)[-1].split())}"
     return "interrupted", progress(stages, updates, wanted, is_on=False)

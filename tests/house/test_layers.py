@@ -14,7 +14,7 @@ SERVICES = (
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
-    *("rehearse", "resumed", "sizes", "deaths", "by_heart", "distilled"),
+    *("rehearse", "exported", "reports", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked", "played", "reference", "feedback"),

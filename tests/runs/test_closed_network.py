@@ -40,6 +40,7 @@ SESSION: dict[str, str] = {
     "plan": "plan recipe.yaml --json",
     "sweep": "sweep recipe.yaml --trials 1 --try rank=2,4 --out search --json",
     "run": f"run recipe.yaml --out {RUN} --json",
+    "train": "train recipe.yaml --out runs/trained --json",
     "predict": f"predict {RUN} rows.csv answers.csv --json",
     "report": f"report {RUN} --json",
     "evaluate": f"evaluate {RUN} --cases 5 --out checked --json",

@@ -47,6 +47,10 @@ def test_a_finished_run(tmp_path: Path) -> None:
          "in train: no parameter was changed"),
         ([*PREPARED, {"name": "train", "seconds": 9.0}], run_folders.METRICS, "interrupted",
          "before the end of evaluate"),
+        ([PREPARED[0], {"name": "train", "seconds": 9.0}, {"name": "export", "seconds": 1.0}], run_folders.METRICS,
+         "trained", "not measured"),
+        ([*PREPARED, {"name": "train", "seconds": 9.0}, {"name": "export", "seconds": 1.0}], run_folders.METRICS,
+         "interrupted", "before the end of the verdict"),
     ],
 )  # fmt: skip
 def test_how_far_a_run_came(stages: Any, metrics: Any, state: str, where: str, tmp_path: Path) -> None:

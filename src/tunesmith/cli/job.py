@@ -1,8 +1,9 @@
-"""The commands around one run: quickstart, run, audit, plan, report."""
+"""The commands around one run: quickstart, run, train, audit, plan, report."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import time
 import webbrowser
 from collections.abc import Mapping
@@ -74,8 +75,7 @@ def run(
     if resume and out is not None and file is None and not data:
         file = part("opened").kept_recipe(part("seeds").first(out) if seeds else out)
     recipe, text = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
-    if resume and out is None:
-        raise InputError("--resume needs --out: the folder of the run that is to go on")
+    refuse_nameless(out, resume=resume)
     if dry_run:
         show_plan(recipe, as_json=as_json)
         return
@@ -92,6 +92,42 @@ def run(
     with going_on("run", folder, flags, quiet=as_json) as tell:
         verdict = job.run(recipe, text, folder, tell, resume=resume)
     finish(verdict, folder, as_json=as_json, require_better=require_better)
+
+
+def train(
+    file: RecipeFile = None,
+    model: Model = None,
+    data: DataFiles = None,
+    sets: Set = None,
+    parent: GoOn = None,
+    strict: Strict = False,
+    out: Out = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Train and export, and measure nothing. `tunesmith run --resume` compares it with its base later.
+
+    Example: tunesmith train --model smollm2-135m-instruct --data tickets.csv
+    """
+    if resume and out is not None and file is None and not data:
+        file = part("opened").kept_recipe(out)
+    recipe, text = recipe_of(file, model, data, None, sets, strict=strict, parent=parent)
+    refuse_nameless(out, resume=resume)
+    job = part("run")
+    folder = out or job.default_name(recipe)
+    with going_on("train", folder, ["--json"] if as_json else [], quiet=as_json) as tell:
+        exported = job.train(recipe, text, folder, tell, resume=resume)
+    if as_json:
+        show.out(json.dumps({"folder": str(folder), "exports": exported}, ensure_ascii=False))
+        return
+    for name in exported:
+        show.out(f"{name}: {folder / name}")
+    show.out(f"Not measured: is it better than its base?  tunesmith run --resume --out {shlex.quote(str(folder))}")
+
+
+def refuse_nameless(out: Path | None, *, resume: bool) -> None:
+    if resume and out is None:
+        raise InputError("--resume needs --out: the folder of the run that is to go on")
 
 
 def audit(

@@ -49,6 +49,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (init.init, job.run, chat.chat, predict.predict, job.report),
     "More": (
         job.quickstart,
+        job.train,
         serve.serve,
         export.export,
         job.audit,

@@ -24,7 +24,10 @@ Runs = Annotated[list[Path], typer.Argument(help="Two or more folders of runs, o
 MetricName = Annotated[str | None, typer.Option("--metric", help="Else what the verdicts are about.")]
 Tree = Annotated[bool, typer.Option("--tree", help="Which run goes on from which, as a tree.")]
 SavedTo = Annotated[Path | None, typer.Option("--out", help="A JSON file for all of it, case by case.")]
-TONES = {**show.TONE, "running": "bold cyan", "interrupted": "yellow", "failed": "bold red", "unreadable": "bold red"}
+TONES = {
+    **show.TONE, "running": "bold cyan", "interrupted": "yellow", "trained": "yellow", "failed": "bold red",
+    "unreadable": "bold red",
+}  # fmt: skip
 
 
 class Listing(typer.core.TyperGroup):
@@ -116,9 +119,10 @@ def listed(found: list[Any], clean: Any) -> None:
         what = clean(f"{Path(run.model).name}\n{run.data}" + (f" ({run.task})" if run.task else ""))
         table.add_row(Text(clean(f"{run.folder}\n{run.when}")), Text(what), state, Text(clean(effect(run))), cost(run))
     console.print(table)
-    stopped = next((run.folder for run in found if run.state == "interrupted"), None)
-    if stopped:
-        console.print(Text(clean(f"to go on with an interrupted one: tunesmith run --resume --out {stopped}"), "dim"))
+    for is_state, what in (("interrupted", "go on with an interrupted one"), ("trained", "measure a trained one")):
+        where = next((run.folder for run in found if run.state == is_state), None)
+        if where:
+            console.print(Text(clean(f"to {what}: tunesmith run --resume --out {where}"), "dim"))
     most = max(Counter(run.test_digest for run in found if run.test_digest).values(), default=0)
     if most > 1:
         console.print(

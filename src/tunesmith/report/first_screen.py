@@ -296,6 +296,8 @@ def but_read(verdict: Mapping[str, Any], tally: Mapping[str, int]) -> Sentence:
 
 def stopped(facts: Facts) -> Sentence:
     """How far a run without a verdict came."""
+    if facts.export is not None and facts.forms is None:
+        return ("Not known: this model was trained and not measured. `tunesmith run --resume --out RUN` compares it.",)
     said = "Not known: this run stopped before a tuned model was compared with the base model."
     updates = [r["update"] for r in facts.metrics or () if isinstance(r.get("update"), int) and "loss" in r]
     total = (facts.plan or {}).get("updates")

@@ -54,7 +54,7 @@ class Run:
     model: str
     data: str
     task: str
-    state: str  # "finished" | "running" | "interrupted" | "failed" | "unreadable"
+    state: str  # "finished" | "running" | "trained" | "interrupted" | "failed" | "unreadable"
     where: str  # how far it came, where it is not finished
     decision: str | None = None
     metric: str | None = None

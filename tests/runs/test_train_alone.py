@@ -1,0 +1,77 @@
+"""Training and export alone: the same weights as a whole run's, and a later `run --resume` gives the same verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
+
+from tunesmith import runs
+from tunesmith.folder import Silent
+from tunesmith.models.load import weights_digest
+from tunesmith.recipe import parse
+from tunesmith.run import run, train
+from tunesmith.verified import verify
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`alone` trained and no more; `whole` run in one go; `later` trained, then measured."""
+    where = tmp_path_factory.mktemp("train_alone")
+    tiny_runs.world(where)
+    said = tiny_runs.settings(where / "model", where / "rows.jsonl", max_updates=4, rehearsal=True)
+    recipe, text = parse(said), yaml.safe_dump(said)
+    run(recipe, text, where / "whole", Silent())
+    for name in ("alone", "later"):
+        train(recipe, text, where / name, Silent())
+    run(recipe, text, where / "later", Silent(), resume=True)
+    return where
+
+
+def weights(folder: Path) -> str:
+    return weights_digest(folder / "adapter")
+
+
+def test_the_weights_are_those_of_a_whole_run_and_nothing_was_asked(folder: Path) -> None:
+    assert weights(folder / "alone") == weights(folder / "whole")
+    assert not (folder / "alone" / "scores").exists()
+    assert not (folder / "alone" / "verdict.json").exists()
+    stages = [s["name"] for s in json.loads((folder / "alone" / "cost.json").read_text())["stages"]]
+    assert stages == ["prepare", "rehearsal", "train", "export"]
+
+
+def test_what_is_planned_is_what_will_be_done(folder: Path) -> None:
+    planned = json.loads((folder / "alone" / "plan.json").read_text())["seconds"]
+    assert set(planned["stages"]) <= {"prepare", "rehearsal", "train", "export"}
+    assert planned["all"] == sum(planned["stages"].values())
+    again = json.loads((folder / "later" / "plan.json").read_text())["seconds"]["stages"]
+    assert "baseline" in again, "the run that measures is planned whole"
+
+
+def test_it_is_measured_later(folder: Path) -> None:
+    whole, later = (json.loads((folder / name / "verdict.json").read_text()) for name in ("whole", "later"))
+    assert weights(folder / "later") == weights(folder / "whole")
+    assert {k: later[k] for k in ("decision", "base", "tuned", "effect", "interval", "p", "num_cases")} == {
+        k: whole[k] for k in ("decision", "base", "tuned", "effect", "interval", "p", "num_cases")
+    }
+    assert all(check.passed is not False for check in verify(folder / "later"))
+
+
+def test_it_is_listed_and_told_as_what_it_is(folder: Path) -> None:
+    found = runs.read(folder / "alone")
+    assert (found.state, found.where) == ("trained", "not measured")
+    assert "trained and not measured" in (folder / "alone" / "report.html").read_text()
+    assert "trained and not measured" not in (folder / "whole" / "report.html").read_text()
+
+
+def test_the_command_says_where_it_is_and_what_measures_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    said = typed(["train", str(folder / "whole" / "recipe.yaml"), "--out", "typed"])
+    assert said.code == 0, said.err
+    assert "adapter: typed/adapter" in said.out
+    assert "tunesmith run --resume --out typed" in said.out
+    assert weights(folder / "typed") == weights(folder / "whole")
