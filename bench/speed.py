@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,12 @@ EXAMPLES_AN_UPDATE = 16
 MAX_TOKENS = 576  # of a row, for both sides: neither cuts any
 
 
-def made_rows(num: int) -> list[dict[str, Any]]:
-    """Chats of several messages of the shop each: about 150 tokens of prompt, 60 of reply, lognormal."""
+def texts(seed: int) -> Callable[[float, int], str]:
+    """Draws a text from the shop's messages, by its mean and its most words."""
     from tunesmith.data import shop
 
     messages = [row.prompt for row in shop.inbox(seed=7, num_messages=1000)]
-    draw = random.Random(7)
+    draw = random.Random(seed)
 
     def text(mean_words: float, most_words: int) -> str:
         words: list[str] = []
@@ -57,6 +58,12 @@ def made_rows(num: int) -> list[dict[str, Any]]:
             words += draw.choice(messages).split()
         return " ".join(words[:want])
 
+    return text
+
+
+def made_rows(num: int) -> list[dict[str, Any]]:
+    """Chats of several messages of the shop each: about 150 tokens of prompt, 60 of reply, lognormal."""
+    text = texts(7)
     return [
         {"messages": [{"role": "user", "content": text(105, 250)}, {"role": "assistant", "content": text(40, 80)}]}
         for _ in range(num)
@@ -99,21 +106,26 @@ def ours(rows: Path, adapt: str, num: int, compiled: bool, precision: str) -> di
     if feed.num_updates == 1:
         raise SystemExit(f"{num} examples make one update, and the first is left out. Raise --examples")
     session = Session(base, compiled=compiled)
-    session.create("speed", Spec(Adapt(method=adapt)))  # type: ignore[arg-type]
+    spec = Spec(Adapt(method=adapt))  # type: ignore[arg-type]
+    session.create("speed", spec)
     lr = 2e-4 if adapt == "lora" else 1e-5
     state = State("speed", SFT(), Schedule("linear", 0.0), lr, feed.num_updates)
     marks = [time.perf_counter()]
     counts = [sum(records[i].num_tokens for i in feed.members(u)) for u in range(feed.num_updates)]
     train(session, state, feed, feed.num_updates, [lambda *_: marks.append(time.perf_counter())])
     seconds = [b - a for a, b in pairwise(marks)]
-    nats = [session.logprobs("speed", [b])[0] for b in pack(held_out, 2048, base.rope)]
-    return {
+    facts = {
         "tokens_per_s": sum(counts[1:]) / sum(seconds[1:]),
         "first_update_s": seconds[0],
-        "held_out_loss": -float(torch.cat(nats).double().mean()),
         "updates": len(seconds),
         "tokens": tokens,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
+    exact = Session(load(MODEL, torch.float32, "cpu"))  # TRL's weights are float32 too, and asked so
+    exact.create("speed", spec)
+    exact.load_state("speed", *session.save_state("speed", with_optimizer=False), insist=True)
+    nats = torch.cat(exact.logprobs("speed", pack(held_out, 2048, base.rope))).double()
+    return facts | {"held_out_loss": -float(nats.mean()), "held_out_tokens": len(nats)}
 
 
 def child(command: list[str], rows: Path, *, tuned: bool = True) -> dict[str, Any]:
@@ -136,11 +148,17 @@ def median(side: list[dict[str, Any]], key: str) -> float:
 
 def against(preset: str, mine: list[dict[str, Any]], *trl: list[dict[str, Any]]) -> dict[str, Any]:
     """The ratios of the pairs, against TRL with whichever allocator settings were faster."""
+    asked = {r["held_out_tokens"] for side in (mine, *trl) for r in side}
+    if len(asked) > 1:
+        raise SystemExit(f"the sides were asked for different numbers of held-out tokens: {sorted(asked)}")
     best = max(trl, key=lambda side: median(side, "tokens_per_s"))
-    speeds, peaks = ([[r[key] for r in side] for side in (mine, best)] for key in ("tokens_per_s", "peak_gib"))
+    speeds, peaks, losses = (
+        [[r[key] for r in side] for side in (mine, best)] for key in ("tokens_per_s", "peak_gib", "held_out_loss")
+    )
     return {
         f"TRL, {preset}": records.compared(*speeds, "tokens/s"),
         f"TRL, {preset}, peak memory": records.compared(*peaks, "GiB", less_is_better=True),
+        f"TRL, {preset}, held-out loss": records.compared(*losses, "nats per token", less_is_better=True),
     }
 
 
@@ -157,8 +175,7 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        found = ours(args.rows, args.adapt, args.examples, args.compile, args.precision)
-        print(json.dumps(found | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+        print(json.dumps(ours(args.rows, args.adapt, args.examples, args.compile, args.precision)))
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = args.rows

@@ -24,16 +24,30 @@ NUM_HELD_OUT, EXAMPLES_AN_UPDATE = 16, 16
 
 
 class Marks(TrainerCallback):
-    """The clock at the start and after each step."""
+    """The clock at the start and after each step, and the tokens of the step, without padding."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
+        self.tokens: list[int] = []
 
     def on_train_begin(self, *_, **__) -> None:
         self.at.append(time.perf_counter())
 
+    def on_step_begin(self, *_, **__) -> None:
+        self.tokens.append(0)
+
     def on_step_end(self, *_, **__) -> None:
         self.at.append(time.perf_counter())
+
+
+class Counting(SFTTrainer):
+    def training_step(self, model, inputs, *args, **kwargs):
+        mask = inputs.get("attention_mask")  # packed rows come without one, and without padding
+        marks.tokens[-1] += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+marks = Marks()
 
 
 def encoded(tokenizer, row) -> tuple[list[int], int]:
@@ -47,17 +61,18 @@ def encoded(tokenizer, row) -> tuple[list[int], int]:
 
 
 @torch.no_grad()
-def loss(model, tokenizer, rows) -> float:
-    """Nats per reply token."""
+def held_out(model, tokenizer, rows) -> dict[str, float]:
+    """Nats per reply token, up to the end of the turn: what a template writes behind it is never asked for."""
     model.eval()
-    total = count = 0.0
+    total, count = 0.0, 0
     for row in rows:
         ids, given = encoded(tokenizer, row)
+        ids = ids[: len(ids) - ids[::-1].index(tokenizer.eos_token_id)]
         x = torch.tensor([ids])
         logits = model(input_ids=x, use_cache=False).logits[0, given - 1 : -1].float()
         total += torch.nn.functional.cross_entropy(logits, x[0, given:], reduction="sum").item()
         count += len(ids) - given
-    return total / count
+    return {"held_out_loss": total / count, "held_out_tokens": count}
 
 
 def main() -> None:
@@ -72,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     with open(args.rows) as lines:
         rows = [json.loads(line) for line in lines]
-    learned, held_out = rows[: args.examples], rows[-NUM_HELD_OUT:]
+    learned = rows[: args.examples]
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     tokens = sum(len(encoded(tokenizer, r)[0]) for r in learned)
     is_best, is_lora = args.preset == "best", args.adapt == "lora"
@@ -85,9 +100,8 @@ def main() -> None:
         model_init_kwargs={"dtype": "float32"}, save_strategy="no", report_to="none", logging_steps=1,
         disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    marks = Marks()
     data = Dataset.from_list([{"prompt": r["messages"][:-1], "completion": r["messages"][-1:]} for r in learned])
-    trainer = SFTTrainer(
+    trainer = Counting(
         model=args.model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora,
         callbacks=[marks],
     )  # fmt: skip
@@ -96,14 +110,13 @@ def main() -> None:
     if len(seconds) == 1:
         raise SystemExit(f"{args.examples} examples make one update, and the first is left out. Raise --examples")
     facts = {
-        "tokens_per_s": tokens * (1 - 1 / len(seconds)) / sum(seconds[1:]),
+        "tokens_per_s": sum(marks.tokens[1:]) / sum(seconds[1:]),
         "first_update_s": seconds[0],
-        "held_out_loss": loss(trainer.model, tokenizer, held_out),
         "updates": len(seconds),
-        "tokens": tokens,
+        "tokens": sum(marks.tokens),
         "versions": {name: version(name) for name in ("trl", "accelerate", "datasets")},
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }
+    } | held_out(trainer.model.float(), tokenizer, rows[-NUM_HELD_OUT:])
     print(json.dumps(facts))
 
 
