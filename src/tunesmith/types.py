@@ -170,6 +170,8 @@ class Pairs:
 class Rollouts:
     old_logp: Tensor  # [L] nats, under the sampler
     advantage: Tensor  # [L]
+    ref_logp: Tensor | None = None  # [L] nats, under the model as it was before update 0
+    age: int = 0  # updates made since they were sampled
 
 
 Extra = Labels | Pairs | Rollouts | None
@@ -206,8 +208,8 @@ class Forest:
         }
         extra = self.extra
         if extra is not None:
-            tensors = {f.name: getattr(extra, f.name) for f in fields(extra)}
-            extra = replace(extra, **{name: t.to(device) for name, t in tensors.items() if t is not None})
+            each: dict[str, Any] = {f.name: getattr(extra, f.name) for f in fields(extra)}
+            extra = replace(extra, **{n: t.to(device) if isinstance(t, Tensor) else t for n, t in each.items()})
         return Forest(**moved, example_ids=self.example_ids, extra=extra)
 
 

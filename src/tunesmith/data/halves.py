@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tunesmith.types import Forest
+from tunesmith.types import Forest, Rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,8 @@ class Half:
 
 def halves(whole: Forest) -> tuple[Half, Half] | None:
     """Two halves of about equal numbers of tokens; None where there is one example only, or what hangs on segments
-    (pairs, rollouts) would be torn apart."""
-    if len(whole.example_ids) < 2 or whole.extra is not None:
+    (pairs) would be torn apart."""
+    if len(whole.example_ids) < 2 or not (whole.extra is None or isinstance(whole.extra, Rollouts)):
         return None
     own = torch.zeros(len(whole.example_ids), dtype=torch.int64)
     mine = whole.owner.cpu() >= 0
@@ -56,6 +57,18 @@ def part(whole: Forest, examples: range) -> Half:
             parent=torch.tensor([place[parent[s]] for s in segments], device=device),
             owner=torch.tensor([owner[s] - examples.start if owner[s] >= 0 else -1 for s in segments], device=device),
             example_ids=whole.example_ids[examples.start : examples.stop],
+            extra=sampled(whole, tokens),
         ),
         tokens,
     )
+
+
+def sampled(whole: Forest, tokens: Tensor) -> Rollouts | None:
+    """What is known of those of these tokens that are learned."""
+    if not isinstance(whole.extra, Rollouts):
+        return None
+    is_mine = torch.zeros(whole.num_tokens, dtype=torch.bool, device=tokens.device)
+    is_mine[tokens] = True
+    rows = is_mine[whole.weights != 0].to(whole.extra.advantage.device)  # no root is learned: each has a predictor
+    each: dict[str, Any] = {f.name: getattr(whole.extra, f.name) for f in fields(whole.extra)}
+    return replace(whole.extra, **{n: t[rows] if isinstance(t, Tensor) else t for n, t in each.items()})

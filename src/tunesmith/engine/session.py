@@ -37,6 +37,7 @@ from tunesmith.models.output import ForwardOutput, output
 from tunesmith.models.peft_methods import take_out
 from tunesmith.models.prompts import begun
 from tunesmith.models.seq2seq import asking
+from tunesmith.objectives.policy import tempered
 from tunesmith.roles import Objective, Site
 from tunesmith.types import Completion, Forest, Ratio, Shared
 
@@ -153,11 +154,11 @@ class Session:
     # -- asking -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def logprobs(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
+    def logprobs(self, who: Who, batches: Sequence[Forest], temperature: float = 1.0) -> list[Tensor]:
         """[L] nats of the learned tokens of each forest, on the CPU."""
         with self._lock:
-            holder = self._put(self._holder(who))
-            work = lambda part: self._output(holder, part.to(self.base.model.device)).logp().cpu()
+            holder, device = self._put(self._holder(who)), self.base.model.device
+            work = lambda part: tempered(self._output(holder, part.to(device)), temperature).cpu()
             return [self.cuts.scored(b, work) for b in batches]
 
     @torch.no_grad()

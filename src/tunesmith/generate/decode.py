@@ -173,6 +173,8 @@ class Sampler:
             logp_V = self.head.logits(hidden).float().log_softmax(-1)
             picked = pick(logp_V, limits, [noise[i] for i in alive])
             best = logp_V.topk(min(top, logp_V.shape[-1])) if top else None
+            if limits.tempered and limits.temperature not in (0, 1):
+                logp_V = (logp_V / limits.temperature).log_softmax(-1)
             yield Step(
                 tuple(alive),
                 picked.tolist(),

@@ -16,6 +16,7 @@ class Limits:
     stop_ids: tuple[int, ...]
     temperature: float = 0.0
     top_p: float = 1.0
+    tempered: bool = False  # what is told is how likely a token was as it was drawn; else by the model itself
     seed: int = 0
     rows: int = 48  # decoded side by side
     deadline_s: float | None = (

@@ -1,0 +1,126 @@
+"""Which prompts are drawn when, and how much can come of them: known before anything is sampled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tunesmith.errors import DataError, PlanError
+from tunesmith.objectives.policy import Policy
+from tunesmith.rollouts.sampled import Rollout, laid
+from tunesmith.types import Example, Forest, RopeLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What is asked, and how a reply's tokens are read."""
+
+    examples: Sequence[Example]
+    tokens: Sequence[Sequence[int]]
+    stop_ids: tuple[int, ...]
+    decode: Callable[[Sequence[int]], str]
+
+
+class Draws:
+    """Each draw takes the next `prompts` of an epoch's permutation, which follows from (seed, epoch)."""
+
+    def __init__(self, prompts: Prompts, asked: Policy, epochs: int, seed: int) -> None:
+        if not prompts.examples:
+            raise DataError("there is no prompt to answer: all were dropped or moved. See `tunesmith audit`.")
+        refuse(asked)
+        self.prompts, self.asked, self.epochs, self.seed = prompts, asked, epochs, seed
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def per_sampling(self) -> int:
+        """Updates that are made of what was sampled once."""
+        return self.asked.inner_epochs * self.asked.mini_batches
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return -(-len(self.prompts.examples) // self.asked.prompts) * self.per_sampling
+
+    @property
+    def num_updates(self) -> int:
+        return self.epochs * self.updates_per_epoch
+
+    def at(self, number: int) -> int:
+        """Which prompt is drawn as the `number`-th of the run."""
+        epoch, place = divmod(number, len(self.prompts.examples))
+        if self._order is None or self._order[0] != epoch:
+            generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch])))
+            self._order = epoch, generator.permutation(len(self.prompts.examples))
+        return int(self._order[1][place])
+
+    def seed_of(self, update: int, draw: int) -> int:
+        """Of what is sampled for an update, whatever was sampled before."""
+        said = repr((self.seed, update, draw)).encode()
+        return int.from_bytes(hashlib.sha256(said).digest()[:7], "big")
+
+    def num_seen(self, num_updates: int) -> int:
+        """How many prompts these updates draw, each counted once, where no draw has to be made again."""
+        return min(len(self.prompts.examples), -(-num_updates // self.per_sampling) * self.asked.prompts)
+
+    def heaviest(self, micro_tokens: int, rope: RopeLimit | None) -> list[Forest]:
+        """The micro-batches of an update of the longest prompts whose replies are all as long as they may be."""
+        by_length = sorted(range(len(self.prompts.tokens)), key=lambda at: (-len(self.prompts.tokens[at]), at))
+        num, most = self.asked.max_new_tokens, by_length[: self.asked.prompts]
+        longest = [
+            Rollout(
+                group, self.prompts.examples[at].id, tuple(self.prompts.tokens[at]), (self.prompts.stop_ids[0],) * num,
+                (0.0,) * num, "", False, 1.0, 0.0, {}, "", 0.0, False, (0.0,) * num,
+            )
+            for group, at in enumerate(most)
+            for _ in range(self.asked.group_size)
+        ]  # fmt: skip
+        part = np.array_split(np.arange(len(longest)), self.asked.mini_batches)[0]
+        return laid([longest[i] for i in part], micro_tokens, rope)
+
+    def shape(self) -> dict[str, Any]:
+        """Facts for the plan, of one epoch, where all replies are as long as they may be."""
+        lengths, a = np.array([len(t) for t in self.prompts.tokens]), self.asked
+        learned = a.group_size * a.max_new_tokens
+        most = np.sort(lengths)[::-1][: a.prompts]
+        return {
+            "num_examples": len(lengths),
+            "num_updates": self.num_updates,
+            "updates_per_epoch": self.updates_per_epoch,
+            "epochs": self.epochs,
+            "tokens": a.inner_epochs * int(lengths.sum() + len(lengths) * learned),
+            "learned_tokens": a.inner_epochs * len(lengths) * learned,
+            "longest_tokens": int(lengths.max()) + a.max_new_tokens,
+            "update_tokens_min": int(lengths.min()) + a.max_new_tokens,
+            "update_tokens_max": -(-(int(most.sum()) + len(most) * learned) // a.mini_batches),
+            "sampled_tokens": len(lengths) * learned,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """What decides which prompts are drawn, and how they are answered."""
+        hashed = hashlib.sha256(repr((self.asked, self.epochs, self.seed, self.prompts.stop_ids)).encode())
+        for example, tokens in zip(self.prompts.examples, self.prompts.tokens, strict=True):
+            hashed.update(example.id.encode() + b"\0" + np.array(tokens, np.int64).tobytes())
+        return hashed.hexdigest()
+
+
+def refuse(asked: Policy) -> None:
+    """PlanError where replies could not be compared."""
+    reasons = {
+        f"group_size is {asked.group_size}: replies to a prompt are compared with each other. Use 2 or more": (
+            asked.group_size < 2
+        ),
+        f"temperature is {asked.temperature:g}: replies to a prompt would all be the same. Use a number above 0 (1 is "
+        "usual)": asked.temperature <= 0,
+        f"mini_batches is {asked.mini_batches}, and a group has {asked.group_size} replies: an update could be empty. "
+        "Use at most as many": asked.mini_batches > asked.group_size,
+    }
+    for name in ("prompts", "max_new_tokens", "inner_epochs", "mini_batches", "patience"):
+        reasons[f"{name} is {getattr(asked, name)}; wanted a number above 0"] = getattr(asked, name) < 1
+    for reason, is_so in reasons.items():
+        if is_so:
+            raise PlanError(f"objective.policy.{reason}")

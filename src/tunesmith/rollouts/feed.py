@@ -1,0 +1,208 @@
+"""The feed of a run that learns from rewards: prompts are drawn, answered several times each, graded and compared.
+
+Its position is data. What is sampled depends on the weights and on (seed, update, place in the draw), so that a resume
+samples the same again; replies of which some updates were made already are read back from their file.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.engine.session import Session
+from tunesmith.engine.tenant import Snapshot
+from tunesmith.errors import DataError, PlanError, RunError
+from tunesmith.files import sha256_file
+from tunesmith.generate.limits import Limits
+from tunesmith.objectives.advantage import is_flat
+from tunesmith.objectives.policy import METHODS
+from tunesmith.roles import Reward
+from tunesmith.rollouts.draws import Draws
+from tunesmith.rollouts.sampled import Rollout, by_token, laid, opened, save
+from tunesmith.types import Attempt, Completion, Forest, Grade
+
+FOLDER = "rollouts"
+SHOWN = 200  # characters of a reply that an error shows
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who answers. `reference`: the model as it was before update 0; None: the base."""
+
+    session: Session
+    tenant: str
+    reference: Snapshot | None = None
+    micro_tokens: int = 2048
+    rows: int = 48  # answered side by side
+
+
+class RolloutFeed:
+    """What was sampled is learned from in `inner_epochs` passes of `mini_batches` updates; with one of each, every
+    update is of the model that sampled. Every reply is kept in a table below `folder`."""
+
+    def __init__(self, draws: Draws, actor: Actor, reward: Reward, folder: Path) -> None:
+        base = actor.session.base
+        if base.layout != "forest":
+            raise PlanError(
+                f"replies are sampled from models of the forest layout, and this one needs {base.layout} "
+                f"({base.probe.reason}). Use another model, or learn from replies or pairs"
+            )
+        self.draws, self._actor, self._reward, self._folder = draws, actor, reward, folder
+        self._asked, self._method = draws.asked, METHODS[draws.asked.method]
+        self._position, self._drawn = 0, 0  # updates given; prompts drawn
+        self._live: list[Rollout] = []  # of this sampling, but for flat groups
+        self._file = ""  # SHA-256 of its table
+        self.told: dict[str, float] = {}  # of the last sampling, for people
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return self.draws.updates_per_epoch
+
+    def update(self) -> list[Forest]:
+        """The micro-batches of the next update. RunError where nothing can be learned any more."""
+        age = self._position % self.draws.per_sampling
+        if age == 0:
+            self._live = self._sampled()
+        parts = np.array_split(np.arange(len(self._live)), self._asked.mini_batches)
+        self._position += 1
+        return self._laid([self._live[i] for i in parts[age % len(parts)]], age)
+
+    def _laid(self, rollouts: Sequence[Rollout], age: int = 0) -> list[Forest]:
+        return laid(rollouts, self._actor.micro_tokens, self._actor.session.base.rope, age)
+
+    # -- sampling -----------------------------------------------------------------------------------------------
+
+    def _sampled(self) -> list[Rollout]:
+        """Draws until something can be learned; where the method refills, until as many groups as are drawn at a time
+        tell replies apart. Both end after `patience` draws."""
+        asked, began = self._asked, time.monotonic()
+        wanted = asked.prompts if self._method.refills else 1
+        found: list[Rollout] = []
+        attempts: list[Attempt] = []
+        num_live = num_draws = 0
+        while num_live < wanted and num_draws < asked.patience:
+            some, replies = self._draw(num_draws)
+            found, attempts, num_draws = found + some, attempts + replies, num_draws + 1
+            num_live = sum(not r.is_flat for r in found[:: asked.group_size])
+        live = [r for r in found if not r.is_flat]
+        if live:
+            forests = self._laid(live)
+            said = self._actor.session.logprobs(self._actor.reference, forests, asked.temperature)
+            live = by_token(forests, said, live)
+        rest = iter(live)
+        path = self._path(self._position)
+        save([r if r.is_flat else next(rest) for r in found], attempts, path)
+        self._file = sha256_file(path)
+        self.told = told(found, asked.group_size, num_draws) | {"rollout_s": time.monotonic() - began}
+        if not live:
+            raise RunError(dead(found, self.draws, path))
+        return live
+
+    def _draw(self, number: int) -> tuple[list[Rollout], list[Attempt]]:
+        """The replies to the next prompts, those of a prompt side by side, graded and compared."""
+        asked, actor, prompts = self._asked, self._actor, self.draws.prompts
+        chosen = [self.draws.at(self._drawn + k) for k in range(asked.prompts)]
+        self._drawn += asked.prompts
+        each = [at for at in chosen for _ in range(asked.group_size)]
+        seed = self.draws.seed_of(self._position, number)
+        limits = Limits(
+            asked.max_new_tokens, prompts.stop_ids, asked.temperature, seed=seed, rows=actor.rows, tempered=True
+        )
+        done = actor.session.sample(actor.tenant, [prompts.tokens[at] for at in each], limits, decode=prompts.decode)
+        attempts = [Attempt(prompts.examples[at], c.text, c.stopped, len(c.tokens)) for at, c in zip(each, done)]
+        grades = self._reward(attempts)
+        refuse_odd(attempts, grades)
+        found: list[Rollout] = []
+        for k, at in enumerate(chosen):
+            mine = slice(k * asked.group_size, (k + 1) * asked.group_size)
+            found += self._compared(number * asked.prompts + k, at, done[mine], grades[mine])
+        return found, attempts
+
+    def _compared(self, group: int, at: int, done: Sequence[Completion], grades: Sequence[Grade]) -> list[Rollout]:
+        rewards = [g.value for g in grades]
+        example, prompt = self.draws.prompts.examples[at], tuple(self.draws.prompts.tokens[at])
+        return [
+            Rollout(
+                group, example.id, prompt, c.tokens, c.logp, c.text, c.stopped, example.weight, g.value, dict(g.parts),
+                g.why, float(advantage), is_flat(rewards),
+            )
+            for c, g, advantage in zip(done, grades, self._method.advantage(rewards), strict=True)
+        ]  # fmt: skip
+
+    def _path(self, update: int) -> Path:
+        return self._folder / FOLDER / f"update_{update + 1:07d}.parquet"
+
+    # -- keeping ------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {"position": self._position, "drawn": self._drawn, "file": self._file, "digest": self.draws.digest}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a saved position. Refused for other prompts or settings, and where replies that are still to be
+        learned from are not what they were."""
+        if state["digest"] != self.draws.digest:
+            raise DataError(
+                "the prompts, objective.policy, train.epochs or the seed are not those of the saved run. Restore them "
+                "to resume, or start a new run."
+            )
+        self._position, self._drawn, self._file = int(state["position"]), int(state["drawn"]), str(state["file"])
+        age = self._position % self.draws.per_sampling
+        if age:
+            path = self._path(self._position - age)
+            if not path.is_file() or sha256_file(path) != self._file:
+                raise RunError(
+                    f"{path} is not what was sampled for update {self._position - age + 1}, and the updates behind it "
+                    "learn from that. Restore it from a copy, or resume from a checkpoint before it"
+                )
+            self._live = [r for r in opened(path) if not r.is_flat]
+
+
+def refuse_odd(attempts: Sequence[Attempt], grades: Sequence[Grade]) -> None:
+    assert len(grades) == len(attempts), "a reward gives one grade for each reply"
+    for attempt, grade in zip(attempts, grades):
+        if not math.isfinite(grade.value):
+            raise RunError(
+                f"the reward of a reply to {attempt.example.source or attempt.example.id} is {grade.value}; wanted a "
+                f"finite number. The reply: {attempt.text[:SHOWN]!r}"
+            )
+
+
+def told(found: Sequence[Rollout], group_size: int, num_draws: int) -> dict[str, float]:
+    """What a sampling was like."""
+    lengths, rewards = [len(r.tokens) for r in found], [r.reward for r in found]
+    groups = range(0, len(found), group_size)
+    return {
+        "reward": statistics.fmean(rewards),
+        "reward_spread": statistics.fmean(float(np.std(rewards[k : k + group_size])) for k in groups),
+        "flat_frac": statistics.fmean(found[k].is_flat for k in groups),
+        "reply_tokens": statistics.fmean(lengths),
+        "stopped_frac": statistics.fmean(r.stopped for r in found),
+        "distinct_frac": len({(r.group, r.text) for r in found}) / len(found),
+        "draws": float(num_draws),
+        "sampled_tokens": float(sum(lengths)),
+    }
+
+
+def dead(found: Sequence[Rollout], draws: Draws, path: Path) -> str:
+    """Why nothing can be learned, and what to do."""
+    asked, values = draws.asked, sorted({r.reward for r in found})
+    if len(values) == 1:
+        same = f"all {len(found)} got {values[0]:g}"
+    else:
+        same = f"those of a prompt all got the same, from {values[0]:g} to {values[-1]:g} by prompt"
+    one = found[0]
+    why = f" ({one.why})" if one.why else ""
+    return (
+        f"no reply did better than another one to its prompt in {asked.patience} draws in a row of {asked.prompts} "
+        f"prompts with {asked.group_size} replies each: {same}. Nothing can be learned from that. One of them, "
+        f"with {one.reward:g}{why}: {one.text[:SHOWN]!r}. Look at {path}, and try the reward on some of these replies "
+        "(`tunesmith grade`). If it is right: give credit in steps, take prompts that are sometimes solved, teach the "
+        "form by examples first (supervised), or raise objective.policy.group_size, temperature or max_new_tokens"
+    )
