@@ -208,8 +208,9 @@ class Forest:
         }
         extra = self.extra
         if extra is not None:
-            each: dict[str, Any] = {f.name: getattr(extra, f.name) for f in fields(extra)}
-            extra = replace(extra, **{n: t.to(device) if isinstance(t, Tensor) else t for n, t in each.items()})
+            each = ((f.name, getattr(extra, f.name)) for f in fields(extra))
+            there: dict[str, Any] = {name: t.to(device) for name, t in each if isinstance(t, Tensor)}
+            extra = replace(extra, **there)
         return Forest(**moved, example_ids=self.example_ids, extra=extra)
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from peft import PeftModel
+from safetensors.torch import load_file
 from tests.house.source import ROOT
 from tests.runs import tiny_runs
 from transformers import AutoModelForCausalLM
 
 from tunesmith.engine.checkpoint import checkpoint_name
 from tunesmith.evals.compare import BETTER, SAME, UNKNOWN, WORSE
+from tunesmith.files import tensors_digest
+from tunesmith.types import Attempt, Grade
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +35,12 @@ def script(name: str) -> ModuleType:
     return found
 
 
-def weights(out: Path) -> bytes:
-    return (out / "adapter" / "adapter_model.safetensors").read_bytes()
+def letters(attempts: Sequence[Attempt]) -> list[Grade]:
+    return [Grade(sum(c.isalpha() for c in a.text) / max(1, len(a.text))) for a in attempts]
+
+
+def weights(out: Path) -> str:
+    return tensors_digest(sorted(load_file(out / "adapter" / "adapter_model.safetensors").items()))
 
 
 @pytest.mark.parametrize("name", ["flat_grpo", "flat_sft"])
@@ -43,6 +51,7 @@ def test_a_script_runs_and_goes_on(
     monkeypatch.setattr(made, "EVERY", 1)
     if name == "flat_grpo":
         monkeypatch.setattr(made, "NUM_TEST", 12)
+        monkeypatch.setattr(made, "reward", letters)  # a random model finds no sum
         more, last = ["3"], 3
     else:
         more, last = [str(tiny_runs.reply_file(tmp_path / "rows.jsonl", num=60)), "2"], 2

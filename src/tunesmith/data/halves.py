@@ -70,5 +70,6 @@ def sampled(whole: Forest, tokens: Tensor) -> Rollouts | None:
     is_mine = torch.zeros(whole.num_tokens, dtype=torch.bool, device=tokens.device)
     is_mine[tokens] = True
     rows = is_mine[whole.weights != 0].to(whole.extra.advantage.device)  # no root is learned: each has a predictor
-    each: dict[str, Any] = {f.name: getattr(whole.extra, f.name) for f in fields(whole.extra)}
-    return replace(whole.extra, **{n: t[rows] if isinstance(t, Tensor) else t for n, t in each.items()})
+    each = ((f.name, getattr(whole.extra, f.name)) for f in fields(whole.extra))
+    mine: dict[str, Any] = {name: t[rows] for name, t in each if isinstance(t, Tensor)}
+    return replace(whole.extra, **mine)
