@@ -359,7 +359,7 @@ def learning_rate(recipe: Recipe, base: Base, kind: Kind, updates: int) -> tuple
     if recipe.train.lr != "auto":
         return recipe.train.lr, "said in the recipe"
     lr, why = auto_lr(recipe.adapt.method, base.num_weights, updates)
-    if kind.prefers:
+    if kind.referred:
         return float(f"{PAIRS_SLOWER * lr:.2g}"), f"{why}, x{PAIRS_SLOWER:g} for {kind.scoring}"
     return lr, why
 
@@ -372,7 +372,7 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int, most_g
         weights = fisher(session.base, recipe.adapt, rows, recipe.seed)
     asked = regularisers_of(recipe, updates, weights)
     teacher, by_depth = session.base.teacher, recipe.train.by_depth
-    if made.kind.prefers:
+    if made.kind.referred:
         asked = (*asked, Still())
     spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, (), asked, teacher=teacher, by_depth=by_depth)
     session.create(TENANT, spec)

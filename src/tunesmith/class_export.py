@@ -27,7 +27,7 @@ from tunesmith.data.whole_text import WholeText, text_of
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, PlanError, RunError
-from tunesmith.evals.tasks import label_record
+from tunesmith.evals.tasks import given_replies, label_record
 from tunesmith.export.verify import CLOSE, measured_facts
 from tunesmith.export.write import Serving, write_merged, write_tuned
 from tunesmith.files import broken_files, publish_folder, write_json
@@ -41,6 +41,7 @@ from tunesmith.opened import TUNED, Opened
 from tunesmith.recipe import Recipe
 from tunesmith.report import card
 from tunesmith.report.facts import read_cases
+from tunesmith.score_export import ScoreServing, expect_scores
 from tunesmith.types import Message
 
 NUM_CHECKED = 8  # texts on which an export is compared
@@ -108,12 +109,16 @@ class Classes:
         return replace(self, logp=found, dtype=torch.float32)
 
 
-def serving_of(session: Session, renderer: Renderer) -> ReadServing:
+def serving_of(session: Session, renderer: Renderer) -> Serving:
+    if session.base.scores:
+        return ScoreServing(session.base.tokenizer, renderer.template, renderer.stop_ids, 0)
     assert isinstance(renderer, WholeText | MaskedText)
     return ReadServing(session.base.tokenizer, "", (), renderer.longest)
 
 
 def expect(session: Session, snapshot: Snapshot, renderer: Renderer, prompts: Sequence[Sequence[Message]]) -> Expected:
+    if session.base.scores:
+        return expect_scores(session, snapshot, renderer, prompts)
     if isinstance(renderer, MaskedText):
         return expect_masked(session, snapshot, renderer, prompts)
     assert isinstance(renderer, WholeText)
@@ -124,8 +129,10 @@ def expect(session: Session, snapshot: Snapshot, renderer: Renderer, prompts: Se
 
 
 def asked_of(made: Material, num: int) -> list[tuple[Message, ...]]:
-    """Held-out texts: what a class is given to, or a plain text."""
+    """Held-out texts: what a class is given to, or a plain text; of a reward model a prompt with a reply."""
     form = made.forms[0]
+    if made.kind.scoring == "scores":
+        return [(*form.prompt(e, made.instruction), reply) for e in made.split.test[:num] for reply in given_replies(e)]
     return [
         (Message("user", prompt_text(e)),) if e.is_text else form.prompt(e, made.instruction)
         for e in made.split.test[:num]
@@ -212,7 +219,8 @@ def export_read(
 
 def merge(session: Session, adapter: Path, serving: Serving, expected: Expected, final: Path) -> Path:
     opened = open_read_adapter(session.base.located.folder, adapter, expected, torch.float32)
-    pad_by(inner(opened), serving.tokenizer)
+    if not session.base.scores:  # read where the base's own padding says
+        pad_by(inner(opened), serving.tokenizer)
     return write_merged(opened, serving, final)
 
 
@@ -225,7 +233,8 @@ def export_once(session: Session, made: Material, final: Path, snapshot: Snapsho
 def deliver_read(folder: Path, kind: str, out: Path | None, opened: Opened) -> dict[str, Any]:
     """An adapter or a whole model of a finished run, made if it is not there, compared, and copied to `out`."""
     if kind not in ("adapter", "merged"):
-        what = "gives classes" if opened.session.base.by_head else "tells hidden tokens"
+        base = opened.session.base
+        what = "gives classes" if base.by_head else "gives scores" if base.scores else "tells hidden tokens"
         raise InputError(f"--to {kind} is for models that write; this one {what}: export --to merged or adapter")
     is_adapter, session, renderer = opened.recipe.adapt.is_adapter, opened.session, opened.renderer
     if kind == "adapter" and not is_adapter:
@@ -235,7 +244,10 @@ def deliver_read(folder: Path, kind: str, out: Path | None, opened: Opened) -> d
     source = folder / (kind if is_adapter else "model")
     cases = (read_cases(folder / "scores" / "cases.parquet") or ())[:NUM_CHECKED]
     texts = [case.prompt or case.reference for case in cases]  # a plain text stands under what was wanted
-    expected = expect(session, snapshot, renderer, [opened.messages([Message("user", text)]) for text in texts])
+    prompts = [opened.messages([Message("user", text)]) for text in texts]
+    if session.base.scores:
+        prompts = [(*p, Message("assistant", case.reference)) for p, case in zip(prompts, cases, strict=True)]
+    expected = expect(session, snapshot, renderer, prompts)
     if source.name == "merged" and broken_files(source):
         merge(session, folder / "adapter", serving_of(session, renderer), expected, source)
         card.write_model_card(folder, source)

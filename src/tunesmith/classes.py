@@ -31,6 +31,8 @@ def door_of(recipe: Recipe) -> Door:
     """An encoder is opened with its masked-language head where the task is said to be pretrain."""
     if recipe.task.by == "head":
         return "classes"
+    if recipe.task.name == "reward":
+        return "scores"
     return "masked" if recipe.task.name == "pretrain" else "auto"
 
 
@@ -87,7 +89,7 @@ def renderer_of(base: Base, recipe: Recipe, labels: Sequence[str], task: str) ->
     longest, too_long = recipe.data.max_tokens, recipe.data.too_long
     if base.layout == "seq2seq" and recipe.task.name == "pretrain":
         return SpanText(base.tokenizer, longest, too_long, recipe.seed)
-    if base.writes:
+    if base.writes or base.scores:
         return Renderer(base.tokenizer, longest, too_long, base.layout)
     longest = min(longest, base.context_tokens or longest)
     if base.is_masked:
@@ -138,6 +140,8 @@ def able(recipe: Recipe, base: Base) -> Recipe:
 def rows(base: Base, labels: Sequence[str], before: Before | None) -> list[tuple[str, object, str]]:
     """Of the plan."""
     asked: list[tuple[str, object, str]] = [("not asked", "guard probes", NOT_WRITTEN)] if not base.writes else []
+    if base.scores:
+        return [("score head", "1 number", "read at the end of a reply, where transformers reads it"), *asked]
     if not base.by_head:
         return asked
     why = (

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from tunesmith import feedback, played, preferences
+from tunesmith import feedback, played, preferences, reward
 from tunesmith.answered import Sitting
 from tunesmith.build import MOST_COMPARED, Material, drawn, is_labelled, prompt_text
 from tunesmith.classes import MEAN
@@ -29,6 +29,7 @@ from tunesmith.measured import Asking, of_forests, of_texts, outputs, with_numbe
 from tunesmith.method import objective_of
 from tunesmith.objectives.kto import Marking
 from tunesmith.objectives.preference import Preferring
+from tunesmith.objectives.reward import Rewarding
 from tunesmith.probing import by_mean
 from tunesmith.recipe import Recipe
 from tunesmith.roles import Objective
@@ -68,6 +69,8 @@ def ask(
         return Asked(form.name, tuple(preferences.asked(asking, recipe.evals.preference_by)))
     if made.kind.scoring == "marks":
         return Asked(form.name, tuple(feedback.asked(asking)))
+    if made.kind.scoring == "scores":
+        return Asked(form.name, tuple(reward.asked(asking)))
     if made.kind.scoring == "likelihood":
         if form.name == MEAN:
             answers = by_mean(session, recipe, made, prompts)
@@ -113,10 +116,18 @@ def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> floa
     if not made.dev.records:
         return None
     forests = pack(made.dev.records, recipe.train.micro, session.base.rope)
+    if made.kind.scoring == "scores":
+        return mean_score_loss(Rewarding(recipe.objective.reward), forests, session.scores(who, forests))
     logps = session.logprobs(who, forests)
     if made.kind.prefers:
         return mean_loss(objective_of(recipe, made.kind, made.split.dev, made.reference), forests, logps)
     return mean_nll(forests, logps)
+
+
+def mean_score_loss(objective: Rewarding, forests: Sequence[Forest], scores: Sequence[torch.Tensor]) -> float:
+    """Per pair, of what was scored without gradients."""
+    each = [objective.of(reward.by_segment(f, score_L), f).total for f, score_L in zip(forests, scores, strict=True)]
+    return float(sum(each)) / sum(float(objective.count(forest)) for forest in forests)
 
 
 def mean_loss(objective: Objective, forests: Sequence[Forest], logps: Sequence[torch.Tensor]) -> float:
@@ -160,6 +171,8 @@ def verdict_of(
     notes = [*filter(None, notes), *(played.notes(history) if history else ())]
     if made.kind.scoring == "pairs":
         notes = [*preferences.notes(cases, base.answers, tuned.answers, recipe.evals.preference_by), *notes]
+    if made.kind.scoring == "scores":
+        notes = [*reward.notes(tuned.answers), *notes]
     if made.kind.scoring == "marks":
         notes = [*feedback.notes(cases, tuned.answers), *notes]
     best = next((f["dev_score"] for f in forms if f["chosen"]), None)
@@ -200,6 +213,8 @@ def cases_of(
 ) -> Cases:
     """What the metric compares. `simple`: texts of what needs no tuning."""
     found = paired(metric, made, made.split.test, base.answers, tuned.answers)
+    if metric.name == "reward_accuracy" and simple is not None:
+        return replace(found, simple=reward.simple(made.split.test))
     return replace(found, simple=as_read(made, metric, simple or {}))
 
 

@@ -8,7 +8,7 @@ how much more than its tensors an allocator takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -33,7 +33,6 @@ from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix, laid
 from tunesmith.method import objective_of, regularisers_of
 from tunesmith.models.blockwise import num_bytes
 from tunesmith.models.forward import attention
-from tunesmith.models.heads import Head
 from tunesmith.models.load import Base
 from tunesmith.models.traced import META, Living, trace_scoring, traced, twin_of
 from tunesmith.objectives.sft import SFT
@@ -224,7 +223,7 @@ def asking_bytes(recipe: Recipe, base: Base, made: Material) -> Asking:
 def largest_answered(base: Base, *stages: Sequence[Batch]) -> list[int]:
     """Bytes of each stage's largest batch."""
     twin = twin_of(base.model)
-    sampler = Sampler(twin, Head(twin, base.head.scale, base.head.softcap), lambda tokens: "")
+    sampler = Sampler(twin, replace(base.head, model=twin), lambda tokens: "")
     largest = [max(batches, key=lambda b: b.size) if batches else None for batches in stages]
     found = {batch: batch_bytes(sampler, batch) for batch in set(largest) if batch is not None}
     return [0 if batch is None else found[batch] for batch in largest]

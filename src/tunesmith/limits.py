@@ -17,7 +17,8 @@ def check_strengths(regularise: Regularise, objective: Goal, off_at_0: Mapping[s
     at_least_0 = {
         "regularise.l2sp": r.l2sp, "regularise.kl": r.kl, "regularise.ewc": r.ewc,
         "regularise.neftune": r.neftune, "regularise.rdrop": r.rdrop,
-        "objective.focal": o.focal, **off_at_0,
+        "objective.focal": o.focal, "objective.reward.margin": o.reward.margin,
+        "objective.reward.centre": o.reward.centre, **off_at_0,
     }  # fmt: skip
     below_1 = {
         "regularise.mixout": r.mixout, "objective.smoothing": o.smoothing, "objective.contrastive": o.contrastive,

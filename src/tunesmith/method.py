@@ -20,6 +20,7 @@ from tunesmith.models.quantised import held_words
 from tunesmith.objectives.goal import objective
 from tunesmith.objectives.kto import Marking
 from tunesmith.objectives.preference import LOSSES, Preferring, Reference, resolved
+from tunesmith.objectives.reward import Rewarding
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.average import Ema, Tail
 from tunesmith.regularisers.strengths import regularisers
@@ -53,6 +54,8 @@ def objective_of(
     if kind.scoring == "marks":
         marks = {e.id: e.target.is_good for e in examples if isinstance(e.target, Marked)}
         return Marking(recipe.objective.kto, reference, marks)
+    if kind.scoring == "scores":
+        return Rewarding(recipe.objective.reward)
     if kind.scoring == "pairs":
         return Preferring(recipe.objective.preference, reference)
     if not recipe.objective.contrastive:
@@ -218,6 +221,10 @@ HELD = (
 
 def preferring_rows(recipe: Recipe, base: Base, kind: Kind, train: Sequence[Example]) -> list[Row]:
     """Of the plan: how pairs or marked replies are learned, each key of the loss resolved."""
+    if kind.scoring == "scores":
+        said = recipe.objective.reward
+        why = f"Bradley-Terry, margin {said.margin:g}, centre {said.centre:g}; the head begins at 0 unless it has one"
+        return [("objective.reward", "on", why)]
     still: list[Row] = [("dropout", "off", "the model's own: it is compared with itself before the first update")]
     still = still if own_dropout(base) else []
     if kind.scoring == "marks":

@@ -96,6 +96,8 @@ class Opened:
 
     def prompt(self, turns: Sequence[Message]) -> list[int]:
         """Token ids, up to where the model goes on. Raises InputError where the context has no room for an answer."""
+        if self.session.base.scores:
+            raise InputError(f"{self.name} is a reward model: it gives replies a score, and writes none")
         tokens = self.renderer.prompt(self.messages(turns))
         context = self.session.base.context_tokens
         if context is not None and len(tokens) >= context:
@@ -152,7 +154,7 @@ def open_run(folder: Path, *, insist: bool = False) -> Opened:
     if (folder / HEAD).is_file():
         read_head(base, folder / HEAD)
     session = Session(base)
-    if recipe.adapt.method == "lora" and not base.by_head:
+    if recipe.adapt.method == "lora" and base.writes:
         session.create_from(TUNED, weights, insist=insist)
     else:
         session.create(TUNED, Spec(recipe.adapt, seed=recipe.seed))

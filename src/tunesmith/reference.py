@@ -31,7 +31,7 @@ CHUNK = 256  # pairs that are packed together
 
 
 def is_due(recipe: Recipe, made: Material) -> bool:
-    return made.kind.prefers and (
+    return made.kind.referred and (
         made.kind.scoring == "marks" or LOSSES[recipe.objective.preference.loss].has_reference
     )
 

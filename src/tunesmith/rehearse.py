@@ -90,6 +90,9 @@ def answer_longest(session: Session, made: Material) -> None:
         text = max(made.split.test, key=lambda e: len(answer_text(e)))
         session.logprobs(TENANT, [forest(made.renderer.plain.scored(text)[:1])])
         return
+    if session.base.scores:
+        session.scores(TENANT, [forest([max(made.train.records, key=lambda r: r.num_tokens)])])
+        return
     tokens = sorted((made.asked(made.forms[0], e) for e in made.split.test), key=len, reverse=True)[:NUM_ASKED]
     limits = Limits(min(NUM_TOKENS, made.max_new_tokens), made.renderer.stop_ids, rows=NUM_ASKED)
     session.sample(TENANT, tokens, limits, decode=made.renderer.text)

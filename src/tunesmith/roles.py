@@ -19,7 +19,7 @@ class Output(Protocol):
     target: Tensor  # [L] token to be predicted
     weight: Tensor  # [L]; 0 may be scored but is not learned
     segment: Tensor  # [L] segment of the target token
-    scalars: dict[str, Tensor]  # {"value": [L], "score": [S]} from heads
+    scalars: dict[str, Tensor]  # {"value": [L], "score": [S]} from heads; scores of a reward model alone
 
     def logp(self) -> Tensor: ...  # [L] nats
     def over_vocab(

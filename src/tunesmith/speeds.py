@@ -204,7 +204,8 @@ def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Li
     every = replace(batch, weights=torch.ones_like(batch.weights)) if is_whole else batch
 
     def read(batch: Forest) -> float:
-        return timed(lambda: session.logprobs(TENANT, [batch]), device)[0]
+        ask = session.scores if base.scores else session.logprobs
+        return timed(lambda: ask(TENANT, [batch]), device)[0]
 
     less_s, few_s, all_s = read(less), read(batch), read(every)
     few, num = int((batch.weights != 0).sum()), batch.num_tokens
@@ -215,8 +216,8 @@ def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Li
 
 def answering(session: Session, who: Who, made: Material, rows: int) -> Answering:
     """Held-out prompts of middling length, as many as READ_TOKENS hold, answered; and the ends of one alone and of as
-    many as are answered side by side. A masked-language model answers nothing."""
-    if session.base.is_masked:
+    many as are answered side by side. A masked-language model and a reward model answer nothing."""
+    if session.base.is_masked or session.base.scores:
         return Answering(Line(0.0, 0.0), (), (), 0)
     form = made.forms[0]
     prompts = sorted((made.asked(form, e) for e in made.split.test), key=len)

@@ -22,6 +22,7 @@ from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.tasks import KINDS
 from tunesmith.objectives.kto import Kto
 from tunesmith.objectives.preference import LOSSES, Preference, unread
+from tunesmith.objectives.reward import Reward
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example
 
@@ -30,8 +31,13 @@ MAX_NEW_TOKENS = 256  # of what a model of such a run writes where somebody asks
 ROWS = ("instruction", "evals.max_new_tokens", "robustness", "evals.explain_cases", "scoring")
 IN_CHAT = "`tunesmith chat` shows what it writes, where it is no encoder"
 ROWS_OF_PAIRS = ("robustness", "evals.explain_cases", "scoring")
-OF_PAIRS, OF_MARKS = "preferences", "feedback"  # the tasks
-NEEDS = {"pretrain": "likelihood", OF_PAIRS: "pairs", OF_MARKS: "marks"}  # of the metrics that they can have
+OF_PAIRS, OF_MARKS, OF_SCORES = "preferences", "feedback", "reward"  # the tasks
+NEEDS = {
+    "pretrain": "likelihood",
+    OF_PAIRS: "pairs",
+    OF_MARKS: "marks",
+    OF_SCORES: "scores",
+}  # of the metrics that they can have
 NO_ANSWERS = {
     "pretrain": "task pretrain learns plain text, which is scored as it stands (bits_per_byte); there are no prompts "
     "and no answers.",
@@ -39,19 +45,24 @@ NO_ANSWERS = {
     "is written.",
     OF_MARKS: f"task {OF_MARKS} is measured by how much likelier or less likely given replies became "
     "(feedback_accuracy); nothing is written.",
+    OF_SCORES: f"task {OF_SCORES} is measured by which of two given replies gets the higher score (reward_accuracy); "
+    "nothing is written.",
 }
 MEASURED = {  # where, for commands that compare answers
     "pretrain": "its bits per byte are measured in a run, with the documents as data.test",
     OF_PAIRS: "its preference accuracy is measured in a run, with the pairs as data.test",
     OF_MARKS: "its feedback accuracy is measured in a run, with the marked replies as data.test",
+    OF_SCORES: "its accuracy is measured in a run, with the pairs as data.test",
 }
 ASKED_NOTHING = {
     "pretrain": "plain text (task pretrain), which asks nothing and answers nothing",
     OF_PAIRS: f"pairs of replies (task {OF_PAIRS}), of which none is the right answer",
     OF_MARKS: f"replies marked good or bad (task {OF_MARKS}), of which none is the right answer",
+    OF_SCORES: f"pairs of replies (task {OF_SCORES}), and scores replies without writing any",
 }
 HOW_SCORED = {
     OF_PAIRS: "how likely both replies of a held-out pair are, end of turn included; nothing is written",
+    OF_SCORES: "what the head gives at the end of both replies of a held-out pair; nothing is written",
     OF_MARKS: "how much likelier a held-out reply became than it was, end of turn included; nothing is written",
 }
 PAIRS_BESIDE = (
@@ -107,7 +118,8 @@ def without_answers(recipe: Recipe) -> Recipe:
 
 def refuse_odd(task: str, parts: Sequence[Sequence[Example]]) -> None:
     """PlanError at the first row that the task cannot learn."""
-    wanted = {"pairs": ("Pair", "Ranked"), "marks": ("Marked",)}.get(KINDS[task].scoring, ())
+    pairs = ("Pair", "Ranked")
+    wanted = {"pairs": pairs, "scores": pairs, "marks": ("Marked",)}.get(KINDS[task].scoring, ())
     for examples in parts:
         kind = column(examples, "kind")
         is_odd = ~np.isin(kind, [TARGETS.index(name) for name in wanted]) if wanted else kind >= NUM_ANSWERED
@@ -120,7 +132,7 @@ def refuse_odd(task: str, parts: Sequence[Sequence[Example]]) -> None:
                 )
             if "Pair" in wanted:
                 raise PlanError(
-                    f"{example.source} is a {what}, and task {OF_PAIRS} learns pairs: rows with a prompt, a chosen and "
+                    f"{example.source} is a {what}, and task {task} learns pairs: rows with a prompt, a chosen and "
                     "a rejected reply. Leave task.name out, or name the columns: --set data.columns.chosen=NAME "
                     "--set data.columns.rejected=NAME"
                 )
@@ -128,7 +140,8 @@ def refuse_odd(task: str, parts: Sequence[Sequence[Example]]) -> None:
                 several = "pair" if what == "pair" else "list"
                 raise PlanError(
                     f"{example.source} is a {several} of replies, and task {task} learns one. Leave task.name out (or "
-                    f"say {OF_PAIRS}) to learn which is preferred; to learn the chosen ones alone, give rows with these"
+                    f"say {OF_PAIRS}) to learn which is preferred, or say {OF_SCORES} to learn to score them; to learn "
+                    "the chosen ones alone, give rows with these"
                 )
             if what == "marked":
                 raise PlanError(
@@ -153,7 +166,7 @@ def refuse(recipe: Recipe, task: str) -> None:
         "evals.judge": evals.judge.endpoint is not None,
         "evals.schema": evals.schema is not None,
         "gates.stopped": gates.stopped is not None,
-        "gates.latency_s": gates.latency_s is not None and not prefers,
+        "gates.latency_s": gates.latency_s is not None and not KINDS[task].referred,
         "gates.calibration": gates.calibration is not None,
     }
     for name in recipe.task.metric or ():
@@ -179,13 +192,17 @@ def refuse_loss(recipe: Recipe, task: str) -> None:
             f"objective.kto is how marked replies are learned, and the task is {task}: leave it out, or give rows with "
             "a prompt, a reply, and a mark that says whether it is good"
         )
+    if task != OF_SCORES and o.reward != Reward():
+        raise PlanError(
+            f"objective.reward is how a reward model is learned, and the task is {task}: leave it out, or say "
+            f"task.name: {OF_SCORES}"
+        )
 
 
 def unpreferred(recipe: Recipe, task: str) -> dict[str, bool]:
     """What cannot be had with pairs or marked replies: reason -> whether it is asked for."""
-    o, r, asked = recipe.objective, recipe.regularise, recipe.objective.preference
+    o, asked = recipe.objective, recipe.objective.preference
     alone = "is a loss of replies that are right, and here it is learned which are better: leave it out"
-    noise = "the model is compared with itself before the first update, and what is drawn would move that: leave it out"
     return {
         f"objective.preference.{', '.join(unread(asked))} is not read by loss {asked.loss}, which reads "
         f"{', '.join(LOSSES[asked.loss].reads)}: leave it out, or take another loss": bool(unread(asked)),
@@ -193,28 +210,46 @@ def unpreferred(recipe: Recipe, task: str) -> dict[str, bool]:
         f"objective.focal {alone}": o.focal > 0,
         f"objective.contrastive {alone}": o.contrastive > 0,
         f"objective.distil {alone}": o.distil.share > 0,
+        "data.replay has single replies, and a run has one loss: leave it out": bool(recipe.data.replay.files),
+        "evals.history own plays dialogues through, and the replies here are given: leave it out": (
+            recipe.evals.history == "own"
+        ),
+        "evals.preferences are pairs beside the verdict, which is about held-out pairs itself: name them as data.test, "
+        "or leave it out": bool(recipe.evals.preferences) and task != OF_MARKS,
+        "parent.replay has marks of another file, which are not read: leave it out": (
+            task == OF_MARKS and recipe.parent.replay > 0
+        ),
+        "task.by head gives labels: leave it out": recipe.task.by == "head",
+        **(unheld(recipe, task) if KINDS[task].referred else unscored(recipe)),
+    }
+
+
+def unheld(recipe: Recipe, task: str) -> dict[str, bool]:
+    """The same where the model is compared with what it was."""
+    r = recipe.regularise
+    noise = "the model is compared with itself before the first update, and what is drawn would move that: leave it out"
+    return {
         f"adapt.dropout: {noise}": recipe.adapt.dropout > 0,
         f"regularise.rdrop: {noise}": r.rdrop > 0,
         f"regularise.neftune: {noise}": r.neftune > 0,
         f"regularise.mixout: {noise}": r.mixout > 0,
         f"regularise.kl is counted by tokens, and replies here; objective.{'kto' if task == OF_MARKS else 'preference'}"
         ".beta is what holds the model to where it began. Leave it out": r.kl > 0,
-        "data.replay has single replies, and a run has one loss: leave it out": bool(recipe.data.replay.files),
-        "evals.history own plays dialogues through, and the replies here are given: leave it out": (
-            recipe.evals.history == "own"
-        ),
-        "evals.preferences are pairs beside the verdict, which is about held-out pairs itself: name them as data.test, "
-        "or leave it out": bool(recipe.evals.preferences) and task == OF_PAIRS,
-        "parent.replay has marks of another file, which are not read: leave it out": (
-            task == OF_MARKS and recipe.parent.replay > 0
-        ),
-        "task.by head gives labels: leave it out": recipe.task.by == "head",
+    }
+
+
+def unscored(recipe: Recipe) -> dict[str, bool]:
+    """The same of a reward model."""
+    r = recipe.regularise
+    return {
+        f"regularise.{name} compares what two passes would write, and nothing is written: leave it out": is_so
+        for name, is_so in (("rdrop", r.rdrop > 0), ("kl", r.kl > 0))
     }
 
 
 def of_answers(names: Sequence[str]) -> list[str]:
     """The metrics but for those of pairs and marks, which need no means."""
-    return [name for name in names if name not in METRICS or METRICS[name].needs not in ("pairs", "marks")]
+    return [name for name in names if name not in METRICS or METRICS[name].needs not in ("pairs", "marks", "scores")]
 
 
 def refuse_metrics(task: str, names: Sequence[str]) -> None:
@@ -226,7 +261,7 @@ def refuse_metrics(task: str, names: Sequence[str]) -> None:
 def refuse_command(task: str, what: str, instead: str, *, writes: bool = False) -> None:
     """InputError where a command compares answers with right ones, which plain texts and pairs do not have. `writes`:
     it only wants some, as of a model that learned from pairs."""
-    if is_text(task) or (is_unasked(task) and not writes):
+    if is_text(task) or task == OF_SCORES or (is_unasked(task) and not writes):
         raise InputError(f"{what} {ASKED_NOTHING[task]}: {instead}")
 
 

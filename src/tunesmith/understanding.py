@@ -23,6 +23,7 @@ NOT_OF_ANSWERS = (
     "likelihood",
     "pairs",
     "marks",
+    "scores",
     "judge",
 )  # a metric that reads these says of no answer that it is wrong
 

@@ -17,8 +17,8 @@ SERVICES = (
     *("rehearse", "exported", "reports", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
-    *("speeds", "unasked", "played", "reference", "feedback"),
-    *("classes", "probing", "class_export", "masked_export"),
+    *("speeds", "unasked", "played", "reference", "feedback", "reward"),
+    *("classes", "probing", "class_export", "masked_export", "score_export"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "places", "offline", "plain_yaml", "secret"),

@@ -139,22 +139,21 @@ class Regress:
         return None
 
     def __call__(self, output: Any, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
-        return Loss(((output.scalars["value"] - 1) ** 2).sum() + ((output.scalars["score"] - 2) ** 2).sum())
+        return Loss(((output.scalars["value"] - 1) ** 2).sum())
 
 
-def test_scalar_heads_train_and_score() -> None:
+def test_a_value_head_trains() -> None:
     session = Session(base_of())
-    session.create("t", Spec(ADAPTS["lora"], heads=("value", "score")))
+    session.create("t", Spec(ADAPTS["lora"], heads=("value",)))
     rows = records()
     first = session.forward_backward("t", [forest(rows)], Regress(), 1 / 50)["loss"]
     num = sum(r.num_learned for r in rows)
-    assert float(first.num) == pytest.approx(num * 1 + 4 * forest(rows).num_segments)  # heads start at zero
+    assert float(first.num) == pytest.approx(num * 1)  # it starts at zero
     session.optim_step("t", 1e-2)
     for _ in range(30):
         last = session.forward_backward("t", [forest(rows)], Regress(), 1 / 50)["loss"]
         session.optim_step("t", 1e-2)
     assert float(last.num) < 0.5 * float(first.num)
-    assert session.scores("t", [forest(rows)])[0].mean() > 0.5
 
 
 class Pull(Regulariser):

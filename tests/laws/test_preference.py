@@ -179,7 +179,7 @@ def test_mutant_another_loss_is_seen(model: PreTrainedModel, mutant: str, monkey
             Preferring, "referred", lambda self, index, batch, logp: preference.Pairs(index, 0 * logp.detach())
         )
     elif mutant == "rows weigh alike":
-        monkeypatch.setattr(Preferring, "weights", lambda self, batch, index: torch.ones(len(index)))
+        monkeypatch.setattr(preference, "pair_weights", lambda batch, index: torch.ones(len(index)))
     elif mutant == "swapped":
         monkeypatch.setattr(preference, "pairs_in", lambda batch: pairs_in(batch).flip(-1))
     else:

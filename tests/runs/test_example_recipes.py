@@ -67,6 +67,8 @@ def planned(path: Path, base: Base, folder: Path) -> tuple[Recipe, Material, Fit
         data=replace(recipe.data, train=(str(data),), dev_frac=0.2, test_frac=0.3),
         evals=replace(recipe.evals, guards="off"),
     )  # fmt: skip
+    if recipe.task.name == "reward":  # opened with another head
+        base = load_base(recipe, compute(recipe))
     made = material(recipe, base)
     return recipe, made, fit(recipe, base, made, compute(recipe))
 

@@ -65,9 +65,9 @@ def is_refused(settings: dict[str, Any], base: Base) -> bool:
     """By what looks at a recipe before a run: with labels, a dev split, and a model that takes the forest layout."""
     try:
         recipe = parse(settings)
-        if recipe.task.name in ("pretrain", "preferences", "feedback"):
+        if recipe.task.name in ("pretrain", "preferences", "feedback", "reward"):
             unasked.refuse(recipe, recipe.task.name)
-        if recipe.task.by == "head":
+        if recipe.task.by == "head" or recipe.task.name == "reward":
             classes.refuse(recipe, WRITES_NOTHING, None)
         method.refuse(recipe, base, is_labelled=True, has_dev=True)
     except (PlanError, RecipeError):

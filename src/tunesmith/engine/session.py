@@ -36,6 +36,7 @@ from tunesmith.models.noise import key_of
 from tunesmith.models.output import ForwardOutput, output
 from tunesmith.models.peft_methods import take_out
 from tunesmith.models.prompts import begun
+from tunesmith.models.score_head import ScoreHead
 from tunesmith.models.seq2seq import asking
 from tunesmith.objectives.policy import tempered
 from tunesmith.roles import Objective, Site
@@ -153,21 +154,20 @@ class Session:
 
     # -- asking -------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def logprobs(self, who: Who, batches: Sequence[Forest], temperature: float = 1.0) -> list[Tensor]:
         """[L] nats of the learned tokens of each forest, on the CPU."""
-        with self._lock:
-            holder, device = self._put(self._holder(who)), self.base.model.device
-            work = lambda part: tempered(self._output(holder, part.to(device)), temperature).cpu()
-            return [self.cuts.scored(b, work) for b in batches]
+        return self._asked(who, batches, lambda out: tempered(out, temperature))
+
+    def scores(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
+        """[L] of a reward model, at each learned token the score of its segment, on the CPU."""
+        return self._asked(who, batches, lambda out: out.scalars["score"][out.segment])
 
     @torch.no_grad()
-    def scores(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
-        """[S] of the "score" head of each forest, on the CPU."""
+    def _asked(self, who: Who, batches: Sequence[Forest], read: Callable[[ForwardOutput], Tensor]) -> list[Tensor]:
         with self._lock:
-            self._put(self._holder(who))
-            outs = [self._output(self._holder(who), b.to(self.base.model.device)) for b in batches]
-            return [out.scalars["score"].cpu() for out in outs]
+            holder = self._put(self._holder(who))
+            work = lambda part: read(self._output(holder, part.to(self.base.model.device))).cpu()
+            return [self.cuts.scored(b, work) for b in batches]
 
     def sample(
         self,
@@ -300,10 +300,9 @@ class Session:
         before, heads = (holder.slot.before, holder.slot.heads) if holder is not None else ((), None)
         out = output(self.base.model, self.base.head, begun(batch, before), self.base.layout)
         if heads is not None:
-            if "value" in heads:
-                out.scalars["value"] = heads["value"](out.hidden[out.at]).squeeze(-1)
-            if "score" in heads:
-                out.scalars["score"] = heads["score"](out.pooled("last")).squeeze(-1)
+            out.scalars["value"] = heads["value"](out.hidden[out.at]).squeeze(-1)
+        if isinstance(self.base.head, ScoreHead):
+            out.scalars["score"] = self.base.head.scores(out.hidden, begun(batch, before))
         return out
 
     @torch.no_grad()

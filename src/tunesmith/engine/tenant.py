@@ -43,7 +43,7 @@ class Spec:
     adapt: Adapt = field(default_factory=Adapt)
     optim: AdamW = field(default_factory=AdamW)
     seed: int = 0
-    heads: tuple[str, ...] = ()  # of {"value", "score"}
+    heads: tuple[str, ...] = ()  # of {"value"}
     regularisers: tuple[Regulariser, ...] = ()
     reference: Snapshot | None = None
     teacher: Snapshot | Base | None = None  # a Base: another model, loaded beside

@@ -14,9 +14,10 @@ from torch import Tensor
 from tunesmith.engine.tenant import Spec
 from tunesmith.models.adapters import Slot, activate_adapter, open_slot
 from tunesmith.models.forward import ForwardOutput, layers_again, scored
-from tunesmith.models.heads import Head, KeptHead
+from tunesmith.models.heads import KeptHead
 from tunesmith.models.hidden import hidden_states
 from tunesmith.models.load import Base
+from tunesmith.models.score_head import ScoreHead
 from tunesmith.models.traced import META, Living, Traced, Untraceable, traced, twin_of
 from tunesmith.objectives.sft import learned_weights
 from tunesmith.roles import Objective, Site
@@ -36,11 +37,10 @@ def trace_update(
     slot = open_slot(twin, spec.adapt)
     if spec.adapt.method == "lora":
         activate_adapter(twin, slot.key)
-    head = Head(twin, base.head.scale, base.head.softcap)
+    head = replace(base.head, model=twin)
     site = site_of(twin, slot, spec)
     teacher = twin_of(spec.teacher.model) if isinstance(spec.teacher, Base) else None
-    at = max(range(len(batches)), key=lambda k: batches[k].num_tokens)
-    largest = batches[at]
+    at, largest = max(enumerate(batches), key=lambda found: found[1].num_tokens)
     needs = objective.needs.union(*(r.needs for r in spec.regularisers))
 
     def ask(batch: Forest) -> ForwardOutput:
@@ -48,14 +48,15 @@ def trace_update(
         asked = scored(batch)
         target, weight = asked.target.to(META), asked.weight.to(META)
         hidden = hidden_states(twin, there(batch), "forest")
-        return ForwardOutput(hidden, asked.at, target, weight, asked.segment, head, batch.start, batch.stop)
+        more = {"score": head.scores(hidden, batch)} if isinstance(head, ScoreHead) else {}
+        return ForwardOutput(hidden, asked.at, target, weight, asked.segment, head, batch.start, batch.stop, more)
 
     def asked_frozen(role: str, batch: Forest) -> ForwardOutput:
         """Of the base, or of the teacher, which is loaded already."""
         with torch.no_grad():
             out = ask(batch)
             if role == "teacher" and teacher is not None and isinstance(spec.teacher, Base):
-                out.head = Head(teacher, spec.teacher.head.scale, spec.teacher.head.softcap)
+                out.head = replace(spec.teacher.head, model=teacher)
                 out.hidden = hidden_states(teacher, there(batch), "forest")
                 return out
         moving = any(p is head.weight for p in slot.live.values())

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 Outputs = Sequence[object]
 # What a metric reads: the answer's text; or numbers measured with a JSON schema, by likelihood, by unit tests on
-# samples, on pairs of replies, on replies that are marked good or bad, by a judge, by a function of the user's own.
-Needs = Literal["answer", "schema", "likelihood", "samples", "pairs", "marks", "judge", "function"]
+# samples, on pairs of replies, on replies that are marked good or bad, by a reward model's scores, by a judge, by a
+# function of the user's own.
+Needs = Literal["answer", "schema", "likelihood", "samples", "pairs", "marks", "scores", "judge", "function"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,11 @@ def case_mean(
 
 
 def pair_mean(
-    name: str, case: Callable[[object, object], float], unit: str, most: float, *, sides: int = 1, less: bool = False
-) -> Metric:
-    """A mean over pairs, in nats up to `most`; `sides` 2: down to minus that too."""
-    made = case_mean(name, case, unit=f"{unit}, mean over pairs", needs="pairs")
+    name: str, case: Callable[[object, object], float], unit: str, most: float, *, sides: int = 1, less: bool = False,
+    needs: Needs = "pairs",
+) -> Metric:  # fmt: skip
+    """A mean over pairs, in the unit up to `most`; `sides` 2: down to minus that too."""
+    made = case_mean(name, case, unit=f"{unit}, mean over pairs", needs=needs)
     low = -most if sides == 2 else 0.0
     return replace(made, low=low, high=most, matters=0.1, less_is_better=less, spread=1.0)
 
@@ -202,6 +204,18 @@ METRICS: dict[str, Metric] = {
         marked_metric("feedback_accuracy", "share of replies that moved as they are marked", feedback.case),
         marked_metric(
             "feedback_margin", "nats by which replies moved as they are marked", feedback.margin, feedback.MOST_GAIN
+        ),
+        case_mean("reward_accuracy", preference.case, unit="share of pairs, a tie counts half", needs="scores"),
+        pair_mean(
+            "reward_margin", preference.margin, "between both scores", preference.MOST_MARGIN, sides=2, needs="scores"
+        ),
+        pair_mean(
+            "reward_loss",
+            preference.surprise,
+            "nats of the preference, ln 2 by chance",
+            preference.MOST_MARGIN,
+            less=True,
+            needs="scores",
         ),
         case_mean(
             "judge", measured_score, unit="share of cases that the judge prefers, a tie counts half", needs="judge"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import chain, combinations
 from statistics import mean
@@ -44,8 +45,17 @@ def measured_pair(logps: Sequence[tuple[float, int]], by: By) -> tuple[float, ..
 
 def margin(measured: object, reference: object) -> float:
     """Nats by which the chosen reply is likelier. `measured`: as `case` takes it."""
-    margins = [chosen - rejected for chosen, rejected in pairs_of(measured)]
-    return mean(max(-MOST_MARGIN, min(MOST_MARGIN, nats)) for nats in margins)
+    return mean(max(-MOST_MARGIN, min(MOST_MARGIN, gap)) for gap in gaps(measured))
+
+
+def gaps(measured: object) -> list[float]:
+    return [chosen - rejected for chosen, rejected in pairs_of(measured)]
+
+
+def surprise(measured: object, reference: object) -> float:
+    """Nats by which the preference surprises whoever takes the scores' difference for its log odds: the calibration of
+    a reward model, of which less is better."""
+    return mean(min(MOST_MARGIN, math.log1p(math.exp(-abs(gap))) + max(0.0, -gap)) for gap in gaps(measured))
 
 
 def chosen_nats(measured: object, reference: object) -> float:

@@ -25,8 +25,8 @@ class Kind:
     """What a task's name picks. Every part can be said otherwise in the recipe."""
 
     # text: as it stands, and nothing is answered; pairs: how likely two given replies are; marks: how much likelier or
-    # less likely than before training a given reply is
-    scoring: Literal["likelihood", "generation", "text", "pairs", "marks"]
+    # less likely than before training a given reply is; scores: what a reward model gives to given replies
+    scoring: Literal["likelihood", "generation", "text", "pairs", "marks", "scores"]
     metric: str  # primary, locked before training
     secondary: tuple[str, ...]
     instruction: str  # "" = none; {labels} is filled in; with instructions of its own, a data set needs none
@@ -37,7 +37,12 @@ class Kind:
 
     @property
     def prefers(self) -> bool:
-        """Whether it learns which replies are better, against what the model was before its first update."""
+        """Whether it learns which replies are better, and nothing is written to be measured."""
+        return self.referred or self.scoring == "scores"
+
+    @property
+    def referred(self) -> bool:
+        """Whether it learns so against what the model was before its first update."""
         return self.scoring in ("pairs", "marks")
 
 
@@ -101,12 +106,17 @@ KINDS = {
         note="how likely given replies became was measured, and no answer of its own: whether it answers better is not "
         "known. Read some beside the base's: tunesmith chat RUN --against base.",
     ),
+    "reward": Kind(
+        "scores", "reward_accuracy", ("reward_loss", "reward_margin"), "", "learn to score replies, from pairs",
+        note="which of two given replies gets the higher score was measured, of replies like those in the data. What "
+        "it says of replies that a model writes to please it is not known.",
+    ),
 }  # fmt: skip
 WRITTEN = ("generate", "summarise", "translate", "extract", "qa", "reason", "style")  # for prompts and texts
 # "auto" or one of them, as a recipe says it
 TaskName = Literal[
     "auto", "classify", "summarise", "translate", "extract", "generate", "chat", "reason", "qa", "style", "tools",
-    "multilabel", "pretrain", "preferences", "feedback",
+    "multilabel", "pretrain", "preferences", "feedback", "reward",
 ]  # fmt: skip
 
 

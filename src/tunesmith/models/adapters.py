@@ -261,7 +261,7 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
     """Make the live parameters of this kind of tenant; the model computes exactly what it did before. `seed`: of what
     peft draws for methods of its own.
 
-    `heads_wanted`: scalar heads on the hidden state, "value" (a number per scored token) or "score" (per segment).
+    `heads_wanted`: scalar heads on the hidden state, "value" (a number per scored token).
     """
     check_bits(adapt, model)
     check_context(model, model.config, adapt.context)

@@ -19,8 +19,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 # auto: what the configuration is for; classes: with a class head, whatever it is; masked: encoders with their
-# masked-language head
-Door = Literal["auto", "classes", "masked"]
+# masked-language head; scores: decoders with a head of one output, a reward model
+Door = Literal["auto", "classes", "masked", "scores"]
 CLASSES = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 MASKED = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values())
 
@@ -35,7 +35,7 @@ def opener(config: PreTrainedConfig, door: Door = "auto") -> Any:
     """transformers' class that opens such a folder, with its language-modelling head or its class head."""
     if door == "masked" and is_encoder(config):
         return AutoModelForMaskedLM
-    if door == "classes" or is_encoder(config) or CLASSES & {*(config.architectures or ())}:
+    if door in ("classes", "scores") or is_encoder(config) or CLASSES & {*(config.architectures or ())}:
         return AutoModelForSequenceClassification
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 

@@ -29,6 +29,7 @@ from tunesmith.models.probe import Probe, probe
 from tunesmith.models.probe_rows import probe_masked, probe_rows
 from tunesmith.models.quantised import hold, opening_dtype
 from tunesmith.models.rotary import rope_limit
+from tunesmith.models.score_head import ScoreHead, make_scoring
 from tunesmith.types import RopeLimit
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -85,7 +86,7 @@ class Base:
     def refuse_longer(self, most: int) -> None:
         """PlanError where there is no room for an example of so many tokens; of a model that reads it is cut."""
         room = self.context_tokens
-        if room is None or most <= room or not self.writes:
+        if room is None or most <= room or not (self.writes or self.scores):
             return
         beside, way = "", "give it a longer context (adapt.context.tokens)"
         if self.num_before:
@@ -98,7 +99,12 @@ class Base:
     @property
     def by_head(self) -> bool:
         """Whether it gives a class by a head, and writes nothing."""
-        return has_classes(self.model)
+        return has_classes(self.model) and not self.scores
+
+    @property
+    def scores(self) -> bool:
+        """Whether it gives a reply a score by a head, and writes nothing: a reward model."""
+        return isinstance(self.head, ScoreHead)
 
     @property
     def is_masked(self) -> bool:
@@ -107,7 +113,7 @@ class Base:
 
     @property
     def writes(self) -> bool:
-        return not self.by_head and not self.is_masked
+        return not has_classes(self.model) and not self.is_masked
 
     @property
     def context_tokens(self) -> int | None:
@@ -198,8 +204,11 @@ def refuse_too_large(name: str, folder: Path, dtype: torch.dtype, device: str, b
         )
 
 
-def proved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Head, Probe]:
+def proved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, door: Door) -> tuple[Head, Probe]:
     """Its head, and its layout."""
+    if door == "scores":
+        probe_rows(model)  # the head is a linear layer on the last state
+        return ScoreHead(model), probe(model)
     if has_classes(model):
         pad_by(model, tokenizer)
         return ClassHead(model), probe_rows(model)
@@ -231,6 +240,8 @@ def load(
         refuse_too_large(name, folder, dtype, device, bits)
         check_claims(name, folder, config)
         began = time.monotonic()
+        if door == "scores":
+            make_scoring(name, config)
         with torch.random.fork_rng(), no_reports():
             torch.manual_seed(0)  # a class head that the files lack is drawn, and always the same one
             loaded: Any = opener(config, door).from_pretrained(
@@ -246,5 +257,8 @@ def load(
     torch.nn.Module.to(model, torch.device(device)).eval()
     whole_rows(model).requires_grad_(False)
     digest, rope = weights_digest(folder), rope_limit(config)
-    head, tried = proved(model, tokenizer)
+    head, tried = proved(model, tokenizer, door)
+    if isinstance(head, ScoreHead):
+        head.begin(fresh)
+        fresh = frozenset()
     return Base(located, model, tokenizer, digest, tried, head, rope, own=own, load_s=load_s, fresh=fresh)

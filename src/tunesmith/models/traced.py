@@ -22,6 +22,7 @@ from tunesmith.models import chunked
 from tunesmith.models.blockwise import hold_alike
 from tunesmith.models.forward import hidden_states, scored
 from tunesmith.models.heads import Head
+from tunesmith.models.score_head import ScoreHead
 from tunesmith.types import Forest
 
 META = torch.device("meta")
@@ -105,15 +106,17 @@ def twin_of(model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def trace_scoring(model: PreTrainedModel, head: Head, forest: Forest) -> Traced:
-    """Of the log-probabilities of a forest's learned tokens, without gradients."""
+    """Of the log-probabilities of a forest's learned tokens, or of a reward model's scores, without gradients."""
     twin = twin_of(model)
     asked = scored(forest)
     there = replace(forest, tokens=forest.tokens.to(META), positions=forest.positions.to(META))
-    projection = Head(twin, head.scale, head.softcap).projection
+    head = replace(head, model=twin)
 
     def score(living: Living) -> int:
         hidden = hidden_states(twin, there, "forest")
-        return chunked.logp(hidden[asked.at.to(META)], projection, asked.target.to(META)).numel()
+        if isinstance(head, ScoreHead):
+            return head.scores(hidden, forest).numel()
+        return chunked.logp(hidden[asked.at.to(META)], head.projection, asked.target.to(META)).numel()
 
     return traced(twin, score)
 

@@ -10,6 +10,7 @@ from tunesmith.objectives.distil import Distil, Distilled
 from tunesmith.objectives.focal import Focal
 from tunesmith.objectives.kto import Kto
 from tunesmith.objectives.preference import Preference
+from tunesmith.objectives.reward import Reward
 from tunesmith.objectives.sft import SFT
 from tunesmith.objectives.smoothing import Smoothed
 from tunesmith.roles import Objective
@@ -26,6 +27,7 @@ class Goal:
     distil: Distil = field(default_factory=Distil)  # what another model would say is learned, token by token
     kto: Kto = field(default_factory=Kto)  # replies marked good or bad: how they are learned
     preference: Preference = field(default_factory=Preference)  # pairs: how a chosen and a rejected reply are learned
+    reward: Reward = field(default_factory=Reward)  # task reward: how a reward model is learned from pairs
 
 
 def objective(goal: Goal, classes: Mapping[str, int]) -> Objective:

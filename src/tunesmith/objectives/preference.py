@@ -158,6 +158,12 @@ def pairs_in(batch: Forest) -> Tensor:
     return replies[torch.nonzero((owner[:, None] == owner[None]).triu(1))]
 
 
+def pair_weights(batch: Forest, index: Tensor) -> Tensor:
+    """[P] of each pair: its row's, which the pairs of a list have together."""
+    owner = batch.owner[index[:, 0]]
+    return batch.weights[batch.start[index[:, 0]]] / torch.bincount(owner)[owner]
+
+
 def nats_of(output: Output, batch: Forest) -> Tensor:
     """[S] summed log-probabilities of the learned tokens of each segment."""
     logp = output.logp()
@@ -189,12 +195,7 @@ class Preferring:
         self.reference = reference
 
     def count(self, batch: Forest) -> Tensor:
-        return self.weights(batch, pairs_in(batch)).sum(dtype=torch.float64)
-
-    def weights(self, batch: Forest, index: Tensor) -> Tensor:
-        """[P] of each pair: its row's, which the pairs of a list have together."""
-        owner = batch.owner[index[:, 0]]
-        return batch.weights[batch.start[index[:, 0]]] / torch.bincount(owner)[owner]
+        return pair_weights(batch, pairs_in(batch)).sum(dtype=torch.float64)
 
     def linear_weights(self, batch: Forest) -> Tensor | None:
         return None
@@ -213,7 +214,7 @@ class Preferring:
         size_S = (batch.stop - batch.start).to(logp_S)
         both = [t[index[:, side]] for t in (logp_S, ref_S, size_S) for side in (0, 1)]
         scored = Scored(both[0], both[1], both[2], both[3], both[4], both[5])
-        weight = self.weights(batch, pairs.index).to(logp_S)
+        weight = pair_weights(batch, pairs.index).to(logp_S)
         each = self.kind.each(scored, self.keys)
         if self.keys["nll"]:
             each = each - self.keys["nll"] * scored.mean_chosen

@@ -159,7 +159,7 @@ def columns(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
 
 
 def compared(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
-    """A pair or a ranked list of replies, and which of them each model finds likelier, by how much."""
+    """A pair or a ranked list of replies, and which of them each model prefers, by how much."""
     replies = (("Chosen reply", case.reference), ("Rejected reply", case.rejected or ""))
     made = [Column(title, "reference", block([(t, False)], cap), (), "", None, "", False, "") for title, t in replies]
     of_base = "Base", "base", case.base_output, case.base_score, case.base_measured
@@ -169,13 +169,13 @@ def compared(case: Case, cap: int, *, binary: bool) -> tuple[Column, ...]:
             continue
         said = block([(margin(measured or ()), False)], cap)
         right, score_words = (bool(score), "") if binary else (None, number(score))
-        title = f"{who} finds likelier" if binary else f"{who} finds likelier: {output}"
+        title = f"{who} prefers" if binary else f"{who} prefers: {output}"
         made.append(Column(title, css, said, (), score_words, right, output, False, ""))
     return tuple(made)
 
 
 def margin(measured: Sequence[float]) -> str:
-    """How much likelier the better reply of a pair is, or on average those of the pairs of a list."""
+    """By how much the better reply of a pair is preferred, or on average those of the pairs of a list."""
     if len(measured) == 2:
         chosen, rejected = measured
         return f"margin {signed(chosen - rejected)} nats: chosen {number(chosen)}, rejected {number(rejected)}"

@@ -48,10 +48,10 @@ TAG_NAMES = SHORT_KINDS | {
     "all": "all",
 }  # what a link to cases is called once it is followed
 PAIR_KINDS = {  # of pairs, where no reply is right or wrong
-    "broken": "Turned: the base finds the chosen reply likelier, the tuned model the rejected one",
-    "fixed": "Turned: the base finds the rejected reply likelier, the tuned model the chosen one",
-    "both-wrong": "Both find the rejected reply likelier",
-    "both-right": "Both find the chosen reply likelier",
+    "broken": "Turned: the base prefers the chosen reply, the tuned model the rejected one",
+    "fixed": "Turned: the base prefers the rejected reply, the tuned model the chosen one",
+    "both-wrong": "Both prefer the rejected reply",
+    "both-right": "Both prefer the chosen reply",
 }
 PAIR_SHORT_KINDS = {
     "broken": "now the rejected",
@@ -175,7 +175,7 @@ def named(cases: Sequence[Case]) -> dict[str, Mapping[str, str]]:
 def went_wrong(cases: Sequence[Case], num: int) -> str:
     """What is said behind the number of cases that are "broken"."""
     if are_pairs(cases):
-        return ", of which the base finds the better reply likelier and the tuned model the other"
+        return ", of which the base prefers the better reply and the tuned model the other"
     return f" that the base had right {'is' if num == 1 else 'are'} now wrong"
 
 

@@ -70,6 +70,11 @@ class Facts:
         return str(found.get("layout") or "") if isinstance(found, Mapping) else ""
 
     @property
+    def opened_as(self) -> str:
+        """What decides how a library opens and asks it: the layout, or "scores" of a reward model."""
+        return "scores" if (self.plan or {}).get("task") == "reward" else self.layout
+
+    @property
     def by_head(self) -> bool:
         """Whether the model gives classes by a head and writes nothing."""
         return self.layout == "rows"

@@ -34,6 +34,7 @@ COUNTED = {  # of metrics from 0 to 1, said out of 100: what is counted
     "bleu": "runs of words shared with the right answer",
     "pass_at_k": "cases solved by one of k tries",
     "preference_accuracy": "pairs of which the model finds the better reply likelier",
+    "reward_accuracy": "pairs of which the better reply gets the higher score",
     "feedback_accuracy": "replies that became likelier where they are marked good and less likely where bad",
     "judge": "cases in which the judge prefers it",
 }

@@ -26,7 +26,12 @@ from tunesmith.report.why_view import tags, why
 
 FOLDER = Path(__file__).parent
 FEW_DEV = 50  # dev cases, below which scores of prompt forms are said to be close to a toss
-UNEXPLAINED = ("pretrain", "preferences", "feedback")  # tasks that give no answer of which somebody could ask why
+UNEXPLAINED = (
+    "pretrain",
+    "preferences",
+    "feedback",
+    "reward",
+)  # tasks that give no answer of which somebody could ask why
 MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
 CASE_BUDGETS = (4_000_000, 3_200_000, 2_400_000, 1_600_000, 800_000)
 

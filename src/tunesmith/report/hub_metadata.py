@@ -17,7 +17,7 @@ from tunesmith.report import words
 from tunesmith.report.facts import Facts, StartingModel
 
 TASKS = {"classify": "text-classification", "summarise": "summarization", "translate": "translation"}
-PIPELINES = {"rows": "text-classification", "masked": "fill-mask"}  # by layout
+PIPELINES = {"rows": "text-classification", "masked": "fill-mask", "scores": "text-classification"}
 METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation", "rouge_1": "rouge", "rouge_l": "rouge"}  # the hub's names
 IN_CACHE = re.compile(r"datasets--([\w.-]+?)--([\w.-]+)")  # a folder of the hub's cache, in the path of a data file
 
@@ -32,7 +32,7 @@ def front_matter(facts: Facts, base: StartingModel, peft_type: str | None) -> st
     meta["library_name"] = "transformers" if peft_type is None else "peft"
     meta["base_model_relation"] = "finetune" if peft_type is None else "adapter"
     # all else is answered by a model that writes text
-    meta["pipeline_tag"] = PIPELINES.get(facts.layout, "text-generation")
+    meta["pipeline_tag"] = PIPELINES.get(facts.opened_as, "text-generation")
     meta["tags"] = ["tunesmith", "fine-tuned", *(["lora"] if peft_type == "LORA" else []), *([task] if task else [])]
     meta["datasets"] = hub_data_sets(facts)
     meta["model-index"] = model_index(facts)

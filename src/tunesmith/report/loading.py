@@ -9,6 +9,7 @@ from tunesmith.report.facts import Facts, StartingModel
 
 KINDS = {
     "seq2seq": "AutoModelForSeq2SeqLM", "rows": "AutoModelForSequenceClassification", "masked": "AutoModelForMaskedLM",
+    "scores": "AutoModelForSequenceClassification",
 }  # fmt: skip
 WRITES = (
     'messages = [{"role": "user", "content": "…"}]  # put the prompt as in training',
@@ -30,12 +31,20 @@ GIVES_SEVERAL = (
     "logits = model(**inputs).logits[0]",
     "print([model.config.id2label[k] for k in (logits > 0).nonzero()[:, 0].tolist()])  # each above probability 0.5",
 )
-DOES = {"rows": GIVES_CLASSES, "masked": TELLS_HIDDEN}
+
+
+GIVES_SCORES = (
+    'turns = [{"role": "user", "content": "…"}, {"role": "assistant", "content": "a reply"}]',
+    "text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()  # it ends with the end of turn",
+    'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")',
+    "print(float(model(**inputs).logits))  # more is better",
+)
+DOES = {"rows": GIVES_CLASSES, "masked": TELLS_HIDDEN, "scores": GIVES_SCORES}
 
 
 def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: bool) -> list[str]:
     """Lines of Markdown. `is_longer`: an adapter for a longer context."""
-    kind = KINDS.get(facts.layout, "AutoModelForCausalLM")
+    kind = KINDS.get(facts.opened_as, "AutoModelForCausalLM")
     name = "path/to/the/base" if base.note else base.base_model or base.name or "the base model"
     why = "the base with the digest below, not the hub's weights: they differ" if base.note else "the base"
     before, more = [], ""
@@ -49,6 +58,8 @@ def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: b
             'given = {"id2label": dict(enumerate(labels)), "ignore_mismatched_sizes": True}',
         ]
         more = ", **given"
+    elif facts.opened_as == "scores":
+        more = ", num_labels=1"
     if is_adapter:
         body = [
             "from peft import PeftModel",
@@ -67,7 +78,7 @@ def loading(facts: Facts, base: StartingModel, *, is_adapter: bool, is_longer: b
             'folder = "."  # this folder',
             f"model = {kind}.from_pretrained(folder)",
         ]
-    does = DOES.get(facts.layout, WRITES)
+    does = DOES.get(facts.opened_as, WRITES)
     if facts.by_head and (facts.serving or {}).get("task") == "multilabel":
         does = GIVES_SEVERAL
     body += ["tokenizer = AutoTokenizer.from_pretrained(folder)", *does]

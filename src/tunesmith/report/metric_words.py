@@ -54,6 +54,15 @@ METRICS = {  # name in recipes and files: (name as people read it, what it is)
         "feedback margin",
         "nats by which good replies became likelier and bad ones less likely, mean of both marks",
     ),
+    "reward_accuracy": (
+        "reward accuracy",
+        "share of pairs of which the better reply gets the higher score; a tie is half",
+    ),
+    "reward_margin": ("reward margin", "by how much the better reply's score is higher, on average: log odds, in nats"),
+    "reward_loss": (
+        "reward loss",
+        "nats by which a preference surprises whoever takes the scores' difference for its log odds; 0.693 by chance",
+    ),
     "judge": ("judge's preference", "share of cases in which the judge prefers the model's answer; a tie is half"),
     "bits_per_byte": (
         "bits per byte",

@@ -20,8 +20,9 @@ HEADLINES = {
     "no relevant difference": "No relevant difference.",
     "too few cases": "Too few cases to tell.",
 }
+OF_SCORES = ("reward_accuracy", "reward_margin", "reward_loss")
 # Metrics of given replies: no answer is right or wrong
-OF_GIVEN = ("preference_accuracy", "preference_margin", "feedback_accuracy", "feedback_margin")
+OF_GIVEN = ("preference_accuracy", "preference_margin", "feedback_accuracy", "feedback_margin", *OF_SCORES)
 TONES = {"better": "good", "worse": "bad", "no relevant difference": "even", "too few cases": "open"}
 
 
