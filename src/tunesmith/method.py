@@ -99,6 +99,7 @@ def unread(recipe: Recipe) -> dict[str, bool]:
             why = f"{key} is read by {switch} {methods}, and it is {a.method}: leave {key} out, or take that method"
         found[why] = True
     return found | {
+        "reward is read by `tunesmith grade` alone, and nothing in a run is graded: leave it out": bool(recipe.reward),
         "adapt.peft prompt_tuning stands before every sequence, and has no layers: leave adapt.targets out": (
             a.is_prompt and bool(a.targets)
         ),

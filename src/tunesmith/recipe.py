@@ -18,6 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from tunesmith.beside import beside
 from tunesmith.data.columns import Columns
 from tunesmith.data.rows import Reading
 from tunesmith.engine.optim import AdamW
@@ -32,6 +33,7 @@ from tunesmith.objectives.goal import Goal
 from tunesmith.plain_yaml import load_yaml
 from tunesmith.regularisers.average import Average
 from tunesmith.regularisers.strengths import Regularise
+from tunesmith.rollouts import kinds
 from tunesmith.secret import refuse_secrets
 from tunesmith.space import Sweep, check_sweep
 from tunesmith.spellings import hint as spelled_elsewhere
@@ -146,6 +148,8 @@ class Recipe:
     objective: Goal = field(default_factory=Goal)  # what they are taught, beside the plain loss over reply tokens
     regularise: Regularise = field(default_factory=Regularise)  # against over-fitting and forgetting
     evals: Evals = field(default_factory=Evals)  # how base and tuned are compared
+    # what sampled replies are worth: a list of parts, each with its kind, which are weighed and added up
+    reward: tuple[dict[str, Any], ...] = ()
     sweep: Sweep = field(default_factory=Sweep)  # how `tunesmith sweep` looks for better settings, on dev alone
     gates: Gates = field(default_factory=Gates)  # what must hold before it may ship, else exit code 3
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: what this machine is good at
@@ -245,7 +249,7 @@ def parse(settings: dict[str, Any]) -> Recipe:
 
 
 def tuples(settings: Any, kind: type) -> Any:
-    """One string where a list is wanted is a list of one."""
+    """One string, or one group of keys, where a list is wanted is a list of one."""
     out = {}
     for name, value in settings.items():
         hint = parts_of(kind)[name]
@@ -256,7 +260,7 @@ def tuples(settings: Any, kind: type) -> Any:
             tuples(value, part)
             if part and value is not None
             else (value,)
-            if wants_tuple and isinstance(value, str)
+            if wants_tuple and isinstance(value, (str, dict))
             else value
         )
         if part and value is None:
@@ -291,6 +295,7 @@ def check(recipe: Recipe) -> None:
     }  # fmt: skip
     check_strengths(recipe.regularise, recipe.objective, off_at_0)
     check_sweep(recipe.sweep)
+    kinds.read(recipe.reward)
     check_bits(a)
     if t.watch < 0:
         raise RecipeError(f"train.watch is {t.watch}; wanted how many prompts to watch, or 0 for none")
@@ -346,23 +351,6 @@ def read(path: Path | None, overrides: dict[str, Any]) -> tuple[Recipe, str]:
         beside(settings, path.parent)
     refuse_secrets(settings, "")
     return parse(settings), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-
-
-def beside(settings: Any, folder: Path) -> None:
-    """A metric of one's own and a schema lie next to the recipe, unless they are found from here."""
-    for group, key in (("task", "metric"), ("evals", "schema")):
-        part = settings.get(group) if isinstance(settings, dict) else None
-        said = part.get(key) if isinstance(part, dict) else None
-        if isinstance(said, str):
-            place(settings, f"{group}.{key}", found_beside(said, folder))
-        elif isinstance(said, list):
-            place(settings, f"{group}.{key}", [found_beside(s, folder) if isinstance(s, str) else s for s in said])
-
-
-def found_beside(said: str, folder: Path) -> str:
-    file, colon, name = said.rpartition(":") if ".py:" in said else (said, "", "")
-    is_beside = not Path(file).exists() and (folder / file).is_file()
-    return f"{folder / file}{colon}{name}" if is_beside else said
 
 
 def where_of(error: Exception) -> str:

@@ -15,7 +15,7 @@ SERVICES = (
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
     *("rehearse", "exported", "reports", "resumed", "sizes", "deaths", "by_heart", "distilled"),
-    *("space", "study", "sweep", "causes"),
+    *("space", "study", "sweep", "causes", "beside", "graded"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked", "played", "reference", "feedback", "reward"),
     *("classes", "probing", "class_export", "masked_export", "score_export"),

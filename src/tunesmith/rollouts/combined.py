@@ -27,7 +27,7 @@ def clipped(part: Part, clip: kinds.Range | None) -> Part:
     def grade(attempts: Sequence[Attempt]) -> list[Grade]:
         return [replace(found, value=cut(found.value)) for found in part.grade(attempts)]
 
-    return Part(part.name, cut(part.low), cut(part.high), grade)
+    return Part(part.name, cut(part.low), cut(part.high), grade, part.inner)
 
 
 def summed(parts: Sequence[Part], weights: Sequence[float], name: str) -> Part:
@@ -43,7 +43,7 @@ def summed(parts: Sequence[Part], weights: Sequence[float], name: str) -> Part:
         values = [w * g.value if g.is_graded else worst for g, w, (worst, _) in zip(found, weights, ends)]
         return Grade(sum(values), *told(parts, found), is_graded=all(g.is_graded for g in found))
 
-    return Part(name, sum(low for low, _ in ends), sum(high for _, high in ends), grade)
+    return Part(name, sum(low for low, _ in ends), sum(high for _, high in ends), grade, tuple(parts))
 
 
 def told(parts: Sequence[Part], found: Sequence[Grade]) -> tuple[dict[str, float], str]:
@@ -74,7 +74,7 @@ def computed(formula: Formula, parts: Sequence[Part], ends: kinds.Range, name: s
             return Grade(low, values, str(error), is_graded=False)
         return Grade(min(high, max(low, value)), values, why)
 
-    return Part(name, low, high, grade)
+    return Part(name, low, high, grade, tuple(parts))
 
 
 def number(name: str, mine: dict[str, float], attempt: Attempt) -> float:

@@ -157,6 +157,7 @@ def main():
         os._exit(FAILED_SETUP)
     os.environ.update(dict.fromkeys(THREADS, "1"))  # a library's threads would run into the limit of processes
     sys.path += setup["packages"]
+    sys.executable = sys._base_executable  # type: ignore[attr-defined]  # a virtual environment's own is not in here
     asked_fd, answer_fd = setup["fds"]
     function, facts = defined(source, setup)
     send(answer_fd, facts)

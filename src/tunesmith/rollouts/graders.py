@@ -210,15 +210,12 @@ def turns_of(said: Any, name: str) -> list[tuple[str, str]]:
     found = []
     for turn in said if isinstance(said, list) else []:
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
-        pieces = [
-            p if isinstance(p, dict) else {"text": p} for p in (content if isinstance(content, list) else [content])
-        ]
-        if role not in ("system", "developer", "user", "assistant") or not all(
-            isinstance(p.get("text"), str) for p in pieces
-        ):
+        pieces = content if isinstance(content, list) else [content]
+        texts = [p.get("text") if isinstance(p, dict) else p for p in pieces]
+        words = [t for t in texts if isinstance(t, str)]
+        if role not in ("system", "developer", "user", "assistant") or len(words) < len(texts):
             raise RecipeError(f"input of the grader {name} has {turn!r:.80}; wanted messages with a role and a text")
-        text = check("".join(p["text"] for p in pieces), f"the grader {name}")
-        found.append(("system" if role == "developer" else role, text))
+        found.append(("system" if role == "developer" else role, check("".join(words), f"the grader {name}")))
     if not found:
         raise RecipeError(f"input of the grader {name} is {said!r:.60}; wanted a list of messages")
     return found

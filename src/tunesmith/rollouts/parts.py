@@ -25,6 +25,15 @@ class Part:
     low: float
     high: float
     grade: Graded
+    inner: tuple[Part, ...] = ()  # what a sum or a formula is made of
+
+    def ends(self, prefix: str = "") -> dict[str, tuple[float, float]]:
+        """Least and most of each part in it, by the names that grades give them."""
+        found = {}
+        for part in self.inner:
+            found[f"{prefix}{part.name}"] = (part.low, part.high)
+            found |= part.ends(f"{prefix}{part.name}.")
+        return found
 
 
 def each(case: Callable[[Attempt], float], low: float = 0.0) -> Graded:
