@@ -22,7 +22,7 @@ from tunesmith.evals import dialogues
 from tunesmith.evals.baselines import UNCHANGED, baselines
 from tunesmith.evals.compare import Cases, Rules, compare, secondary
 from tunesmith.evals.metrics import Metric
-from tunesmith.evals.score import Answer, chosen, fitting, mean_nll, segment_sums
+from tunesmith.evals.score import Answer, by_segment, chosen, fitting, mean_nll, segment_sums
 from tunesmith.evals.tasks import Form, label_record, references
 from tunesmith.generate.limits import Limits
 from tunesmith.measured import Asking, of_forests, of_texts, outputs, with_numbers
@@ -126,7 +126,7 @@ def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> floa
 
 def mean_score_loss(objective: Rewarding, forests: Sequence[Forest], scores: Sequence[torch.Tensor]) -> float:
     """Per pair, of what was scored without gradients."""
-    each = [objective.of(reward.by_segment(f, score_L), f).total for f, score_L in zip(forests, scores, strict=True)]
+    each = [objective.of(by_segment(f, score_L), f).total for f, score_L in zip(forests, scores, strict=True)]
     return float(sum(each)) / sum(float(objective.count(forest)) for forest in forests)
 
 

@@ -8,19 +8,15 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, combinations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tunesmith.evals.calibration import bins
 from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.preference import gaps
-from tunesmith.evals.score import Answer
+from tunesmith.evals.score import Answer, by_example
 from tunesmith.evals.tasks import given_record, given_replies
 from tunesmith.measured import Asking, of_forests
-from tunesmith.models.output import scored
-from tunesmith.objectives.preference import replies_in
 from tunesmith.preferences import PREFERS, refuse_long
-from tunesmith.types import Example, Forest
+from tunesmith.types import Example
 
 OF_SCORES = ("reward_accuracy", "reward_loss", "reward_margin")
 
@@ -33,21 +29,6 @@ def asked(asking: Asking) -> list[Answer]:
     for _, scores in of_forests(asking, records, lambda f: by_example(f, asking.session.scores(asking.who, [f])[0])):
         found |= scores
     return [answer_of(found[e.id]) for e in asking.cases]
-
-
-def by_segment(forest: Forest, score_L: Tensor) -> Tensor:
-    """[S], float64, from what a session gives of the learned tokens; 0 where nothing is learned."""
-    found = torch.zeros(forest.num_segments, dtype=torch.float64)
-    found[scored(forest).segment] = score_L.double()
-    return found
-
-
-def by_example(forest: Forest, score_L: Tensor) -> dict[str, list[float]]:
-    """The scores of each example's replies, the best first."""
-    score_S, found = by_segment(forest, score_L), dict[str, list[float]]()
-    for segment in replies_in(forest).tolist():
-        found.setdefault(forest.example_ids[int(forest.owner[segment])], []).append(float(score_S[segment]))
-    return found
 
 
 def answer_of(scores: Sequence[float]) -> Answer:

@@ -15,9 +15,10 @@ from tunesmith.data.pack import forest
 from tunesmith.data.render import Renderer
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
+from tunesmith.evals.tasks import replies_record
 from tunesmith.export.write import Serving
 from tunesmith.models.bars import no_bars, no_reports
-from tunesmith.types import Message, Record, Segment
+from tunesmith.types import Message
 
 
 class ScoreServing(Serving):
@@ -60,15 +61,7 @@ def beside_zero(score: torch.Tensor) -> torch.Tensor:
 
 def expect_scores(session: Session, who: Who, renderer: Renderer, turns: Sequence[Sequence[Message]]) -> Scores:
     """`turns`: prompts, each with its reply behind it."""
-    records = [reply_record(renderer, str(n), some[:-1], some[-1]) for n, some in enumerate(turns)]
+    records = [replies_record(renderer, str(n), some[:-1], some[-1:]) for n, some in enumerate(turns)]
     found = session.scores(who, [forest([record]) for record in records])
     tokens = tuple(tuple(np.concatenate([s.tokens for s in record.segments]).tolist()) for record in records)
     return Scores(tokens, tuple(beside_zero(score_L[-1]) for score_L in found), session.base.model.dtype)
-
-
-def reply_record(renderer: Renderer, name: str, prompt: Sequence[Message], reply: Message) -> Record:
-    """A prompt with one reply that is scored."""
-    root, ids = np.array(renderer.prompt(prompt), np.int64), np.array(renderer.reply(prompt, reply), np.int64)
-    return Record(
-        name, (Segment(root, np.zeros(len(root), np.float32)), Segment(ids, np.ones(len(ids), np.float32), 0))
-    )

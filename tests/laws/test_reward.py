@@ -12,17 +12,19 @@ from tests.laws.sessions import gradient, largest
 from tests.laws.test_preference import pairs
 from tests.runs import tiny_runs
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tunesmith.data.pack import forest
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, RecipeError
+from tunesmith.evals.score import by_example, by_segment
 from tunesmith.models.adapters import Adapt
 from tunesmith.models.load import Base, load
 from tunesmith.models.score_head import ends
 from tunesmith.objectives.reward import Reward, Rewarding, bradley_terry, off_centre
-from tunesmith.reward import by_example, by_segment
-from tunesmith.types import Record, Segment
+from tunesmith.rollouts.rewards import make_reward
+from tunesmith.types import Attempt, Example, Message, Record, Segment, Task
 
 ASKED = Reward(margin=0.5, centre=0.1)
 
@@ -163,3 +165,50 @@ def test_an_encoder_is_no_reward_model(tmp_path: Path) -> None:
     tiny_runs.model_folder(tmp_path / "t5", "t5")
     with pytest.raises(ModelError, match="is no decoder"):
         load(str(tmp_path / "t5"), door="scores")
+
+
+@pytest.fixture(scope="module")
+def kept(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model as a run leaves it."""
+    base, out = scoring(folder), tmp_path_factory.mktemp("kept")
+    base.model.float().save_pretrained(out)
+    base.tokenizer.save_pretrained(out)
+    return out
+
+
+def attempts(texts: list[list[str]]) -> list[Attempt]:
+    """Of each example some replies."""
+    examples = [Example(f"e{i}", (Message("user", f"dog {i}?"),), Task({})) for i in range(len(texts))]
+    return [Attempt(e, text, True, 1) for e, some in zip(examples, texts) for text in some]
+
+
+def test_a_reward_model_grades_what_was_sampled_as_transformers_score_it(kept: Path) -> None:
+    """In the order of the attempts, groups of unlike size, an empty reply among them."""
+    tried = attempts([["the dog", "a brown fox", ""], ["sold"], ["May", "the dog jumps where it jumps"]])
+    reward = make_reward([{"kind": "reward_model", "model": str(kept)}])
+    found = [grade.value for grade in reward(tried)]
+    model = AutoModelForSequenceClassification.from_pretrained(kept).eval()
+    tokenizer = AutoTokenizer.from_pretrained(kept)
+    wanted = []
+    for attempt in tried:
+        turns = [{"role": "user", "content": attempt.example.prompt[0].content}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + attempt.text
+        ids = tokenizer(f"{text}<|im_end|>", add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            wanted.append(float(model(input_ids=ids).logits))
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert found[::-1] != pytest.approx(wanted, abs=1e-2)  # the mutant: another order
+    cut = make_reward([{"kind": "reward_model", "model": str(kept), "clip": [-0.1, 0.1]}])
+    assert [g.value for g in cut(tried)] == pytest.approx([min(0.1, max(-0.1, value)) for value in wanted], abs=1e-4)
+
+
+def test_what_is_too_long_or_no_reward_model_is_said(kept: Path, folder: Path) -> None:
+    """A long reply costs its neighbours nothing."""
+    reward = make_reward([{"kind": "reward_model", "model": str(kept)}])
+    long, short = "dog " * 2100, "the dog"
+    grades = reward(attempts([[short, long], [long]]))
+    assert [g.is_graded for g in grades] == [True, False, False]
+    assert grades[1].value == grades[2].value == reward.low == -10
+    assert grades[0].value == pytest.approx(reward(attempts([[short]]))[0].value, abs=1e-5)
+    with pytest.raises(RecipeError, match="has no head of one output"):
+        make_reward([{"kind": "reward_model", "model": str(folder)}])

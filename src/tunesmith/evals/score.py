@@ -94,6 +94,22 @@ def segment_sums(forest: Forest, logp_L: Tensor) -> dict[int, float]:
     return {int(s): float(sums[s]) for s in segment_L.unique()}
 
 
+def by_segment(forest: Forest, value_L: Tensor) -> Tensor:
+    """[S], float64, of values that are the same at each learned token of a segment; 0 where nothing is learned."""
+    at_N = torch.nonzero(forest.weights != 0)[:, 0]
+    found = torch.zeros(forest.num_segments, dtype=torch.float64)
+    found[torch.searchsorted(forest.stop, at_N, right=True)] = value_L.double()
+    return found
+
+
+def by_example(forest: Forest, value_L: Tensor) -> dict[str, list[float]]:
+    """The same of each example's learned segments, in their order: of its replies, the best first."""
+    value_S, found = by_segment(forest, value_L), dict[str, list[float]]()
+    for segment in torch.nonzero(forest.weights[forest.start] != 0)[:, 0].tolist():
+        found.setdefault(forest.example_ids[int(forest.owner[segment])], []).append(float(value_S[segment]))
+    return found
+
+
 def mean_nll(forests: Sequence[Forest], logps: Sequence[Tensor]) -> float:
     """Nats per learned token, weighted: the dev loss."""
     total = sum(float((logp * f.weights[f.weights != 0]).sum()) for f, logp in zip(forests, logps))

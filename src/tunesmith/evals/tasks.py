@@ -271,8 +271,12 @@ def given_replies(example: Example) -> tuple[Message, ...]:
 
 def given_record(renderer: Renderer, example: Example, prompt: Sequence[Message]) -> Record:
     """The same with the replies that the example gives."""
-    sides = given_replies(example)
+    return replies_record(renderer, example.id, prompt, given_replies(example))
+
+
+def replies_record(renderer: Renderer, name: str, prompt: Sequence[Message], sides: Sequence[Message]) -> Record:
+    """The same with any replies."""
     tokens = np.array(renderer.prompt(prompt), dtype=np.int64)
     replies = [np.array(renderer.reply(prompt, side), dtype=np.int64) for side in sides]
     root = Segment(tokens, np.zeros(len(tokens), np.float32))
-    return Record(example.id, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))
+    return Record(name, (root, *[Segment(r, np.ones(len(r), np.float32), 0) for r in replies]))

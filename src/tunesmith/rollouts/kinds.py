@@ -117,6 +117,14 @@ class Judge(Common):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModel(Common):
+    """The score that a reward model gives, as it learned it from pairs (task.name: reward)."""
+
+    model: str  # its folder, such as runs/reward/merged, or its name
+    clip: Range = (-10.0, 10.0)  # always cut: a score has no ends of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAI(Common):
     """A grader object as OpenAI's reinforcement fine-tuning defines it, from a file or written here."""
 
@@ -137,7 +145,7 @@ class Sum(Common):
 KINDS: dict[str, type[Common]] = {
     "python": Python, "expression": Expression, "exact": Exact, "numeric": Numeric, "regex": Regex,
     "json_schema": JsonSchema, "tests": Tests, "similarity": Similarity, "length": Length, "judge": Judge,
-    "openai": OpenAI, "sum": Sum,
+    "reward_model": RewardModel, "openai": OpenAI, "sum": Sum,
 }  # fmt: skip
 
 

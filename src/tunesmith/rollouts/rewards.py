@@ -17,6 +17,7 @@ from tunesmith.rollouts import asked, coded, graders, kinds, matches
 from tunesmith.rollouts.combined import clipped, computed, summed
 from tunesmith.rollouts.formula import Formula
 from tunesmith.rollouts.parts import Part
+from tunesmith.rollouts.reward_model import reward_model
 from tunesmith.types import Attempt, Grade
 
 
@@ -83,6 +84,8 @@ def bare(options: kinds.Common, name: str, means: Means) -> Part:
             return coded.tests(options, name, insist=means.insist)
         case kinds.Judge():
             return asked.judge(options, name, means.kept)
+        case kinds.RewardModel():
+            return reward_model(options, name)
         case kinds.OpenAI():
             return graders.openai(graders.Around(options, means.insist, means.kept), name)
         case kinds.Sum():
