@@ -109,7 +109,7 @@ def deliver(folder: Path, kind: Kind, out: Path | None, quant: Quant, tell: Tell
     if kind in ("gguf", "ollama"):
         refuse_family(extended(opened.session.base.model.config, opened.recipe.adapt.context))
     if kind != "adapter" and opened.recipe.adapt.is_prompt:
-        raise PlanError("this run tuned a prompt, which is no part of the model's weights: export `--to adapter`")
+        raise PlanError("this run tuned a prompt or prefix, no part of the model's weights: export `--to adapter`")
     delivery = Delivery(folder, opened, asked_of(opened, folder))
     check_room(opened, final, kind, quant, has_merged=whole(folder / "merged"))
     tell.stage(f"writing and comparing: {kind}", None)

@@ -16,6 +16,7 @@ from tunesmith.models.adapters import READ_BY, config_of, trained_weights
 from tunesmith.models.load import Base
 from tunesmith.models.new_tokens import by_token
 from tunesmith.models.peft_methods import unmergeable
+from tunesmith.models.prompts import PREFIX
 from tunesmith.models.quantised import held_words
 from tunesmith.objectives.goal import objective
 from tunesmith.objectives.kto import Marking
@@ -100,13 +101,15 @@ def unread(recipe: Recipe) -> dict[str, bool]:
         found[why] = True
     return found | {
         "reward is read by `tunesmith grade` alone, and nothing in a run is graded: leave it out": bool(recipe.reward),
-        "adapt.peft prompt_tuning stands before every sequence, and has no layers: leave adapt.targets out": (
+        f"adapt.peft {a.peft} stands before every sequence, and has no layers: leave adapt.targets out": (
             a.is_prompt and bool(a.targets)
         ),
-        "adapt.peft prompt_tuning: regularise.neftune has no noise for its tokens, evals.lm_eval asks the model "
+        f"adapt.peft {a.peft}: regularise.neftune has no noise for its tokens, evals.lm_eval asks the model "
         "without them, and adapt.context moves angles under weights that do not train. Leave these out, or use "
         "adapt.method: lora": a.is_prompt
         and bool(recipe.regularise.neftune or recipe.evals.lm_eval or a.context.tokens),
+        "train.compile compiles layers, and adapt.peft prefix_tuning puts keys and values between their steps. Leave "
+        "one of the two out": a.is_prompt and a.peft == PREFIX and recipe.train.compile,
     }
 
 

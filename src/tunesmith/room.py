@@ -14,6 +14,7 @@ from tunesmith.models.blockwise import num_bytes, num_weights, quantised
 from tunesmith.models.class_head import head_tensors
 from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.peft_methods import tried
+from tunesmith.models.prompts import PREFIX
 
 # Numbers that a layer keeps for its backward pass, per token and hidden unit. 17 in half precision with fused
 # attention (Korthikanti et al. 2022, eq. 2); 24 to 45 were measured here on a CPU. The least is meant, so that what
@@ -60,7 +61,8 @@ def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
     """Weights that train: of LoRA, rank times both sides of each adapted layer."""
     if adapt.is_prompt:
         config = config_of(adapt, model)
-        return int(config.num_virtual_tokens * config.token_dim)  # type: ignore[attr-defined]
+        each = 2 * config.num_layers if adapt.peft == PREFIX else 1  # type: ignore[attr-defined]
+        return int(each * config.num_virtual_tokens * config.token_dim)  # type: ignore[attr-defined]
     if adapt.is_pefts:
         with tried(model, config_of(adapt, model)) as live:
             return sum(p.numel() for p in live.values())

@@ -73,7 +73,6 @@ def test_a_method_of_peft(name: str, tmp_path: Path) -> None:
 
 REFUSED: dict[str, Adapt] = {
     "tokens that another network makes": Adapt("peft", peft="p_tuning"),
-    "keys and values, or tokens": Adapt("peft", peft="prefix_tuning"),
     "engine's own": Adapt("peft", peft="lora"),
     "moves ranks": Adapt("peft", peft="adalora"),
     "Did you mean loha": Adapt("peft", peft="lohaa"),

@@ -29,13 +29,17 @@ from tunesmith.folder import Silent
 from tunesmith.generate.limits import Limits
 from tunesmith.models.adapters import Adapt, check_adapt
 from tunesmith.models.artifact import read_weights
-from tunesmith.models.prompts import ROWS, Prompted, begun
+from tunesmith.models.before import Prefix, Prompted
+from tunesmith.models.prompts import ROWS, begun
 from tunesmith.opened import open_run
 from tunesmith.recipe import parse
+from tunesmith.regularisers.kl import KLToBase
+from tunesmith.room import num_trained
 from tunesmith.run import run
 from tunesmith.types import Message
 
 ADAPT = Adapt("peft", peft="prompt_tuning", options={"num_virtual_tokens": 5})
+PREFIX = Adapt("peft", peft="prefix_tuning", options={"num_virtual_tokens": 5})
 QUIET = {"gpt2": {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}}  # its own dropout is not cut-free
 PROMPT = [7, 21, 9, 40, 33, 12]
 
@@ -55,15 +59,20 @@ def test_where_the_tokens_stand() -> None:
     assert begun(batch, ()) is batch
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3", "gpt2", "falcon"])
-def test_it_gives_what_peft_gives(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("adapt", "name"),
+    [(ADAPT, name) for name in ("llama", "gemma3", "qwen3", "gpt2", "falcon")]
+    + [(PREFIX, name) for name in ("llama", "gemma2", "gemma3", "qwen3", "qwen3_moe", "smollm3", "gpt2", "gpt_oss")],
+    ids=lambda given: given if isinstance(given, str) else given.peft,
+)
+def test_it_gives_what_peft_gives(adapt: Adapt, name: str, tmp_path: Path) -> None:
     """Logits and greedy answers of what is saved; an update may be cut; the base keeps every bit."""
     base, rows = base_of(name, **QUIET.get(name, {})), records(6)
     before = {n: p.clone() for n, p in base.model.named_parameters()}
     wanted = Session(base).logprobs(None, [forest(rows)])[0]
-    check_adapt(ADAPT, base.model, base.probe)
+    check_adapt(adapt, base.model, base.probe)
     session = Session(base)
-    session.create("t", Spec(ADAPT, seed=3))
+    session.create("t", Spec(adapt, seed=3))
     assert set(session.tenants["t"].masters) == {ROWS}
     moved(session, "t")
     assert torch.equal(session.logprobs(None, [forest(rows)])[0], wanted)
@@ -93,11 +102,12 @@ def test_it_gives_what_peft_gives(name: str, tmp_path: Path) -> None:
     assert tuple(out[0, len(PROMPT) :].tolist()) == answer.tokens
 
 
-def test_a_forest_is_its_rows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the model's own attention. The mutant leaves the positions as they were."""
+@pytest.mark.parametrize("adapt", [ADAPT, PREFIX], ids=["prompt", "prefix"])
+def test_a_forest_is_its_rows_one_by_one(adapt: Adapt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are answered, a prompt by the model's own attention. The mutant leaves the positions as they were."""
     base = base_of()
     session = Session(base)
-    session.create("t", Spec(ADAPT))
+    session.create("t", Spec(adapt))
     [logp] = session.logprobs("t", [forest(records(4))])
     alone = torch.cat([session.logprobs("t", [forest([r])])[0] for r in records(4)])
     assert float((logp.sort().values - alone.sort().values).abs().max()) < 1e-5
@@ -115,8 +125,41 @@ def test_a_forest_is_its_rows_one_by_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert abs(float(session.logprobs("t", [forest([record])])[0][-1] - last)) > 1e-3
 
 
+@pytest.mark.parametrize("adapt", [ADAPT, PREFIX], ids=["prompt", "prefix"])
+def test_layers_that_run_again_learn_the_same(adapt: Adapt) -> None:
+    """Also behind a forward pass of the base, which has nothing before its sequences."""
+    found = []
+    for checkpointing in (False, True):
+        session = Session(base_of(), checkpointing=checkpointing)
+        session.create("t", Spec(adapt, seed=3, regularisers=(KLToBase(0.5),)))
+        moved(session, "t")
+        found.append(gradient(session, "t", [forest(records(6))]))
+        assert num_trained(session.base.model, adapt) == session.tenants["t"].masters[ROWS].numel()
+    assert largest(*found) < 1e-6
+
+
+def test_mutant_a_prefix_that_one_layer_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = base_of()
+    right = Prefix.into
+    monkeypatch.setattr(Prefix, "into", lambda self, layer, k, v: (k, v) if layer else right(self, layer, k, v))
+    with pytest.raises(PlanError, match="other hidden states here than by peft"):
+        check_adapt(PREFIX, base.model, base.probe)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("falcon", "runs in the padded layout"), ("deepseek_v3", "not as peft makes them"), ("mpt", "peft does not know")],
+)
+def test_models_without_a_place_for_a_prefix(name: str, reason: str) -> None:
+    base = base_of(name)
+    with pytest.raises(PlanError, match=reason):
+        check_adapt(PREFIX, base.model, base.probe)
+    assert not isinstance(base.model.get_input_embeddings(), Prompted)
+
+
 def test_other_starts_and_refusals() -> None:
     base = base_of()
+    check_adapt(Adapt("peft", peft="prefix_tuning", options={"init_weights": "zero"}), base.model, base.probe)
     noise = Adapt("peft", peft="prompt_tuning", options={"prompt_tuning_init": "RANDOM"})
     check_adapt(noise, base.model, base.probe)
     for options, reason in (
@@ -125,6 +168,9 @@ def test_other_starts_and_refusals() -> None:
     ):  # fmt: skip
         with pytest.raises(PlanError, match=reason):
             check_adapt(Adapt("peft", peft="prompt_tuning", options=options), base.model, base.probe)
+    for option, value in (("prefix_projection", True), ("init_weights", "ones")):
+        with pytest.raises(PlanError, match=option):
+            check_adapt(Adapt("peft", peft="prefix_tuning", options={option: value}), base.model, base.probe)
 
 
 def test_its_rows_take_room_of_the_context(tmp_path: Path) -> None:
@@ -159,10 +205,12 @@ def do(settings: dict[str, Any], out: Path, tell: Any = None, *, resume: bool = 
     run(parse(settings), yaml.safe_dump(settings), out, tell or Silent(), resume=resume)
 
 
-def test_a_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prompt_tuning", "prefix_tuning"])
+def test_a_run(name: str, tmp_path: Path) -> None:
     """Rehearsed, stopped, gone on with, opened by plain peft, and opened as a run; no merged model can be made."""
     tiny_runs.model_folder(tmp_path / "model")
     settings = settings_of(tmp_path)
+    settings["adapt"]["peft"] = name
     settings["train"] |= {"rehearsal": True, "max_updates": 4}
     out = tmp_path / "out"
     with pytest.raises(Interrupted):
@@ -187,6 +235,7 @@ def test_a_run(tmp_path: Path) -> None:
         ({"regularise": {"neftune": 5}}, "no noise for"),
         ({"adapt": {"method": "peft", "peft": "prompt_tuning", "targets": ["q_proj"]}}, "leave adapt.targets out"),
         ({"adapt": {"method": "peft", "peft": "prompt_tuning", "context": {"tokens": 4096}}}, "do not train"),
+        ({"adapt": {"method": "peft", "peft": "prefix_tuning"}, "train": {"compile": True}}, "between their steps"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_with_it_is_refused(tmp_path: Path, more: dict[str, Any], reason: str) -> None:

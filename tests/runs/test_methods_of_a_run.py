@@ -187,7 +187,7 @@ REFUSED = {
     "adapt.options is read by adapt.method ia3 or peft": {"adapt": {"options": {"r": 2}}},
     "adapt.names is read by adapt.method named": {"adapt": {"names": ["*norm*"]}},
     "adapt.targets is read by": {"adapt": {"method": "full", "rank": 16, "targets": ["q_proj"]}},
-    "no place for": {"adapt": {"method": "peft", "peft": "prefix_tuning"}},
+    "tokens that another network makes": {"adapt": {"method": "peft", "peft": "p_tuning"}},
     "no weight to have one": {"regularise": {"ewc": 1}, "adapt": {"base_bits": 4}},
     "which with adapt.base_bits are rounded": {"train": {"average": {"base_share": 0.2}}, "adapt": {"base_bits": 4}},
     "make their weights anew": {"train": {"compile": True}, "adapt": {"base_bits": 4}},

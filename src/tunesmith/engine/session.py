@@ -29,6 +29,7 @@ from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
 from tunesmith.models import kernel
 from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
 from tunesmith.models.artifact import about_adapter, read_adapter, save_weights
+from tunesmith.models.before import Prefixed
 from tunesmith.models.depth import depths
 from tunesmith.models.forward import layers_again
 from tunesmith.models.load import Base
@@ -185,8 +186,7 @@ class Session:
             if self.base.layout == "forest":
                 call = Sampler(self.base.model, self.base.head, decode)
                 return self.cuts.answered(limits, kept, lambda most, k: call(prompts, most, progress, k))
-            model = self.base.model
-            plain = lambda most, k: generate_plain(model, prompts, most, decode, progress, k)
+            plain = lambda most, k: generate_plain(self.base.model, prompts, most, decode, progress, k)
             return self.cuts.answered(limits, kept, plain)
 
     def stream(self, who: Who, prompt: Sequence[int], limits: Limits, ask: Ask, reader: Reader) -> Generator[Piece]:
@@ -210,8 +210,9 @@ class Session:
         """[V] float32 logits behind one prompt, on the CPU."""
         with self._lock, self._eager():
             [prompt] = begun_prompts(self._put(self._holder(who)), [prompt])
-            out = self.base.model(**asking(self.base.model, prompt))
-            return out.logits[0, -1].float().cpu()
+            if isinstance(self.base.model.get_input_embeddings(), Prefixed):  # its own attention has no place for it
+                return Sampler(self.base.model, self.base.head, str).logits(prompt).float().cpu()
+            return self.base.model(**asking(self.base.model, prompt)).logits[0, -1].float().cpu()
 
     @contextmanager
     def borrowed(self, who: Who) -> Iterator[PreTrainedModel]:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from tunesmith.models.before import Prefix
+
 NAME = "tunesmith_decode"
 Kept = dict[int, tuple[Tensor, Tensor]]  # layer -> keys, values
 
@@ -179,12 +181,15 @@ def decode_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     decode_buffers: Buffers | None = None,
+    tunesmith_prefix: Prefix | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
     """Attention of [B, H, q, d] to the levels below and to the row's own columns, softmax in float32."""
     if decode_buffers is None:
         raise RuntimeError(f"attention {NAME!r} was called without its buffers; generate through tunesmith.generate")
     buffers, layer = decode_buffers, int(module.layer_idx)  # type: ignore[arg-type]
+    if tunesmith_prefix is not None:
+        key, value = tunesmith_prefix.into(layer, key, value)
     keys, values = buffers.write(layer, key, value)
     batch, heads, num_queries, dim = query.shape
     kv_heads = key.shape[1]

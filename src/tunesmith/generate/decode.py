@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tunesmith.generate.buffers import NAME, Buffers
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
+from tunesmith.models import before
 from tunesmith.models.forward import attention
 from tunesmith.models.heads import Head
 from tunesmith.types import Completion
@@ -90,6 +91,11 @@ class Sampler:
             hidden, buffers = hidden[torch.tensor(of, device=hidden.device)], buffers.under(of, max_new_tokens)
         return hidden, buffers
 
+    def logits(self, prompt: Sequence[int]) -> Tensor:
+        """[V] behind one prompt."""
+        with attention(self.model, NAME):
+            return self.head.logits(self.read_in([list(prompt)], self.shared(()), 0)[0])[0]
+
     def shared(self, tokens: Sequence[int]) -> Buffers:
         """Keys and values of the prefix that all prompts have."""
         buffers = Buffers.empty(self.model.device, len(tokens))
@@ -101,8 +107,9 @@ class Sampler:
         """[B, q] tokens -> hidden state [B, D] of the last column; the buffers move on by q."""
         positions = buffers.positions(tokens.shape[1]).clamp(min=0)
         out = self.model.base_model(
-            input_ids=tokens, position_ids=positions, use_cache=False, attention_mask=None, decode_buffers=buffers
-        )
+            input_ids=tokens, position_ids=positions, use_cache=False, attention_mask=None, decode_buffers=buffers,
+            **before.given(self.model, tokens),
+        )  # fmt: skip
         buffers.column += tokens.shape[1]
         buffers.hidden_keys.clear()
         return out.last_hidden_state[:, -1]

@@ -27,7 +27,7 @@ from tunesmith.models.noise import Draw, KeyedDropout
 from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
 from tunesmith.models.probe import Probe
 from tunesmith.models.prompts import NAME as PROMPT
-from tunesmith.models.prompts import NUM_TOKENS, prompt_config, put_before, try_prompt
+from tunesmith.models.prompts import NUM_TOKENS, PREFIX, prompt_config, put_before, try_prompt
 from tunesmith.roles import LowRank
 
 MAGNITUDE = "lora_magnitude_vector"  # peft's name for the lengths of DoRA
@@ -95,11 +95,11 @@ class Adapt:
     @property
     def is_prompt(self) -> bool:
         """Whether what trains stands before every sequence."""
-        return self.method == "peft" and self.peft == PROMPT
+        return self.method == "peft" and self.peft in (PROMPT, PREFIX)
 
     @property
     def num_before(self) -> int:
-        """Tokens of the tuned prompt; 0 without one, and where `prompt_config` refuses what is said of them."""
+        """Tokens of a tuned prompt or prefix; 0 without one, or where `prompt_config` refuses what is said of them."""
         num = self.options.get("num_virtual_tokens", NUM_TOKENS)
         return num if self.is_prompt and isinstance(num, int) else 0
 
@@ -186,7 +186,7 @@ def config_of(adapt: Adapt, model: PreTrainedModel) -> PeftConfig:
     if adapt.method == "lora":
         return lora_config(adapt, model)
     if adapt.is_prompt:
-        return prompt_config(dict(adapt.options), model)
+        return prompt_config(adapt.peft, dict(adapt.options), model)
     name = "ia3" if adapt.method == "ia3" else adapt.peft
     is_left = not adapt.targets and (name in OWN_TARGETS or "target_modules" in adapt.options)
     return peft_config(name, dict(adapt.options), None if is_left else targets_of(adapt, model), model)
@@ -199,7 +199,7 @@ def check_adapt(adapt: Adapt, model: PreTrainedModel, found: Probe) -> None:
     if adapt.method == "lora":
         targets_of(adapt, model)
     elif adapt.is_prompt:
-        try_prompt(model, prompt_config(dict(adapt.options), model), found)
+        try_prompt(model, prompt_config(adapt.peft, dict(adapt.options), model), found)
     elif adapt.is_pefts:
         prove(model, config_of(adapt, model), found)
     else:
@@ -282,7 +282,7 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
         live |= head_tensors(model)
         neutral = {n: p.detach().clone() for n, p in live.items()}
     elif adapt.is_prompt:
-        live, before = put_before(model, prompt_config(dict(adapt.options), model), seed)
+        live, before = put_before(model, prompt_config(adapt.peft, dict(adapt.options), model), seed)
         neutral = {n: p.detach().clone() for n, p in live.items()}  # read by nobody but its tenants
     elif adapt.is_pefts:
         live = put_in(model, config_of(adapt, model), key, seed)

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunesmith.errors import ModelError
 from tunesmith.models import kernel
+from tunesmith.models.before import PREFIX
 from tunesmith.models.blocks import Group, plan
 from tunesmith.models.calls import count
 
@@ -45,7 +46,7 @@ def forest_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention function. query [1, heads, N, d], key and value [1, kv_heads, N, d or dv] ->
     ([1, N, heads, dv], None)."""
-    layout, by_kernel = kwargs.pop(LAYOUT, None), kwargs.pop(KERNEL, False)
+    layout, by_kernel, prefix = kwargs.pop(LAYOUT, None), kwargs.pop(KERNEL, False), kwargs.pop(PREFIX, None)
     if layout is None:
         raise ModelError(
             f"attention {NAME!r} was called without a layout, and would mix the examples of a batch. "
@@ -71,6 +72,8 @@ def forest_attention(
             f"forest attention takes one flat run of tokens and no cache; found queries {tuple(query.shape)} and keys "
             f"{tuple(key.shape)}. Call the model with a batch of one and use_cache=False."
         )
+    if prefix is not None:
+        key, value = prefix.into(int(module.layer_idx), key, value)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     window = None if window is None else int(window)
     softcap = None if softcap is None else float(softcap)

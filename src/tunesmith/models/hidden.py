@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError, PlanError
+from tunesmith.models import before
 from tunesmith.models.attention import KERNEL, LAYOUT, NAME, Layout
 from tunesmith.models.heads import unwrapped
 from tunesmith.models.masked import masked_hidden
@@ -103,5 +104,6 @@ def _forest_hidden(causal: PreTrainedModel, forest: Forest) -> Tensor:
             position_ids=forest.positions[None],
             use_cache=False,
             **given,
+            **before.given(causal, forest.tokens[None]),
         )
     return output.last_hidden_state[0]

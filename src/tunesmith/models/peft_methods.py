@@ -24,7 +24,7 @@ from tunesmith.models.hidden import hidden_states
 from tunesmith.models.kinds import task_type
 from tunesmith.models.probe import Probe, probe, small_forest
 from tunesmith.models.prompts import NAME as PROMPT
-from tunesmith.models.prompts import take_away
+from tunesmith.models.prompts import PREFIX, take_away
 
 OWN_TARGETS = ("ia3", "ln_tuning", "trainable_tokens")  # peft knows better which layers than "all that are linear"
 BESIDE = ("modules_to_save", "inference_mode", "bias")  # options of peft that are no part of a method
@@ -40,9 +40,9 @@ NEEDS_MORE = {
     "poly": "it wants the number of a task beside each example",
 }
 TOKENS = (
-    "it puts keys and values, or tokens that another network makes, before every sequence; a forest has no place for "
-    "the first, and peft saves what came out of the second, from which nothing can go on. Use adapt.peft: "
-    "prompt_tuning, or a method that changes layers (adapt.method: lora, ia3)"
+    "it puts tokens that another network makes before every sequence, and peft saves what came out of that, from which "
+    "nothing can go on; or it is no method of layers. Use adapt.peft: prompt_tuning or prefix_tuning, or a method that "
+    "changes layers (adapt.method: lora, ia3)"
 )
 
 
@@ -64,7 +64,7 @@ def peft_config(name: str, options: dict[str, Any], targets: list[str] | None, m
     if name in NEEDS_MORE:
         raise PlanError(f"adapt.peft {name}: {NEEDS_MORE[name]}")
     if name not in by_name:
-        known = [*known_methods(), PROMPT]
+        known = [*known_methods(), PROMPT, PREFIX]
         raise PlanError(f"adapt.peft is {name!r}; peft has {', '.join(known)}.{did_you_mean(name, known)}")
     if name not in known_methods():
         raise PlanError(f"adapt.peft {name}: {TOKENS}")

@@ -1,85 +1,78 @@
-"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691): rows that stand before every sequence train, and nothing else.
+"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691) and prefix tuning (Li and Liang 2021, arXiv:2101.00190): what
+stands before every sequence trains, and nothing else.
 
-The rows are peft's, and so is what is saved. Here they are tokens of a forest like any others, with ids behind the
-model's own: they take the first positions of every root, and the embedding gives them the trained rows.
+The numbers are peft's, and so is what is saved. Here they are tokens of a forest like any others, with ids behind the
+model's own (`before`): they take the first positions of every root.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import PromptEmbedding, PromptTuningConfig
+from peft import PeftModelForCausalLM, PrefixEncoder, PrefixTuningConfig, PromptEmbedding, PromptTuningConfig
+from peft.utils.other import _prepare_prompt_learning_config
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
+from tunesmith.models.before import Prefixed, Prompted
 from tunesmith.models.hidden import hidden_states
 from tunesmith.models.probe import Probe, small_forest
 from tunesmith.types import Forest
 
-NAME, ROWS = "prompt_tuning", "prompt_embeddings"  # of the method, and of the tensor as peft saves it
+NAME, PREFIX, ROWS = "prompt_tuning", "prefix_tuning", "prompt_embeddings"  # the methods, and the tensor on disk
 NUM_TOKENS = 20  # as in most of peft's examples
 STARTS = ("SAMPLE_VOCAB", "RANDOM")
-OPTIONS = ("num_virtual_tokens", "prompt_tuning_init")
+OPTIONS = {NAME: ("num_virtual_tokens", "prompt_tuning_init"), PREFIX: ("num_virtual_tokens", "init_weights")}
+Config = PromptTuningConfig | PrefixTuningConfig
 
 
-class Prompted(nn.Module):
-    """The model's embeddings, and behind their last row those of the prompt."""
-
-    def __init__(self, plain: nn.Embedding, rows: Tensor) -> None:
-        super().__init__()
-        self.plain = plain
-        self.rows = nn.Parameter(rows.to(device=plain.weight.device, dtype=plain.weight.dtype))
-
-    @property
-    def weight(self) -> Tensor:
-        """Of the model's own, which a head may share."""
-        return self.plain.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        num = self.plain.weight.shape[0]
-        is_own = tokens < num
-        embedded = self.plain(torch.where(is_own, tokens, 0))
-        rows = self.rows[torch.where(is_own, 0, tokens - num)]
-        return torch.where(is_own[..., None], embedded, rows.to(embedded.dtype))
-
-
-def prompt_config(options: dict[str, Any], model: PreTrainedModel) -> PromptTuningConfig:
+def prompt_config(name: str, options: dict[str, Any], model: PreTrainedModel) -> Config:
     """peft's configuration. Raises PlanError where an option is none that is taken."""
-    odd = next((name for name in options if name not in OPTIONS), None)
+    odd = next((option for option in options if option not in OPTIONS[name]), None)
     if odd is not None:
-        near = did_you_mean(odd, OPTIONS)
-        raise PlanError(f"adapt.options has {odd!r}; prompt_tuning takes {', '.join(OPTIONS)}.{near}")
-    num, start = options.get("num_virtual_tokens", NUM_TOKENS), options.get("prompt_tuning_init", STARTS[0])
-    if not isinstance(num, int) or num < 1 or start not in STARTS:
+        near = did_you_mean(odd, OPTIONS[name])
+        raise PlanError(f"adapt.options has {odd!r}; {name} takes {', '.join(OPTIONS[name])}.{near}")
+    num = options.get("num_virtual_tokens", NUM_TOKENS)
+    if not isinstance(num, int) or num < 1:
+        raise PlanError(f"adapt.options.num_virtual_tokens is {num!r}; {name} wants a number above 0")
+    about: dict[str, Any] = {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(model.config.name_or_path)}
+    if name == PREFIX:
+        start = options.get("init_weights")
+        if start not in (None, "zero"):
+            raise PlanError(f"adapt.options.init_weights is {start!r}; prefix_tuning wants zero, or none for noise")
+        config = PrefixTuningConfig(num_virtual_tokens=num, init_weights=start, num_transformer_submodules=1, **about)
+        try:
+            return cast(PrefixTuningConfig, _prepare_prompt_learning_config(config, model.config))
+        except ValueError as error:
+            raise PlanError(f"adapt.peft {name}: peft does not know {type(model).__name__} ({error})") from error
+    start, text = options.get("prompt_tuning_init", STARTS[0]), model.config.get_text_config()
+    if start not in STARTS:
         raise PlanError(
-            f"adapt.options for prompt_tuning: num_virtual_tokens is {num!r} and prompt_tuning_init {start!r}; wanted "
-            f"a number above 0, and {' or '.join(STARTS)} (rows that begin as those of drawn tokens, or as noise)"
+            f"adapt.options.prompt_tuning_init is {start!r}; wanted {' or '.join(STARTS)} (rows that begin as those of "
+            "drawn tokens, or as noise)"
         )
-    text = model.config.get_text_config()
     return PromptTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=num, prompt_tuning_init=start, token_dim=text.hidden_size,
-        num_transformer_submodules=1, num_attention_heads=text.num_attention_heads, num_layers=text.num_hidden_layers,
-        base_model_name_or_path=str(model.config.name_or_path),
+        num_virtual_tokens=num, prompt_tuning_init=start, token_dim=text.hidden_size, num_transformer_submodules=1,
+        num_attention_heads=text.num_attention_heads, num_layers=text.num_hidden_layers, **about,
     )  # fmt: skip
 
 
-def put_before(
-    model: PreTrainedModel, config: PromptTuningConfig, seed: int
-) -> tuple[dict[str, nn.Parameter], tuple[int, ...]]:
-    """(live parameters, ids of the prompt's tokens). What is drawn at the start depends on the seed alone."""
+def put_before(model: PreTrainedModel, config: Config, seed: int) -> tuple[dict[str, nn.Parameter], tuple[int, ...]]:
+    """(live parameters, ids of the tokens). What is drawn at the start depends on the seed alone."""
     plain: Any = model.get_input_embeddings()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rows = PromptEmbedding(config, plain).embedding.weight.detach()
-    prompted = Prompted(plain, rows)
+        is_prefix = isinstance(config, PrefixTuningConfig)
+        encoder: Any = PrefixEncoder(config) if is_prefix else PromptEmbedding(config, plain)
+    prompted = (Prefixed if is_prefix else Prompted)(plain, encoder.embedding.weight.detach())
     model.set_input_embeddings(prompted)
     prompted.requires_grad_(False)
     num = int(plain.weight.shape[0])
-    return {ROWS: prompted.rows}, tuple(range(num, num + len(rows)))
+    return {ROWS: prompted.rows}, tuple(range(num, num + len(prompted.rows)))
 
 
 def take_away(model: PreTrainedModel) -> None:
@@ -112,30 +105,53 @@ def begun(batch: Forest, ids: Sequence[int]) -> Forest:
 
 
 @torch.no_grad()
-def try_prompt(model: PreTrainedModel, config: PromptTuningConfig, found: Probe) -> None:
-    """PlanError where the model does more with tokens than to embed them, so that the prompt's have no place in it: a
-    forest is run with the prompt, and then as plain rows of embeddings. `found`: of the model as it is."""
+def try_prompt(model: PreTrainedModel, config: Config, found: Probe) -> None:
+    """PlanError where this model has no place for it: a forest is run with it, and its first root by the model's own
+    attention, a prompt as plain rows of embeddings, a prefix as peft gives it. `found`: of the model as it is."""
+    name = PREFIX if isinstance(config, PrefixTuningConfig) else NAME
     if model.config.is_encoder_decoder:
-        raise PlanError("adapt.peft prompt_tuning: an encoder-decoder has no place for it here. Use adapt.method: lora")
-    forest = small_forest(model)
-    _, ids = put_before(model, config, 0)
-    try:
-        said = hidden_states(model, begun(forest, ids), found.layout)
-        first = begun(part(forest), ids)
-        wanted = model.base_model(inputs_embeds=model.get_input_embeddings()(first.tokens[None])).last_hidden_state[0]
-    except (IndexError, RuntimeError, ValueError, TypeError) as error:
+        raise PlanError(f"adapt.peft {name}: an encoder-decoder has no place for it here. Use adapt.method: lora")
+    if name == PREFIX and found.layout != "forest":
         raise PlanError(
-            f"adapt.peft prompt_tuning: {type(model).__name__} does more with tokens than to embed them "
-            f"({' '.join(str(error).split())[:200]}). Use adapt.method: lora"
+            f"adapt.peft {name}: its keys and values stand in forest attention, and {type(model).__name__} runs in the "
+            f"{found.layout} layout ({found.reason}). Use adapt.peft: prompt_tuning, or adapt.method: lora"
+        )
+    forest = small_forest(model)
+    live, ids = put_before(model, config, 0)
+    try:
+        said = hidden_states(model, begun(forest, ids), found.layout)[: int(forest.stop[0]) + len(ids)]
+        wanted = by_peft(model, config, live[ROWS], part(forest)) if name == PREFIX else embedded(model, forest, ids)
+    except (IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise PlanError(
+            f"adapt.peft {name}: {type(model).__name__} does more with tokens than to embed them, or its keys are not "
+            f"as peft makes them ({' '.join(str(error).split())[:200]}). Use adapt.method: lora"
         ) from error
     finally:
         take_away(model)
-    apart = float((said[: len(wanted)] - wanted).float().norm() / wanted.float().norm())
+    said = said[len(said) - len(wanted) :]
+    apart = float((said - wanted).float().norm() / wanted.float().norm())
     if not apart <= (1e-4 if model.dtype == torch.float32 else 0.1):
         raise PlanError(
-            f"adapt.peft prompt_tuning: {type(model).__name__} gives other hidden states for the prompt's tokens than "
-            f"for their rows (by {apart:.1g}). Use adapt.method: lora"
+            f"adapt.peft {name}: {type(model).__name__} gives other hidden states here than by peft (by {apart:.1g}). "
+            "Use adapt.method: lora"
         )
+
+
+def embedded(model: PreTrainedModel, forest: Forest, ids: Sequence[int]) -> Tensor:
+    """Hidden states of the first root with the prompt before it, as rows of embeddings."""
+    tokens = begun(part(forest), ids).tokens[None]
+    found: Tensor = model.base_model(inputs_embeds=model.get_input_embeddings()(tokens)).last_hidden_state[0]
+    return found
+
+
+def by_peft(model: PreTrainedModel, config: Config, rows: Tensor, first: Forest) -> Tensor:
+    """Hidden states of a root behind the prefix that peft makes of the rows."""
+    take_away(model)
+    wrapped: Any = PeftModelForCausalLM(model, config)
+    wrapped.prompt_encoder.default.embedding.weight.copy_(rows)
+    past = wrapped.get_prompt(1)
+    found: Tensor = model.base_model(input_ids=first.tokens[None], past_key_values=past).last_hidden_state[0]
+    return found
 
 
 def part(forest: Forest) -> Forest:
