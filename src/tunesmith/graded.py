@@ -49,16 +49,11 @@ class Tried:
 
 
 def recipe_of(path: Path, overrides: Mapping[str, Any]) -> Recipe:
-    """Of a recipe, or of a file that holds one of OpenAI's grader objects."""
-    if path.suffix.lower() != ".json":
-        found, _ = recipes.read(path, dict(overrides))
-    elif not path.is_file():
-        raise InputError(f"{path} is not there; wanted a recipe with reward:, or a grader object as JSON")
-    else:
-        found = recipes.parse({"reward": [{"kind": "openai", "name": "grader", "grader": str(path)}]})
-        if overrides:
-            raise InputError(f"{path} is a grader and no recipe, so --set has nothing to change: name it in a recipe, "
-                             f"reward: [{{kind: openai, grader: {path.name}}}]")  # fmt: skip
+    """Of a recipe, or of a JSON file that holds one of OpenAI's grader objects."""
+    said = dict(overrides)
+    if path.suffix.lower() == ".json":
+        said = {"reward": [{"kind": "openai", "name": "grader", "grader": str(path)}], **said}
+    found, _ = recipes.read(None if path.suffix.lower() == ".json" else path, said)
     if not found.reward:
         raise InputError(f"{path} has no reward: a list of parts, such as reward: [{{kind: numeric}}]")
     return found
@@ -77,7 +72,8 @@ def grade_file(recipe: Recipe, source: Path, asked: Asked, tell: Teller) -> tupl
         grades = reward([attempt for _, _, attempt in batch])
         found += [Tried(*one, grade) for one, grade in zip(batch, grades, strict=True)]
         tell.step(len(found), len(given), f"{len(found)} of {len(given)} graded")
-    return found, {**summary(found, reward), "num_left_out": left_out, "seconds": time.monotonic() - began}
+    took = time.monotonic() - began
+    return found, {**summary(found, reward), "num_left_out": left_out, "seconds": took, "files": dict(reward.files)}
 
 
 def attempts_in(source: Path, data: recipes.Data, output: str | None) -> tuple[list[tuple[int, Row, Attempt]], int]:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tunesmith import graded
 from tunesmith.cli.main import app
 from tunesmith.errors import DataError, InputError, RecipeError
+from tunesmith.files import sha256_file
 from tunesmith.folder import Silent
 
 RECIPE = """
@@ -105,6 +106,7 @@ def test_what_cannot_be_graded_is_counted_with_its_reason(tmp_path: Path) -> Non
         tmp_path, [{"output": t, "a": 1} for t in ("", "x", "")], "reward: {kind: python, file: mine.py:score}"
     )
     said = tried(recipe, rows)  # the file lies beside the recipe, and one part is a list of one
+    assert said["files"] == {str(tmp_path / "mine.py"): sha256_file(tmp_path / "mine.py")}
     assert (said["num_ungraded"], said["reward"]["mean"]) == (2, pytest.approx(1 / 3))
     assert said["ungraded_why"] == {"python: ZeroDivisionError: division by zero (line 2)": 2}
 
@@ -145,8 +147,9 @@ def test_a_grader_object_is_enough(tmp_path: Path) -> None:
         "reference": "{{ item.gold }}",
     }))  # fmt: skip
     assert tried(grader, rows)["reward"]["mean"] == 1
-    with pytest.raises(InputError, match="--set has nothing to change"):
-        graded.recipe_of(grader, {"seed": 1})
+    assert graded.recipe_of(grader, {"evals.code.trust_local_code": True}).evals.code.trust_local_code
+    with pytest.raises(InputError, match="could not be read"):
+        tried(tmp_path / "gone.json", rows)
 
 
 @pytest.mark.parametrize(

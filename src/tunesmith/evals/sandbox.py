@@ -141,7 +141,8 @@ def isolation(*, insist: bool) -> tuple[bool, str]:
         return True, STRONG
     if not insist or os.name != "posix":
         raise NotIsolated(
-            f"programs that a model writes are not run here: no sandbox can be had ({trouble}). Run on a Linux machine "
+            f"programs that a model writes, and graders of its replies, are not run here: no sandbox can be had "
+            f"({trouble}). Run on a Linux machine "
             "that allows user namespaces (as root, or with kernel.unprivileged_userns_clone=1)"
             + (", or insist with --set evals.code.trust_local_code=true, on a machine that may be lost."
                if os.name == "posix" else ".")

@@ -1,9 +1,11 @@
-"""Rewards that run code: a function of the user's own, and unit tests on a program that the model wrote."""
+"""Rewards that run in other processes: a function of the user's own, unit tests on a program that the model wrote, and
+patterns, which a text can make run for ever."""
 
 from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,21 @@ def asked(box: Sandboxed, name: str, given: Callable[[Attempt], list[Any]], ends
         return value
 
     return each(case, low)
+
+
+def regex(options: kinds.Regex, name: str) -> Part:
+    """In a process that can be ended, since a pattern such as (a+)+$ never comes to an end on some texts. It runs no
+    code but Python's own, and needs no isolation."""
+    try:
+        re.compile(options.pattern)
+    except re.error as error:
+        raise RecipeError(f"the pattern {options.pattern!r} of the reward {name} is none: {error}") from None
+    find = "fullmatch" if options.whole else "search"
+    source = (
+        f"import re\nFIND = re.compile({options.pattern!r}).{find}\ndef found(text):\n    return FIND(text) is not None"
+    )
+    box = Sandboxed(Code(source, f"the pattern of {name}", "found", options.timeout_s, 256 * MIB, isolate=False))
+    return Part(name, 0.0, 1.0, asked(box, name, lambda attempt: [attempt.text], (0.0, 1.0)))
 
 
 def range_of(said: str, path: Path) -> kinds.Range:

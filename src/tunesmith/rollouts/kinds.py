@@ -67,6 +67,7 @@ class Regex(Common):
 
     pattern: str
     whole: bool = False  # true: it has to fit the whole reply
+    timeout_s: float = 2.0  # seconds for one reply: there are patterns that some texts keep busy for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import DataError, InputError, RecipeError
+from tunesmith.errors import DataError, InputError
 from tunesmith.evals import counted
 from tunesmith.evals.json_scores import Schema
 from tunesmith.evals.metrics import rouge, token_f1
@@ -43,15 +42,6 @@ def numeric(options: kinds.Numeric, name: str) -> Part:
         return float(got is not None and abs(got - wanted) <= abs(wanted) * share)
 
     return Part(name, 0.0, 1.0, each(case))
-
-
-def regex(options: kinds.Regex, name: str) -> Part:
-    try:
-        pattern = re.compile(options.pattern)
-    except re.error as error:
-        raise RecipeError(f"the pattern {options.pattern!r} of the reward {name} is none: {error}") from None
-    find = pattern.fullmatch if options.whole else pattern.search
-    return Part(name, 0.0, 1.0, each(lambda attempt: float(find(attempt.text) is not None)))
 
 
 def json_schema(options: kinds.JsonSchema, name: str) -> Part:

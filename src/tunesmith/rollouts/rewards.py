@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import RecipeError, RunError
+from tunesmith.files import sha256_file
 from tunesmith.rollouts import asked, coded, graders, kinds, matches
 from tunesmith.rollouts.combined import clipped, computed, summed
 from tunesmith.rollouts.formula import Formula
@@ -26,6 +27,7 @@ class Summed:
     """The reward of a run: its parts, weighed and added up. What is opened for it ends with it."""
 
     part: Part
+    files: Mapping[str, str]  # that the parts name -> SHA-256, by which a changed reward is known
 
     @property
     def low(self) -> float:
@@ -57,7 +59,22 @@ def make_reward(said: Sequence[Mapping[str, Any]], means: Means | None = None) -
     where it cannot be had."""
     if not said:
         raise RecipeError("reward is empty: there is nothing to grade replies by")
-    return Summed(sum_of(kinds.read(said), "reward", means or Means()))
+    options = kinds.read(said)
+    return Summed(sum_of(options, "reward", means or Means()), {str(p): sha256_file(p) for p in files_of(options)})
+
+
+def files_of(options: Sequence[kinds.Common]) -> list[Path]:
+    """The files that parts, and parts of parts, name."""
+    found = []
+    for one in options:
+        match one:
+            case kinds.Python():
+                found.append(Path(one.file.rpartition(":")[0]))
+            case kinds.JsonSchema(schema=str(name)) | kinds.OpenAI(grader=str(name)):
+                found.append(Path(name))
+            case kinds.Sum() | kinds.Expression():
+                found += files_of(kinds.read(one.parts))
+    return found
 
 
 def sum_of(options: Sequence[kinds.Common], name: str, means: Means) -> Part:
@@ -98,7 +115,7 @@ def bare(options: kinds.Common, name: str, means: Means) -> Part:
         case kinds.Numeric():
             return matches.numeric(options, name)
         case kinds.Regex():
-            return matches.regex(options, name)
+            return coded.regex(options, name)
         case kinds.JsonSchema():
             return matches.json_schema(options, name)
         case kinds.Similarity():

@@ -168,6 +168,14 @@ def test_a_hang_costs_its_time_and_no_more(tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_text_cannot_keep_a_pattern_busy() -> None:
+    """Python's own matching cannot be ended from outside, and would take longer than there are people."""
+    reward = make_reward([{"kind": "regex", "pattern": "(a+)+$", "timeout_s": 0.5}])
+    found = reward([attempt("aaa"), attempt("a" * 60 + "b"), attempt("b")])
+    assert [(g.value, g.is_graded) for g in found] == [(1, True), (0, False), (0, True)]
+    assert found[1].why == "regex: no grade within 0.5 s"
+
+
 @needs_linux
 def test_nothing_is_left_behind() -> None:
     box = Sandboxed(Code(EXECS + "# mark of this test", "left_behind.py", "score", 2.0, 256 * MIB, True))
