@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from tunesmith.best_of import BestOf
 from tunesmith.calibrate import NAME as CALIBRATION_FILE
 from tunesmith.classes import OF_LABELS
 from tunesmith.errors import DataError, InputError
@@ -31,6 +32,7 @@ class Prediction:
     confidence: float | None = None  # not calibrated: share of the label or labels, or geometric mean over the tokens
     probabilities: dict[str, float] | None = None  # labels: of every label; calibrated where `probability` is given
     cut: bool | None = None  # texts: the answer ran into the limit of tokens and is not finished
+    reward: float | None = None  # the best of several: what the reward model gave it
     problem: str | None = None  # why there is no answer
 
 
@@ -57,10 +59,12 @@ def calibration_of(folder: Path) -> Calibration | None:
 class Predictor:
     """One of an opened run's models, asked in batches. The calibration is that of the tuned model, and of no other."""
 
-    def __init__(self, opened: Opened, calibration: Calibration | None, model: str = TUNED) -> None:
+    def __init__(
+        self, opened: Opened, calibration: Calibration | None, model: str = TUNED, best: BestOf | None = None
+    ) -> None:
         refuse_command(opened.served.task, f"{opened.name} learned from", IN_CHAT, writes=True)
         opened.who(model)  # refuses a name that is not there
-        self.opened, self.model = opened, model
+        self.opened, self.model, self.best = opened, model, best
         self.labelled = is_labelled(opened.served) or bool(opened.renderer.several)
         self.calibration = calibration if model == TUNED and self.labelled else None
         self.batch_rows = LABEL_ROWS if self.labelled else opened.recipe.evals.rows
@@ -118,6 +122,9 @@ class Predictor:
     def _texts(self, prompts: Sequence[tuple[Message, ...]]) -> list[Prediction]:
         """Prompts that are longer than any of training are answered one at a time: the rows of a batch are as long in
         memory as its longest."""
+        if self.best is not None:
+            found = [self.best(self.opened, self.model, p) for p in prompts]
+            return [replace(written(done), reward=round(score, DIGITS)) for done, score in found]
         usual = self.opened.recipe.data.max_tokens
         lengths = [len(self.opened.prompt(p)) for p in prompts]
         done: dict[int, Completion] = {}

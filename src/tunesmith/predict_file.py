@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.best_of import best_of
 from tunesmith.calibrate import NAME as CALIBRATION_FILE
 from tunesmith.data.columns import Columns, prompt_of
 from tunesmith.data.fill import names_in
@@ -42,6 +43,8 @@ class Asked:
     prompt: tuple[str, ...] = ()  # columns or templates to read instead of the run's own
     each_label: bool = False  # one more column per label
     resume: bool = False
+    best_of: int = 1  # answers sampled, of which `reward` picks one
+    reward: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,9 @@ def predict_file(folder: Path, source: Path, out: Path, asked: Asked, tell: Tell
     for name, column in added.items():
         if column != name:
             tell.say(f"the file has a column {name!r} of its own, so what is added is called {column!r}")
+    best = best_of(asked.best_of, asked.reward)
     opened = open_run(folder)
-    predictor = Predictor(opened, calibration, asked.model)
+    predictor = Predictor(opened, calibration, asked.model, best)
     if predictor.labelled and predictor.calibration is None:
         why = "the run had too few dev cases, or the base was asked"
         why = "several labels may fit a text" if opened.renderer.several else why
@@ -164,13 +168,15 @@ def understood(source: Path, found: Survey, columns: Columns) -> list[str]:
 
 def added_columns(served: Served, asked: Asked, found: Survey, *, calibrated: bool) -> dict[str, str]:
     """What is added, in order -> its column: its own name, unless the file has that one already."""
+    if is_labelled(served) and asked.reward:
+        raise InputError("--best-of picks among sampled texts, and this run answers with labels: leave it out")
     if is_labelled(served):
         names = ["answer", *(["probability", "unsure"] if calibrated else ["confidence"])]
         names += [f"probability: {label}" for label in served.labels] if asked.each_label else []
     elif asked.each_label:
         raise InputError("the run was not tuned on labels, so there is no probability of each label")
     else:
-        names = ["answer", "confidence", "cut"]
+        names = ["answer", "confidence", "cut", *(["reward"] if asked.reward else [])]
     taken = set(found.types)
     columns: dict[str, str] = {}
     for name in (*names, "problem"):
@@ -192,6 +198,7 @@ def fingerprint(folder: Path, source: Path, asked: Asked, predictor: Predictor) 
         "model": asked.model,
         "prompt": list(asked.prompt),
         "each label": asked.each_label,
+        "reward": [] if predictor.best is None else predictor.best.facts,
         "rows of a batch": predictor.batch_rows,
         "device": f"{base.model.device} {base.model.dtype} torch {torch.__version__}",
         "threads": torch.get_num_threads(),

@@ -187,5 +187,6 @@ def note_dev_loss(
     if loss is not None:
         folder.add_lines(METRICS, [{"update": state.update, "dev_loss": loss}])
         tracked.log(state.update, {"dev_loss": loss})
-        unit = {"pairs": "pair", "marks": "reply"}.get(made.kind.scoring, "token")
-        folder.tell.say(f"dev loss at update {state.update}: {loss:.3f} nats per {unit}")
+        units = {"pairs": "nats per pair", "scores": "nats per pair", "marks": "per reply"}
+        unit = units.get(made.kind.scoring, "nats per token")
+        folder.tell.say(f"dev loss at update {state.update}: {loss:.3f} {unit}")

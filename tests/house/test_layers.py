@@ -10,7 +10,7 @@ from tests.house.source import PACKAGE, Source, at, functions, package
 SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "stopping", "evaluate", "guards", "teach", "watch"),
     *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
-    *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "predict_file", "api"),
+    *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "best_of", "predict_file", "api"),
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),

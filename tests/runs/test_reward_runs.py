@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,12 @@ from tests.runs.mistakes import typed
 from tests.runs.test_preference_runs import LN2, Stops, pair_file, read, rows_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from tunesmith.best_of import best_of
 from tunesmith.errors import InputError, Interrupted
 from tunesmith.folder import Silent
+from tunesmith.opened import open_run
+from tunesmith.rollouts.reward_model import RewardModel
+from tunesmith.types import Attempt, Grade, Message
 from tunesmith.verified import verify
 
 
@@ -141,3 +148,65 @@ def test_what_comes_after_works_or_says_why_not(world: Path, tmp_path: Path, mon
         assert found.code != 0, words
         assert "reward" in found.text, (words, found.text)
         assert "Traceback" not in found.text
+
+
+@pytest.fixture(scope="module")
+def writer(world: Path) -> Path:
+    """A run that answers."""
+    said = tiny_runs.settings(world / "model", tiny_runs.reply_file(world / "replies.jsonl"), max_updates=2)
+    tiny_runs.started(said | {"precision": "float32"}, world / "writer")
+    return world / "writer"
+
+
+def predicted(words: list[str], rows: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    source = tiny_runs.written(out.with_name(f"asked {out.name}"), rows)
+    found = typed(["predict", words[0], str(source), str(out), *words[1:]])
+    assert found.code == 0, found.text
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_the_best_of_several_answers_is_the_one_with_the_highest_score(
+    world: Path, writer: Path, tmp_path: Path
+) -> None:
+    """Whatever stands around it in the file; its score is what plain transformers give it."""
+    rows = [{"prompt": f"{word}: what is it?"} for word in ("dog", "clips", "sold")]
+    words = [str(writer), "--best-of", "5", "--reward", str(world / "run")]
+    found = predicted(words, rows, tmp_path / "best.jsonl")
+    assert predicted(words, rows[::-1], tmp_path / "turned.jsonl")[::-1] == found
+    best = best_of(5, world / "run")
+    assert best is not None
+    opened, tried = open_run(writer), []
+
+    class Watched(RewardModel):
+        def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
+            grades = super().__call__(attempts)
+            tried.append([(a.text, g.value) for a, g in zip(attempts, grades)])
+            return grades
+
+    given = best.reward
+    watched = Watched(given.session, given.who, given.renderer, given.least)
+    replace(best, reward=watched)(opened, "tuned", (Message("user", rows[0]["prompt"]),))
+    [each] = tried
+    assert len({text for text, _ in each}) > 1
+    answer, score = max(each, key=lambda both: both[1])
+    assert (found[0]["answer"], found[0]["reward"]) == (answer, pytest.approx(score, abs=1e-3))
+    assert min(each, key=lambda both: both[1])[1] < score - 1e-3  # the mutant: the worst of them
+    merged = AutoModelForSequenceClassification.from_pretrained(world / "run" / "merged").eval()
+    assert scored(merged, world / "run" / "merged", rows[0]["prompt"], answer) == pytest.approx(score, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--best-of", "4"], "wants a number above 1 and a reward model"),
+        (["--reward", "RUN"], "wants a number above 1 and a reward model"),
+        (["--best-of", "4", "--reward", "WRITER"], "is a run of task generate"),
+    ],
+)
+def test_what_picks_no_best_is_refused(world: Path, writer: Path, tmp_path: Path, words: list[str], says: str) -> None:
+    names = {"RUN": str(world / "run"), "WRITER": str(writer)}
+    source, out = tiny_runs.written(tmp_path / "in.jsonl", [{"prompt": "dog?"}]), tmp_path / "out.jsonl"
+    found = typed(["predict", str(writer), str(source), str(out), *(names.get(word, word) for word in words)])
+    assert found.code != 0
+    assert says in " ".join(found.text.split())
+    assert not out.exists()

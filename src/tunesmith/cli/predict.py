@@ -22,6 +22,10 @@ def predict(
         list[str] | None, typer.Option(help="The column that is the prompt here, or a template with {columns}.")
     ] = None,
     each_label: Annotated[bool, typer.Option("--each-label", help="One more column per label.")] = False,
+    best_of: Annotated[
+        int, typer.Option("--best-of", help="Sample so many answers, and keep the best by --reward.")
+    ] = 1,
+    reward: Annotated[Path | None, typer.Option(help="The run of a reward model, or its folder.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a prediction that was stopped.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -30,7 +34,7 @@ def predict(
     Example: tunesmith predict runs/quickstart messages.csv answers.csv
     """
     job = part("predict_file")
-    asked = job.Asked(model, tuple(prompt or ()), each_label, resume)
+    asked = job.Asked(model, tuple(prompt or ()), each_label, resume, best_of, reward)
     with show.Screen(quiet=as_json) as tell:
         done = job.predict_file(folder, source, out, asked, tell)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -66,15 +67,18 @@ def asked(attempt: Attempt) -> str:
     return attempt.example.id
 
 
-def reward_model(options: kinds.RewardModel, name: str) -> Part:
+def open_reward(name: str, least: float = -math.inf) -> RewardModel:
     """From a folder that `AutoModelForSequenceClassification` opens, such as a run's merged/."""
     device, _ = choose_device()
-    base = load(options.model, choose_dtype(device)[0], device, door="scores")
+    base = load(name, choose_dtype(device)[0], device, door="scores")
     if not base.head.weight.any():
         raise RecipeError(
-            f"the model of the reward {name}, {options.model}, has no head of one output: it would give every reply 0. "
-            "Train one (task.name: reward), and name its merged/ folder"
+            f"the reward model {name} has no head of one output: it would give every reply 0. Train one (task.name: "
+            "reward), and name its merged/ folder"
         )
+    return RewardModel(Session(base), None, Renderer(base.tokenizer, base.context_tokens or MICRO_TOKENS), least)
+
+
+def reward_model(options: kinds.RewardModel, name: str) -> Part:
     low, high = options.clip
-    longest = base.context_tokens or MICRO_TOKENS
-    return Part(name, low, high, RewardModel(Session(base), None, Renderer(base.tokenizer, longest), low))
+    return Part(name, low, high, open_reward(options.model, low))
