@@ -16,8 +16,12 @@ from dataclasses import asdict
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from tunesmith.recipe import ADAPTER, Recipe, as_dataclass, known_keys, parts_of
+from tunesmith.rollouts.kinds import KINDS, Common
+
+REWARD = "RewardPart"
 
 
 def comments(kind: type) -> dict[str, str]:
@@ -111,7 +115,21 @@ def json_schema() -> dict[str, Any]:
     schema = ADAPTER.json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A tunesmith recipe"
+    schema["$defs"][REWARD] = {"anyOf": [reward_schema(kind, options) for kind, options in KINDS.items()]}
+    schema["properties"]["reward"]["items"] = {"$ref": f"#/$defs/{REWARD}"}
     describe(schema, Recipe, schema["$defs"])
+    return schema
+
+
+def reward_schema(kind: str, options: type[Common]) -> dict[str, Any]:
+    """Of one part of a reward: the keys of its kind and no others."""
+    schema = TypeAdapter(options).json_schema()
+    schema["additionalProperties"] = False
+    for name, words in {**comments(Common), **comments(options)}.items():
+        schema["properties"][name]["description"] = words
+    schema["properties"]["kind"] = {"const": kind, "description": schema.pop("description")}
+    if "parts" in schema["properties"]:
+        schema["properties"]["parts"]["items"] = {"$ref": f"#/$defs/{REWARD}"}
     return schema
 
 

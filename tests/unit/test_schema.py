@@ -15,7 +15,7 @@ import pytest
 
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import known_keys, parse
-from tunesmith.schema import comments, descriptions, json_schema
+from tunesmith.schema import REWARD, comments, descriptions, json_schema
 
 COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
 
@@ -48,6 +48,8 @@ RIGHT: list[dict[str, Any]] = [
     {"model": "x", "data": {"train": "a.csv", "test": ["b.csv"], "columns": {"prompt": ["a", "b"], "label": "c"}}},
     {"train": {"lr": 1e-4, "schedule": {"kind": "linear"}, "max_updates": None}, "adapt": None},
     {"train": {"lr": "auto"}, "export": ["adapter"]},
+    {"reward": {"kind": "exact"}},
+    {"reward": [{"kind": "sum", "clip": [0, 1], "parts": [{"kind": "regex", "pattern": "a", "weight": -1}]}]},
 ]
 WRONG: list[dict[str, Any]] = [
     {"modle": "x"},
@@ -57,6 +59,10 @@ WRONG: list[dict[str, Any]] = [
     {"data": {"columns": {"prompts": "a"}}},
     {"data": 3},
     {"precision": "fp8"},
+    {"reward": [{"kind": "exakt"}]},
+    {"reward": [{"kind": "exact", "pattern": "a"}]},
+    {"reward": [{"kind": "regex"}]},
+    {"reward": [{"kind": "sum", "parts": [{"kind": "regex"}]}]},
 ]
 
 
@@ -86,6 +92,7 @@ def described(record: dict[str, Any], schema: dict[str, Any], prefix: str = "") 
     for name, inner in record["properties"].items():
         assert inner["description"], f"{prefix}{name}"
         refs = [o["$ref"].rsplit("/", 1)[-1] for o in inner.get("anyOf", []) if "$ref" in o]
+        refs = [ref for ref in refs if ref != REWARD]  # parts of a list are no keys of the recipe
         groups = [described(schema["$defs"][ref], schema, f"{prefix}{name}.") for ref in refs]
         found |= set().union(*groups) if groups else {f"{prefix}{name}"}
     return found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.attempts import attempt, replied
+from tests.house.source import ROOT
 
 from tunesmith.errors import DataError, InputError, RecipeError, RunError
-from tunesmith.rollouts import sandboxed
+from tunesmith.rollouts import kinds, sandboxed
 from tunesmith.rollouts.rewards import make_reward
 from tunesmith.types import Attempt
 
@@ -100,6 +103,24 @@ def test_a_row_that_lacks_what_is_needed_is_an_error(keys: dict[str, Any], given
         make_reward([keys])([given])
 
 
+def undocumented(page: str) -> list[str]:
+    """Kinds without a row in the page's table, and keys that their row does not name."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*)$", page.split("## Kinds")[1].split("\n## ")[0], re.M))
+    shared = {field.name for field in fields(kinds.Common)}
+    return [
+        f"{kind}.{field.name}"
+        for kind, options in kinds.KINDS.items()
+        for field in fields(options)
+        if f"`{field.name}`" not in rows.get(kind, "") and field.name not in shared
+    ]
+
+
+def test_every_kind_and_key_stands_in_the_page() -> None:
+    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    assert undocumented(page) == []
+    assert undocumented(page.replace("`side_by_side`", "")) == ["judge.side_by_side"]
+
+
 # -- a function of the user's own -----------------------------------------------------------------------------------
 
 
@@ -152,8 +173,6 @@ def test_a_file_that_cannot_be_used_is_refused_at_once(tmp_path: Path, text: str
     ],
 )
 def test_an_own_function_that_fails_gives_the_least_and_says_why(tmp_path: Path, body: str, words: str) -> None:
-    import re
-
     [grade] = make_reward(written(tmp_path, f"def score(output, facts):\n    {body}\n"))([attempt("x")])
     assert (grade.value, grade.is_graded) == (0, False)
     assert re.search(words, grade.why), grade.why
