@@ -35,6 +35,7 @@ SHORT = [
     "evals.robustness=off",
     "evals.explain_cases=0",
 ]
+PAIRS = ["train.max_updates=24", *SHORT[1:3]]
 Row = dict[str, Any]
 
 
@@ -61,12 +62,14 @@ def conversation(row: Row) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """`recipe`: of examples/recipes; `row`: what is made of a row of the set's files before it is read."""
+    """`recipe`: of examples/recipes; `row`: what is made of a row of the set's files before it is read; `data`: the
+    folder, where it is not the set's name."""
 
     what: str
     sets: list[str]
     recipe: str | None = None
     row: Callable[[Row], Row] | None = None
+    data: str = ""
 
 
 SETS = {
@@ -87,6 +90,10 @@ SETS = {
         ],
     ),
     "rasbt_polite_pairs": Set("Instructions answered politely (Apache-2.0)", SHORT, "style", polite),
+    "polite_preferences": Set(
+        "Polite before impolite answers, by DPO (Apache-2.0)", PAIRS, "preferences", data="rasbt_polite_pairs"
+    ),
+    "polite_reward": Set("The same pairs, by a reward model (Apache-2.0)", PAIRS, "reward", data="rasbt_polite_pairs"),
     "legal_plain_summaries": Set(
         "Terms of service in plain words (Apache-2.0)", [*SHORT, "data.columns.group=id"], "legal"
     ),
@@ -106,9 +113,10 @@ SETS = {
 
 def rows_of(name: str, data: Path, folder: Path) -> Path:
     """The files to read: the set's own, or copies in `folder` with each row made anew. Of one file alone is learned."""
-    remade, files = SETS[name].row, sorted((data / name).glob("*.jsonl*"))
+    remade, source = SETS[name].row, data / (SETS[name].data or name)
+    files = sorted(source.glob("*.jsonl*"))
     if remade is None:
-        return data / name
+        return source
     folder.mkdir(parents=True)
     for path in files:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
