@@ -23,7 +23,14 @@ from tunesmith.rollouts.rewards import Means, Summed, make_reward
 from tunesmith.types import Attempt, Example, Grade, Label, Message, Reply, Target, Task
 
 OUTPUTS = ("output", "predicted answer", "completion", "response", "answer")  # the first that a file has
-ADDED = ("confidence", "probability", "unsure", "cut", "problem")  # by `tunesmith predict`, with or without "predicted"
+ADDED = (
+    "confidence",
+    "probability",
+    "unsure",
+    "cut",
+    "reward",
+    "problem",
+)  # by `tunesmith predict`, with or without "predicted"
 LAST = "answer"  # as likely a fact as an output: messages that end with the assistant's come before it
 BATCH = 64
 CHARS = 4  # a token, where the file does not say how many there are

@@ -20,6 +20,8 @@ from tunesmith.cli.main import app
 from tunesmith.errors import DataError, InputError, Interrupted
 from tunesmith.evals.calibration import MIN_CASES, Calibration
 from tunesmith.folder import Silent
+from tunesmith.graded import Asked as Tried
+from tunesmith.graded import grade_file
 from tunesmith.predict import LABEL_ROWS
 from tunesmith.predict_file import Asked, Done, predict_file
 from tunesmith.recipe import parse
@@ -170,6 +172,19 @@ def test_columns_of_the_same_name_are_kept_and_said(here: Path, tmp_path: Path) 
     assert row["predicted answer 2"] in ("clips", "dog", "fox")
     assert done.columns["answer"] == "predicted answer 2"
     assert any("'answer' of its own" in line for line in tell.said)
+
+
+def test_a_file_of_predictions_can_be_graded(here: Path, tmp_path: Path) -> None:
+    """Its answers are the outputs, the file's own columns the facts; a row without an answer is left out."""
+    rows = [{**row, "answer": "fox"} for row in messages(5)]
+    rows[2]["text"] = ""
+    out = tmp_path / "predicted.csv"
+    do(here, "texts", csv_file(tmp_path / "m.csv", rows), out, prompt=("text",))
+    recipe = parse({"reward": [{"kind": "exact", "reference": "answer"}, {"kind": "length", "most": 1, "buffer": 1}]})
+    tried, said = grade_file(recipe, out, Tried(), SILENT)
+    assert (said["num_rows"], said["num_left_out"]) == (4, 1)
+    assert [one.attempt.text for one in tried] == [row["predicted answer"] for row in read_csv(out) if row["text"]]
+    assert set(tried[0].attempt.example.target.facts) == {"number", "text", "note", "answer"}  # type: ignore[union-attr]
 
 
 def test_the_base_is_not_called_calibrated(here: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_program_that_a_grader_runs_cannot_grade_itself(tmp_path: Path, port: 
 
 
 def test_what_one_text_breaks_is_whole_for_the_next(tmp_path: Path, either: str) -> None:
-    """Even of a grader that hands its own rights to the text. The last two need the process space of the sandbox."""
+    """Even of a grader that hands its own rights to the text. The last three need the process space of the sandbox."""
     reward = reward_of(tmp_path, EXECS)
     names = list(PATCHES) if either == "isolated" else list(PATCHES)[:-3]
     for name in names:
