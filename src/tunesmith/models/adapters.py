@@ -7,6 +7,7 @@ model itself. Tenants own float32 masters; a slot is only where they sit while a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -24,7 +26,7 @@ from tunesmith.models.context import Context, check_context
 from tunesmith.models.kinds import has_classes, has_masked_head, task_type
 from tunesmith.models.low_rank import in_one_piece
 from tunesmith.models.noise import Draw, KeyedDropout
-from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in
+from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in, take_out
 from tunesmith.models.probe import Probe
 from tunesmith.models.prompts import NAME as PROMPT
 from tunesmith.models.prompts import NUM_TOKENS, PREFIX, prompt_config, put_before, try_prompt
@@ -225,7 +227,8 @@ def check_bits(adapt: Adapt, model: nn.Module | None = None) -> None:
 def targets_of(adapt: Adapt, model: PreTrainedModel) -> list[str]:
     """The layers that an adapter is put on, each of which the model has."""
     if not adapt.targets:
-        return linear_suffixes(model)
+        found = linear_suffixes(model)
+        return sorted(set(found) - read_otherwise(found, model)) if adapt.method == "lora" else found
     names = [name for name, _ in model.named_modules()]
     for target in adapt.targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
@@ -234,7 +237,21 @@ def targets_of(adapt: Adapt, model: PreTrainedModel) -> list[str]:
                 f"adapt.targets names {target!r}, and this model has no such layer; it has: {', '.join(known)}."
                 f"{did_you_mean(target, known)} An empty list means all of them."
             )
+    odd = read_otherwise(adapt.targets, model) if adapt.method == "lora" else set()
+    if odd:
+        raise PlanError(
+            f"adapt.targets names {', '.join(sorted(odd))}, which peft takes for weights of {type(model).__name__}'s "
+            "experts: LoRA would not stand on these layers. Leave them out"
+        )
     return list(adapt.targets)
+
+
+def read_otherwise(targets: Iterable[str], model: PreTrainedModel) -> set[str]:
+    """Those that peft takes for weights of a mixture's experts, as files of transformers 4 name them (in DeepSeek-V3
+    dense layers and shared experts have the same names): LoRA would stand elsewhere, and no export be opened."""
+    config = LoraConfig(target_modules=list(targets))
+    convert_peft_config_for_transformers(config, model, None)
+    return set(targets) - set(config.target_modules or ())
 
 
 def linear_suffixes(model: PreTrainedModel) -> list[str]:
@@ -271,7 +288,7 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
     draw = Draw()
     before: tuple[int, ...] = ()
     if adapt.method == "lora":
-        inject_adapter_in_model(lora_config(adapt, model), model, adapter_name=key)
+        inject(model, adapt, key)
         key_dropout(model, key, draw)
         in_one_piece(model)
         model.requires_grad_(False)
@@ -297,6 +314,18 @@ def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...
     for parameter in live.values():
         parameter.requires_grad_(False)  # a verb switches on what the tenant trains
     return Slot(key, adapt, live, neutral, None, heads if heads_wanted else None, draw, before)
+
+
+def inject(model: PreTrainedModel, adapt: Adapt, key: str) -> None:
+    """LoRA's layers around the model's own. PlanError where peft knows that it would not work on one of them."""
+    try:
+        inject_adapter_in_model(lora_config(adapt, model), model, adapter_name=key)
+    except ValueError as error:
+        take_out(model)
+        known = ", ".join(linear_suffixes(model))
+        raise PlanError(
+            f"peft refuses LoRA on {type(model).__name__}: {error}. Name other layers in adapt.targets, of {known}"
+        ) from error
 
 
 def key_dropout(model: PreTrainedModel, key: str, draw: Draw) -> None:
