@@ -6,7 +6,6 @@ Nothing is asked twice: an answer is kept by a digest of the question and the mo
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,15 +69,23 @@ def objects_in(reply: str) -> list[Mapping[str, Any]]:
     return found
 
 
+def said_under(reply: str, key: str) -> Any:
+    """What a judge's reply says under `key`. Ungradable where it says nothing, or two things: one of them may be the
+    answer's own words, which the judge repeats."""
+    found = [value[key] for value in objects_in(reply) if key in value]
+    if not found:
+        raise Ungradable(f"the judge gave no {key}: {' '.join(reply.split())[:120]!r}")
+    if any(value != found[0] for value in found):
+        raise Ungradable(f"the judge gave more than one {key}: {' '.join(reply.split())[:120]!r}")
+    return found[0]
+
+
 def number_of(reply: str, key: str, low: float, high: float) -> float:
-    """What a judge's reply says under `key`. Ungradable where it says nothing, or a number out of its range."""
-    for found in objects_in(reply):
-        value = found.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            if low <= value <= high:
-                return float(value)
-            raise Ungradable(f"the judge gave {value:g}, which is not from {low:g} to {high:g}")
-    raise Ungradable(f"the judge gave no {key}: {' '.join(reply.split())[:120]!r}")
+    """As a number. Ungradable where it is none, or out of its range."""
+    value = said_under(reply, key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise Ungradable(f"the judge gave {value!r:.40}, which is not from {low:g} to {high:g}")
+    return float(value)
 
 
 def graded(

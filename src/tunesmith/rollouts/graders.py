@@ -160,10 +160,10 @@ def label_model(said: Object, around: Around, name: str) -> Part:
     what = RESULT.format(key="label", value=json.dumps(labels[0]), what=f"one of {json.dumps(labels)}")
 
     def read(reply: str) -> float:
-        said_label = next((found["label"] for found in asked.objects_in(reply) if "label" in found), None)
-        if said_label not in labels:
-            raise Ungradable(f"the model gave no label: {' '.join(reply.split())[:120]!r}")
-        return float(said_label in passing)
+        label = asked.said_under(reply, "label")
+        if label not in labels:
+            raise Ungradable(f"the model gave {label!r:.40}, which is none of the labels")
+        return float(label in passing)
 
     return by_model(said, around, name, what, read, (0.0, 1.0))
 
