@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from tunesmith.errors import ModelError
 from tunesmith.models.class_head import ClassHead
@@ -51,5 +52,10 @@ def make_scoring(name: str, config: PreTrainedConfig) -> None:
         raise ModelError(
             f"model {name} is no decoder, and a reward model reads a reply behind its prompt from left to right here. "
             "Take a decoder"
+        )
+    if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise ModelError(
+            f"model {name} is a {config.model_type}, for which transformers has no class head, so nothing could open "
+            "the reward model. Take a decoder of another kind"
         )
     config.num_labels, config.problem_type = 1, "regression"
