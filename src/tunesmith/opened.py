@@ -97,7 +97,7 @@ class Opened:
     def prompt(self, turns: Sequence[Message]) -> list[int]:
         """Token ids, up to where the model goes on. Raises InputError where the context has no room for an answer."""
         if self.session.base.scores:
-            raise InputError(f"{self.name} is a reward model: it gives replies a score, and writes none")
+            raise writes_none(self.name)
         tokens = self.renderer.prompt(self.messages(turns))
         context = self.session.base.context_tokens
         if context is not None and len(tokens) >= context:
@@ -202,6 +202,8 @@ def own_labels(base: Base) -> tuple[str, ...]:
             f"{base.located.name} reads texts and has no class head, so there is nothing that it can be asked yet: "
             "`tunesmith run` tunes it on labels"
         )
+    if base.model.config.num_labels == 1:
+        raise writes_none(base.located.name)
     return labels_of(base.model)
 
 
@@ -222,7 +224,8 @@ def check_any(name: str) -> None:
     """Refuse what `open_any` would refuse, before anything is loaded."""
     path = Path(name)
     if (path / "recipe.yaml").is_file():
-        kept_run(path)
+        if kept_run(path)[0].task == "reward":
+            raise writes_none(name)
         return
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(
@@ -231,6 +234,13 @@ def check_any(name: str) -> None:
     if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():  # else a slip goes to the hub as owner/name
         raise no_run(path)
     locate(name)
+
+
+def writes_none(name: str) -> InputError:
+    return InputError(
+        f"{name} is a reward model: it gives replies a score, and writes none. `tunesmith grade` scores files of them, "
+        "and `tunesmith predict RUN IN OUT --best-of N --reward` picks among those of a run that writes"
+    )
 
 
 def kept_recipe(folder: Path) -> Path:

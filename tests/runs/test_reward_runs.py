@@ -143,10 +143,11 @@ def test_what_comes_after_works_or_says_why_not(world: Path, tmp_path: Path, mon
     for words in (["next", out], ["compare", out, out], ["export", out, "--to", "merged", "--out", "given"]):
         found = typed(words)
         assert found.code == 0, (words, found.text)
-    for words in (["chat", out, "--once", "dog?"], ["predict", out, asked, "answers.jsonl"]):
+    answering = (["chat", out], ["chat", f"{out}/merged"], ["chat", "given"])
+    for words in (*([*some, "--once", "dog?"] for some in answering), ["serve", out], ["predict", out, asked, "a.csv"]):
         found = typed(words)
         assert found.code != 0, words
-        assert "reward" in found.text, (words, found.text)
+        assert "score" in found.text, (words, found.text)
         assert "Traceback" not in found.text
 
 
