@@ -84,7 +84,7 @@ def learner(base: Base, train_on: Prompts, out: Path, updates: int) -> tuple[Ses
     session = Session(base)
     session.create("tuned", Spec(Adapt(rank=16, alpha=32), seed=SEED, regularisers=(Still(),)))
     epochs = 1 + updates * ASKED.prompts // len(train_on.examples)
-    feed = RolloutFeed(Draws(train_on, ASKED, epochs, SEED), Actor(session, "tuned"), reward, out)
+    feed = RolloutFeed(Draws(train_on, ASKED, epochs, SEED, rope=base.rope), Actor(session, "tuned"), reward, out)
     state = State("tuned", Reinforcing(ASKED), Schedule("constant", warmup_frac=0.1), LR, updates)
     newest, _ = checkpoint.newest(out / "checkpoints")
     if newest is not None:

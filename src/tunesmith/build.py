@@ -21,7 +21,6 @@ from tunesmith.data.audit import audit
 from tunesmith.data.columns import Columns
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.located import check_there, files_named, find_splits
-from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import SPLITS, Ledger, Split, keys_of, split
 from tunesmith.data.stored import Chosen, Joined, Made
@@ -38,15 +37,17 @@ from tunesmith.evals.tasks import Form, Kind, answer_text, forms, instructed, ow
 from tunesmith.heritage import Before, opened, suited
 from tunesmith.lineage import Parent
 from tunesmith.measured import Means, brought, means_of, metrics_of, score_once
-from tunesmith.method import laying_of, objective_of, regularisers_of, taught
+from tunesmith.method import laying_of, longest_reply, objective_of, regularisers_of, taught
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
 from tunesmith.objectives.preference import Reference
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.still import Still
 from tunesmith.replay import Replayed, general, in_share, replay_files, replayed
+from tunesmith.roles import Foretold
+from tunesmith.rollouts.draws import Draws, Prompts
 from tunesmith.types import Example, Label, Record
-from tunesmith.unasked import MAX_NEW_TOKENS, is_text, is_unasked, of_answers, refuse_metrics, task_of, without_answers
+from tunesmith.unasked import MAX_NEW_TOKENS, is_text, of_answers, refuse_metrics, suiting, task_of
 
 TENANT = "tuned"
 PAIRS_SLOWER = 0.1  # rate of learning from pairs, of that for replies: DPO was tuned at 5e-7 to 5e-6 for all weights
@@ -254,8 +255,8 @@ def material(
     task = task_of(recipe, main, ood, base.layout)
     refuse_metrics(task, recipe.task.metric or ())
     kind = classes.kind_of(recipe, base, task)
-    recipe = without_answers(recipe) if is_unasked(task) else recipe
-    means = brought(means, (kind.metric, *kind.secondary))
+    recipe = suiting(recipe, task)
+    means = brought(means, (kind.metric, *kind.secondary), recipe)
     labels = classes.labels_in(base, parts, before, task)
     primary, secondary = metrics_of(recipe.task.metric, kind, means)
     score_once((*primary, *secondary))
@@ -290,7 +291,7 @@ def material(
         tried, longest = classes.forms_of(base), len(labels) if renderer.several else 1
     else:
         tried = tuple(forms(parts.train, recipe.evals.few_shot, instruction, labels))
-        usual = MAX_NEW_TOKENS if is_text(task) else longest_reply(train, kind)
+        usual = MAX_NEW_TOKENS if is_text(task) else longest_reply(train, kind, recipe.objective.policy)
         longest = recipe.evals.max_new_tokens or max(usual, before.max_new_tokens if before else 0)
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
@@ -336,21 +337,18 @@ def parents_rows(
     return replace(in_share(found, train, recipe.parent.replay, recipe.seed), what="earlier", files=files)
 
 
-def longest_reply(rendered: Rendered, kind: Kind) -> int:
-    """Tokens that an answer may take: a quarter more than 99 of 100 training replies, within the task's own room."""
-    lengths = np.sort(sizes_of(rendered.records).reply)
-    usual = int(1.25 * int(lengths[int(0.99 * (len(lengths) - 1))])) + 8
-    return min(kind.most_tokens, max(kind.least_tokens, usual))
-
-
-def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed:
+def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed | Draws:
     t, laying = recipe.train, laying_of(recipe, made.renderer)
+    if made.kind.rewards:
+        asked = Made(made.split.train, lambda e: made.renderer.prompt(instructed(e, made.instruction).prompt))
+        prompts = Prompts(made.split.train, list(asked), made.renderer.stop_ids, made.renderer.text)
+        return Draws(prompts, recipe.objective.policy, t.epochs, recipe.seed, t.micro, base.rope)
     more = [some for some in (made.replay.records, made.again.records) if some]
     records = reduce(Joined, more, made.train.records)
     return FileFeed(records, t.update_tokens, t.micro, t.epochs, recipe.seed, base.rope, laying)
 
 
-def num_updates(recipe: Recipe, feed: FileFeed) -> int:
+def num_updates(recipe: Recipe, feed: Foretold) -> int:
     most = recipe.train.max_updates
     return feed.num_updates if most is None else min(most, feed.num_updates)
 
@@ -359,7 +357,7 @@ def learning_rate(recipe: Recipe, base: Base, kind: Kind, updates: int) -> tuple
     if recipe.train.lr != "auto":
         return recipe.train.lr, "said in the recipe"
     lr, why = auto_lr(recipe.adapt.method, base.num_weights, updates)
-    if kind.referred:
+    if kind.referred or kind.rewards:
         return float(f"{PAIRS_SLOWER * lr:.2g}"), f"{why}, x{PAIRS_SLOWER:g} for {kind.scoring}"
     return lr, why
 
@@ -372,7 +370,7 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int, most_g
         weights = fisher(session.base, recipe.adapt, rows, recipe.seed)
     asked = regularisers_of(recipe, updates, weights)
     teacher, by_depth = session.base.teacher, recipe.train.by_depth
-    if made.kind.referred:
+    if made.kind.referred or made.kind.rewards:
         asked = (*asked, Still())
     spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, (), asked, teacher=teacher, by_depth=by_depth)
     session.create(TENANT, spec)

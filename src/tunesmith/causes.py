@@ -21,7 +21,7 @@ from tunesmith.importing.reading import flat
 from tunesmith.opened import kept_recipe
 from tunesmith.recipe import Recipe, parse, place, read
 from tunesmith.report import facts
-from tunesmith.unasked import OF_MARKS, OF_PAIRS
+from tunesmith.unasked import OF_MARKS, OF_PAIRS, OF_REWARDS
 
 RISES = 1.2  # of the loss, that are no noise any more
 TURNS = 1.03  # of the least loss on dev, above which the end has turned up
@@ -64,12 +64,13 @@ class Seen:
 
     @property
     def prefers(self) -> bool:
-        """Whether it learned from pairs or marked replies."""
-        return self.part("plan").get("task") in (OF_PAIRS, OF_MARKS)
+        """Whether it learned from pairs, marked replies or rewards: what is better, and not what is right."""
+        return self.part("plan").get("task") in (OF_PAIRS, OF_MARKS, OF_REWARDS)
 
     @property
     def losses(self) -> list[float]:
-        return [value for _, value in self.curve("loss")]
+        """None of rewards: that of what was sampled last says nothing of that before."""
+        return [] if self.part("plan").get("task") == OF_REWARDS else [value for _, value in self.curve("loss")]
 
     @property
     def fall(self) -> float | None:
@@ -287,7 +288,7 @@ def forgot(seen: Seen) -> Cause | None:
     if not lost:
         return None
     held = {} if seen.prefers else {"regularise.kl": max(seen.recipe.regularise.kl, 0.1)}
-    also = f"{'a larger beta of its loss' if seen.prefers else 'general rows in data.replay.files'} may help too"
+    also = f"{'a larger beta or kl of its loss' if seen.prefers else 'general rows in data.replay.files'} may help too"
     return Cause("it forgot what it could do", f"guard probes lost: {', '.join(lost)}", held | slower(seen, 2), also)
 
 

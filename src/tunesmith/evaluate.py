@@ -113,7 +113,7 @@ def choose_form(
 def dev_loss(session: Session, who: Who, recipe: Recipe, made: Material) -> float | None:
     """Nats per learned token on dev, of pairs and marked replies the loss of each; None where there is no dev
     split."""
-    if not made.dev.records:
+    if not made.dev.records or made.kind.rewards:
         return None
     forests = pack(made.dev.records, recipe.train.micro, session.base.rope)
     if made.kind.scoring == "scores":
@@ -245,7 +245,7 @@ def paired(
 def simple_texts(made: Material) -> dict[str, Sequence[str]]:
     """What needs no tuning, to each turn that is asked, behind those before it in the data; it learns from at most
     MOST_COMPARED training examples. It foretells no plain text."""
-    if made.kind.scoring == "text" or made.kind.prefers:
+    if made.kind.scoring == "text" or made.kind.prefers or made.kind.rewards:
         return {}
     parts = drawn(made.split.train, MOST_COMPARED), made.split.test
     train, cases = (dialogues.each_turn(part, plays=made.plays) for part in parts)

@@ -10,7 +10,6 @@ import torch
 
 from tunesmith import classes, method
 from tunesmith.build import Compute, Material, feed_of, load_base
-from tunesmith.data.feed import FileFeed
 from tunesmith.data.records import sizes_of
 from tunesmith.errors import NoRoom
 from tunesmith.footprint import Asking, Footprint, asking_bytes, footprint
@@ -19,8 +18,9 @@ from tunesmith.models.here import MEMORY, memory_gib
 from tunesmith.models.load import Base
 from tunesmith.models.traced import Untraceable
 from tunesmith.recipe import MICRO_TOKENS, Recipe
+from tunesmith.roles import Foretold
 from tunesmith.room import check_memory, need, num_trained, size
-from tunesmith.unasked import is_unasked, without_answers
+from tunesmith.unasked import suiting
 
 LEAST_MICRO_TOKENS = 256
 KEPT_COSTS = 4.5  # of a micro-batch's tensors: what freed memory takes where it is kept; measured 4.2 with 135M weights
@@ -33,7 +33,7 @@ class Fitted:
     training waits while a checkpoint is written."""
 
     recipe: Recipe
-    feed: FileFeed
+    feed: Foretold
     footprint: Footprint | None  # None where the model cannot be traced
     gives_back: bool
     num_trained: int  # weights; counted here, where no adapter is in the model
@@ -64,7 +64,7 @@ def fit_or_halve(
 
 def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None) -> Fitted:
     """`kept`: what the lock of a run says was picked; it is taken as it is. NoRoom where nothing fits."""
-    recipe = classes.able(without_answers(recipe) if is_unasked(made.task) else recipe, base)
+    recipe = classes.able(suiting(recipe, made.task), base)
     check_adapt(recipe.adapt, base.model, base.probe)
     is_labelled = bool(made.labels) and not made.renderer.several
     method.refuse(recipe, base, is_labelled=is_labelled, has_dev=bool(made.dev.records))

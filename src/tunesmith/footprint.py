@@ -16,7 +16,6 @@ from torch import Tensor
 
 from tunesmith import by_heart, guards, robustness
 from tunesmith.build import Material, drawn, num_updates
-from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import forest, pack
 from tunesmith.data.records import sizes_of
 from tunesmith.engine.fisher import watched
@@ -37,6 +36,7 @@ from tunesmith.models.load import Base
 from tunesmith.models.traced import META, Living, trace_scoring, traced, twin_of
 from tunesmith.objectives.sft import SFT
 from tunesmith.recipe import Recipe
+from tunesmith.roles import Foretold
 from tunesmith.room import GIB, num_trained
 from tunesmith.types import Example, Message, Record
 
@@ -83,7 +83,7 @@ class Asking:
     labelled: tuple[Record, ...]  # the longest of those that are scored instead of an answer
 
 
-def footprint(recipe: Recipe, base: Base, made: Material, feed: FileFeed, asking: Asking) -> Footprint:
+def footprint(recipe: Recipe, base: Base, made: Material, feed: Foretold, asking: Asking) -> Footprint:
     model, is_lora = base.model, recipe.adapt.method == "lora"
     each, trained = model.dtype.itemsize, num_trained(model, recipe.adapt)
     batches = feed.heaviest()

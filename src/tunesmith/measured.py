@@ -31,7 +31,10 @@ from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.plain_yaml import load_yaml
-from tunesmith.types import Completion, Example, Forest, Message, Record, Segment
+from tunesmith.recipe import Recipe
+from tunesmith.rollouts.rewards import Means as Graded
+from tunesmith.rollouts.rewards import Summed, make_reward
+from tunesmith.types import Attempt, Completion, Example, Forest, Message, Record, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Means:
     metrics: tuple[Metric, ...] = ()  # those that read more than the text
     schema: Schema | None = None
     own: own.Own | None = None
+    reward: Summed | None = None
     code: Code | None = None
     isolate: bool = True  # False: programs run without a sandbox, because the user insists
     words: tuple[tuple[str, str, str], ...] = ()  # rows of the plan: key, value, why
@@ -54,6 +58,7 @@ ANY_ANSWER = ['{"word": 1}']  # that every metric of texts can read
 WITHOUT = {  # name of a metric -> what is said where its means were not named
     "json_schema": "task.metric json_schema needs evals.schema: a file, or the schema itself",
     "judge": "task.metric judge needs evals.judge.endpoint and evals.judge.model",
+    "mean_reward": "mean_reward is what task reinforce is measured by, with its reward: leave task.metric out",
     "preference_accuracy": "preference_accuracy is about pairs, not about answers: name a file of them as "
     "evals.preferences, and it stands beside the verdict",
 }
@@ -98,8 +103,14 @@ def means_of(evals: Evals, names: Sequence[str]) -> Means:
     return Means(tuple(metrics), **found, words=tuple(words), digests=tuple(digests.items()))
 
 
-def brought(means: Means, names: Sequence[str]) -> Means:
-    """With those of a task's own metrics that read how likely the references are: they need nothing of the user."""
+def brought(means: Means, names: Sequence[str], recipe: Recipe) -> Means:
+    """With those of a task's own metrics that read how likely the references are, which need nothing of the user; and
+    with the reward that it names, where the task's own metric is that."""
+    if "mean_reward" in names:
+        reward = make_reward(recipe.reward, Graded(insist=recipe.evals.code.trust_local_code))
+        low, high = reward.low, reward.high
+        metric = replace(METRICS["mean_reward"], low=low, high=high, matters=0.02 * (high - low))
+        return replace(means, metrics=(*means.metrics, metric), reward=reward)
     more = (METRICS[name] for name in dict.fromkeys(names) if means.named(name) is None)
     return replace(means, metrics=(*means.metrics, *(m for m in more if m.needs == "likelihood")))
 
@@ -235,9 +246,18 @@ def with_numbers(asking: Asking, answers: Sequence[Answer], means: Means) -> lis
             columns[metric.name] = [(nats,) for nats in reference_nats(asking)]
         elif metric.needs == "samples":
             columns[metric.name] = passed(asking, means)
+        elif metric.needs == "graded":
+            columns[metric.name] = graded(asking.cases, answers, means)
         elif metric.needs in ("schema", "function"):
             columns[metric.name] = of_texts(metric, [a.text for a in answers], asking.cases, means) or []
     return [replace(a, measured={name: rows[k] for name, rows in columns.items()}) for k, a in enumerate(answers)]
+
+
+def graded(cases: Sequence[Example], answers: Sequence[Answer], means: Means) -> list[tuple[float, ...]]:
+    """What the reward gives each answer."""
+    assert means.reward is not None
+    attempts = [Attempt(e, a.text, a.stopped, a.num_tokens) for e, a in zip(cases, answers, strict=True)]
+    return [(grade.value,) for grade in means.reward(attempts)]
 
 
 def of_texts(

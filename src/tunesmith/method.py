@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
+import numpy as np
 from torch import Tensor, nn
 
 from tunesmith.data.feed import Laying
 from tunesmith.data.marks import Matched
-from tunesmith.data.render import Renderer
+from tunesmith.data.records import sizes_of
+from tunesmith.data.render import Rendered, Renderer
+from tunesmith.data.stored import Made
 from tunesmith.errors import PlanError
 from tunesmith.evals.tasks import Kind
 from tunesmith.models.adapters import READ_BY, config_of, trained_weights
@@ -20,13 +24,14 @@ from tunesmith.models.prompts import PREFIX
 from tunesmith.models.quantised import held_words
 from tunesmith.objectives.goal import objective
 from tunesmith.objectives.kto import Marking
+from tunesmith.objectives.policy import METHODS, Policy, Reinforcing, bounds, kl_of
 from tunesmith.objectives.preference import LOSSES, Preferring, Reference, resolved
 from tunesmith.objectives.reward import Rewarding
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.average import Ema, Tail
 from tunesmith.regularisers.strengths import regularisers
 from tunesmith.roles import Objective, Regulariser
-from tunesmith.types import Example, Label, Marked
+from tunesmith.types import Example, Label, Marked, Message, Reply
 
 Row = tuple[str, object, str]
 READ_WITH = {  # key -> the key that switches on what reads it
@@ -59,6 +64,8 @@ def objective_of(
         return Rewarding(recipe.objective.reward)
     if kind.scoring == "pairs":
         return Preferring(recipe.objective.preference, reference)
+    if kind.rewards:
+        return Reinforcing(recipe.objective.policy)
     if not recipe.objective.contrastive:
         return objective(recipe.objective, {})
     names = sorted({e.target.name for e in examples if isinstance(e.target, Label)})
@@ -68,8 +75,21 @@ def objective_of(
 
 
 def taught(examples: Sequence[Example], kind: Kind, train: Sequence[Example]) -> Sequence[Example]:
-    """As they are rendered: a marked reply beside one of training to another prompt."""
+    """As they are rendered: a marked reply beside one of training to another prompt; what a model answers by itself
+    with a reply of one letter, which nobody learns."""
+    if kind.rewards:
+        return Made(examples, lambda e: replace(e, target=Reply(Message("assistant", "x"))))
     return Matched(examples, train) if kind.scoring == "marks" else examples
+
+
+def longest_reply(rendered: Rendered, kind: Kind, policy: Policy) -> int:
+    """Tokens that an answer may take: a quarter more than 99 of 100 training replies, within the task's own room; as
+    many as are sampled where replies are."""
+    if kind.rewards:
+        return policy.max_new_tokens
+    lengths = np.sort(sizes_of(rendered.records).reply)
+    usual = int(1.25 * int(lengths[int(0.99 * (len(lengths) - 1))])) + 8
+    return min(kind.most_tokens, max(kind.least_tokens, usual))
 
 
 def own_dropout(base: Base) -> bool:
@@ -100,7 +120,6 @@ def unread(recipe: Recipe) -> dict[str, bool]:
             why = f"{key} is read by {switch} {methods}, and it is {a.method}: leave {key} out, or take that method"
         found[why] = True
     return found | {
-        "reward is read by `tunesmith grade` alone, and nothing in a run is graded: leave it out": bool(recipe.reward),
         f"adapt.peft {a.peft} stands before every sequence, and has no layers: leave adapt.targets out": (
             a.is_prompt and bool(a.targets)
         ),
@@ -233,6 +252,8 @@ def preferring_rows(recipe: Recipe, base: Base, kind: Kind, train: Sequence[Exam
     still = still if own_dropout(base) else []
     if kind.scoring == "marks":
         return [mark_row(recipe, train), *still]
+    if kind.rewards:
+        return [policy_row(recipe), *still]
     return [pair_row(recipe), *still] if kind.scoring == "pairs" else []
 
 
@@ -245,6 +266,20 @@ def mark_row(recipe: Recipe, train: Sequence[Example]) -> Row:
         key, ratio = ("desirable", bad / max(1, good)) if good < bad else ("undesirable", good / max(1, bad))
         why += f", so that one side counts for more: objective.kto.{key}: {ratio:.2g} makes them alike"
     return "objective.kto", k.beta, f"{why}; {HELD}"
+
+
+def policy_row(recipe: Recipe) -> Row:
+    """Of the plan: how replies are sampled and learned."""
+    asked = recipe.objective.policy
+    low, high = bounds(asked)
+    per = asked.inner_epochs * asked.mini_batches
+    why = f"{asked.prompts} prompts with {asked.group_size} replies each of at most {asked.max_new_tokens} tokens, "
+    why += f"sampled at temperature {asked.temperature:g}"
+    why += "; each update is of the model that sampled" if per == 1 else f" for {per} updates"
+    why += f"; ratios clipped at -{low:g} and +{high:g}, KL to the start weighs {kl_of(asked):g}"
+    if METHODS[asked.method].refills:
+        why += f"; prompts are drawn until {asked.prompts} of them tell replies apart, so how many is not known before"
+    return "objective.policy", asked.method, why
 
 
 def pair_row(recipe: Recipe) -> Row:

@@ -15,7 +15,6 @@ import numpy as np
 
 from tunesmith import by_heart, guards, long_context, robustness
 from tunesmith.build import Material, drawn
-from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
 from tunesmith.data.records import replies_of, sizes_of
 from tunesmith.data.traits import column
@@ -30,6 +29,7 @@ from tunesmith.looks import looked_at
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
 from tunesmith.reference import is_due
+from tunesmith.roles import Foretold
 from tunesmith.room import SAVED_BYTES
 from tunesmith.settled import SHARES
 from tunesmith.speeds import Answering, Speeds, longest_of, read_tokens, shared_of
@@ -49,7 +49,7 @@ class Job:
     recipe: Recipe
     base: Base
     made: Material
-    feed: FileFeed
+    feed: Foretold
     updates: int
     speeds: Speeds
     trained: int  # weights
@@ -132,11 +132,13 @@ class Job:
 
     @cached_property
     def reply_lengths(self) -> list[int]:
+        if self.made.kind.rewards:
+            return self.base_lengths
         return [n for r in self.made.train.records[:NUM_LOOKED_AT] for n in replies_of(r)]
 
     @cached_property
     def dev_loss_s(self) -> float:
-        return self.scored(self.made.dev.records)
+        return 0.0 if self.made.kind.rewards else self.scored(self.made.dev.records)
 
     @property
     def saved_s(self) -> float:
@@ -179,7 +181,20 @@ class Job:
         seconds += len(watched_at(self.recipe, self.updates)) * self.watched() + self.looks()
         seconds += (-(-self.updates // train.every_checkpoint) if self.waits else 1) * self.saved_s
         share = train.average.base_share
+        seconds += self.sampled() if self.made.kind.rewards else 0.0
         return seconds + (self.curve(len(SHARES) + 1 if share == "auto" else 3) if share else 0.0)
+
+    def sampled(self) -> float:
+        """Replies that are learned from, as long as the base's are, and read once more under the reference. How long
+        graders take is not known, nor how many draws are made again."""
+        asked = self.recipe.objective.policy
+        draws = -(-self.updates // (asked.inner_epochs * asked.mini_batches))
+        lengths = [len(self.made.renderer.prompt(e.prompt)) for e in self.made.split.train[:NUM_LOOKED_AT]]
+        each = [lengths[k % len(lengths)] for k in range(asked.prompts) for _ in range(asked.group_size)]
+        written = self.answers(self.speeds.tuned, self.base_lengths, each, 0, asked.max_new_tokens)
+        tokens = sum(lengths) / len(lengths) * asked.prompts + len(each) * float(np.mean(self.base_lengths))
+        read = self.speeds.score.of(tokens, tokens / self.recipe.train.micro)
+        return draws * (written + read)
 
     def watched(self) -> float:
         num = len(self.recipe.train.watch_prompts) + min(self.recipe.train.watch, len(self.made.split.dev))
@@ -247,7 +262,7 @@ class Job:
         some = {e.id: e.group for e in drawn(made.split.train, self.recipe.evals.max_dev_cases)}
         train = [r for r in made.train.records if r.example_id in some]
         groups = [some[name] for name in {r.example_id for r in train}], [e.group for e in made.split.dev]
-        if min(num_units(g) for g in groups) < MIN_UNITS or made.kind.prefers:
+        if min(num_units(g) for g in groups) < MIN_UNITS or made.kind.prefers or made.kind.rewards:
             return 0.0
         return 2 * (self.scored(train) + self.dev_loss_s)
 

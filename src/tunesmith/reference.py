@@ -24,6 +24,7 @@ from tunesmith.method import objective_of
 from tunesmith.objectives.preference import LOSSES, Reference
 from tunesmith.preferences import sums_of
 from tunesmith.recipe import Recipe
+from tunesmith.roles import Foretold
 from tunesmith.types import Record
 
 NAME = "reference.json"
@@ -37,18 +38,19 @@ def is_due(recipe: Recipe, made: Material) -> bool:
 
 
 def begin(
-    recipe: Recipe, folder: RunFolder, session: Session, made: Material, feed: FileFeed
+    recipe: Recipe, folder: RunFolder, session: Session, made: Material, feed: Foretold
 ) -> tuple[State, Material]:
     """The state at update 0, and the material with what it learns against."""
     state = start(recipe, session, made, num_updates(recipe, feed))
     return state, keep(recipe, folder, session, made, feed, state)
 
 
-def keep(recipe: Recipe, folder: RunFolder, session: Session, made: Material, feed: FileFeed, state: State) -> Material:
+def keep(recipe: Recipe, folder: RunFolder, session: Session, made: Material, feed: Foretold, state: State) -> Material:
     """The material with the reference of all pairs of training and dev, and `state` learning against it. It stands at
     update 0. RunError where the kept one is of something else, or was changed."""
     if not is_due(recipe, made):
         return made
+    assert isinstance(feed, FileFeed)
     path, kept = folder.path / NAME, folder.read(NAME)
     of = about(session, made, feed, state)
     if kept is None:

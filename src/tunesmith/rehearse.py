@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 
 from tunesmith import class_export
 from tunesmith.build import TENANT, Compute, Material
-from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import forest
 from tunesmith.engine import checkpoint
 from tunesmith.engine.loop import State
@@ -32,6 +31,8 @@ from tunesmith.fitted import Fitted
 from tunesmith.folder import RunFolder
 from tunesmith.generate.limits import Limits
 from tunesmith.recipe import Recipe
+from tunesmith.rewarded import rolling, try_group
+from tunesmith.roles import Foretold
 from tunesmith.speeds import Tried, longest_of
 
 NAME = "rehearsal.json"
@@ -59,10 +60,14 @@ def rehearse(fitted: Fitted, folder: RunFolder, made: Material, where: Compute, 
                     learn_longest(session, state, feed)
             with doing("longest prompts answered"):
                 answer_longest(session, made)
+            if made.kind.rewards:
+                with doing("replies sampled and graded"):
+                    try_group(session, feed, made)
             with doing("checkpoint written and read"):
+                giving = rolling(recipe, folder, session, made, feed, state)
                 kept = tensors_digest(session.save_state(TENANT)[0].items())
                 state.update = 1
-                checkpoint.load(checkpoint.save(scratch, session, state, feed), session, state, feed)
+                checkpoint.load(checkpoint.save(scratch, session, state, giving), session, state, giving)
                 if tensors_digest(session.save_state(TENANT)[0].items()) != kept:
                     raise RunError(
                         f"a checkpoint read back from {folder.path} is not what was written: is the disk well?"
@@ -75,7 +80,7 @@ def rehearse(fitted: Fitted, folder: RunFolder, made: Material, where: Compute, 
     folder.write(NAME, {"seconds": took, "total_s": round(sum(took.values()), 2)})
 
 
-def learn_longest(session: Session, state: State, feed: FileFeed) -> None:
+def learn_longest(session: Session, state: State, feed: Foretold) -> None:
     """NotFinite, naming the examples, unless the run would leave them out."""
     try:
         update(session, TENANT, [longest_of(feed)], state.objective, state.lr)

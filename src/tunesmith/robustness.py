@@ -181,7 +181,7 @@ def overfitting(trial: Trial) -> dict[str, Any] | None:
     """The train-dev gap, on as many training rows as there are dev rows (evals.max_dev_cases). Of pairs and marks
     none: the loss of a rejected reply has no better direction."""
     made = trial.made
-    if made.kind.prefers:
+    if made.kind.prefers or made.kind.rewards:
         return None
     of_dev = {e.id: e.group for e in made.split.dev}
     some = {e.id: e.group for e in drawn(made.split.train, trial.recipe.evals.max_dev_cases)}

@@ -104,9 +104,25 @@ class Regulariser(Protocol):
         return
 
 
+class Foretold(Protocol):
+    """What is known of a feed before it gives anything."""
+
+    @property
+    def num_updates(self) -> int: ...
+    @property
+    def updates_per_epoch(self) -> int: ...
+    def num_seen(self, num_updates: int) -> int: ...  # examples that the first updates hold, each counted once
+    def heaviest(self) -> list[Forest]: ...  # the micro-batches of the update with most tokens
+    def shape(self) -> dict[str, Any]: ...  # facts for the plan
+
+
 class Feed(Protocol):
     """Gives the micro-batches of one update. Its position is data, so that it can be saved and restored."""
 
+    told: Mapping[str, float]  # how what was given last came to be, for people
+
+    @property
+    def updates_per_epoch(self) -> int: ...
     def update(self) -> list[Forest]: ...
     def state(self) -> dict[str, Any]: ...
     def load(self, state: dict[str, Any]) -> None: ...

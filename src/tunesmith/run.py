@@ -56,6 +56,7 @@ from tunesmith.rehearse import NAME as REHEARSED
 from tunesmith.rehearse import rehearse
 from tunesmith.reports import finish_reports, report_base, write_reports
 from tunesmith.resumed import refuse_other_lock, refuse_other_recipe
+from tunesmith.rewarded import rolling
 from tunesmith.room import check_disk, disk_need
 from tunesmith.settled import settle
 from tunesmith.sizes import NAME as SIZES
@@ -158,8 +159,9 @@ def learned(
     fitted: Fitted, folder: RunFolder, session: Session, made: Material, tracked: Tracked
 ) -> tuple[Material, Snapshot]:
     state, made = reference.begin(fitted.recipe, folder, session, made, fitted.feed)
+    feed = rolling(fitted.recipe, folder, session, made, fitted.feed, state)
     with folder.stage("train"):
-        teach(fitted.recipe, folder, session, made, state, fitted.feed, tracked)
+        teach(fitted.recipe, folder, session, made, state, feed, tracked)
         snapshot = settle(fitted.recipe, folder, session, made)
         trim(session)
     return made, snapshot

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from tunesmith.build import TENANT, Material, num_updates, start
-from tunesmith.data.feed import FileFeed
 from tunesmith.data.pack import pack
 from tunesmith.data.stored import place
 from tunesmith.engine.cuts import Cuts, pieces
@@ -30,6 +29,7 @@ from tunesmith.fitted import Fitted
 from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix
 from tunesmith.generate.limits import Limits
 from tunesmith.models.load import Base
+from tunesmith.roles import Foretold
 from tunesmith.room import SAVED_BYTES
 from tunesmith.types import Forest
 
@@ -187,7 +187,7 @@ def ends_of(batch: Forest, most: int) -> tuple[Forest, Forest]:
     return cut[0], next((piece for piece in reversed(cut) if piece.num_tokens <= most), cut[0])
 
 
-def longest_of(feed: FileFeed) -> Forest:
+def longest_of(feed: Foretold) -> Forest:
     return max(feed.heaviest(), key=lambda batch: batch.num_tokens)
 
 

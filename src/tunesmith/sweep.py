@@ -30,6 +30,7 @@ from tunesmith.build import (
     material,
     num_updates,
 )
+from tunesmith.data.feed import FileFeed
 from tunesmith.engine.cuts import Cuts, give_back
 from tunesmith.errors import InputError, NotFinite, Overflow, PlanError, RunError, TunesmithError, is_memory
 from tunesmith.files import write_json, write_text
@@ -175,6 +176,8 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
     made = put_away(material(recipe, base, step=folder.tell.step))
     if not made.dev.records:
         raise PlanError("a sweep chooses on dev, and there is none: give data.dev or a data.dev_frac above 0")
+    if made.kind.rewards:
+        raise PlanError("a sweep compares trials whose feeds stand in a file, and here each samples its own: leave it")
     if made.before is not None:
         for d in named:
             for value in d.ends:
@@ -280,6 +283,7 @@ def trained(
     recipe = replace(fitted.recipe, train=looks)
     session = session_of(fitted, base, Cuts())
     try:
+        assert isinstance(fitted.feed, FileFeed), "nothing is sampled in a sweep"
         state, made = reference.begin(recipe, inner, session, made, fitted.feed)
         row["num_updates"] = updates
         try:

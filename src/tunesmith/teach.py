@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 from tunesmith import evaluate
 from tunesmith.build import TENANT, Material
-from tunesmith.data.feed import FileFeed
 from tunesmith.engine import checkpoint
 from tunesmith.engine.loop import State, train
 from tunesmith.engine.session import Session
@@ -20,7 +19,7 @@ from tunesmith.files import sweep
 from tunesmith.folder import CHECKPOINTS, METRICS, RunFolder, peak_gib
 from tunesmith.looks import Looks
 from tunesmith.recipe import Recipe
-from tunesmith.roles import Listener
+from tunesmith.roles import Feed, Listener
 from tunesmith.trackers.tracked import Tracked
 from tunesmith.watch import NAME as WATCHED
 from tunesmith.watch import Watch
@@ -29,7 +28,7 @@ NUM_KEPT = 2  # checkpoints, beside the best on dev and what a person pinned
 
 
 def teach(
-    recipe: Recipe, folder: RunFolder, session: Session, made: Material, state: State, feed: FileFeed, tracked: Tracked
+    recipe: Recipe, folder: RunFolder, session: Session, made: Material, state: State, feed: Feed, tracked: Tracked
 ) -> None:
     """Goes on from the newest whole checkpoint, if there is one. The first Ctrl-C ends it after a checkpoint."""
     go_on(folder, session, state, feed)
@@ -41,7 +40,7 @@ def teach(
 
     def after_update(update: int, facts: dict[str, float]) -> None:
         saver.check()
-        row = {"update": update, **facts, "elapsed_s": time.monotonic() - began, "peak_gib": peak_gib()}
+        row = {"update": update, **facts, **feed.told, "elapsed_s": time.monotonic() - began, "peak_gib": peak_gib()}
         if update in state.skipped:
             folder.add_lines(METRICS, [{"update": update, "skipped": state.skipped[update]}])
             folder.tell.say(f"update {update} was left out: {why_left_out(made, state, update)}")
@@ -108,7 +107,7 @@ def again(learn: Callable[[], None], back: Callable[[NotFinite], None]) -> None:
             back(error)
 
 
-def go_on(folder: RunFolder, session: Session, state: State, feed: FileFeed) -> None:
+def go_on(folder: RunFolder, session: Session, state: State, feed: Feed) -> None:
     """From the newest whole checkpoint. RunError where there are some and none is whole: nothing starts again in
     silence."""
     checkpoints = folder.path / CHECKPOINTS
@@ -129,7 +128,7 @@ def go_on(folder: RunFolder, session: Session, state: State, feed: FileFeed) -> 
         folder.forget_after(name, state.update)
 
 
-def go_back(folder: RunFolder, session: Session, state: State, feed: FileFeed, failed: NotFinite) -> None:
+def go_back(folder: RunFolder, session: Session, state: State, feed: Feed, failed: NotFinite) -> None:
     """From an update that failed behind two that were skipped, to a checkpoint of at least one update before all that
     were skipped in a row; those between are passed by. Raises `failed` where that is not asked for, or none is left."""
     last = first = state.update + 1

@@ -21,6 +21,7 @@ from tunesmith.errors import InputError, PlanError, RecipeError
 from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.tasks import KINDS
 from tunesmith.objectives.kto import Kto
+from tunesmith.objectives.policy import Policy
 from tunesmith.objectives.preference import LOSSES, Preference, unread
 from tunesmith.objectives.reward import Reward
 from tunesmith.recipe import Recipe
@@ -31,7 +32,7 @@ MAX_NEW_TOKENS = 256  # of what a model of such a run writes where somebody asks
 ROWS = ("instruction", "evals.max_new_tokens", "robustness", "evals.explain_cases", "scoring")
 IN_CHAT = "`tunesmith chat` shows what it writes, where it is no encoder"
 ROWS_OF_PAIRS = ("robustness", "evals.explain_cases", "scoring")
-OF_PAIRS, OF_MARKS, OF_SCORES = "preferences", "feedback", "reward"  # the tasks
+OF_PAIRS, OF_MARKS, OF_SCORES, OF_REWARDS = "preferences", "feedback", "reward", "reinforce"  # the tasks
 NEEDS = {
     "pretrain": "likelihood",
     OF_PAIRS: "pairs",
@@ -53,12 +54,14 @@ MEASURED = {  # where, for commands that compare answers
     OF_PAIRS: "its preference accuracy is measured in a run, with the pairs as data.test",
     OF_MARKS: "its feedback accuracy is measured in a run, with the marked replies as data.test",
     OF_SCORES: "its accuracy is measured in a run, with the pairs as data.test",
+    OF_REWARDS: "its reward is measured in a run, with the prompts as data.test",
 }
 ASKED_NOTHING = {
     "pretrain": "plain text (task pretrain), which asks nothing and answers nothing",
     OF_PAIRS: f"pairs of replies (task {OF_PAIRS}), of which none is the right answer",
     OF_MARKS: f"replies marked good or bad (task {OF_MARKS}), of which none is the right answer",
     OF_SCORES: f"pairs of replies (task {OF_SCORES}), and scores replies without writing any",
+    OF_REWARDS: f"prompts whose replies are graded (task {OF_REWARDS}), of which none is the right answer",
 }
 HOW_SCORED = {
     OF_PAIRS: "how likely both replies of a held-out pair are, end of turn included; nothing is written",
@@ -107,6 +110,13 @@ def task_of(recipe: Recipe, main: Ingested, ood: Sequence[Example], layout: str)
     return task
 
 
+def suiting(recipe: Recipe, task: str) -> Recipe:
+    """The recipe with everything off that the task has nothing for."""
+    if KINDS[task].rewards:  # no answer is wrong, so none is explained
+        return replace(recipe, evals=replace(recipe.evals, explain_cases=0))
+    return without_answers(recipe) if is_unasked(task) else recipe
+
+
 def without_answers(recipe: Recipe) -> Recipe:
     """The recipe with everything off that asks for answers."""
     return replace(
@@ -118,13 +128,20 @@ def without_answers(recipe: Recipe) -> Recipe:
 
 def refuse_odd(task: str, parts: Sequence[Sequence[Example]]) -> None:
     """PlanError at the first row that the task cannot learn."""
-    pairs = ("Pair", "Ranked")
-    wanted = {"pairs": pairs, "scores": pairs, "marks": ("Marked",)}.get(KINDS[task].scoring, ())
+    pairs, prompts = ("Pair", "Ranked"), ("Task", "Reply", "Label")
+    kinds = {"pairs": pairs, "scores": pairs, "marks": ("Marked",), "graded": prompts}
+    wanted = kinds.get(KINDS[task].scoring, ())
     for examples in parts:
         kind = column(examples, "kind")
         is_odd = ~np.isin(kind, [TARGETS.index(name) for name in wanted]) if wanted else kind >= NUM_ANSWERED
         for example in Chosen(examples, np.flatnonzero(is_odd)[:1].astype(np.uint32)):
             what = type(example.target).__name__.lower()
+            if "Task" in wanted:
+                raise PlanError(
+                    f"{example.source} is a {what}, and task {OF_REWARDS} wants prompts, with what their graders need. "
+                    "Leave task.name out, or name the columns: --set data.columns.prompt=[NAME] --set "
+                    "data.columns.facts=[NAME]"
+                )
             if "Marked" in wanted:
                 raise PlanError(
                     f"{example.source} is a {what}, and task {OF_MARKS} learns replies marked good or bad. Leave "
@@ -150,13 +167,18 @@ def refuse_odd(task: str, parts: Sequence[Sequence[Example]]) -> None:
                     "alone, give rows with these"
                 )
             raise PlanError(
-                f"{example.source} is a {what}; only replies, labels, pairs and marked replies can be learned from yet"
+                f"{example.source} is a prompt with what a grader needs, and task {task} learns given answers. Leave "
+                f"task.name out (or say {OF_REWARDS}) and name a reward, or name the column of the answers: --set "
+                "data.columns.reply=NAME"
             )
 
 
 def refuse(recipe: Recipe, task: str) -> None:
     """PlanError where the recipe wants of a text or a pair what only an answer has, or a loss that is not theirs."""
     refuse_loss(recipe, task)
+    for reason, is_so in (unrewarded(recipe) if task == OF_REWARDS else {}).items():
+        if is_so:
+            raise PlanError(f"task {task}: {reason}")
     if not is_unasked(task):
         return
     gates, evals, prefers = recipe.gates, recipe.evals, KINDS[task].prefers
@@ -186,6 +208,11 @@ def refuse_loss(recipe: Recipe, task: str) -> None:
         raise PlanError(
             f"objective.preference is how pairs are learned, and the task is {task}: leave it out, or give rows with a "
             "prompt, a chosen and a rejected reply"
+        )
+    if task != OF_REWARDS and (recipe.reward or o.policy != Policy()):
+        raise PlanError(
+            f"reward and objective.policy are for replies that the model writes itself, and the task is {task}: say "
+            f"--set task.name={OF_REWARDS}, or leave them out"
         )
     if task != OF_MARKS and o.kto != Kto():
         raise PlanError(
@@ -247,6 +274,51 @@ def unscored(recipe: Recipe) -> dict[str, bool]:
     }
 
 
+def unrewarded(recipe: Recipe) -> dict[str, bool]:
+    """What cannot be had where replies are sampled and graded: reason -> whether it is asked for."""
+    o, r = recipe.objective, recipe.regularise
+    alone = "is a loss of replies that are right, and here none is: leave it out"
+    noise = "what is sampled is compared with what is learned, and what is drawn would move that: leave it out"
+    return {
+        "reward names nothing to grade replies by: say what they are worth, as in reward: [{kind: numeric}]": (
+            not recipe.reward
+        ),
+        f"objective.smoothing {alone}": o.smoothing > 0,
+        f"objective.focal {alone}": o.focal > 0,
+        f"objective.contrastive {alone}": o.contrastive > 0,
+        f"objective.distil {alone}": o.distil.share > 0,
+        f"adapt.dropout: {noise}": recipe.adapt.dropout > 0,
+        f"regularise.rdrop: {noise}": r.rdrop > 0,
+        f"regularise.neftune: {noise}": r.neftune > 0,
+        f"regularise.mixout: {noise}": r.mixout > 0,
+        "regularise.kl needs a term of its own; objective.policy.kl holds the model to where it began. Leave it out": (
+            r.kl > 0
+        ),
+        "data.replay has single replies, and a run has one loss: leave it out": bool(recipe.data.replay.files),
+        "parent.replay has replies that somebody wrote, and here the model's own are learned: leave it out": (
+            recipe.parent.replay > 0
+        ),
+        "evals.history own plays dialogues through, and one reply is graded at a time: leave it out": (
+            recipe.evals.history == "own"
+        ),
+        "evals.robustness compares with right answers, and there is none: leave it out": (
+            recipe.evals.robustness != "off"
+        ),
+        "evals.judge compares two answers beside the verdict; to learn from a judge, name it in reward": (
+            recipe.evals.judge.endpoint is not None
+        ),
+        "train.early_stop.on loss: there is no loss on dev. Say train.early_stop.on=score": (
+            recipe.train.early_stop.patience > 0 and recipe.train.early_stop.on == "loss"
+        ),
+        "train.average.base_share is tried by the loss on dev, and there is none: leave it out": bool(
+            recipe.train.average.base_share
+        ),
+        "train.unfreeze_groups goes by epochs of rows: leave it out": recipe.train.unfreeze_groups > 0,
+        "task.by head gives labels: leave it out": recipe.task.by == "head",
+        "task.metric is the mean of the reward here: leave it out": recipe.task.metric is not None,
+    }
+
+
 def of_answers(names: Sequence[str]) -> list[str]:
     """The metrics but for those of pairs and marks, which need no means."""
     return [name for name in names if name not in METRICS or METRICS[name].needs not in ("pairs", "marks", "scores")]
@@ -261,7 +333,7 @@ def refuse_metrics(task: str, names: Sequence[str]) -> None:
 def refuse_command(task: str, what: str, instead: str, *, writes: bool = False) -> None:
     """InputError where a command compares answers with right ones, which plain texts and pairs do not have. `writes`:
     it only wants some, as of a model that learned from pairs."""
-    if is_text(task) or task == OF_SCORES or (is_unasked(task) and not writes):
+    if is_text(task) or task == OF_SCORES or ((is_unasked(task) or task == OF_REWARDS) and not writes):
         raise InputError(f"{what} {ASKED_NOTHING[task]}: {instead}")
 
 

@@ -25,6 +25,7 @@ NOT_OF_ANSWERS = (
     "marks",
     "scores",
     "judge",
+    "graded",
 )  # a metric that reads these says of no answer that it is wrong
 
 
@@ -38,9 +39,14 @@ def understand(session: Session, snapshot: Snapshot, made: Material, table: pa.T
     return {
         "layers": [asdict(m) for m in moved(session.base.model, snapshot.slot, snapshot.values)],
         "topics": [{**asdict(t), "score": turn * t.score} for t in found],
-        "errors": {} if made.kind.scoring == "text" or made.kind.prefers else errors(made, table.to_pylist(), alpha),
+        "errors": errors(made, table.to_pylist(), alpha) if has_wrong(made) else {},
         "metric": made.metric.name,
     }
+
+
+def has_wrong(made: Material) -> bool:
+    """Whether an answer can be wrong: there are right ones."""
+    return not (made.kind.scoring == "text" or made.kind.prefers or made.kind.rewards)
 
 
 def errors(made: Material, rows: Sequence[Mapping[str, Any]], alpha: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ SERVICES = (
     *("rehearse", "exported", "reports", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("space", "study", "sweep", "causes", "beside", "graded"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
-    *("speeds", "unasked", "played", "reference", "feedback", "reward"),
+    *("speeds", "unasked", "played", "reference", "feedback", "rewarded", "reward"),
     *("classes", "probing", "class_export", "masked_export", "score_export"),
 )
 LAYERS = (

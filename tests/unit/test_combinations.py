@@ -65,7 +65,7 @@ def is_refused(settings: dict[str, Any], base: Base) -> bool:
     """By what looks at a recipe before a run: with labels, a dev split, and a model that takes the forest layout."""
     try:
         recipe = parse(settings)
-        if recipe.task.name in ("pretrain", "preferences", "feedback", "reward"):
+        if recipe.task.name in ("pretrain", "preferences", "feedback", "reward", "reinforce"):
             unasked.refuse(recipe, recipe.task.name)
         if recipe.task.by == "head" or recipe.task.name == "reward":
             classes.refuse(recipe, WRITES_NOTHING, None)

@@ -25,6 +25,7 @@ CONVERSES = (
     "pretrain",
     "preferences",
     "feedback",
+    "reinforce",
 )  # tasks whose answers may build on what was said before
 SHOWN_LABELS = 3
 

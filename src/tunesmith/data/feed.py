@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class FileFeed:
     Which examples are in an update depends on the records, `update_tokens`, `epochs` and `seed`; `micro_tokens` and
     `rope` only cut it.
     """
+
+    told: Mapping[str, float] = MappingProxyType({})  # all of it stands in the file
 
     def __init__(
         self,

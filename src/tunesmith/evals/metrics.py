@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Outputs = Sequence[object]
 # What a metric reads: the answer's text; or numbers measured with a JSON schema, by likelihood, by unit tests on
 # samples, on pairs of replies, on replies that are marked good or bad, by a reward model's scores, by a judge, by a
-# function of the user's own.
-Needs = Literal["answer", "schema", "likelihood", "samples", "pairs", "marks", "scores", "judge", "function"]
+# function of the user's own, by the graders of a reward.
+Needs = Literal["answer", "schema", "likelihood", "samples", "pairs", "marks", "scores", "judge", "function", "graded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +217,7 @@ METRICS: dict[str, Metric] = {
             less=True,
             needs="scores",
         ),
+        case_mean("mean_reward", measured_score, unit="reward of a reply, as its graders give it", needs="graded"),
         case_mean(
             "judge", measured_score, unit="share of cases that the judge prefers, a tie counts half", needs="judge"
         ),

@@ -14,7 +14,6 @@ from tunesmith.data.columns import NO_LABEL
 from tunesmith.data.render import Renderer
 from tunesmith.data.stored import Chosen
 from tunesmith.data.traits import NUM_ANSWERED, column
-from tunesmith.errors import PlanError
 from tunesmith.evals.calls import calls_of
 from tunesmith.evals.sets import label_set
 from tunesmith.types import Example, Label, Marked, Message, Pair, Ranked, Record, Reply, Segment
@@ -25,8 +24,9 @@ class Kind:
     """What a task's name picks. Every part can be said otherwise in the recipe."""
 
     # text: as it stands, and nothing is answered; pairs: how likely two given replies are; marks: how much likelier or
-    # less likely than before training a given reply is; scores: what a reward model gives to given replies
-    scoring: Literal["likelihood", "generation", "text", "pairs", "marks", "scores"]
+    # less likely than before training a given reply is; scores: what a reward model gives to given replies; graded:
+    # what graders give a text that the model writes
+    scoring: Literal["likelihood", "generation", "text", "pairs", "marks", "scores", "graded"]
     metric: str  # primary, locked before training
     secondary: tuple[str, ...]
     instruction: str  # "" = none; {labels} is filled in; with instructions of its own, a data set needs none
@@ -44,6 +44,11 @@ class Kind:
     def referred(self) -> bool:
         """Whether it learns so against what the model was before its first update."""
         return self.scoring in ("pairs", "marks")
+
+    @property
+    def rewards(self) -> bool:
+        """Whether it learns from what its own replies are worth, and there is no right one."""
+        return self.scoring == "graded"
 
 
 KINDS = {
@@ -111,12 +116,17 @@ KINDS = {
         note="which of two given replies gets the higher score was measured, of replies like those in the data. What "
         "it says of replies that a model writes to please it is not known.",
     ),
+    "reinforce": Kind(
+        "graded", "mean_reward", (), "", "learn from what graders say of its own replies",
+        note="the reward is what its graders say: whether a reply is good beside that was not measured. Read some of "
+        "the best (report.html): replies that please a grader and nobody else are among these.",
+    ),
 }  # fmt: skip
 WRITTEN = ("generate", "summarise", "translate", "extract", "qa", "reason", "style")  # for prompts and texts
 # "auto" or one of them, as a recipe says it
 TaskName = Literal[
     "auto", "classify", "summarise", "translate", "extract", "generate", "chat", "reason", "qa", "style", "tools",
-    "multilabel", "pretrain", "preferences", "feedback", "reward",
+    "multilabel", "pretrain", "preferences", "feedback", "reward", "reinforce",
 ]  # fmt: skip
 
 
@@ -191,7 +201,8 @@ def answer_text(example: Example) -> str:
         return example.target.text
     if isinstance(example.target, (Pair, Ranked, Marked)):
         return example.target.replies[0].content
-    raise PlanError(f"example {example.id} ({example.source}) has no single reference answer; this task needs one")
+    facts = example.target.facts  # nothing is right by itself: what the graders are told
+    return str(next(iter(facts.values()))) if len(facts) == 1 else json.dumps(facts, ensure_ascii=False)
 
 
 def references(cases: Sequence[Example]) -> list[str]:

@@ -9,6 +9,7 @@ from tunesmith.objectives.contrastive import Contrastive
 from tunesmith.objectives.distil import Distil, Distilled
 from tunesmith.objectives.focal import Focal
 from tunesmith.objectives.kto import Kto
+from tunesmith.objectives.policy import Policy
 from tunesmith.objectives.preference import Preference
 from tunesmith.objectives.reward import Reward
 from tunesmith.objectives.sft import SFT
@@ -28,6 +29,7 @@ class Goal:
     kto: Kto = field(default_factory=Kto)  # replies marked good or bad: how they are learned
     preference: Preference = field(default_factory=Preference)  # pairs: how a chosen and a rejected reply are learned
     reward: Reward = field(default_factory=Reward)  # task reward: how a reward model is learned from pairs
+    policy: Policy = field(default_factory=Policy)  # rewards: how many replies are sampled, and how they are learned
 
 
 def objective(goal: Goal, classes: Mapping[str, int]) -> Objective:

@@ -22,17 +22,17 @@ from tunesmith.types import Forest, Loss, Ratio, Rollouts, Shared
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    # how advantages become a loss: grpo is the usual one; see docs/methods/grpo.md
+    # how what did better becomes likelier: grpo is the usual one; docs/methods/grpo.md has them all
     method: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
-    group_size: int = 8  # completions that are sampled for a prompt and compared with each other
+    group_size: int = 8  # replies that are sampled for a prompt and compared with each other
     prompts: int = 8  # prompts that are sampled for at a time
     temperature: float = 1.0  # of sampling and of what is learned; above 0
-    max_new_tokens: int = 128  # of a completion; one that is cut off there is graded as it is
+    max_new_tokens: int = 128  # of a reply; one that is cut off there is graded as it is
     clip_low: float | None = None  # a ratio below 1 - this is not pushed further down; null: the method's own
     clip_high: float | None = None  # a ratio above 1 + this is not pushed further up; null: the method's own
     kl: float | None = None  # weight of the distance to where the model began, per token; null: the method's own
-    inner_epochs: int = 1  # passes over the same completions; above 1 they are of an older model
-    mini_batches: int = 1  # updates that the completions are cut into, each pass
+    inner_epochs: int = 1  # passes over the same replies; above 1 they are of an older model
+    mini_batches: int = 1  # updates that the replies are cut into, each pass
     patience: int = 5  # draws of prompts in a row without any difference in reward, after which a run stops
 
 
@@ -138,17 +138,18 @@ class Reinforcing:
 
     def of(self, logp_L: Tensor, batch: Forest, segment_L: Tensor, weight_L: Tensor) -> Loss:
         """The loss of the learned tokens' log-probabilities, whoever scored them."""
-        given = batch.extra
+        given, segment_L = batch.extra, segment_L.to(logp_L.device)
         assert isinstance(given, Rollouts), "completions come with what the sampler said of them"
-        old, advantage_L, size_S = given.old_logp.to(logp_L), given.advantage.to(logp_L), batch.stop - batch.start
-        share_L = weight_L.to(logp_L) * self.method.share(size_S.to(logp_L), self.asked.max_new_tokens)[segment_L]
+        old, advantage_L = given.old_logp.to(logp_L), given.advantage.to(logp_L)
+        size_S = (batch.stop - batch.start).to(logp_L)
+        share_L = weight_L.to(logp_L) * self.method.share(size_S, self.asked.max_new_tokens)[segment_L]
         log_ratio, advantage, weight = logp_L - old, advantage_L, share_L
         if self.method.by != "token":
-            replies = torch.nonzero(batch.weights[batch.start] != 0)[:, 0]
+            replies = torch.nonzero(batch.weights[batch.start] != 0)[:, 0].to(logp_L.device)
             sums = torch.zeros(batch.num_segments).to(logp_L).index_add(0, segment_L, logp_L - old)[replies]
             log_ratio = sums / size_S[replies] if self.method.by == "mean" else sums
             first = torch.zeros(batch.num_segments).to(logp_L).index_copy(0, segment_L, advantage_L)
-            advantage, weight = first[replies], batch.weights[batch.start[replies]].to(logp_L)
+            advantage, weight = first[replies], batch.weights[batch.start].to(logp_L)[replies]
         total = (clipped(log_ratio, advantage, *bounds(self.asked)) * weight).sum()
         if kl_of(self.asked):
             assert given.ref_logp is not None, "a distance needs what the reference said"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from tunesmith.errors import DataError
 from tunesmith.report.cases import Case, read_case
+from tunesmith.report.rollouts_view import read_last
 
 # file -> what a reader does not learn without it
 OPTIONAL = {
@@ -52,6 +53,7 @@ class Facts:
     forms: tuple[Mapping[str, Any], ...] | None
     metrics: tuple[Mapping[str, Any], ...] | None
     watched: tuple[Mapping[str, Any], ...] | None  # answers to a few fixed prompts while training went on
+    sampled: tuple[str, tuple[Mapping[str, Any], ...]] | None  # the last replies that were learned from, and where
     calibration: Mapping[str, Any] | None  # where answers are labels
     serving: Mapping[str, Any] | None  # task, labels and instruction, as the run answers
     robustness: Mapping[str, Any] | None  # how far the verdict holds
@@ -125,6 +127,7 @@ def read(folder: Path) -> Facts:
         forms=read_rows(folder / "scores" / "forms.json"),
         metrics=metrics,
         watched=watched,
+        sampled=read_last(folder),
         calibration=read_mapping(folder / "calibration.json"),
         serving=read_mapping(folder / "serving.json"),
         robustness=read_mapping(folder / "robustness.json"),

@@ -271,6 +271,9 @@ def may_i_use_it(facts: Facts, verdict: Mapping[str, Any]) -> Sentence:
                 f"{scale.of(verdict['tuned'])}.")  # fmt: skip
     if verdict["decision"] != "better" or not words.plain(may).startswith("Yes"):
         return (*may, *but_read(verdict, tally)) if words.plain(may).startswith("Only") else may
+    if verdict["metric"] == "mean_reward":
+        return (*may, " But read the best replies first (below, under Training): it pleases its graders more, which ",
+                "may be another thing than to answer well.")  # fmt: skip
     if verdict["metric"] in words.OF_GIVEN:
         return (*may, " But read what it writes first (tunesmith chat RUN --against base): given replies were ",
                 "compared, and no answer of its own.")  # fmt: skip

@@ -21,6 +21,7 @@ from tunesmith.report.dialogue_view import dialogues
 from tunesmith.report.facts import Facts, base_model, read
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
 from tunesmith.report.robustness_view import robustness
+from tunesmith.report.rollouts_view import rolled
 from tunesmith.report.watch_view import watched
 from tunesmith.report.why_view import tags, why
 
@@ -31,6 +32,7 @@ UNEXPLAINED = (
     "preferences",
     "feedback",
     "reward",
+    "reinforce",
 )  # tasks that give no answer of which somebody could ask why
 MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
 CASE_BUDGETS = (4_000_000, 3_200_000, 2_400_000, 1_600_000, 800_000)
@@ -128,6 +130,7 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "secondary": views.secondary_rows(verdict) if verdict else [],
         "curves": curves,
         "watched": watched(facts.watched or ()),
+        "rolled": rolled(facts.sampled, facts.metrics or ()),
         "calibration": calibration(facts.calibration) if facts.calibration is not None else None,
         "dialogues": dialogues(facts),
         "dialogue_head": DIALOGUE_HEAD,

@@ -63,6 +63,7 @@ METRICS = {  # name in recipes and files: (name as people read it, what it is)
         "reward loss",
         "nats by which a preference surprises whoever takes the scores' difference for its log odds; 0.693 by chance",
     ),
+    "mean_reward": ("mean reward", "what graders give a reply, on average; its scale is theirs"),
     "judge": ("judge's preference", "share of cases in which the judge prefers the model's answer; a tie is half"),
     "bits_per_byte": (
         "bits per byte",

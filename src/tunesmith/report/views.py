@@ -111,6 +111,9 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
     made = []
     for key, title, is_log, from_zero in (
         ("loss", "Loss on training data (line) and on dev data (points), nats", False, False),
+        ("reward", "Reward of the replies that were sampled", False, False),
+        ("reply_tokens", "Tokens of the replies that were sampled", False, True),
+        ("kl_nats", "Distance to the model before training, nats per token", False, True),
         ("lr", "Learning rate", False, True),
         ("grad_norm", "Gradient norm before clipping", False, True),
         ("tokens_per_s", "Speed, tokens per second", False, True),

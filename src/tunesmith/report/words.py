@@ -21,8 +21,8 @@ HEADLINES = {
     "too few cases": "Too few cases to tell.",
 }
 OF_SCORES = ("reward_accuracy", "reward_margin", "reward_loss")
-# Metrics of given replies: no answer is right or wrong
-OF_GIVEN = ("preference_accuracy", "preference_margin", "feedback_accuracy", "feedback_margin", *OF_SCORES)
+OF_PAIRS_OR_MARKS = ("preference_accuracy", "preference_margin", "feedback_accuracy", "feedback_margin")
+OF_GIVEN = (*OF_PAIRS_OR_MARKS, *OF_SCORES, "mean_reward")  # metrics by which no answer is right or wrong
 TONES = {"better": "good", "worse": "bad", "no relevant difference": "even", "too few cases": "open"}
 
 

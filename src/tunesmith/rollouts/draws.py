@@ -15,6 +15,8 @@ from tunesmith.objectives.policy import Policy
 from tunesmith.rollouts.sampled import Rollout, laid
 from tunesmith.types import Example, Forest, RopeLimit
 
+UNLIKELY = -50.0  # nats of a token that nobody sampled, so that no ratio of it runs out of numbers
+
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
@@ -27,13 +29,18 @@ class Prompts:
 
 
 class Draws:
-    """Each draw takes the next `prompts` of an epoch's permutation, which follows from (seed, epoch)."""
+    """Each draw takes the next `prompts` of an epoch's permutation, which follows from (seed, epoch). `micro_tokens`
+    and `rope` only cut what is learned from."""
 
-    def __init__(self, prompts: Prompts, asked: Policy, epochs: int, seed: int) -> None:
+    def __init__(
+        self, prompts: Prompts, asked: Policy, epochs: int, seed: int, micro_tokens: int = 2048,
+        rope: RopeLimit | None = None,
+    ) -> None:  # fmt: skip
         if not prompts.examples:
             raise DataError("there is no prompt to answer: all were dropped or moved. See `tunesmith audit`.")
         refuse(asked)
         self.prompts, self.asked, self.epochs, self.seed = prompts, asked, epochs, seed
+        self.micro_tokens, self.rope = micro_tokens, rope
         self._order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -66,20 +73,20 @@ class Draws:
         """How many prompts these updates draw, each counted once, where no draw has to be made again."""
         return min(len(self.prompts.examples), -(-num_updates // self.per_sampling) * self.asked.prompts)
 
-    def heaviest(self, micro_tokens: int, rope: RopeLimit | None) -> list[Forest]:
+    def heaviest(self) -> list[Forest]:
         """The micro-batches of an update of the longest prompts whose replies are all as long as they may be."""
         by_length = sorted(range(len(self.prompts.tokens)), key=lambda at: (-len(self.prompts.tokens[at]), at))
         num, most = self.asked.max_new_tokens, by_length[: self.asked.prompts]
         longest = [
             Rollout(
                 group, self.prompts.examples[at].id, tuple(self.prompts.tokens[at]), (self.prompts.stop_ids[0],) * num,
-                (0.0,) * num, "", False, 1.0, 0.0, {}, "", 0.0, False, (0.0,) * num,
+                (UNLIKELY,) * num, "", False, 1.0, 0.0, {}, "", 0.0, False, (UNLIKELY,) * num,
             )
             for group, at in enumerate(most)
             for _ in range(self.asked.group_size)
         ]  # fmt: skip
         part = np.array_split(np.arange(len(longest)), self.asked.mini_batches)[0]
-        return laid([longest[i] for i in part], micro_tokens, rope)
+        return laid([longest[i] for i in part], self.micro_tokens, self.rope)
 
     def shape(self) -> dict[str, Any]:
         """Facts for the plan, of one epoch, where all replies are as long as they may be."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ class Actor:
     session: Session
     tenant: str
     reference: Snapshot | None = None
-    micro_tokens: int = 2048
     rows: int = 48  # answered side by side
 
 
@@ -59,7 +58,7 @@ class RolloutFeed:
         self._position, self._drawn = 0, 0  # updates given; prompts drawn
         self._live: list[Rollout] = []  # of this sampling, but for flat groups
         self._file = ""  # SHA-256 of its table
-        self.told: dict[str, float] = {}  # of the last sampling, for people
+        self.told: Mapping[str, float] = {}  # of the last sampling
 
     @property
     def updates_per_epoch(self) -> int:
@@ -75,7 +74,7 @@ class RolloutFeed:
         return self._laid([self._live[i] for i in parts[age % len(parts)]], age)
 
     def _laid(self, rollouts: Sequence[Rollout], age: int = 0) -> list[Forest]:
-        return laid(rollouts, self._actor.micro_tokens, self._actor.session.base.rope, age)
+        return laid(rollouts, self.draws.micro_tokens, self.draws.rope, age)
 
     # -- sampling -----------------------------------------------------------------------------------------------
 

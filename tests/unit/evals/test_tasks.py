@@ -13,7 +13,6 @@ import pytest
 from tests.data import chat
 from tests.runs import tiny_runs
 
-from tunesmith.build import longest_reply
 from tunesmith.data.columns import Columns
 from tunesmith.data.ingest import Ingested, read, task_of
 from tunesmith.data.render import Renderer
@@ -31,6 +30,8 @@ from tunesmith.evals.tasks import (
     instructed,
     own_instruction,
 )  # fmt: skip
+from tunesmith.method import longest_reply
+from tunesmith.objectives.policy import Policy
 from tunesmith.questions import Said, of_files
 from tunesmith.types import Example, Message, Reply
 
@@ -50,7 +51,7 @@ def test_the_table_is_whole() -> None:
         assert kind.about, name
         assert kind.least_tokens <= kind.most_tokens
         reads = any(METRICS[m].needs == "answer" for m in (kind.metric, *kind.secondary))
-        assert reads or kind.scoring == "text" or kind.prefers
+        assert reads or kind.scoring == "text" or kind.prefers or kind.rewards
 
 
 SQUAD = {"context": "Oslo lies by the sea.", "question": "Where?", "answers": {"text": ["by the sea", "the sea"],
@@ -117,10 +118,11 @@ def test_reasoning_has_room(tmp_path: Path) -> None:
     user = Message("user", "x")
     short = renderer.records([_reply("e-1", user, "a")])
     long = renderer.records([_reply("e-1", user, "word " * 300)])
-    assert longest_reply(short, KINDS["reason"]) == 256
-    assert longest_reply(short, KINDS["chat"]) < 16
-    assert longest_reply(long, KINDS["chat"]) == 512
-    assert 512 < longest_reply(long, KINDS["reason"]) <= 1024
+    assert longest_reply(short, KINDS["reason"], Policy()) == 256
+    assert longest_reply(short, KINDS["chat"], Policy()) < 16
+    assert longest_reply(long, KINDS["chat"], Policy()) == 512
+    assert 512 < longest_reply(long, KINDS["reason"], Policy()) <= 1024
+    assert longest_reply(long, KINDS["reinforce"], Policy(max_new_tokens=33)) == 33
     steps = {"question": "2?", "answer": "word " * 900 + "\n#### 2"}
     [path] = rows(tmp_path, steps).files
     assert of_files([path], Said()).max_new_tokens == KINDS["reason"].most_tokens

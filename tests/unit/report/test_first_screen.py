@@ -145,6 +145,7 @@ def test_every_metric_is_said_on_its_own_scale(tmp_path: Path, name: str) -> Non
         "preference_margin": "Up 0.300, from 0.200 to 0.500 in ",
         "feedback_margin": "Up 0.300, from 0.200 to 0.500 in ",
         "reward_margin": "Up 0.300, from 0.200 to 0.500 in ",
+        "mean_reward": "Up 0.300, from 0.200 to 0.500 in ",
         "reward_loss": "Up 0.300, from 0.200 to 0.500 in ",
         "chosen_nats": "Up 30.00, from 20.00 to 50.00 in ",  # nats, which are no share
         "rejected_nats": "Up 30.00, from 20.00 to 50.00 in ",

@@ -56,8 +56,8 @@ def always(attempts: Sequence[Attempt]) -> list[Grade]:
 def learner(folder: Path, asked: Policy = ASKED, reward=None, micro: int = 60):  # type: ignore[no-untyped-def]
     session = Session(base_of())
     session.create("t", Spec(ADAPTS["lora"], seed=5))
-    actor = Actor(session, "t", None, micro_tokens=micro)
-    draws = Draws(prompts(), asked, epochs=2, seed=3)
+    actor = Actor(session, "t")
+    draws = Draws(prompts(), asked, epochs=2, seed=3, micro_tokens=micro)
     feed = RolloutFeed(draws, actor, reward or Lucky(), folder)
     return session, State("t", Reinforcing(asked), Schedule("constant"), 1e-2, draws.num_updates), feed
 
@@ -251,7 +251,7 @@ def test_mutants_of_a_resume_are_seen(tmp_path: Path) -> None:
     table.write_bytes(whole)
     learner(tmp_path, asked)[2].load(kept)
     texts = [r.text for r in opened(table)]
-    actor = Actor(session, "t", micro_tokens=60)
+    actor = Actor(session, "t")
     session.load_state("t", *fresh())
     RolloutFeed(Draws(prompts(), asked, 2, 3), actor, Lucky(), tmp_path / "same").update()
     assert [r.text for r in opened(tmp_path / "same" / FOLDER / table.name)] == texts

@@ -1,0 +1,39 @@
+"""Runs that learn from rewards: what is drawn, who answers, and what grades."""
+
+from __future__ import annotations
+
+from tunesmith.build import TENANT, Material
+from tunesmith.engine.loop import State
+from tunesmith.engine.session import Session
+from tunesmith.folder import RunFolder
+from tunesmith.generate.limits import Limits
+from tunesmith.recipe import Recipe
+from tunesmith.roles import Feed, Foretold
+from tunesmith.rollouts.draws import Draws
+from tunesmith.rollouts.feed import Actor, RolloutFeed
+from tunesmith.types import Attempt
+
+NUM_TRIED, TRIED_TOKENS = 2, 8  # replies to the longest prompt, and their tokens, that a rehearsal samples
+
+
+def rolling(recipe: Recipe, folder: RunFolder, session: Session, made: Material, feed: Foretold, state: State) -> Feed:
+    """The feed of a run that learns from rewards, of the draws that were planned; any other's as it is. The tenant
+    stands at update 0."""
+    if not isinstance(feed, Draws):
+        return feed  # type: ignore[return-value]
+    assert made.means.reward is not None
+    actor = Actor(session, TENANT, None if made.before is None else session.publish(TENANT), recipe.evals.rows)
+    state.reference = "" if made.before is None else made.before.tuned
+    return RolloutFeed(feed, actor, made.means.reward, folder.path)
+
+
+def try_group(session: Session, feed: Foretold, made: Material) -> None:
+    """The longest prompt answered, and its replies graded, as each update will do it."""
+    assert isinstance(feed, Draws)
+    assert made.means.reward is not None
+    prompts = feed.prompts
+    at = max(range(len(prompts.tokens)), key=lambda k: len(prompts.tokens[k]))
+    most = min(TRIED_TOKENS, feed.asked.max_new_tokens)
+    limits = Limits(most, prompts.stop_ids, feed.asked.temperature, rows=NUM_TRIED, tempered=True)
+    done = session.sample(TENANT, [prompts.tokens[at]] * NUM_TRIED, limits, decode=prompts.decode)
+    made.means.reward([Attempt(prompts.examples[at], c.text, c.stopped, len(c.tokens)) for c in done])

@@ -1,0 +1,144 @@
+"""Whole tiny runs that learn from rewards: what is sampled is kept, graded and shown, and a resume samples the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
+from tests.runs.test_preference_runs import Stops, read, rows_of
+
+from tunesmith.errors import InputError, Interrupted, RunError
+from tunesmith.folder import Silent
+from tunesmith.verified import verify
+
+LONG = [{"kind": "expression", "expression": "num_chars / 40", "name": "chars"}]
+
+
+def task_file(path: Path, num: int = 40) -> Path:
+    """As OpenAI's reinforcement files are: a prompt, and what a grader needs beside it."""
+    rng, rows = random.Random(4), []
+    for i in range(num):
+        word = rng.choice(tiny_runs.WORDS)
+        rows.append({"messages": [{"role": "user", "content": f"{word} {i}: what is it?"}], "answer": f"the {word}"})
+    return tiny_runs.written(path, rows)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_runs.model_world(tmp_path_factory)
+    task_file(folder / "tasks.jsonl")
+    tiny_runs.reply_file(folder / "replies.jsonl", num=40)
+    return folder
+
+
+def start(
+    folder: Path, name: str, tell: Silent | None = None, *, resume: bool = False, rows: str = "tasks.jsonl",
+    reward: Any = None, **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    said = tiny_runs.settings(folder / "model", folder / rows, max_updates=4)
+    said["train"] |= {"every_checkpoint": 1, "lr": 3e-3}
+    said["evals"].pop("max_new_tokens")
+    policy = {"prompts": 3, "group_size": 4, "max_new_tokens": 12, "inner_epochs": 2}
+    said |= {"objective": {"policy": policy}, "reward": LONG if reward is None else reward}
+    said |= {"seed": more.pop("seed", 0)}
+    return tiny_runs.started(tiny_runs.changed(said, more), folder / name, tell, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path) -> dict[str, Any]:
+    return start(world, "whole", train={"rehearsal": True})
+
+
+def test_a_run_learns_from_rewards_and_is_judged_by_them(world: Path, whole: dict[str, Any]) -> None:
+    out = world / "whole"
+    assert (whole["task"], whole["metric"]) == ("reinforce", "mean_reward")
+    cases = pq.read_table(out / "scores" / "cases.parquet").to_pylist()
+    for case in cases:
+        for who in ("base", "tuned"):
+            assert case[f"{who}_score"] == pytest.approx(min(1.0, len(case[f"{who}_output"]) / 40))
+    assert whole["base"] == pytest.approx(sum(c["base_score"] for c in cases) / len(cases))
+    assert {c["reference"] for c in cases} <= {f"the {word}" for word in tiny_runs.WORDS}
+    metrics = [r for r in rows_of(out) if "loss" in r]
+    assert [r["update"] for r in metrics] == [1, 2, 3, 4]
+    for row in metrics:
+        assert {"reward", "reply_tokens", "flat_frac", "kl_nats", "entropy_nats", "clipped_high_frac"} <= set(row)
+    assert [("mismatch_nats" in r) for r in metrics] == [True, False, True, False]  # two updates of each sampling
+    assert metrics[0]["mismatch_nats"] < 1e-4
+    tables = sorted((out / "rollouts").iterdir())
+    assert [p.name for p in tables] == ["update_0000001.parquet", "update_0000003.parquet"]
+    sampled = pq.read_table(tables[0]).to_pylist()
+    assert metrics[0]["reward"] == pytest.approx(sum(r["reward"] for r in sampled) / len(sampled))
+    assert all(r["reward"] == pytest.approx(min(1.0, len(r["text"]) / 40)) for r in sampled)
+    plan = {r["key"]: r for r in read(out / "plan.json")["resolved"]}
+    assert plan["objective.policy"]["value"] == "grpo"
+    assert "3 prompts with 4 replies each of at most 12 tokens" in plan["objective.policy"]["why"]
+    assert read(out / "plan.json")["seconds"]["stages"]["train"] > 0
+    assert "replies sampled and graded" in read(out / "rehearsal.json")["seconds"]
+    assert [(c.name, c.found) for c in verify(out) if c.passed is False] == []
+
+
+def test_a_resume_samples_and_learns_the_same(world: Path, whole: dict[str, Any]) -> None:
+    """Stopped behind the second update, and between two updates of one sampling, whose replies are read back."""
+    with pytest.raises(Interrupted):
+        start(world, "stopped", Stops())
+    shutil.rmtree(world / "stopped" / "checkpoints" / "update_0000002")
+    again = start(world, "stopped", resume=True)
+    for name in ("base", "tuned", "effect", "p"):
+        assert again[name] == whole[name]
+    assert again["digests"]["tuned"] == whole["digests"]["tuned"]
+    for table in (world / "whole" / "rollouts").iterdir():
+        assert (world / "stopped" / "rollouts" / table.name).read_bytes() == table.read_bytes()
+    other = start(world, "seeded", seed=1)
+    assert other["digests"]["tuned"] != whole["digests"]["tuned"]  # the mutant
+
+
+def test_the_report_shows_replies_and_rewards(world: Path, whole: dict[str, Any]) -> None:
+    page = (world / "whole" / "report.html").read_text(encoding="utf-8")
+    sampled = pq.read_table(world / "whole" / "rollouts" / "update_0000003.parquet").to_pylist()
+    assert "Replies it was rewarded for" in page
+    assert f"{max(r['reward'] for r in sampled):.3f}" in page
+    assert "reward" in page
+
+
+def test_rows_with_replies_are_prompts_too(world: Path) -> None:
+    """Their replies are what a grader compares with, and are not learned."""
+    reward = [{"kind": "similarity", "by": "chrf"}, *LONG]
+    found = start(world, "replies", rows="replies.jsonl", reward=reward, task={"name": "reinforce"})
+    assert found["metric"] == "mean_reward"
+    sampled = pq.read_table(world / "replies" / "rollouts" / "update_0000001.parquet").to_pylist()
+    parts = [json.loads(r["parts"]) for r in sampled]
+    assert all(set(p) == {"similarity", "chars"} for p in parts)
+
+
+def test_a_reward_that_is_dead_stops_the_run(world: Path) -> None:
+    with pytest.raises(RunError, match="no reply did better than another one"):
+        start(world, "dead", reward=[{"kind": "regex", "pattern": "never to be found"}])
+    assert pq.read_table(world / "dead" / "rollouts" / "update_0000001.parquet").num_rows == 60
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"reward": []}, "reward names nothing to grade replies by"),
+        ({"objective": {"smoothing": 0.1}}, "objective.smoothing is a loss of replies that are right"),
+        ({"adapt": {"dropout": 0.1}}, "adapt.dropout"),
+        ({"objective": {"policy": {"group_size": 1}}}, "group_size is 1"),
+        ({"task": {"name": "generate"}}, "task generate"),
+        ({"task": {"name": "reinforce", "metric": "exact_match"}}, "task.metric is the mean of the reward here"),
+    ],
+)
+def test_what_cannot_work_is_refused(world: Path, more: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said.replace(".", r"\.")):
+        start(world, "refused", **more)
+
+
+def test_answers_are_compared_with_by_no_command(world: Path, whole: dict[str, Any]) -> None:
+    said = typed(["evaluate", str(world / "whole"), "--data", str(world / "replies.jsonl")])
+    assert "its reward is measured in a run" in said.text
