@@ -276,10 +276,7 @@ def is_linear(module: nn.Module) -> bool:
 
 def open_slot(model: PreTrainedModel, adapt: Adapt, heads_wanted: tuple[str, ...] = (), seed: int = 0) -> Slot:
     """Make the live parameters of this kind of tenant; the model computes exactly what it did before. `seed`: of what
-    peft draws for methods of its own.
-
-    `heads_wanted`: scalar heads on the hidden state, "value" (a number per scored token).
-    """
+    peft draws for methods of its own. `heads_wanted`: scalar heads, "value" (a number per scored token)."""
     check_bits(adapt, model)
     check_context(model, model.config, adapt.context)
     key = slot_key(adapt, heads_wanted)
