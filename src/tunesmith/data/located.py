@@ -1,10 +1,11 @@
-"""Where the rows are: a file, a folder whose file names tell the splits, or a data set on the hub."""
+"""Where the rows are: a file, a folder whose file names tell the splits, a data set on the hub, a task by name."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from tunesmith.data import gym
 from tunesmith.data.hub import Hub, fetch, is_hub_name
 from tunesmith.data.rows import FORMATS, of_one_kind
 from tunesmith.errors import DataError, did_you_mean
@@ -24,6 +25,8 @@ def find_splits(name: str | Path, hub: Hub | None = None) -> dict[str, list[Path
     """{"train" | "dev" | "test": files}. A file is training data; in a folder the names tell (train…, dev | valid |
     val…, test…); a hub name (owner/name, owner/name:config, owner/name:config/split) that is no path is fetched.
     """
+    if gym.is_gym_name(str(name)):
+        return {"train": [gym.rows_file(str(name))]}
     path = Path(name).expanduser()
     if path.is_file():
         return {"train": [path]}
@@ -52,6 +55,8 @@ def check_there(path: Path) -> None:
 
 def files_named(name: str | Path, hub: Hub | None = None) -> list[Path]:
     """The files of one split that was named outright: a file, a folder with nothing else, or a split on the hub."""
+    if gym.is_gym_name(str(name)):
+        return [gym.rows_file(str(name))]
     path = Path(name).expanduser()
     if path.exists() or not is_hub_name(str(name)):
         return [path] if not path.is_dir() else [file for files in _in_folder(path).values() for file in files]

@@ -4,6 +4,7 @@ patterns, which a text can make run for ever."""
 from __future__ import annotations
 
 import ast
+import importlib.util
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -85,6 +86,40 @@ def regex(options: kinds.Regex, name: str) -> Part:
     )
     box = Sandboxed(Code(source, f"the pattern of {name}", "found", options.timeout_s, 256 * MIB, isolate=False))
     return Part(name, 0.0, 1.0, asked(box, name, lambda attempt: [attempt.text], (0.0, 1.0)))
+
+
+SCORER = """
+import json
+import re
+import sys
+from unittest.mock import MagicMock
+PLOTS = ("matplotlib", "mpl_toolkits")  # of a package of one task; they insist on a folder to write into
+MODULES = "", ".pyplot", ".animation", ".collections", ".mplot3d"
+sys.modules |= {part + name: MagicMock() for part in PLOTS for name in MODULES}
+import reasoning_gym
+def score(output, entry, tag):
+    if tag:
+        found = re.findall(rf"<{tag}>(.*?)</{tag}>", output, re.DOTALL)
+        output = found[-1] if found else None
+    entry = json.loads(entry) if isinstance(entry, str) else entry
+    given = reasoning_gym.get_score_answer_fn(entry["metadata"]["source_dataset"])
+    return given(output if output is None else output.strip(), entry)
+"""
+
+
+def reasoning_gym(options: kinds.ReasoningGym, name: str, *, insist: bool) -> Part:
+    """By the scorer of the task that the row's entry names."""
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise InputError(f"the reward {name} needs the reasoning-gym package: pip install 'tunesmith[gym]'")
+    isolate = sandbox.isolation(insist=insist)[0]
+    file = f"the scorer of {name}"
+    box = Sandboxed(Code(SCORER, file, "score", options.timeout_s, options.memory_mib * MIB, isolate))
+    tag = re.escape(options.tag)
+
+    def given(attempt: Attempt) -> list[Any]:
+        return [attempt.text, fact(attempt, options.entry), tag]
+
+    return Part(name, 0.0, 1.0, asked(box, name, given, (0.0, 1.0)))
 
 
 def range_of(said: str, path: Path) -> kinds.Range:

@@ -87,6 +87,16 @@ class Tests(Common):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningGym(Common):
+    """What the scorer of a reasoning-gym task gives, 0 to 1. It runs in a sandbox: some work out what a reply says."""
+
+    entry: str = "entry"  # the fact that holds the task's entry
+    tag: str = ""  # the answer stands in <tag>…</tag>, and a reply without has none; left out: it is the whole reply
+    timeout_s: float = 10.0
+    memory_mib: int = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Similarity(Common):
     """How like the reply is to the reference, 0 to 1."""
 
@@ -146,7 +156,7 @@ class Sum(Common):
 KINDS: dict[str, type[Common]] = {
     "python": Python, "expression": Expression, "exact": Exact, "numeric": Numeric, "regex": Regex,
     "json_schema": JsonSchema, "tests": Tests, "similarity": Similarity, "length": Length, "judge": Judge,
-    "reward_model": RewardModel, "openai": OpenAI, "sum": Sum,
+    "reasoning_gym": ReasoningGym, "reward_model": RewardModel, "openai": OpenAI, "sum": Sum,
 }  # fmt: skip
 
 

@@ -99,6 +99,8 @@ def bare(options: kinds.Common, name: str, means: Means) -> Part:
             return coded.python(options, name, insist=means.insist)
         case kinds.Tests():
             return coded.tests(options, name, insist=means.insist)
+        case kinds.ReasoningGym():
+            return coded.reasoning_gym(options, name, insist=means.insist)
         case kinds.Judge():
             return asked.judge(options, name, means.kept)
         case kinds.RewardModel():
