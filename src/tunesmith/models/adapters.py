@@ -237,8 +237,7 @@ def targets_of(adapt: Adapt, model: PreTrainedModel) -> list[str]:
                 f"adapt.targets names {target!r}, and this model has no such layer; it has: {', '.join(known)}."
                 f"{did_you_mean(target, known)} An empty list means all of them."
             )
-    odd = read_otherwise(adapt.targets, model) if adapt.method == "lora" else set()
-    if odd:
+    if adapt.method == "lora" and (odd := read_otherwise(adapt.targets, model)):
         raise PlanError(
             f"adapt.targets names {', '.join(sorted(odd))}, which peft takes for weights of {type(model).__name__}'s "
             "experts: LoRA would not stand on these layers. Leave them out"
@@ -319,10 +318,8 @@ def inject(model: PreTrainedModel, adapt: Adapt, key: str) -> None:
         inject_adapter_in_model(lora_config(adapt, model), model, adapter_name=key)
     except ValueError as error:
         take_out(model)
-        known = ", ".join(linear_suffixes(model))
-        raise PlanError(
-            f"peft refuses LoRA on {type(model).__name__}: {error}. Name other layers in adapt.targets, of {known}"
-        ) from error
+        why = f"peft refuses LoRA on {type(model).__name__}: {error}. Name other layers in adapt.targets, of "
+        raise PlanError(why + ", ".join(linear_suffixes(model))) from error
 
 
 def key_dropout(model: PreTrainedModel, key: str, draw: Draw) -> None:
