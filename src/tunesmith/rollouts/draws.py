@@ -126,6 +126,10 @@ def refuse(asked: Policy) -> None:
         f"mini_batches is {asked.mini_batches}, and a group has {asked.group_size} replies: an update could be empty. "
         "Use at most as many": asked.mini_batches > asked.group_size,
     }
+    for name in ("clip_low", "clip_high"):
+        said = getattr(asked, name)
+        reasons[f"{name} is {said}; nothing is learned at 0. Wanted a number above it"] = said is not None and said <= 0
+    reasons[f"kl is {asked.kl}; wanted 0, which is off, or a number above it"] = asked.kl is not None and asked.kl < 0
     for name in ("prompts", "max_new_tokens", "inner_epochs", "mini_batches", "patience"):
         reasons[f"{name} is {getattr(asked, name)}; wanted a number above 0"] = getattr(asked, name) < 1
     for reason, is_so in reasons.items():

@@ -165,7 +165,8 @@ def test_a_reward_that_is_dead_stops_and_says_why(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     for wrong, said in (
         ({"group_size": 1}, "group_size is 1"), ({"temperature": 0.0}, "temperature is 0"),
-        ({"mini_batches": 5}, "mini_batches is 5"),
+        ({"mini_batches": 5}, "mini_batches is 5"), ({"clip_high": 0.0}, "clip_high is 0.0; nothing is learned at 0"),
+        ({"kl": -0.1}, "kl is -0.1"), ({"inner_epochs": 0}, "inner_epochs is 0; wanted a number above 0"),
     ):  # fmt: skip
         with pytest.raises(PlanError, match=said):
             learner(tmp_path, replace(ASKED, **wrong))  # type: ignore[arg-type]
