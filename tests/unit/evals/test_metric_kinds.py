@@ -229,11 +229,13 @@ MEASURED = {
     "samples": st.integers(0, 5).map(lambda c: (5, c, 2)),
     "pairs": st.tuples(st.floats(-50, 0), st.floats(-50, 0)),
     "marks": st.tuples(st.floats(-50, 50), st.sampled_from([0.0, 1.0])),
+    "graded": st.floats(0, 1).map(lambda value: (value,)),
     "scores": st.tuples(st.floats(-50, 50), st.floats(-50, 50)),
     "likelihood": st.floats(0, 400).map(lambda nats: (nats,)),
 }
 TOP = {"schema": (1.0,), "judge": (1.0,), "samples": (5, 5, 2), "pairs": (-1.0, -2.0), "likelihood": (0.0,)}
 TOP |= {"preference_margin": (0.0, -1000.0), "chosen_nats": (0.0, -1.0), "rejected_nats": (-1.0, -100.0)}
+TOP |= {"graded": (1.0,)}
 TOP |= {"scores": (1.0, 0.0), "reward_margin": (1000.0, 0.0), "reward_loss": (1000.0, 0.0)}
 TOP |= {"marks": (1.0, 1.0), "feedback_margin": (1000.0, 1.0)}
 
