@@ -106,8 +106,17 @@ SETS = {
     "bitext_customer_support": Set(
         "Messages to a support desk to one of 27 intents (CDLA-Sharing-1.0)", SHORT, "classify"
     ),
-    "mts_dialog": Set("Visits to the doctor, the patient played by the model (CC BY 4.0)", SHORT, "chat", conversation),
-    "tinyshakespeare": Set("Plays of Shakespeare (public domain)", SHORT, "pretrain"),
+    "mts_dialog": Set(  # a case is a whole dialogue
+        "Visits to the doctor, the patient played by the model (CC BY 4.0)",
+        [*SHORT, "evals.max_cases=48", "evals.max_dev_cases=12"],
+        "chat",
+        conversation,
+    ),
+    "tinyshakespeare": Set(  # one file, held out by what somebody says
+        "Plays of Shakespeare (public domain)",
+        [*SHORT, "train.max_updates=8", "data.reading.separator=\\n\\n"],
+        "pretrain",
+    ),
 }
 
 
@@ -179,7 +188,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines += ["", f"## {name}", "", f"{SETS[name].what}. {v['claim']}", ""]
         with_recipe = f"Recipe: [{kind}](../examples/recipes/{kind}.yaml). " if (kind := SETS[name].recipe) else ""
         without = f"Without tuning: {simple or 'nothing to compare with'}"
-        lines += [f"- {with_recipe}Base asked as: {v['base_form']}. {without}. Secondary: {others}."]
+        lines += [f"- {with_recipe}Base asked as: {v['base_form']}. {without}. Secondary: {others or 'none'}."]
         lines += [
             f"- Test: {v['test']}, p = {v['p']:.2g}. {note}" if i == 0 else f"- {note}"
             for i, note in enumerate(v["notes"])
