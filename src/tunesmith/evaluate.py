@@ -201,11 +201,23 @@ def verdict_of(
     for metric in made.secondary:
         there = cases_of(made, metric, base, tuned)
         facts["secondary"] |= secondary(there, [metric], rules) if there.references else {}
+    facts["notes"] = [*facts["notes"], *opposed(facts)]
     facts["base_form"] = base.form
     if history:
         facts["history"] = history
     facts["digests"] = {"test_cases": cases_digest(cases)}
     return facts
+
+
+def opposed(facts: Mapping[str, Any]) -> list[str]:
+    """Of secondary metrics whose whole interval lies on the other side of zero than the decision."""
+    sign = {"better": 1, "worse": -1}.get(facts["decision"], 0)
+    return [
+        f"{name}, which decides nothing, says the opposite: {row['base']:.3g} → {row['tuned']:.3g}, beyond chance. "
+        "Read some answers before you believe either of the two."
+        for name, row in facts["secondary"].items()
+        if max(sign * end for end in row["interval"]) < 0
+    ]
 
 
 def cases_of(

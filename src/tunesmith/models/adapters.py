@@ -7,7 +7,6 @@ model itself. Tenants own float32 masters; a slot is only where they sit while a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -15,7 +14,6 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -26,7 +24,7 @@ from tunesmith.models.context import Context, check_context
 from tunesmith.models.kinds import has_classes, has_masked_head, task_type
 from tunesmith.models.low_rank import in_one_piece
 from tunesmith.models.noise import Draw, KeyedDropout
-from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in, take_out
+from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in, read_otherwise, take_out
 from tunesmith.models.probe import Probe
 from tunesmith.models.prompts import NAME as PROMPT
 from tunesmith.models.prompts import NUM_TOKENS, PREFIX, prompt_config, put_before, try_prompt
@@ -243,14 +241,6 @@ def targets_of(adapt: Adapt, model: PreTrainedModel) -> list[str]:
             "experts: LoRA would not stand on these layers. Leave them out"
         )
     return list(adapt.targets)
-
-
-def read_otherwise(targets: Iterable[str], model: PreTrainedModel) -> set[str]:
-    """Those that peft takes for weights of a mixture's experts, as files of transformers 4 name them (in DeepSeek-V3
-    dense layers and shared experts have the same names): LoRA would stand elsewhere, and no export be opened."""
-    config = LoraConfig(target_modules=list(targets))
-    convert_peft_config_for_transformers(config, model, None)
-    return set(targets) - set(config.target_modules or ())
 
 
 def linear_suffixes(model: PreTrainedModel) -> list[str]:

@@ -6,16 +6,17 @@ own, and whether that may be done is not looked up but tried (`prove`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftType, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, PeftType, get_peft_model_state_dict, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -187,6 +188,14 @@ def unmergeable(model: PreTrainedModel, config: PeftConfig) -> str:
                 except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
                     return f"{name}: {error}"
     return ""
+
+
+def read_otherwise(targets: Iterable[str], model: PreTrainedModel) -> set[str]:
+    """Those that peft takes for weights of a mixture's experts, as files of transformers 4 name them (in DeepSeek-V3
+    dense layers and shared experts have the same names): LoRA would stand elsewhere, and no export be opened."""
+    config = LoraConfig(target_modules=list(targets))
+    convert_peft_config_for_transformers(config, model, None)
+    return set(targets) - set(config.target_modules or ())
 
 
 def name_of(config: PeftConfig) -> str:
