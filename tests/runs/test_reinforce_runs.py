@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from tests.runs.test_preference_runs import Stops, read, rows_of
@@ -38,17 +42,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(
-    folder: Path, name: str, tell: Silent | None = None, *, resume: bool = False, rows: str = "tasks.jsonl",
-    reward: Any = None, **more: Any,
-) -> dict[str, Any]:  # fmt: skip
+def settings(folder: Path, rows: str = "tasks.jsonl", reward: Any = None, **more: Any) -> dict[str, Any]:
     said = tiny_runs.settings(folder / "model", folder / rows, max_updates=4)
     said["train"] |= {"every_checkpoint": 1, "lr": 3e-3}
     said["evals"].pop("max_new_tokens")
     policy = {"prompts": 3, "group_size": 4, "max_new_tokens": 12, "inner_epochs": 2}
     said |= {"objective": {"policy": policy}, "reward": LONG if reward is None else reward}
     said |= {"seed": more.pop("seed", 0)}
-    return tiny_runs.started(tiny_runs.changed(said, more), folder / name, tell, resume=resume)
+    return tiny_runs.changed(said, more)
+
+
+def start(folder: Path, name: str, tell: Silent | None = None, *, resume: bool = False, **more: Any) -> dict[str, Any]:
+    return tiny_runs.started(settings(folder, **more), folder / name, tell, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +102,23 @@ def test_a_resume_samples_and_learns_the_same(world: Path, whole: dict[str, Any]
         assert (world / "stopped" / "rollouts" / table.name).read_bytes() == table.read_bytes()
     other = start(world, "seeded", seed=1)
     assert other["digests"]["tuned"] != whole["digests"]["tuned"]  # the mutant
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same(world: Path, whole: dict[str, Any]) -> None:
+    """kill -9 as soon as the first update is saved, between two updates of one sampling or while the next is made."""
+    out, recipe = world / "killed", world / "killed.yaml"
+    recipe.write_text(yaml.safe_dump(settings(world)))
+    words = [sys.executable, "-m", "tunesmith", "run", str(recipe), "--out", str(out)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (out / "checkpoints" / "update_0000001").is_dir():
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -9
+    assert not (out / "verdict.json").is_file()
+    again = start(world, "killed", resume=True)
+    assert again["digests"]["tuned"] == whole["digests"]["tuned"]
+    for table in (world / "whole" / "rollouts").iterdir():
+        assert (out / "rollouts" / table.name).read_bytes() == table.read_bytes()
 
 
 def test_the_report_shows_replies_and_rewards(world: Path, whole: dict[str, Any]) -> None:
