@@ -341,6 +341,9 @@ def rows(
     task: str, train: Rendered, renderer: Renderer, found: Sequence[tuple[str, Any, str]]
 ) -> list[tuple[str, Any, str]]:
     """Rows of the plan, those about answers replaced by what is done instead."""
+    if task == OF_REWARDS:
+        kept = [row for row in found if row[0] not in ("scoring", "update_tokens", "evals.max_new_tokens")]
+        return [*kept, ("scoring", KINDS[task].scoring, "one greedy answer to each held-out prompt, by the reward")]
     if not is_unasked(task):
         return list(found)
     if not is_text(task):

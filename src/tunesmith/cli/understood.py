@@ -33,7 +33,10 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     learned = Text("what is learned", style=LEARNED)
     of_pair = ", of the two replies the chosen one" if "chosen" in facts["columns"] else ""
     rest = f"; the rest is what comes before it{of_pair}"
-    _line(console, "one row", Text.assemble(example["source"], ", ", learned, rest))
+    if any(is_learned for _, is_learned in example["pieces"]):
+        _line(console, "one row", Text.assemble(example["source"], ", ", learned, rest))
+    else:
+        _line(console, "one row", Text(f"{example['source']}, what is asked: the replies are sampled, and graded"))
     row = Text()
     for text, is_learned in example["pieces"]:
         # the colour alone does not say it: not on paper, and not to everyone

@@ -260,9 +260,10 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     ]
     if length:
         lines.append(
-            f"tokens     {tokens['total']}, {tokens['learned_frac']:.1%} learned; length median {length['0.5']}, "
-            f"longest {length['1']}; "
-            f"learned per example median {reply['0.5']}, most {reply['1']}"
+            f"tokens     {tokens['total']} of prompts; length median {length['0.5']}, longest {length['1']}"
+            if "facts" in found["understood"]["columns"]
+            else f"tokens     {tokens['total']}, {tokens['learned_frac']:.1%} learned; length median {length['0.5']}, "
+            f"longest {length['1']}; learned per example median {reply['0.5']}, most {reply['1']}"
         )
     if found["classes"]:
         counts = {name: n["train"] for name, n in found["classes"].items()}

@@ -8,15 +8,18 @@ from typing import Any
 
 from tunesmith.data.ingest import Ingested, task_of
 from tunesmith.data.render import Rendered
+from tunesmith.types import Task
 
 
 def understood(ingested: Ingested, rendered: Rendered) -> dict[str, Any]:
     """How the files were read, which columns became what and who said so, the task and why, and one real row.
 
-    The row is the first of the training split, in pieces of (text, whether it is learned).
+    The row is the first of the training split, in pieces of (text, whether it is learned); of a prompt alone, none is.
     """
     columns = {name: value for name, value in asdict(ingested.columns).items() if value}
     first = rendered.records[0].example_id if rendered.records else ""
+    example = next((e for e in ingested.examples if e.id == first), None)
+    is_asked = example is not None and isinstance(example.target, Task)  # its replies will be sampled: none stands here
     task, why = task_of(ingested.columns, ingested)
     return {
         "files": list(ingested.files),
@@ -32,8 +35,8 @@ def understood(ingested: Ingested, rendered: Rendered) -> dict[str, Any]:
         "task_why": why,
         "example": {
             "id": first,
-            "source": next((e.source for e in ingested.examples if e.id == first), ""),
-            "pieces": [list(piece) for piece in rendered.shown],
+            "source": example.source if example else "",
+            "pieces": [list(piece) for piece in rendered.shown if not (is_asked and piece[1])],
         },
         "notices": list(ingested.notices),
     }
