@@ -110,7 +110,8 @@ def brought(means: Means, names: Sequence[str], recipe: Recipe) -> Means:
         reward = make_reward(recipe.reward, Graded(insist=recipe.evals.code.trust_local_code))
         low, high = reward.low, reward.high
         metric = replace(METRICS["mean_reward"], low=low, high=high, matters=0.02 * (high - low))
-        return replace(means, metrics=(*means.metrics, metric), reward=reward)
+        digests = (*means.digests, *((f"reward {name}", digest) for name, digest in reward.files.items()))
+        return replace(means, metrics=(*means.metrics, metric), reward=reward, digests=digests)
     more = (METRICS[name] for name in dict.fromkeys(names) if means.named(name) is None)
     return replace(means, metrics=(*means.metrics, *(m for m in more if m.needs == "likelihood")))
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from tunesmith.errors import RecipeError, RunError
 from tunesmith.files import sha256_file
+from tunesmith.models.catalogue import locate
+from tunesmith.models.load import weights_digest
 from tunesmith.rollouts import asked, coded, graders, kinds, matches
 from tunesmith.rollouts.combined import clipped, computed, summed
 from tunesmith.rollouts.formula import Formula
@@ -27,7 +29,7 @@ class Summed:
     """The reward of a run: its parts, weighed and added up. What is opened for it ends with it."""
 
     part: Part
-    files: Mapping[str, str]  # that the parts name -> SHA-256, by which a changed reward is known
+    files: Mapping[str, str]  # that the parts name -> SHA-256, by which a changed reward is known; stands in the lock
 
     @property
     def low(self) -> float:
@@ -60,11 +62,16 @@ def make_reward(said: Sequence[Mapping[str, Any]], means: Means | None = None) -
     if not said:
         raise RecipeError("reward is empty: there is nothing to grade replies by")
     options = kinds.read(said)
-    return Summed(sum_of(options, "reward", means or Means()), {str(p): sha256_file(p) for p in files_of(options)})
+    return Summed(sum_of(options, "reward", means or Means()), {str(p): digest_of(p) for p in files_of(options)})
+
+
+def digest_of(path: Path) -> str:
+    """Of a file, or of the weights of a reward model."""
+    return weights_digest(path) if path.is_dir() else sha256_file(path)
 
 
 def files_of(options: Sequence[kinds.Common]) -> list[Path]:
-    """The files that parts, and parts of parts, name."""
+    """The files and the models that parts, and parts of parts, name."""
     found = []
     for one in options:
         match one:
@@ -72,6 +79,8 @@ def files_of(options: Sequence[kinds.Common]) -> list[Path]:
                 found.append(Path(one.file.rpartition(":")[0]))
             case kinds.JsonSchema(schema=str(name)) | kinds.OpenAI(grader=str(name)):
                 found.append(Path(name))
+            case kinds.RewardModel():
+                found.append(locate(one.model).folder)
             case kinds.Sum() | kinds.Expression():
                 found += files_of(kinds.read(one.parts))
     return found
