@@ -63,7 +63,7 @@ def conversation(row: Row) -> Row:
 @dataclass(frozen=True, slots=True)
 class Set:
     """`recipe`: of examples/recipes; `row`: what is made of a row of the set's files before it is read; `data`: the
-    folder, where it is not the set's name."""
+    folder, where it is not the set's name, or a task of reasoning-gym."""
 
     what: str
     sets: list[str]
@@ -94,6 +94,12 @@ SETS = {
         "Polite before impolite answers, by DPO (Apache-2.0)", PAIRS, "preferences", data="rasbt_polite_pairs"
     ),
     "polite_reward": Set("The same pairs, by a reward model (Apache-2.0)", PAIRS, "reward", data="rasbt_polite_pairs"),
+    "sums_by_rewards": Set(
+        "Sums and differences of two numbers of up to two digits, made by reasoning-gym, learned by GRPO",
+        ["train.max_updates=24", "train.lr=3e-4", "objective.policy.max_new_tokens=24", *SHORT[1:3]],
+        "reinforce",
+        data="reasoning-gym/chain_sum?size=700&max_terms=2&max_digits=2",
+    ),
     "legal_plain_summaries": Set(
         "Terms of service in plain words (Apache-2.0)", [*SHORT, "data.columns.group=id"], "legal"
     ),
@@ -123,6 +129,8 @@ SETS = {
 def rows_of(name: str, data: Path, folder: Path) -> Path:
     """The files to read: the set's own, or copies in `folder` with each row made anew. Of one file alone is learned."""
     remade, source = SETS[name].row, data / (SETS[name].data or name)
+    if SETS[name].data.startswith("reasoning-gym/"):
+        return Path(SETS[name].data)
     files = sorted(source.glob("*.jsonl*"))
     if remade is None:
         return source

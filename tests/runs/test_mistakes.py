@@ -198,7 +198,7 @@ MEASURES = [
 
 OTHERS = [
     Mistake("no such command", "launch", ("No such command 'launch'",)),
-    Mistake("another tool's command", "train rows.jsonl", ("no command 'train'", "tunesmith run")),
+    Mistake("another tool's command", "finetune rows.jsonl", ("no command 'finetune'", "tunesmith run")),
     Mistake("a key as option", "run --epochs 3", ("no option --epochs", "train.epochs", "--set key=value")),
     Mistake("half a command", "predict run rows.jsonl", ("Missing argument",)),
     Mistake("init: what is there", "init rows.jsonl --yes", ("recipe.yaml is there already", "--force")),

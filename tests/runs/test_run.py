@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import signal
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from tests.runs import tiny_runs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tunesmith import exported
 from tunesmith.errors import InputError, Interrupted, ModelError, PlanError, RunError
 from tunesmith.folder import Silent
 from tunesmith.models.artifact import read_adapter
@@ -202,8 +202,7 @@ def test_an_export_that_is_not_the_model_measured_fails_the_run(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutant of the export check: an adapter that loads, but without what was learned."""
-    run_module = importlib.import_module("tunesmith.run")  # the attribute of that name is the function
-    opened = run_module.open_adapter
+    opened = exported.open_adapter
 
     def forgetful(base: Path, adapter: Path, dtype: torch.dtype) -> Any:
         found = opened(base, adapter, dtype)
@@ -212,6 +211,6 @@ def test_an_export_that_is_not_the_model_measured_fails_the_run(
                 parameter.data.zero_()
         return found
 
-    monkeypatch.setattr(run_module, "open_adapter", forgetful)
+    monkeypatch.setattr(exported, "open_adapter", forgetful)
     with pytest.raises(RunError, match="is not the model that was measured"):
         do(tiny_runs.settings(model, tiny_runs.reply_file(tmp_path / "rows.jsonl"), lr=0.05), tmp_path / "out")

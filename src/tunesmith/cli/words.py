@@ -14,7 +14,7 @@ from tunesmith.errors import Interrupted, RecipeError, RunError
 
 READER_GONE = 141  # 128 + SIGPIPE, as the programs of a shell have it
 VERBS = {  # of other tools -> ours
-    "train": "run", "sft": "run", "finetune": "run", "fine-tune": "run", "tune": "run", "preprocess": "audit",
+    "sft": "run", "finetune": "run", "fine-tune": "run", "tune": "run", "preprocess": "audit",
     "eval": "evaluate", "test": "evaluate", "inference": "predict", "infer": "predict", "generate": "predict",
     "merge": "export", "merge-lora": "export", "push": "export", "list": "runs", "ls": "runs",
     "download": "models fetch", "pull": "models fetch",
