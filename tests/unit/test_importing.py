@@ -242,8 +242,8 @@ dataset_mixture:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("base_model: a/b\nrl: kto\nsequence_len: 8", "preference tuning"),
-        ("model_name_or_path: a/b\nstage: rm\ncutoff_len: 8", "stage is rm"),
+        ("base_model: a/b\nrl: grpo\nsequence_len: 8", "reinforcement learning"),
+        ("model_name_or_path: a/b\nstage: ppo\ncutoff_len: 8", "stage is ppo"),
         ("model_name_or_path: a/b\nbeta: 0.1\nmax_length: 8\nuse_peft: true", "preference tuning"),
         ("base_model: a/b\nsequence_len: 8\ndatasets: [{path: a/c, type: input_output}]", "marks itself which parts"),
         (
@@ -296,6 +296,37 @@ def test_files_that_learn_from_pairs(text: str, wanted: tuple[Any, ...], tmp_pat
     assert (asked.per_token is True) == (asked.loss == "ipo")
     assert asked.label_smoothing == (0.2 if asked.loss == "cdpo" else None)
     assert recipe.adapt.dropout == 0  # refused with pairs
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("base_model: a/b\nsequence_len: 8\nrl: kto\nrl_beta: 0.2\nkto_undesirable_weight: 0.5\nadapter: lora\n"
+         "lora_dropout: 0.1", (0.2, 1.0, 0.5)),
+        ("model_name_or_path: a/b\ncutoff_len: 8\nstage: kto\nkto_chosen_weight: 1.5", (0.1, 1.5, 1.0)),
+        ("model_name_or_path: a/b\nuse_peft: true\nmax_length: 8\nloss_type: kto\nbeta: 0.3\n"
+         "desirable_weight: 2", (0.3, 2.0, 1.0)),
+    ],
+)  # fmt: skip
+def test_files_that_learn_from_marked_replies(text: str, wanted: tuple[float, ...], tmp_path: Path) -> None:
+    recipe = parse(imported(tmp_path, text).settings)
+    kto = recipe.objective.kto
+    assert recipe.task.name == "feedback"
+    assert (kto.beta, kto.desirable, kto.undesirable) == wanted
+    assert recipe.adapt.dropout == 0  # refused where there is a reference
+
+
+def test_files_that_learn_a_reward_model(tmp_path: Path) -> None:
+    info = {"mine": {"file_name": "p.jsonl", "ranking": True, "columns": {"chosen": "good", "rejected": "bad"}}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    text = f"model_name_or_path: a/b\ncutoff_len: 8\nstage: rm\ndataset: mine\ndataset_dir: {tmp_path}\n"
+    recipe = parse(imported(tmp_path, text + "lora_dropout: 0.1\nfinetuning_type: lora").settings)
+    assert recipe.task.name == "reward"
+    assert recipe.data.train == (str(tmp_path / "p.jsonl"),)
+    assert recipe.adapt.dropout == 0.1
+    text = "base_model: a/b\nsequence_len: 8\nreward_model: true\ncenter_rewards_coefficient: 0.01"
+    recipe = parse(imported(tmp_path, text).settings)
+    assert (recipe.task.name, recipe.objective.reward.centre) == ("reward", 0.01)
 
 
 def test_a_method_that_is_not_used_takes_its_shape_with_it(tmp_path: Path) -> None:

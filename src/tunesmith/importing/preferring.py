@@ -1,4 +1,4 @@
-"""Files that learn from pairs: which loss, and its keys. Other kinds (KTO, rewards) are refused elsewhere."""
+"""Files that learn from pairs or marked replies: which loss, and its keys. Learning by rewards is refused elsewhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ KEYS = {  # ours -> theirs; the units are the same
     "nll": ("rpo_alpha", "cpo_alpha", "pref_ftx"),
 }
 STEM = "objective.preference"
+BESIDE = {  # task -> tool -> (the key that asks for it, what it says)
+    "feedback": {"Axolotl": ("rl", "kto"), "LLaMA-Factory": ("stage", "kto"), "TRL": ("loss_type", "kto")},
+    "reward": {"Axolotl": ("reward_model", True), "LLaMA-Factory": ("stage", "rm")},
+}
+BESIDE_KEYS = {  # task -> ours -> theirs
+    "feedback": {
+        "objective.kto.beta": ("rl_beta", "pref_beta", "beta"),
+        "objective.kto.desirable": ("kto_desirable_weight", "kto_chosen_weight", "desirable_weight"),
+        "objective.kto.undesirable": ("kto_undesirable_weight", "kto_rejected_weight", "undesirable_weight"),
+    },
+    "reward": {"objective.reward.centre": ("center_rewards_coefficient",)},
+}
 SIMPO = {"beta": 0.1, "gamma": 0.5}  # of all three tools; ours are nearer the paper
 
 
@@ -59,6 +71,25 @@ def pairs(reading: Reading, tool: Tool) -> bool:
                 "needless", "whole examples count (data.max_tokens), and the reference is kept as numbers", name
             )
     return True
+
+
+def beside_pairs(reading: Reading, tool: Tool) -> str | None:
+    """The task of a file that learns from marked replies (KTO), or learns a reward model; its keys have their fates
+    then. None: it does neither."""
+    for task, tools in BESIDE.items():
+        key, value = tools.get(tool.shown, ("", None))
+        if key not in reading.said or reading.said[key] != value:
+            continue
+        reading.put("task.name", task, key)
+        for ours, theirs in BESIDE_KEYS[task].items():
+            for name in theirs:
+                found = number(reading.said.get(name))
+                if found is not None:
+                    reading.put(ours, found, name)
+        if "max_prompt_length" in reading.said:
+            reading.leave("needless", "whole examples count (data.max_tokens)", "max_prompt_length")
+        return task
+    return None
 
 
 def without_dropout(reading: Reading) -> None:

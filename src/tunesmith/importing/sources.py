@@ -23,7 +23,7 @@ FIELDS = {
 # columns of LLaMA-Factory's dataset_info.json -> data.columns
 INFO_FIELDS = {
     "prompt": "prompt", "query": "prompt", "response": "reply", "messages": "messages", "system": "system",
-    "tools": "tools", "chosen": "chosen", "rejected": "rejected",
+    "tools": "tools", "chosen": "chosen", "rejected": "rejected", "kto_tag": "mark",
 }  # fmt: skip
 KNOWN_SPEAKERS = ({"role": "role", "content": "content"}, {"role": "from", "content": "value"})
 FILE = re.compile(r"\.(jsonl?|csv|tsv|parquet|xlsx|txt|md|ya?ml)(\.gz)?$")
@@ -267,8 +267,8 @@ def dataset_info(folder: Path) -> dict[str, Any] | None:
 
 def from_info(reading: Reading, folder: Path, entry: dict[str, Any], key: str, ours: str, *, is_first: bool) -> None:
     """One entry of dataset_info.json: its file, and its columns."""
-    if bool(entry.get("ranking")) != (reading.settings.get("task.name") == "preferences"):
-        raise RecipeError(f"{key}: {reading.said[key]}: a ranking is for stage dpo, and other sets are not")
+    if bool(entry.get("ranking")) != (reading.settings.get("task.name") in ("preferences", "reward")):
+        raise RecipeError(f"{key}: {reading.said[key]}: a ranking is for the stages dpo and rm, and other sets are not")
     file = entry.get("file_name")
     add(reading, ours, [str(folder / file) if file else str(entry.get("hf_hub_url"))], key)
     for theirs, name in (entry.get("columns") or {}).items():

@@ -20,13 +20,13 @@ QUANTISED = ("-unsloth-bnb-4bit", "-bnb-4bit", "-gptq", "-awq")
 
 def translate(reading: Reading, tool: Tool) -> None:
     """Fills the reading: every key that the file says has a fate when this returns."""
-    is_pairs = preferring.pairs(reading, tool)
+    has_reference = preferring.pairs(reading, tool) or preferring.beside_pairs(reading, tool) == "feedback"
     refuse_other_kinds(reading)
     model(reading)
     data_sets(reading)
     lengths(reading, tool)
     adapting.method(reading, tool)
-    if is_pairs:
+    if has_reference:
         preferring.without_dropout(reading)
     updates.batches(reading, tool)
     updates.schedule(reading)
@@ -50,14 +50,14 @@ def refuse_other_kinds(reading: Reading) -> None:
         stem = key.split(".")[0].split("[")[0]
         if stem in OTHER_KINDS and key not in reading.fates and not is_off(value):
             raise RecipeError(
-                f"{key}: {shown(value)} is {OTHER_KINDS[stem]}, which is not here yet: only supervised files and pairs "
-                "(with the loss said) can be imported. Nothing was written."
+                f"{key}: {shown(value)} is {OTHER_KINDS[stem]}, which is not here yet: only supervised files, pairs "
+                "(with the loss said), KTO and reward models can be imported. Nothing was written."
             )
     for key in (k for k in ("stage", "loss_type") if k not in reading.fates):
         if reading.said.get(key) not in (None, *SUPERVISED):
             raise RecipeError(
-                f"{key} is {reading.said[key]}; only supervised tuning (sft) and pre-training (pt) can be imported "
-                "yet. Nothing was written."
+                f"{key} is {reading.said[key]}; only supervised tuning (sft), pre-training (pt), pairs (dpo), KTO and "
+                "reward models (rm) can be imported yet. Nothing was written."
             )
         if reading.said.get(key) == "pt":
             reading.put("task.name", "pretrain", key, meant="documents are held out whole")
