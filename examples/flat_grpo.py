@@ -1,4 +1,4 @@
-"""Reinforcement learning in one flat file, from the package's parts: GRPO on sums that are written in words.
+"""Reinforcement learning in one flat file, from the package's parts: GRPO on sums of two numbers.
 
     python examples/flat_grpo.py [MODEL] [FOLDER] [UPDATES]
 
@@ -33,37 +33,34 @@ from tunesmith.rollouts.draws import Draws, Prompts
 from tunesmith.rollouts.feed import Actor, RolloutFeed
 from tunesmith.types import Attempt, Example, Grade, Message, Task
 
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 ASKED = Policy(method="grpo", prompts=8, group_size=8, max_new_tokens=24, kl=0.02)
-LR, SEED, NUM_TEST, EVERY = 1e-4, 0, 60, 10
+MOST, LR, SEED, NUM_TEST, EVERY = 14, 3e-4, 0, 60, 10
 
 
 def sums() -> list[Example]:
-    """Every sum of two numbers up to twelve, in an order of its own. `facts` is what the reward is told."""
-    pairs = [(a, b) for a in range(len(WORDS)) for b in range(len(WORDS))]
+    """Every sum of two numbers below MOST, in an order of its own. `facts` is what the reward is told."""
+    pairs = [(a, b) for a in range(MOST) for b in range(MOST)]
     random.Random(SEED).shuffle(pairs)
-    ask = "What is {} plus {}? Answer with the number in digits only."
+    ask = "State the final answer to the following arithmetic problem: {} + {} ="
     return [
-        Example(f"{a}+{b}", (Message("user", ask.format(WORDS[a], WORDS[b])),), Task({"sum": a + b}), source=f"{a}+{b}")
+        Example(f"{a}+{b}", (Message("user", ask.format(a, b)),), Task({"sum": a + b}), source=f"{a}+{b}")
         for a, b in pairs
     ]
 
 
 def is_right(attempt: Attempt) -> bool:
-    """The right number, and nothing beside it."""
-    return attempt.text.strip().rstrip(".") == str(attempt.example.target.facts["sum"])  # type: ignore[union-attr]
+    """Its last number is the sum."""
+    found = re.findall(r"\d+", attempt.text)
+    return bool(found) and int(found[-1]) == attempt.example.target.facts["sum"]  # type: ignore[union-attr]
 
 
 def reward(attempts: Sequence[Attempt]) -> list[Grade]:
-    """1 for the right number alone; 0.3 where it comes first of several, so that there is a step on the way."""
-    grades = []
-    for attempt in attempts:
-        found = re.findall(r"\d+", attempt.text)
-        first = float(bool(found) and int(found[0]) == attempt.example.target.facts["sum"])  # type: ignore[union-attr]
-        grades.append(
-            Grade(1.0 if is_right(attempt) else 0.3 * first, {"right": float(is_right(attempt)), "first": first})
-        )
-    return grades
+    """1 for the right sum; a tenth is added where the reply comes to an end, so that there is a step on the way."""
+    right = [float(is_right(attempt)) for attempt in attempts]
+    return [
+        Grade(r + 0.1 * attempt.stopped, {"right": r, "stopped": float(attempt.stopped)})
+        for r, attempt in zip(right, attempts, strict=True)
+    ]
 
 
 def prompts_of(renderer: Renderer, examples: Sequence[Example]) -> Prompts:

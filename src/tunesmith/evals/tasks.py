@@ -202,7 +202,7 @@ def answer_text(example: Example) -> str:
     if isinstance(example.target, (Pair, Ranked, Marked)):
         return example.target.replies[0].content
     facts = example.target.facts  # nothing is right by itself: what the graders are told
-    return str(next(iter(facts.values()))) if len(facts) == 1 else json.dumps(facts, ensure_ascii=False)
+    return str(next(iter(facts.values()))) if len(facts) == 1 else "\n".join(f"{k}: {v}" for k, v in facts.items())
 
 
 def references(cases: Sequence[Example]) -> list[str]:
