@@ -14,11 +14,11 @@ KEYS = {  # ours -> theirs; the units are the same
     "nll": ("rpo_alpha", "cpo_alpha", "pref_ftx"),
 }
 STEM = "objective.preference"
-BESIDE = {  # task -> tool -> (the key that asks for it, what it says)
+BESIDE: dict[str, dict[str, tuple[str, object]]] = {  # task -> tool -> (the key that asks for it, what it says)
     "feedback": {"Axolotl": ("rl", "kto"), "LLaMA-Factory": ("stage", "kto"), "TRL": ("loss_type", "kto")},
     "reward": {"Axolotl": ("reward_model", True), "LLaMA-Factory": ("stage", "rm")},
 }
-BESIDE_KEYS = {  # task -> ours -> theirs
+BESIDE_KEYS: dict[str, dict[str, tuple[str, ...]]] = {  # task -> ours -> theirs
     "feedback": {
         "objective.kto.beta": ("rl_beta", "pref_beta", "beta"),
         "objective.kto.desirable": ("kto_desirable_weight", "kto_chosen_weight", "desirable_weight"),
