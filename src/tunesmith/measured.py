@@ -231,11 +231,11 @@ def of_forests(
     said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
     known, done = asking.sitting.begin(asking_key(asking.who, said)), 0
     for number, forest in enumerate(forests):
+        done += len(forest.example_ids)
         if number not in known:
             known[number] = measure(forest)
             asking.sitting.keep({number: known[number]})
-        done += len(forest.example_ids)
-        asking.sitting.progress(done, len(asking.cases))
+            asking.sitting.progress(done, len(asking.cases))
         yield forest, known[number]
 
 

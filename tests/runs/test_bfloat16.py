@@ -125,13 +125,13 @@ def test_what_was_measured_answers(kind: str, request: pytest.FixtureRequest) ->
     assert [p.answer for p in Run(out).predict([r["prompt"] for r in rows])] == [r["tuned_output"] for r in rows]
 
 
-@pytest.mark.parametrize(("kind", "where"), [("labels", "run"), ("classes", "class_export")])
+@pytest.mark.parametrize(("kind", "where"), [("labels", "exported"), ("classes", "class_export")])
 def test_a_merged_model_that_lost_a_little_is_refused(
     kind: str, where: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutant: a fiftieth of what was learned is gone, which 16 bits would hide."""
     settings = yaml.safe_load((request.getfixturevalue(kind) / "recipe.yaml").read_text())
-    module = importlib.import_module(f"tunesmith.{where}")  # tunesmith.run as an attribute is the function
+    module = importlib.import_module(f"tunesmith.{where}")
     whole = module.write_merged
 
     def lossy(opened: Any, *how: Any) -> Any:

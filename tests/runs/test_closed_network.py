@@ -58,6 +58,7 @@ SESSION: dict[str, str] = {
     "compare": f"compare {RUN} {RUN}_again --json",
     "doctor": "doctor --json",
     "import": "import axolotl.yml --json",
+    "grade": "grade grader.json outputs.jsonl --json",
     "schema": "schema",
     "models": "models --recipe recipe.yaml --candidates model --cases 12 --shots 2 --json",
     "models list": "models list --json",
@@ -116,6 +117,10 @@ def prepare(folder: Path) -> None:
     (folder / "rows.csv").write_text("text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in rows))
     recipe = tiny_runs.settings(Path("model"), Path("rows.csv"), max_updates=2)
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    grader = {"type": "string_check", "name": "same", "operation": "eq"}
+    grader |= {"input": "{{ sample.output_text }}", "reference": "{{ item.answer }}"}
+    (folder / "grader.json").write_text(json.dumps(grader))
+    (folder / "outputs.jsonl").write_text('{"answer": "4", "output": "4"}\n{"answer": "5", "output": "4"}\n')
     (folder / "axolotl.yml").write_text("base_model: owner/model\nnum_epochs: 3\n")
 
 
