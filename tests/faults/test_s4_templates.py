@@ -59,7 +59,7 @@ FLOODS = {
         "{% set n = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}"
         "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}", "processor"),
     "a long product": ("{{ 'x' * 10 ** 9 }}", "memory"),
-    "doubled text": (GROW + "n.x ~ n.x %}{% endfor %}{{ n.x }}", "memory"),
+    "doubled text": (GROW + "n.x ~ n.x %}{% endfor %}{{ n.x }}", "memory|processor"),  # whichever comes first
     "doubled list": (GROW + "(n.x|list) + (n.x|list) %}{% endfor %}{{ n.x }}", "memory|processor"),
     "a wide number": ("{{ '%1000000000d' % 1 }}", "memory"),
     "a wide format": ("{{ '{:1000000000}'.format(1) }}", "memory"),
