@@ -228,14 +228,21 @@ def of_forests(
     """Each forest of the records with what `measure` finds in it, as JSON keeps it. What an earlier, stopped sitting
     kept is not asked again."""
     forests = pack(records, asking.micro_tokens, asking.session.base.rope)
-    said = ([(f.tokens.tolist(), f.parent.tolist(), f.example_ids) for f in forests],)
-    known, done = asking.sitting.begin(asking_key(asking.who, said)), 0
+    said = ([(f.tokens.tolist(), f.parent.tolist(), f.weights.tolist(), f.example_ids) for f in forests],)
+    known = asking.sitting.begin(asking_key(asking.who, said))
+    done = sum(len(forests[number].example_ids) for number in known)
+
+    def tell() -> None:
+        asking.sitting.progress(done * len(asking.cases) // max(len(records), 1), len(asking.cases))
+
+    tell()
     for number, forest in enumerate(forests):
-        done += len(forest.example_ids)
         if number not in known:
-            known[number] = measure(forest)
-            asking.sitting.keep({number: known[number]})
-            asking.sitting.progress(done, len(asking.cases))
+            found = measure(forest)
+            done += len(forest.example_ids)
+            tell()
+            asking.sitting.keep({number: found})
+            known[number] = found
         yield forest, known[number]
 
 
@@ -299,23 +306,17 @@ def reference_nats(asking: Asking) -> list[float]:
             f"the held-out case {longest.example_id} has {path_tokens(longest)} tokens with its reference, the model's "
             f"context is {context}: drop long rows"
         )
-    forests = pack(records, asking.micro_tokens, asking.session.base.rope)
     path = asking.sitting.path
     kept = Sitting(asking.sitting.progress, path and path.with_name(f"{path.stem}_nats.jsonl"), asking.sitting.between)
-    said = ([(f.tokens.tolist(), f.weights.tolist(), f.example_ids) for f in forests],)
-    known = kept.begin(asking_key(asking.who, said))
+
+    def nats(forest: Forest) -> list[tuple[str, float]]:
+        sums = segment_sums(forest, asking.session.logprobs(asking.who, [forest])[0])
+        return [(forest.example_ids[int(forest.owner[s])], -total) for s, total in sums.items()]
+
     found = dict.fromkeys((e.id for e in asking.cases), 0.0)
-    done = 0
-    for number, forest in enumerate(forests):
-        if number not in known:
-            [logp_L] = asking.session.logprobs(asking.who, [forest])
-            sums = segment_sums(forest, logp_L)
-            known[number] = [[forest.example_ids[int(forest.owner[s])], total] for s, total in sums.items()]
-            kept.keep({number: known[number]})
-        for name, total in known[number]:
-            found[name] -= total
-        done += len(forest.example_ids)
-        asking.sitting.progress(done * len(asking.cases) // len(records), len(asking.cases))
+    for _, rows in of_forests(replace(asking, sitting=kept), records, nats):
+        for name, total in rows:
+            found[name] += total
     kept.forget()
     return [found[e.id] for e in asking.cases]
 
