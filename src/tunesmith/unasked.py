@@ -24,7 +24,7 @@ from tunesmith.objectives.kto import Kto
 from tunesmith.objectives.policy import Policy
 from tunesmith.objectives.preference import LOSSES, Preference, unread
 from tunesmith.objectives.reward import Reward
-from tunesmith.recipe import Recipe
+from tunesmith.recipe import Recipe, Train
 from tunesmith.types import Example
 
 MAX_NEW_TOKENS = 256  # of what a model of such a run writes where somebody asks it later; no figure depends on it
@@ -314,6 +314,9 @@ def unrewarded(recipe: Recipe) -> dict[str, bool]:
             recipe.train.average.base_share
         ),
         "train.unfreeze_groups goes by epochs of rows: leave it out": recipe.train.unfreeze_groups > 0,
+        "train.update_tokens: an update is as many replies as objective.policy's prompts, group_size and mini_batches "
+        "say: leave it out": recipe.train.update_tokens != Train().update_tokens,
+        "train.every_dev: there is no loss on dev: leave it out": recipe.train.every_dev is not None,
         "task.by head gives labels: leave it out": recipe.task.by == "head",
         "task.metric is the mean of the reward here: leave it out": recipe.task.metric is not None,
     }

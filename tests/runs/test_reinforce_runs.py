@@ -46,6 +46,7 @@ def settings(folder: Path, rows: str = "tasks.jsonl", reward: Any = None, **more
     said = tiny_runs.settings(folder / "model", folder / rows, max_updates=4)
     said["train"] |= {"every_checkpoint": 1, "lr": 3e-3}
     said["evals"].pop("max_new_tokens")
+    said["train"].pop("update_tokens")
     policy = {"prompts": 3, "group_size": 4, "max_new_tokens": 12, "inner_epochs": 2}
     said |= {"objective": {"policy": policy}, "reward": LONG if reward is None else reward}
     said |= {"seed": more.pop("seed", 0)}
@@ -154,6 +155,8 @@ def test_a_reward_that_is_dead_stops_the_run(world: Path) -> None:
         ({"objective": {"policy": {"group_size": 1}}}, "group_size is 1"),
         ({"task": {"name": "generate"}}, "task generate"),
         ({"task": {"name": "reinforce", "metric": "exact_match"}}, "task.metric is the mean of the reward here"),
+        ({"train": {"update_tokens": 512}}, "train.update_tokens: an update is as many replies as objective.policy"),
+        ({"train": {"every_dev": 2}}, "train.every_dev: there is no loss on dev"),
     ],
 )
 def test_what_cannot_work_is_refused(world: Path, more: dict[str, Any], said: str) -> None:
