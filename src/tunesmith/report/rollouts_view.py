@@ -77,7 +77,8 @@ def rolled(last: tuple[str, Sequence[Mapping[str, Any]]] | None, metrics: Sequen
         if any(key in end for end in ends)
     )
     best, worst = (tuple(map(sampled, part)) for part in (order[:SHOWN], order[: -SHOWN - 1 : -1]))
-    return Rolled(file, len(rows), numbers, signs(*ends), best, worst)
+    is_one = len({row["rollout_s"] for row in each}) < 2  # a sampling, which tells of each of its updates the same
+    return Rolled(file, len(rows), numbers, () if is_one else signs(*ends), best, worst)
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -93,8 +94,6 @@ def sampled(row: Mapping[str, Any]) -> Sampled:
 
 def signs(first: Mapping[str, float], last: Mapping[str, float]) -> tuple[str, ...]:
     """What changed that no reward may have been meant for."""
-    if not first or not last:
-        return ()
     found = []
     length, before = last["reply_tokens"], first["reply_tokens"]
     if length > LONGER * before or length * LONGER < before:
