@@ -10,9 +10,8 @@ from statistics import mean
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
 from tunesmith.evals.score import Answer, segment_sums
-from tunesmith.evals.tasks import given_record
-from tunesmith.measured import Asking, of_forests
-from tunesmith.preferences import refuse_long
+from tunesmith.measured import Asking
+from tunesmith.preferences import of_given
 from tunesmith.types import Example, Forest, Marked
 
 WENT = {0.0: "as likely as before", 1.0: "likelier than before", -1.0: "less likely than before"}
@@ -21,12 +20,8 @@ ALIKE = 0.9  # share of the replies that went one way, from which on it is said
 
 def asked(asking: Asking) -> list[Answer]:
     """Of each case by how much its reply is likelier than under the base."""
-    records = [given_record(asking.renderer, e, p) for e, p in zip(asking.cases, asking.prompts, strict=True)]
-    refuse_long(records, asking.session.base.context_tokens)
-    gains: dict[str, float] = {}
-    for _, found in of_forests(asking, records, lambda forest: gains_in(asking.session, asking.who, forest)):
-        gains |= found
-    return [answer_of(e, gains[e.id]) for e in asking.cases]
+    gains = of_given(asking, lambda forest: gains_in(asking.session, asking.who, forest))
+    return [answer_of(e, gain) for e, gain in zip(asking.cases, gains, strict=True)]
 
 
 def gains_in(session: Session, who: Who, forest: Forest) -> dict[str, float]:

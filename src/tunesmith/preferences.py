@@ -4,11 +4,11 @@ this is the verdict; of others it stands beside, for the files of evals.preferen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from tunesmith.objectives.preference import replies_in
 from tunesmith.recipe import Recipe
 from tunesmith.types import Example, Forest, Pair, Ranked, Record
 
+T = TypeVar("T")
 Sums = list[float]  # nats and tokens of each reply of an example, the best first
 PREFERENCES = "scores/preferences.json"
 PREFERS = {"chosen": "the chosen reply", "rejected": "the rejected reply", "neither": "neither reply"}
@@ -95,12 +96,18 @@ def by_reply(sums: Sequence[float]) -> list[tuple[float, int]]:
 
 def asked(asking: Asking, by: By) -> list[Answer]:
     """Which reply of each case is the likelier, with what the metrics of pairs read."""
+    found = of_given(asking, lambda forest: sums_of(forest, asking.session.logprobs(asking.who, [forest])[0]))
+    return [answer_of(sums, by) for sums in found]
+
+
+def of_given(asking: Asking, measure: Callable[[Forest], Mapping[str, T]]) -> list[T]:
+    """Of each case what `measure` finds, by its id, in a forest of prompts with the replies that the rows have."""
     records = [given_record(asking.renderer, e, p) for e, p in zip(asking.cases, asking.prompts, strict=True)]
     refuse_long(records, asking.session.base.context_tokens)
-    found: dict[str, Sums] = {}
-    for _, sums in of_forests(asking, records, lambda f: sums_of(f, asking.session.logprobs(asking.who, [f])[0])):
-        found |= sums
-    return [answer_of(found[e.id], by) for e in asking.cases]
+    found: dict[str, T] = {}
+    for _, some in of_forests(asking, records, measure):
+        found |= some
+    return [found[e.id] for e in asking.cases]
 
 
 def answer_of(sums: Sequence[float], by: By) -> Answer:

@@ -13,9 +13,9 @@ from tunesmith.evals.calibration import bins
 from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.preference import gaps
 from tunesmith.evals.score import Answer, by_example
-from tunesmith.evals.tasks import given_record, given_replies
-from tunesmith.measured import Asking, of_forests
-from tunesmith.preferences import PREFERS, refuse_long
+from tunesmith.evals.tasks import given_replies
+from tunesmith.measured import Asking
+from tunesmith.preferences import PREFERS, of_given
 from tunesmith.types import Example
 
 OF_SCORES = ("reward_accuracy", "reward_loss", "reward_margin")
@@ -23,12 +23,8 @@ OF_SCORES = ("reward_accuracy", "reward_loss", "reward_margin")
 
 def asked(asking: Asking) -> list[Answer]:
     """Which reply of each case gets the higher score, with what the metrics of scores read."""
-    records = [given_record(asking.renderer, e, p) for e, p in zip(asking.cases, asking.prompts, strict=True)]
-    refuse_long(records, asking.session.base.context_tokens)
-    found: dict[str, list[float]] = {}
-    for _, scores in of_forests(asking, records, lambda f: by_example(f, asking.session.scores(asking.who, [f])[0])):
-        found |= scores
-    return [answer_of(found[e.id]) for e in asking.cases]
+    found = of_given(asking, lambda forest: by_example(forest, asking.session.scores(asking.who, [forest])[0]))
+    return [answer_of(scores) for scores in found]
 
 
 def answer_of(scores: Sequence[float]) -> Answer:

@@ -183,16 +183,10 @@ def reference_of(reference: Reference | None, batch: Forest, logp_S: Tensor) -> 
     return found.to(logp_S)
 
 
-class Preferring:
-    """A pair, or a list of replies as the mean of its pairs, is the unit, and counts for its row's weight. `reference`:
-    of every example that will come; None: the model as it is now, which is right before the first update alone (to try
-    one out)."""
+class OfPairs:
+    """A pair, or a list of replies as the mean of its pairs, is the unit, and counts for its row's weight."""
 
     needs: frozenset[str] = frozenset()
-
-    def __init__(self, asked: Preference, reference: Reference | None) -> None:
-        self.kind, self.keys = LOSSES[asked.loss], resolved(asked)
-        self.reference = reference
 
     def count(self, batch: Forest) -> Tensor:
         return pair_weights(batch, pairs_in(batch)).sum(dtype=torch.float64)
@@ -202,6 +196,15 @@ class Preferring:
 
     def share(self, output: Output, batch: Forest) -> Tensor:
         raise AssertionError("pairs need nothing shared")
+
+
+class Preferring(OfPairs):
+    """`reference`: of every example that will come; None: the model as it is now, which is right before the first
+    update alone (to try one out)."""
+
+    def __init__(self, asked: Preference, reference: Reference | None) -> None:
+        self.kind, self.keys = LOSSES[asked.loss], resolved(asked)
+        self.reference = reference
 
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
         return self.of(nats_of(output, batch), batch)

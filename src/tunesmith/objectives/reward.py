@@ -7,11 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.objectives.preference import pair_weights, pairs_in
+from tunesmith.objectives.preference import OfPairs, pair_weights, pairs_in
 from tunesmith.roles import Output
 from tunesmith.types import Forest, Loss, Ratio, Shared
 
@@ -33,22 +32,9 @@ def off_centre(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
     return (chosen_P + rejected_P) ** 2
 
 
-class Rewarding:
-    """A pair, or a list of replies as the mean of its pairs, is the unit, and counts for its row's weight."""
-
-    needs: frozenset[str] = frozenset()
-
+class Rewarding(OfPairs):
     def __init__(self, asked: Reward) -> None:
         self.asked = asked
-
-    def count(self, batch: Forest) -> Tensor:
-        return pair_weights(batch, pairs_in(batch)).sum(dtype=torch.float64)
-
-    def linear_weights(self, batch: Forest) -> Tensor | None:
-        return None
-
-    def share(self, output: Output, batch: Forest) -> Tensor:
-        raise AssertionError("pairs need nothing shared")
 
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
         return self.of(output.scalars["score"], batch)
