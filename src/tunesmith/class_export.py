@@ -40,7 +40,6 @@ from tunesmith.models.load import weights_digest
 from tunesmith.opened import TUNED, Opened
 from tunesmith.recipe import Recipe
 from tunesmith.report import card
-from tunesmith.report.facts import read_cases
 from tunesmith.score_export import ScoreServing, expect_scores
 from tunesmith.types import Message
 
@@ -230,8 +229,11 @@ def export_once(session: Session, made: Material, final: Path, snapshot: Snapsho
     compared(session, tuned, expect(session, snapshot, made.renderer, asked_of(made, 1)))
 
 
-def deliver_read(folder: Path, kind: str, out: Path | None, opened: Opened) -> dict[str, Any]:
-    """An adapter or a whole model of a finished run, made if it is not there, compared, and copied to `out`."""
+def deliver_read(
+    folder: Path, kind: str, out: Path | None, opened: Opened, cases: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """An adapter or a whole model of a run, made if it is not there, compared and copied to `out`. `cases`: (prompt,
+    reference), on which it is compared."""
     if kind not in ("adapter", "merged"):
         base = opened.session.base
         what = "gives classes" if base.by_head else "gives scores" if base.scores else "tells hidden tokens"
@@ -242,11 +244,10 @@ def deliver_read(folder: Path, kind: str, out: Path | None, opened: Opened) -> d
     snapshot = opened.who(TUNED)
     assert snapshot is not None
     source = folder / (kind if is_adapter else "model")
-    cases = (read_cases(folder / "scores" / "cases.parquet") or ())[:NUM_CHECKED]
-    texts = [case.prompt or case.reference for case in cases]  # a plain text stands under what was wanted
+    texts = [prompt or reference for prompt, reference in cases]  # a plain text stands under what was wanted
     prompts = [opened.messages([Message("user", text)]) for text in texts]
     if session.base.scores:
-        prompts = [(*p, Message("assistant", case.reference)) for p, case in zip(prompts, cases, strict=True)]
+        prompts = [(*p, Message("assistant", reference)) for p, (_, reference) in zip(prompts, cases, strict=True)]
     expected = expect(session, snapshot, renderer, prompts)
     if source.name == "merged" and broken_files(source):
         merge(session, folder / "adapter", serving_of(session, renderer), expected, source)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from tunesmith.class_export import deliver_read
+from tunesmith.class_export import NUM_CHECKED, deliver_read
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import InputError, PlanError
 from tunesmith.export.gguf_check import Asked, check_gguf
@@ -22,12 +22,12 @@ from tunesmith.export.verify import Expected, expect, from_measured, in_float32,
 from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.vocabulary import vocabulary
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged
+from tunesmith.exported import first_cases
 from tunesmith.files import broken_files, publish_folder, write_json
 from tunesmith.folder import Teller
 from tunesmith.models.context import extended
 from tunesmith.opened import TUNED, Opened, open_run
 from tunesmith.report import card
-from tunesmith.report.facts import read_cases
 from tunesmith.room import check_disk
 from tunesmith.types import Message
 
@@ -77,11 +77,7 @@ class Delivery:
 
 def asked_of(opened: Opened, folder: Path) -> Asked:
     """The session's greedy answers to the first held-out cases."""
-    path = folder / "scores" / "cases.parquet"
-    if not path.is_file():
-        raise InputError(f"{folder} is not finished (no scores/cases.parquet): run it to its end first")
-    texts = [case.prompt for case in (read_cases(path) or ())[:NUM_ASKED]]
-    conversations = [opened.messages([Message("user", text)]) for text in texts]
+    conversations = [opened.messages([Message("user", prompt)]) for prompt, _ in first_cases(folder, NUM_ASKED)]
     limits = opened.limits(max_new_tokens=min(NUM_ASKED_TOKENS, opened.served.max_new_tokens))
     tuned = opened.who(TUNED)
     assert tuned is not None
@@ -105,7 +101,7 @@ def deliver(folder: Path, kind: Kind, out: Path | None, quant: Quant, tell: Tell
     tell.stage(f"opening {folder}", None)
     opened = open_run(folder)
     if not opened.session.base.writes:
-        return deliver_read(folder, kind, out, opened)
+        return deliver_read(folder, kind, out, opened, first_cases(folder, NUM_CHECKED))
     if kind in ("gguf", "ollama"):
         refuse_family(extended(opened.session.base.model.config, opened.recipe.adapt.context))
     if kind != "adapter" and opened.recipe.adapt.is_prompt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,14 +11,19 @@ from tunesmith import class_export
 from tunesmith.build import Compute, Material
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
+from tunesmith.errors import InputError
+from tunesmith.evals import dialogues
 from tunesmith.export.verify import expect, from_measured, in_float32, on_whole_base, verify
 from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.export.write import Serving, open_adapter, open_model, write_merged, write_tuned
+from tunesmith.files import read_json
 from tunesmith.folder import RunFolder
 from tunesmith.generate.limits import Limits
 from tunesmith.models.load import weights_digest
 from tunesmith.recipe import Recipe
+from tunesmith.report.facts import read_cases
 
+ASKED, NUM_ASKED = "asked.json", 8  # where a run that measures nothing keeps held-out cases, and how many
 NUM_CHECKED, NUM_CHECKED_TOKENS = 2, 32  # prompts, and tokens of each answer, on which an export is compared
 
 
@@ -57,3 +63,20 @@ def export(
             facts["merged"] = {"path": "merged", **found, **from_measured(exact, expected)}
     folder.write("export.json", facts)
     return {"tuned": weights_digest(tuned)}
+
+
+def keep_asked(folder: RunFolder, made: Material) -> None:
+    """The first held-out cases, on which later exports of a run without measured cases are compared."""
+    cases = made.split.test[:NUM_ASKED]
+    wanted = map(dialogues.transcript, made.references(cases))
+    folder.write(ASKED, [["" if e.is_text else made.shown(e), w] for e, w in zip(cases, wanted)])
+
+
+def first_cases(folder: Path, num: int) -> list[tuple[str, str]]:
+    """(prompt, reference) of the first held-out cases of a run that was exported."""
+    if (path := folder / ASKED).is_file():
+        return [(prompt, reference) for prompt, reference in read_json(path)[:num]]
+    cases = read_cases(folder / "scores" / "cases.parquet")
+    if cases is None:
+        raise InputError(f"{folder} is not exported yet: tunesmith run --resume --out {folder}")
+    return [(case.prompt, case.reference) for case in cases[:num]]

@@ -44,7 +44,7 @@ from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, Interrupted
 from tunesmith.evals.score import Answer
 from tunesmith.export.verify import export_notes
-from tunesmith.exported import export
+from tunesmith.exported import export, keep_asked
 from tunesmith.fitted import Fitted, fit_or_halve
 from tunesmith.folder import RunFolder, Teller
 from tunesmith.judged import check_judge, judged
@@ -135,6 +135,7 @@ def trained(recipe: Recipe, folder: RunFolder, tracked: Tracked, meter: energy.M
     made, snapshot = learned(fitted, folder, session, made, tracked)
     with folder.stage("export"):
         export(fitted.recipe, folder, session, made, where, snapshot)
+        keep_asked(folder, made)
     tracked.end({})
     meter.stop()
     folder.write("cost.json", folder.cost() | energy.summed(folder.path))

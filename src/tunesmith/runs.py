@@ -152,10 +152,8 @@ def state_of(
     process = folder / PROCESS
     done = [s["name"] for s in stages if "stopped_by" not in s]
     is_trained = not stopped_by and done[-1:] == ["export"] and "baseline" not in done  # `tunesmith train`
-    is_over = (
-        (stopped_by or is_trained) and process.is_file() and newer(folder / "cost.json", process)
-    )  # else a resume is on
-    if not is_over and is_alive(read_mapping(process)):
+    is_over = (stopped_by or is_trained) and process.is_file() and newer(folder / "cost.json", process)
+    if not is_over and is_alive(read_mapping(process)):  # a resume is on
         return "running", progress(stages, updates, wanted, is_on=True)
     if is_trained:
         return "trained", "not measured"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,18 @@ def test_the_command_says_where_it_is_and_what_measures_it(folder: Path, monkeyp
     assert "adapter: typed/adapter" in said.out
     assert "tunesmith run --resume --out typed" in said.out
     assert weights(folder / "typed") == weights(folder / "whole")
+
+
+def test_it_is_exported_before_it_is_measured(folder: Path) -> None:
+    said = typed(["export", str(folder / "alone"), "--to", "merged", "--out", str(folder / "merged"), "--json"])
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["prompts"] > 0
+
+
+def test_mutant_an_export_without_cases_is_refused_and_not_compared_with_nothing(folder: Path) -> None:
+    bare = folder / "bare"
+    shutil.copytree(folder / "alone", bare)
+    (bare / "asked.json").unlink()
+    said = typed(["export", str(bare), "--to", "merged", "--out", str(folder / "no")])
+    assert (said.code, (folder / "no").exists()) == (2, False)
+    assert "tunesmith run --resume" in said.err

@@ -98,6 +98,7 @@ def train(
     file: RecipeFile = None,
     model: Model = None,
     data: DataFiles = None,
+    test: TestFiles = None,
     sets: Set = None,
     parent: GoOn = None,
     strict: Strict = False,
@@ -111,7 +112,7 @@ def train(
     """
     if resume and out is not None and file is None and not data:
         file = part("opened").kept_recipe(out)
-    recipe, text = recipe_of(file, model, data, None, sets, strict=strict, parent=parent)
+    recipe, text = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
     refuse_nameless(out, resume=resume)
     job = part("run")
     folder = out or job.default_name(recipe)

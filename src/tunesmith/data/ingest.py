@@ -34,6 +34,7 @@ LOOK_AHEAD = 200  # rows whose keys together are the columns that are there
 LANGUAGES = {"src_lang", "tgt_lang", "source_lang", "target_lang", "source_language", "target_language"}
 DOCUMENTS = {"context", "document", "passage", "paragraph"}
 MARKED = re.compile(r"\n####[^\n]*(?<![\w.])\d[^\n]*\s*\Z")  # how GSM8K ends a solution: with a number
+BARE = re.compile(r"\s*[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?\s*")  # a number and nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,8 @@ def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
         return "qa", "beside the questions stand the texts that they are about"
     if only == "Reply" and all(MARKED.search(replied(e)) for e in ingested.examples):
         return "reason", "every answer ends with a line of #### and a number"
+    if only == "Reply" and all(BARE.fullmatch(replied(e)) for e in ingested.examples):
+        return "number", "every answer is a number and nothing else"
     return "generate", "the answers are text, and nothing in the file says more"
 
 

@@ -76,6 +76,10 @@ KINDS = {
         "Solve the problem step by step. Write the answer alone on the last line.",
         "solve a problem step by step, down to a number", least_tokens=256, most_tokens=1024,
     ),
+    "number": Kind(
+        "generation", "numeric", ("exact_match",), "Answer with the number only.",
+        "answer with a number and nothing else",
+    ),
     "qa": Kind(
         "generation", "token_f1", ("exact_match", "rouge_l"),
         "Answer the question from the text. Answer with the answer only.",
@@ -122,11 +126,11 @@ KINDS = {
         "the best (report.html): replies that please a grader and nobody else are among these.",
     ),
 }  # fmt: skip
-WRITTEN = ("generate", "summarise", "translate", "extract", "qa", "reason", "style")  # for prompts and texts
+WRITTEN = ("generate", "summarise", "translate", "extract", "qa", "reason", "number", "style")  # for prompts and texts
 # "auto" or one of them, as a recipe says it
 TaskName = Literal[
-    "auto", "classify", "summarise", "translate", "extract", "generate", "chat", "reason", "qa", "style", "tools",
-    "multilabel", "pretrain", "preferences", "feedback", "reward", "reinforce",
+    "auto", "classify", "summarise", "translate", "extract", "generate", "chat", "reason", "number", "qa", "style",
+    "tools", "multilabel", "pretrain", "preferences", "feedback", "reward", "reinforce",
 ]  # fmt: skip
 
 
