@@ -84,6 +84,20 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
 
 
+def gradients_of(model: nn.Module, loss: Tensor) -> Tensor:
+    """Of all parameters that the loss moves, in one row."""
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return torch.cat([g.flatten() for g in found if g is not None])
+
+
+def assert_alike(model: nn.Module, mine: Tensor, theirs: Tensor) -> None:
+    """Two losses of a model in value and gradient, of which there is one."""
+    assert abs(mine.item() - theirs.item()) <= 1e-6 * abs(theirs.item()), (mine.item(), theirs.item())
+    wanted = gradients_of(model, theirs)
+    assert apart(gradients_of(model, mine), wanted) < 1e-6
+    assert float(wanted.abs().max()) > 1e-6
+
+
 def hidden_and_gradients(model: nn.Module, hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Hidden states, and gradients of a random linear function of all of them."""
     cotangent = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(5))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from tests import tiny
-from tests.laws.cases import apart
+from tests.laws.cases import apart, assert_alike, gradients_of
 from tests.laws.sessions import gradient, largest, session_on
-from tests.laws.test_preference import gradients_of, pairs, sequence_logp
+from tests.laws.test_preference import pairs, sequence_logp
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -88,10 +88,7 @@ def model() -> PreTrainedModel:
 
 def test_a_forest_equals_its_sequences(model: PreTrainedModel) -> None:
     mine, theirs = in_a_forest(model, pairs(), ASKED), plain(model, pairs(), ASKED)
-    assert mine.item() == pytest.approx(theirs.item(), rel=1e-6)
-    found, wanted = gradients_of(model, mine), gradients_of(model, theirs)
-    assert apart(found, wanted) < 1e-6
-    assert float(wanted.abs().max()) > 1e-6
+    assert_alike(model, mine, theirs)
 
 
 @pytest.mark.parametrize("mutant", ["no reference point", "it is learned through", "marks the other way", "one weight"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests import tiny
-from tests.laws.cases import apart
+from tests.laws.cases import apart, assert_alike, gradients_of
 from tests.laws.sessions import gradient, largest, session_on
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -198,11 +198,6 @@ def plain(model: PreTrainedModel, rows: list[Record], asked: Policy) -> Tensor:
     return total / count
 
 
-def gradients_of(model: PreTrainedModel, loss: Tensor) -> Tensor:
-    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    return torch.cat([g.flatten() for g in found if g is not None])
-
-
 def in_a_forest(model: PreTrainedModel, rows: list[Record], asked: Policy) -> Tensor:
     batch, objective = laid(rows, said_now(model, rows, asked.temperature)), Reinforcing(asked)
     loss = objective(output(model, find_head(model), batch, "forest"), batch, None, {})
@@ -214,10 +209,7 @@ def in_a_forest(model: PreTrainedModel, rows: list[Record], asked: Policy) -> Te
 def test_a_group_forest_equals_separate_sequences(model: PreTrainedModel, name: str) -> None:
     rows, asked = groups(), ASKED[name]
     mine, theirs = in_a_forest(model, rows, asked), plain(model, rows, asked)
-    assert mine.item() == pytest.approx(theirs.item(), rel=1e-6)
-    found, wanted = gradients_of(model, mine), gradients_of(model, theirs)
-    assert apart(found, wanted) < 1e-6
-    assert float(wanted.abs().max()) > 1e-6
+    assert_alike(model, mine, theirs)
 
 
 @pytest.mark.parametrize("mutant", ["not clipped", "lengths", "rows weigh alike", "temperature", "kl forgotten"])
