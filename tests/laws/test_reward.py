@@ -170,6 +170,13 @@ def test_what_can_be_no_reward_model_is_said(tmp_path: Path, family: str, says: 
         load(str(tmp_path / family), door="scores")
 
 
+def test_a_classifier_is_no_reward_model(folder: Path, tmp_path: Path) -> None:
+    AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="gives 3 classes, and a reward model gives one number"):
+        load(str(tmp_path), door="scores")
+
+
 @pytest.fixture(scope="module")
 def kept(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model as a run leaves it."""

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from tunesmith.errors import ModelError
 from tunesmith.models.class_head import ClassHead
-from tunesmith.models.kinds import is_encoder
+from tunesmith.models.kinds import CLASSES, is_encoder
 from tunesmith.types import Forest
 
 
@@ -57,5 +57,10 @@ def make_scoring(name: str, config: PreTrainedConfig) -> None:
         raise ModelError(
             f"model {name} is a {config.model_type}, for which transformers has no class head, so nothing could open "
             "the reward model. Take a decoder of another kind"
+        )
+    if CLASSES & {*(config.architectures or ())} and config.num_labels != 1:
+        raise ModelError(
+            f"model {name} gives {config.num_labels} classes, and a reward model gives one number. Take a reward "
+            "model, or a decoder without such a head"
         )
     config.num_labels, config.problem_type = 1, "regression"
