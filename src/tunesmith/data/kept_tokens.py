@@ -106,7 +106,7 @@ def forget(place: Path) -> None:
     """What a killed process left behind; and until the rest is small enough, what was not used for longest."""
     found = []
     for folder in place.iterdir():
-        with suppress(FileNotFoundError):  # another process forgets as well
+        with suppress(FileNotFoundError, NotADirectoryError):  # another process forgets as well; .DS_Store
             used = folder.stat().st_mtime
             if not folder.name.startswith((PARTIAL, STALE)):
                 found.append((used, sum(file.stat().st_size for file in folder.iterdir()), folder))

@@ -112,6 +112,7 @@ def test_what_a_killed_process_left_is_cleared_after_a_day(tmp_path: Path) -> No
     for name in (".partial_old", ".partial_new"):
         (kept_tokens.place() / name).mkdir(parents=True)
     os.utime(kept_tokens.place() / ".partial_old", (1, 1))
+    (kept_tokens.place() / "DS_Store").touch()  # as a viewer of folders leaves it
     asked(rows(tmp_path / "rows.jsonl"))
     assert [p.name for p in kept_tokens.place().glob(".*")] == [".partial_new"]
 
