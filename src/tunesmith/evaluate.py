@@ -257,7 +257,7 @@ def paired(
 def simple_texts(made: Material) -> dict[str, Sequence[str]]:
     """What needs no tuning, to each turn that is asked, behind those before it in the data; it learns from at most
     MOST_COMPARED training examples. It foretells no plain text."""
-    if made.kind.scoring == "text" or made.kind.prefers or made.kind.rewards:
+    if not made.kind.has_answers:
         return {}
     parts = drawn(made.split.train, MOST_COMPARED), made.split.test
     train, cases = (dialogues.each_turn(part, plays=made.plays) for part in parts)

@@ -336,7 +336,7 @@ def refuse_metrics(task: str, names: Sequence[str]) -> None:
 def refuse_command(task: str, what: str, instead: str, *, writes: bool = False) -> None:
     """InputError where a command compares answers with right ones, which plain texts and pairs do not have. `writes`:
     it only wants some, as of a model that learned from pairs."""
-    if is_text(task) or task == OF_SCORES or ((is_unasked(task) or task == OF_REWARDS) and not writes):
+    if is_text(task) or task == OF_SCORES or not (writes or KINDS[task].has_answers):
         raise InputError(f"{what} {ASKED_NOTHING[task]}: {instead}")
 
 

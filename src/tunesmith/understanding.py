@@ -39,14 +39,9 @@ def understand(session: Session, snapshot: Snapshot, made: Material, table: pa.T
     return {
         "layers": [asdict(m) for m in moved(session.base.model, snapshot.slot, snapshot.values)],
         "topics": [{**asdict(t), "score": turn * t.score} for t in found],
-        "errors": errors(made, table.to_pylist(), alpha) if has_wrong(made) else {},
+        "errors": errors(made, table.to_pylist(), alpha) if made.kind.has_answers else {},
         "metric": made.metric.name,
     }
-
-
-def has_wrong(made: Material) -> bool:
-    """Whether an answer can be wrong: there are right ones."""
-    return not (made.kind.scoring == "text" or made.kind.prefers or made.kind.rewards)
 
 
 def errors(made: Material, rows: Sequence[Mapping[str, Any]], alpha: float) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class Kind:
     note: str = ""  # what the verdict must say of its metric
 
     @property
+    def has_answers(self) -> bool:
+        """Whether the model answers, and a right answer is known."""
+        return self.scoring in ("likelihood", "generation")
+
+    @property
     def prefers(self) -> bool:
         """Whether it learns which replies are better, and nothing is written to be measured."""
         return self.referred or self.scoring == "scores"

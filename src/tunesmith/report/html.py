@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunesmith.evals.probes import ALPHA
+from tunesmith.evals.tasks import KINDS
 from tunesmith.report import cases, first_screen, views, words
 from tunesmith.report.calibration_view import calibration
 from tunesmith.report.case_views import CasePage, Known, page
@@ -27,13 +28,7 @@ from tunesmith.report.why_view import tags, why
 
 FOLDER = Path(__file__).parent
 FEW_DEV = 50  # dev cases, below which scores of prompt forms are said to be close to a toss
-UNEXPLAINED = (
-    "pretrain",
-    "preferences",
-    "feedback",
-    "reward",
-    "reinforce",
-)  # tasks that give no answer of which somebody could ask why
+UNEXPLAINED = [name for name, kind in KINDS.items() if not kind.has_answers]  # nobody could ask why one is wrong
 MOST_BYTES = 4_900_000  # a report stays under 5 MB, so that it can be mailed
 CASE_BUDGETS = (4_000_000, 3_200_000, 2_400_000, 1_600_000, 800_000)
 
