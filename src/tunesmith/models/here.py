@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
@@ -129,7 +130,8 @@ def has_template(folder: Path) -> bool:
 
 
 def memory_gib(device: str) -> float:
-    """Memory that is free now, of the GPU or of the machine, or what the user says of it."""
+    """Memory that is free now, of the GPU or of the machine, or what the user says of it. Weights of loaded models, a
+    reward's among them, are mapped from their files on the CPU, and not free."""
     said = os.environ.get(MEMORY)
     if said:
         try:
@@ -138,7 +140,7 @@ def memory_gib(device: str) -> float:
             raise PlanError(f"{MEMORY} is {said!r}; wanted a number of GiB, such as 12") from None
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] / 2**30
-    return free_memory_gib()[0]
+    return free_memory_gib(getattr(psutil.Process().memory_info(), "shared", 0))[0]  # said on Linux alone
 
 
 def speed(device: str, dtype: torch.dtype) -> float:
