@@ -148,7 +148,12 @@ def test_mutant_a_prefix_that_one_layer_lacks_is_found(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("falcon", "runs in the padded layout"), ("deepseek_v3", "not as peft makes them"), ("mpt", "peft does not know")],
+    [
+        ("falcon", "runs in the padded layout"),
+        ("deepseek_v3", "not as peft makes them"),
+        ("mpt", "peft does not know"),
+        ("opt", "not as peft makes them"),
+    ],
 )
 def test_models_without_a_place_for_a_prefix(name: str, reason: str) -> None:
     base = base_of(name)
