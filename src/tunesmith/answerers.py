@@ -10,11 +10,11 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tunesmith.answered import Sitting
 from tunesmith.errors import InputError, RunError
@@ -32,6 +32,8 @@ NUM_AT_ONCE = 4  # questions under way at an endpoint
 WAIT_S = 600.0  # for one answer of an endpoint, all tries together
 EVERY_S = 0.2  # between two looks whether the user wants to stop
 LEAST_LABEL_TOKENS = 32  # a model that writes a label may cut it into more tokens than the run's own
+
+Question = TypeVar("Question")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ class Remote:
 
         progress(len(keys) - len(left), len(keys))
         try:
-            ask_all(endpoint, missing, keep, between)
+            ask_all(lambda p: endpoint.complete(p, time.monotonic() + WAIT_S), missing, keep, between)
         except RunError as error:
             raise RunError(f"{error}. The answers so far are kept: the same command with --resume goes on") from error
         spoken = [Spoken(**json.loads(replies.replies[key])) for key in keys]
@@ -168,24 +170,26 @@ class Remote:
 
 
 def ask_all(
-    endpoint: Endpoint, missing: dict[str, tuple[Message, ...]], keep: Callable[[str, Spoken], None],
+    ask: Callable[[Question], Spoken], missing: Mapping[str, Question], keep: Callable[[str, Spoken], None],
     between: Callable[[], None],
 ) -> None:  # fmt: skip
     """Some questions at a time. After the first error none is begun; answers under way are paid for, and are kept."""
     pool, over = ThreadPoolExecutor(NUM_AT_ONCE), threading.Event()
 
-    def ask(turns: tuple[Message, ...]) -> Spoken | None:
+    def unless_over(question: Question) -> Spoken | None:
         if over.is_set():
             return None
         try:
-            return endpoint.complete(turns, time.monotonic() + WAIT_S)
+            return ask(question)
         except BaseException:
             over.set()
             raise
 
     failed = None
     try:
-        open_: dict[Future[Spoken | None], str] = {pool.submit(ask, turns): key for key, turns in missing.items()}
+        open_: dict[Future[Spoken | None], str] = {
+            pool.submit(unless_over, question): key for key, question in missing.items()
+        }
         while open_:
             done, _ = wait(open_, EVERY_S, FIRST_COMPLETED)
             for future in done:
@@ -224,11 +228,19 @@ def answerer(what: str, key_env: str | None, *, may_send: bool) -> Answerer:
 
     Texts go to another machine only where the user says so.
     """
+    endpoint = endpoint_in(what, key_env, "the prompts of the held-out cases", may_send=may_send)
+    if endpoint is None:
+        check_any(what)
+        return Local(what)
+    return Remote(f"{endpoint.model} at {endpoint.host}", endpoint)
+
+
+def endpoint_in(what: str, key_env: str | None, sent: str, *, may_send: bool) -> Endpoint | None:
+    """The address that is meant; None where it is a model on this machine. `sent`: what would go there, for people."""
     if not what.startswith(("http://", "https://")):
         if key_env is not None:
             raise InputError(f"{what} is a model on this machine and takes no key; a key is for an http(s):// endpoint")
-        check_any(what)
-        return Local(what)
+        return None
     address, _, model = what.partition("#")
     if not model:
         raise InputError(f"{what} names no model: wanted is the address, # and the model's name there, {address}#NAME")
@@ -239,10 +251,10 @@ def answerer(what: str, key_env: str | None, *, may_send: bool) -> Answerer:
             raise InputError(f"{endpoint.host} is on another machine, and {switch} is set, so nothing is sent there")
         if not may_send:
             raise InputError(
-                f"the prompts of the held-out cases would leave this machine for {endpoint.host}. If they may, add "
+                f"{sent} would leave this machine for {endpoint.host}. If they may, add "
                 "--yes-send; references and scores stay here either way"
             )
-    return Remote(f"{model} at {endpoint.host}", endpoint)
+    return endpoint
 
 
 def announce(who: Answerer, asked: Questions, say: Callable[[str], None]) -> None:

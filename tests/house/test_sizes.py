@@ -22,6 +22,7 @@ THEIR_ARGUMENTS = {
     "src/tunesmith/cli/chat.py chat": "the same",
     "src/tunesmith/cli/evaluate.py evaluate": "the same",
     "src/tunesmith/cli/distil.py distil": "the same",
+    "src/tunesmith/cli/prefer.py prefer": "the same",
     "src/tunesmith/cli/models.py models": "the same",
     "src/tunesmith/cli/sweep.py sweep": "the same",
     "src/tunesmith/generate/buffers.py decode_attention": "called by transformers' AttentionInterface",

@@ -45,6 +45,7 @@ SESSION: dict[str, str] = {
     "report": f"report {RUN} --json",
     "evaluate": f"evaluate {RUN} --cases 5 --out checked --json",
     "distil": f"distil {RUN} --data rows.csv --cases 4 --out taught.jsonl --json",
+    "prefer": "prefer rows.csv --model model --reward chars.yaml --max-tokens 512 --n 8 --cases 4 --out p.jsonl --json",
     "explain": f"explain {RUN} --json",
     "judge": f"judge {RUN} --sheet choices.csv --cases 5 --json",
     "gate": f"gate {RUN} --set gates.effect=-1 --json",
@@ -121,6 +122,8 @@ def prepare(folder: Path) -> None:
     grader |= {"input": "{{ sample.output_text }}", "reference": "{{ item.answer }}"}
     (folder / "grader.json").write_text(json.dumps(grader))
     (folder / "outputs.jsonl").write_text('{"answer": "4", "output": "4"}\n{"answer": "5", "output": "4"}\n')
+    chars = [{"kind": "expression", "expression": "num_chars / 40", "name": "chars"}]
+    (folder / "chars.yaml").write_text(json.dumps({"reward": chars}))
     (folder / "axolotl.yml").write_text("base_model: owner/model\nnum_epochs: 3\n")
 
 

@@ -34,6 +34,10 @@ NOT_RUN = (
     ("from openai import OpenAI", "asks a server; tests/runs/test_serve.py asks the same with the same client"),
     ("tunesmith serve", "runs until Ctrl-C; tests/runs/test_serve.py starts it and asks it"),
     ("tunesmith evaluate runs/first --against https", "asks a service elsewhere; tests ask one on this machine"),
+    (
+        "tunesmith prefer prompts.jsonl --model smollm2-135m-instruct --judge",
+        "asks a judge; test_prefer_command.py asks one",
+    ),
     ("tunesmith export runs/quickstart --to merged --push", "would send a model to the hub"),
     ("export HF_HUB_OFFLINE", "would stay for the other pages; it is set for all of them here"),
     ("eval", "changes the shell that one sits at; tests/unit/test_schema.py runs the scripts in bash"),

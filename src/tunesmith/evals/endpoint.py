@@ -48,6 +48,8 @@ class Endpoint:
     model: str
     api_key_env: str | None = None
     max_tokens: int = 400
+    temperature: float = 0.0
+    seed: int | None = None  # of sampling, for servers that heed it
 
     def __post_init__(self) -> None:
         where = urlsplit(self.address)
@@ -82,13 +84,13 @@ class Endpoint:
         return self.complete((Message("system", system), Message("user", user)), until, sleep).text
 
     def complete(self, turns: Sequence[Message], until: float, sleep: Callable[[float], None] = time.sleep) -> Spoken:
-        """What follows these turns, at temperature 0. `until`: of time.monotonic(); RunError past it.
+        """What follows these turns. `until`: of time.monotonic(); RunError past it.
 
         What another try may mend is tried again, later each time or as the server says.
         """
         body = {
-            "model": self.model, "temperature": 0, "max_tokens": self.max_tokens,
-            "messages": [turn.as_dict() for turn in turns],
+            "model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens,
+            "messages": [turn.as_dict() for turn in turns], **({} if self.seed is None else {"seed": self.seed}),
         }  # fmt: skip
         for attempt in range(NUM_TRIES):
             left = until - time.monotonic()
