@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tunesmith import offline
 from tunesmith.answered import Sitting
 from tunesmith.data.pack import pack, path_tokens
 from tunesmith.data.render import Renderer
@@ -20,7 +19,7 @@ from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Who
 from tunesmith.errors import DataError, InputError, PlanError, RecipeError, did_you_mean
 from tunesmith.evals import own, sandbox
-from tunesmith.evals.endpoint import LOOPBACK, Endpoint
+from tunesmith.evals.endpoint import Endpoint
 from tunesmith.evals.json_scores import Schema
 from tunesmith.evals.knobs import Code, Evals
 from tunesmith.evals.metrics import METRICS, Metric
@@ -154,10 +153,7 @@ def endpoint_of(evals: Evals) -> Endpoint:
     """The judge's endpoint, which the user named; refused where the network is forbidden."""
     by = evals.judge
     assert by.endpoint is not None
-    found = Endpoint(by.endpoint, by.model, by.api_key_env)
-    switch = offline.forbidden_by()
-    if switch and found.host.rpartition(":")[0].strip("[]") not in LOOPBACK and found.host not in LOOPBACK:
-        raise RecipeError(f"evals.judge.endpoint is {found.host}, and ${switch} forbids the network: unset one of them")
+    found = Endpoint(by.endpoint, by.model, by.api_key_env).allowed("evals.judge.endpoint")
     if by.votes is not None and not Path(by.votes).is_file():
         raise RecipeError(f"evals.judge.votes is {by.votes}, which is not there")
     return found

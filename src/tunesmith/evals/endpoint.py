@@ -16,6 +16,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
+from tunesmith import offline
 from tunesmith.errors import InputError, RunError
 from tunesmith.types import Message
 
@@ -78,6 +79,13 @@ class Endpoint:
     def host(self) -> str:
         where = urlsplit(self.address)
         return where.netloc.rpartition("@")[2] or self.address[:60]
+
+    def allowed(self, what: str) -> Endpoint:
+        """Itself. InputError where it is on another machine, and the network is forbidden."""
+        switch = offline.forbidden_by()
+        if switch and not self.is_here:
+            raise InputError(f"{what} is {self.host}, and ${switch} forbids the network: unset one of them")
+        return self
 
     def ask(self, system: str, user: str, until: float, sleep: Callable[[float], None] = time.sleep) -> str:
         """The text of the answer to one question under one instruction."""

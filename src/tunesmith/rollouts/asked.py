@@ -128,8 +128,8 @@ def judge(options: kinds.Judge, name: str, kept: Path | None) -> Part:
     """The score as a share of its range. The judge sees prompt, facts and reply as one JSON object."""
     low, high = options.range
     system = SYSTEM.format(rubric=options.rubric, low=low, high=high)
-    ask = asker(Endpoint(options.endpoint, options.model, options.api_key_env), options.timeout_s,
-                options.side_by_side, kept)  # fmt: skip
+    endpoint = Endpoint(options.endpoint, options.model, options.api_key_env)
+    ask = asker(endpoint, name, options.timeout_s, options.side_by_side, kept)
 
     def question(attempt: Attempt) -> Turns:
         shown = {"prompt": prompt_text(attempt), "facts": dict(facts_of(attempt)), "answer": attempt.text}
@@ -144,5 +144,6 @@ def judge(options: kinds.Judge, name: str, kept: Path | None) -> Part:
     return Part(name, 0.0, 1.0, graded(ask, question, read, name, 0.0))
 
 
-def asker(endpoint: Endpoint, timeout_s: float, side_by_side: int, kept: Path | None) -> Asker:
-    return Asker(endpoint, timeout_s, side_by_side, None if kept is None else Kept(kept))
+def asker(endpoint: Endpoint, name: str, timeout_s: float, side_by_side: int, kept: Path | None) -> Asker:
+    allowed = endpoint.allowed(f"the endpoint of the reward {name}")
+    return Asker(allowed, timeout_s, side_by_side, None if kept is None else Kept(kept))

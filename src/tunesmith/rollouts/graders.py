@@ -186,7 +186,7 @@ def by_model(
         first = shown.pop(0).content + "\n\n" if shown[0].role == "system" else ""
         return (Message("system", first + what), *shown)
 
-    ask = asked.asker(endpoint, options.timeout_s, 4, around.kept)
+    ask = asked.asker(endpoint, name, options.timeout_s, 4, around.kept)
     return Part(name, *ends, asked.graded(ask, question, read, name, ends[0]))
 
 

@@ -232,6 +232,16 @@ def test_a_judge_scores_by_its_rubric(tmp_path: Path) -> None:
     assert "from 1 (worst) to 5" in system
 
 
+def test_no_model_elsewhere_is_asked_where_the_network_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    grader = {"type": "score_model", "model": "m", "input": USER}
+    keys: list[dict[str, Any]] = [{"kind": "judge", "model": "m"}, {"kind": "openai", "grader": grader}]
+    for one in keys:
+        with pytest.raises(InputError, match="HF_HUB_OFFLINE forbids the network"):
+            make_reward([{**one, "endpoint": "https://judge.example/v1"}])
+        make_reward([{**one, "endpoint": "http://127.0.0.1:9/v1"}])
+
+
 def test_a_judge_that_never_answers_in_words_we_can_read_raises() -> None:
     with server(lambda body, headers: completion("I like it")) as (address, _):
         reward = make_reward([{"kind": "judge", "endpoint": address, "model": "m"}])
