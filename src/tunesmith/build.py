@@ -37,7 +37,7 @@ from tunesmith.evals.tasks import Form, Kind, answer_text, forms, instructed, ow
 from tunesmith.heritage import Before, opened, suited
 from tunesmith.lineage import Parent
 from tunesmith.measured import Means, brought, means_of, metrics_of, score_once
-from tunesmith.method import laying_of, longest_reply, objective_of, regularisers_of, taught
+from tunesmith.method import heads_of, laying_of, longest_reply, objective_of, regularisers_of, taught
 from tunesmith.models.load import Base, load
 from tunesmith.models.teacher import load_teacher
 from tunesmith.objectives.preference import Reference
@@ -372,13 +372,15 @@ def start(recipe: Recipe, session: Session, made: Material, updates: int, most_g
     teacher, by_depth = session.base.teacher, recipe.train.by_depth
     if made.kind.referred or made.kind.rewards:
         asked = (*asked, Still())
-    spec = Spec(recipe.adapt, recipe.train.optim, recipe.seed, (), asked, teacher=teacher, by_depth=by_depth)
-    session.create(TENANT, spec)
+    objective = objective_of(recipe, made.kind, made.split.train)
+    heads, optim = heads_of(objective), recipe.train.optim
+    session.create(TENANT, Spec(recipe.adapt, optim, recipe.seed, heads, asked, teacher=teacher, by_depth=by_depth))
     if made.before is not None:
         tenant = session.tenants[TENANT]
-        tenant.start_from(made.before.values(list(tenant.masters), session.base.digest))
+        fresh = {name: value for name, value in tenant.masters.items() if name.startswith("heads.")}
+        kept = [name for name in tenant.masters if name not in fresh]
+        tenant.start_from(made.before.values(kept, session.base.digest) | fresh)
     lr, _ = learning_rate(recipe, session.base, made.kind, updates)
-    objective = objective_of(recipe, made.kind, made.split.train)
     return State(TENANT, objective, recipe.train.schedule, lr, updates, on_nan=recipe.train.on_nan)
 
 

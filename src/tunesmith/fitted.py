@@ -82,11 +82,17 @@ def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mappin
                 rows = words(recipe, tried, kept, where, free)
                 short = is_short(found, free, where)
                 found = found if short else unhurried(found)
-                return Fitted(candidate, feed, found, short, num_trained(base.model, recipe.adapt), rows)
+                return Fitted(candidate, feed, found, short, trained_in(recipe, base, made), rows)
         ways = would_fit(recipe, base, made, asking, free)
     except Untraceable as error:
         return untraced(recipe, base, made, where, kept, str(error))
     raise NoRoom(refusal(tried, free, where, ways))
+
+
+def trained_in(recipe: Recipe, base: Base, made: Material) -> int:
+    """Weights, those of a value head among them."""
+    heads = method.heads_of(method.objective_of(recipe, made.kind, made.split.train))
+    return num_trained(base.model, recipe.adapt, heads)
 
 
 def would_fit(recipe: Recipe, base: Base, made: Material, asking: Asking, free: float) -> list[str]:
@@ -150,7 +156,7 @@ def untraced(
     tokens = first.train.micro
     wanted = need(base.model, first.adapt, min(tokens, shape["update_tokens_max"]))
     said = check_memory(wanted, where.device, tokens, shape["longest_tokens"])
-    return Fitted(first, feed, None, False, num_trained(base.model, recipe.adapt), (
+    return Fitted(first, feed, None, False, trained_in(recipe, base, made), (
         ("memory", f"{wanted.memory_gib:.2g} GiB", f"{said}; not predicted: {why}"),
         ("train.micro_tokens", tokens, "said in the recipe" if recipe.train.micro_tokens != "auto" else "the default"),
         ("train.checkpointing", first.train.checkpointing, "said in the recipe or not predicted"),

@@ -29,7 +29,7 @@ from tunesmith.explain import MOST_BYTES
 from tunesmith.folder import peak_gib
 from tunesmith.generate.buffers import NAME as DECODE
 from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix, laid
-from tunesmith.method import objective_of, regularisers_of
+from tunesmith.method import heads_of, objective_of, regularisers_of
 from tunesmith.models.blockwise import num_bytes
 from tunesmith.models.forward import attention
 from tunesmith.models.load import Base
@@ -85,13 +85,14 @@ class Asking:
 
 def footprint(recipe: Recipe, base: Base, made: Material, feed: Foretold, asking: Asking) -> Footprint:
     model, is_lora = base.model, recipe.adapt.method == "lora"
-    each, trained = model.dtype.itemsize, num_trained(model, recipe.adapt)
+    objective = objective_of(recipe, made.kind, made.split.train)
+    heads = heads_of(objective)
+    each, trained = model.dtype.itemsize, num_trained(model, recipe.adapt, heads)
     batches = feed.heaviest()
     updates = num_updates(recipe, feed)
     fisher = {n: torch.empty_like(p, dtype=torch.float32, device=META) for n, p in weighed(recipe, base).items()}
     regularisers = regularisers_of(recipe, updates, fisher)
-    spec = Spec(recipe.adapt, regularisers=regularisers, teacher=base.teacher)
-    objective = objective_of(recipe, made.kind, made.split.train)
+    spec = Spec(recipe.adapt, heads=heads, regularisers=regularisers, teacher=base.teacher)
     checkpointing = recipe.train.checkpointing == "on"
     activations = trace_update(base, spec, batches, objective, checkpointing=checkpointing).peak
     average, four = recipe.train.average, 4 * trained  # bytes of one float32 of all that trains

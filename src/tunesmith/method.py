@@ -24,7 +24,7 @@ from tunesmith.models.prompts import PREFIX
 from tunesmith.models.quantised import held_words
 from tunesmith.objectives.goal import objective
 from tunesmith.objectives.kto import Marking
-from tunesmith.objectives.policy import METHODS, Policy, Reinforcing, bounds, kl_of
+from tunesmith.objectives.policy import METHODS, Policy, Reinforcing, bounds, has_values, kl_of
 from tunesmith.objectives.preference import LOSSES, Preferring, Reference, resolved
 from tunesmith.objectives.reward import Rewarding
 from tunesmith.recipe import Recipe
@@ -72,6 +72,11 @@ def objective_of(
     number = {name: i for i, name in enumerate(names)}
     classes = {e.id: number[e.target.name] for e in examples if isinstance(e.target, Label)}
     return objective(recipe.objective, classes)
+
+
+def heads_of(objective: Objective) -> tuple[str, ...]:
+    """Scalar heads that train along, and are left behind when the model is delivered."""
+    return ("value",) if "value" in objective.needs else ()
 
 
 def taught(examples: Sequence[Example], kind: Kind, train: Sequence[Example]) -> Sequence[Example]:
@@ -277,6 +282,10 @@ def policy_row(recipe: Recipe) -> Row:
     why += f"sampled at temperature {asked.temperature:g}"
     why += "; each update is of the model that sampled" if per == 1 else f" for {per} updates"
     why += f"; ratios clipped at -{low:g} and +{high:g}, KL to the start weighs {kl_of(asked):g}"
+    if has_values(asked):
+        c = asked.critic
+        why += f" in the reward; a value head on the model, lambda {c.gae_lambda:g}, gamma {c.gamma:g}, its loss times "
+        why += f"{c.weight:g}, clipped at {c.clip:g} in the reward's unit; it is in no export"
     if METHODS[asked.method].refills:
         why += f"; prompts are drawn until {asked.prompts} of them tell replies apart, so how many is not known before"
     return "objective.policy", asked.method, why

@@ -27,6 +27,7 @@ from tunesmith.evals.tasks import Form, answer_text, given_record, label_record
 from tunesmith.explained import QUICK
 from tunesmith.looks import looked_at
 from tunesmith.models.load import Base
+from tunesmith.objectives.policy import has_values
 from tunesmith.recipe import Recipe
 from tunesmith.reference import is_due
 from tunesmith.roles import Foretold
@@ -185,8 +186,8 @@ class Job:
         return seconds + (self.curve(len(SHARES) + 1 if share == "auto" else 3) if share else 0.0)
 
     def sampled(self) -> float:
-        """Replies that are learned from, as long as the base's are, and read once more under the reference. How long
-        graders take is not known, nor how many draws are made again."""
+        """Replies that are learned from, as long as the base's are, and read once more under the reference, and for
+        their values. How long graders take is not known, nor how many draws are made again."""
         asked = self.recipe.objective.policy
         draws = -(-self.updates // (asked.inner_epochs * asked.mini_batches))
         lengths = [len(self.made.renderer.prompt(e.prompt)) for e in self.made.split.train[:NUM_LOOKED_AT]]
@@ -194,7 +195,7 @@ class Job:
         written = self.answers(self.speeds.tuned, self.base_lengths, each, 0, asked.max_new_tokens)
         tokens = sum(lengths) / len(lengths) * asked.prompts + len(each) * float(np.mean(self.base_lengths))
         read = self.speeds.score.of(tokens, tokens / self.recipe.train.micro)
-        return draws * (written + read)
+        return draws * (written + read * (2 if has_values(asked) else 1))
 
     def watched(self) -> float:
         num = len(self.recipe.train.watch_prompts) + min(self.recipe.train.watch, len(self.made.split.dev))

@@ -57,8 +57,10 @@ def disk_need(model: PreTrainedModel, adapt: Adapt, exports: tuple[str, ...], tr
     return (out + trained * SAVED_BYTES * NUM_SAVED) / GIB + REPORT_GIB
 
 
-def num_trained(model: PreTrainedModel, adapt: Adapt) -> int:
-    """Weights that train: of LoRA, rank times both sides of each adapted layer."""
+def num_trained(model: PreTrainedModel, adapt: Adapt, heads: tuple[str, ...] = ()) -> int:
+    """Weights that train: of LoRA, rank times both sides of each adapted layer; of a scalar head, one a hidden unit."""
+    if heads:
+        return len(heads) * (model.config.get_text_config().hidden_size + 1) + num_trained(model, adapt)
     if adapt.is_prompt:
         config = config_of(adapt, model)
         each = 2 * config.num_layers if adapt.peft == PREFIX else 1  # type: ignore[attr-defined]

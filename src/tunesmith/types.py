@@ -171,6 +171,8 @@ class Rollouts:
     old_logp: Tensor  # [L] nats, under the sampler
     advantage: Tensor  # [L]
     ref_logp: Tensor | None = None  # [L] nats, under the model as it was before update 0
+    value: Tensor | None = None  # [L] what a value head expected before each token when it was sampled
+    returns: Tensor | None = None  # [L] what it should have expected
     age: int = 0  # updates made since they were sampled
 
 

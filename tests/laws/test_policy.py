@@ -23,11 +23,12 @@ from tunesmith.models.output import output
 from tunesmith.models.probe import probe
 from tunesmith.objectives import advantage as adv
 from tunesmith.objectives import policy
-from tunesmith.objectives.policy import METHODS, Policy, Reinforcing, clipped, is_clipped, k3
+from tunesmith.objectives.policy import METHODS, Policy, Reinforcing, clipped, has_values, is_clipped, k3
 from tunesmith.types import Forest, Record, Rollouts, Segment
 
 MOST = 16
-ASKED = {name: Policy(method=name, max_new_tokens=MOST) for name in METHODS} | {  # type: ignore[arg-type]
+COMPARED = [name for name in METHODS if not has_values(Policy(method=name))]  # type: ignore[arg-type]
+ASKED = {name: Policy(method=name, max_new_tokens=MOST) for name in COMPARED} | {  # type: ignore[arg-type]
     "grpo at 0.6": Policy(temperature=0.6, max_new_tokens=MOST),
     "dapo with kl": Policy(method="dapo", kl=0.3),
     "wide gspo": Policy(method="gspo", clip_low=0.05, clip_high=0.08, kl=0.1),
@@ -234,7 +235,7 @@ def evened(segment: Segment) -> Segment:
     return Segment(segment.tokens, np.ones_like(segment.weights), segment.parent)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMPARED)
 def test_the_first_gradient_is_that_of_the_reward(model: PreTrainedModel, method: str) -> None:
     """Where the sampler is the model itself: -A grad log pi, summed, or in GRPO and GSPO meaned, over a completion."""
     rows, asked = groups(), Policy(method=method, kl=0.0, max_new_tokens=MOST)  # type: ignore[arg-type]

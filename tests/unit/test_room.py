@@ -27,8 +27,10 @@ def test_the_weights_that_train_are_counted_as_they_are_made(family: str, adapt:
     model = tiny.build(family)
     if adapt.targets and family != "gpt2":
         adapt = replace(adapt, targets=("q_proj", "down_proj"))
-    counted = room.num_trained(model, adapt)
-    assert counted == sum(p.numel() for p in open_slot(model, adapt).live.values())
+    counted, with_head = (room.num_trained(model, adapt, heads) for heads in ((), ("value",)))
+    sizes = {name: p.numel() for name, p in open_slot(model, adapt, ("value",)).live.items()}
+    assert with_head == sum(sizes.values())
+    assert counted == sum(num for name, num in sizes.items() if not name.startswith("heads."))
 
 
 def test_what_is_said_to_fit_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from tunesmith.models.noise import key_of
 from tunesmith.models.output import ForwardOutput, output
 from tunesmith.models.peft_methods import take_out
 from tunesmith.models.prompts import begun
-from tunesmith.models.score_head import ScoreHead
+from tunesmith.models.score_head import scalars
 from tunesmith.models.seq2seq import asking
 from tunesmith.objectives.policy import tempered
 from tunesmith.roles import Objective, Site
@@ -162,6 +162,10 @@ class Session:
     def scores(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
         """[L] of a reward model, at each learned token the score of its segment, on the CPU."""
         return self._asked(who, batches, lambda out: out.scalars["score"][out.segment])
+
+    def values(self, who: Who, batches: Sequence[Forest]) -> list[Tensor]:
+        """[L] of a value head: what it expects before each learned token, on the CPU."""
+        return self._asked(who, batches, lambda out: out.scalars["value"])
 
     @torch.no_grad()
     def _asked(self, who: Who, batches: Sequence[Forest], read: Callable[[ForwardOutput], Tensor]) -> list[Tensor]:
@@ -299,22 +303,15 @@ class Session:
     def _output(self, holder: Tenant | Snapshot | None, batch: Forest) -> ForwardOutput:
         """Forward pass of whoever is in the slot."""
         before, heads = (holder.slot.before, holder.slot.heads) if holder is not None else ((), None)
-        out = output(self.base.model, self.base.head, begun(batch, before), self.base.layout)
-        if heads is not None:
-            out.scalars["value"] = heads["value"](out.hidden[out.at]).squeeze(-1)
-        if isinstance(self.base.head, ScoreHead):
-            out.scalars["score"] = self.base.head.scores(out.hidden, begun(batch, before))
+        batch = begun(batch, before)
+        out = output(self.base.model, self.base.head, batch, self.base.layout)
+        out.scalars |= scalars(self.base.head, heads, out.hidden, out.at, batch)
         return out
 
     @torch.no_grad()
     def _others(self, tenant: Tenant, batch: Forest, objective: Objective) -> dict[str, Any]:
         """Outputs, without gradients, of the frozen models that the objective asks for. Their heads are their own."""
-
-        def ask(frozen: Snapshot | None) -> ForwardOutput:
-            self._put(frozen)
-            return self._output(frozen, batch)
-
-        return others_of(tenant, batch, objective, ask)
+        return others_of(tenant, batch, objective, lambda frozen: self._output(self._put(frozen), batch))
 
     def _teach(self, tenant: Tenant, batches: Sequence[Forest], objective: Objective, scale: float) -> dict[str, Ratio]:
         """Forward and backward of micro-batches, one after the other. Without a gradient left where one fails."""

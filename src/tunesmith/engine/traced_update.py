@@ -17,7 +17,7 @@ from tunesmith.models.forward import ForwardOutput, layers_again, scored
 from tunesmith.models.heads import KeptHead
 from tunesmith.models.hidden import hidden_states
 from tunesmith.models.load import Base
-from tunesmith.models.score_head import ScoreHead
+from tunesmith.models.score_head import scalars
 from tunesmith.models.traced import META, Living, Traced, Untraceable, traced, twin_of
 from tunesmith.objectives.sft import learned_weights
 from tunesmith.roles import Objective, Site
@@ -34,7 +34,7 @@ def trace_update(
     if spec.adapt.is_pefts:
         raise Untraceable("peft's own layers are not traced")
     twin = twin_of(base.model)
-    slot = open_slot(twin, spec.adapt)
+    slot = open_slot(twin, spec.adapt, spec.heads)
     if spec.adapt.method == "lora":
         activate_adapter(twin, slot.key)
     head = replace(base.head, model=twin)
@@ -48,7 +48,7 @@ def trace_update(
         asked = scored(batch)
         target, weight = asked.target.to(META), asked.weight.to(META)
         hidden = hidden_states(twin, there(batch), "forest")
-        more = {"score": head.scores(hidden, batch)} if isinstance(head, ScoreHead) else {}
+        more = scalars(head, slot.heads, hidden, asked.at, batch)
         return ForwardOutput(hidden, asked.at, target, weight, asked.segment, head, batch.start, batch.stop, more)
 
     def asked_frozen(role: str, batch: Forest) -> ForwardOutput:
@@ -109,7 +109,7 @@ def site_of(twin: Any, slot: Slot, spec: Spec) -> Site:
 def trace_clip(base: Base, spec: Spec) -> int:
     """Bytes that regularisers take at most when the whole gradient is there."""
     twin = twin_of(base.model)
-    site = site_of(twin, open_slot(twin, spec.adapt), spec)
+    site = site_of(twin, open_slot(twin, spec.adapt, spec.heads), spec)
     gradients = [torch.empty_like(master) for master in site.masters.values()]
     for master, gradient in zip(site.masters.values(), gradients):
         master.grad = gradient

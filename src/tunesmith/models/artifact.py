@@ -32,11 +32,8 @@ CONTEXT = TypeAdapter(Context)
 
 
 def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], folder: Path, base_digest: str) -> None:
-    """An adapter as peft writes it (LoRA), or the whole model, in which `values` are live; heads in their own file."""
+    """An adapter as peft writes it (LoRA), or the whole model, where `values` are live; heads are left behind."""
     folder.mkdir(parents=True, exist_ok=True)
-    heads = {n.removeprefix("heads."): t.contiguous() for n, t in values.items() if n.startswith("heads.")}
-    if heads:
-        save_tensors(heads, folder / "heads.safetensors")
     if slot.adapt.is_adapter:
         tensors, config = adapter_of(model, slot, values)
         save_tensors(
@@ -48,11 +45,7 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
     else:
         with no_bars():
             model.save_pretrained(folder)
-    facts: dict[str, Any] = {
-        "base_digest": base_digest,
-        "method": slot.adapt.method,
-        "heads": sorted({n.split(".")[0] for n in heads}),
-    }
+    facts: dict[str, Any] = {"base_digest": base_digest, "method": slot.adapt.method}
     context = slot.adapt.context
     if context.tokens is not None:
         facts["context"] = asdict(context)

@@ -10,12 +10,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from tunesmith.errors import ModelError
 from tunesmith.models.class_head import ClassHead
+from tunesmith.models.heads import Head
 from tunesmith.models.kinds import CLASSES, is_encoder
 from tunesmith.types import Forest
 
@@ -34,6 +35,12 @@ class ScoreHead(ClassHead):
         """A head that the files lack gives 0 to everything: before training it prefers nothing."""
         for name in fresh:
             self.model.get_parameter(name).zero_()
+
+
+def scalars(head: Head, heads: nn.ModuleDict | None, hidden: Tensor, at: Tensor, batch: Forest) -> dict[str, Tensor]:
+    """What heads of one number say: a reward model's of each segment, a tenant's own before each token `at` [L]."""
+    found = {} if heads is None else {n: own(hidden[at]).squeeze(-1) for n, own in heads.items()}
+    return found | ({"score": head.scores(hidden, batch)} if isinstance(head, ScoreHead) else {})
 
 
 def ends(batch: Forest, pad: int | None) -> Tensor:

@@ -8,7 +8,7 @@ counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from tunesmith.objectives.advantage import against_others, centred, standardised
+from tunesmith.objectives.critic import Critic, value_loss
 from tunesmith.roles import Output
 from tunesmith.types import Forest, Loss, Ratio, Rollouts, Shared
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    # how what did better becomes likelier: grpo is the usual one; docs/methods/grpo.md has them all
-    method: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
+    # how what did better becomes likelier: grpo is the usual one; docs/methods/grpo.md has them all, ppo its own page
+    method: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo", "ppo"] = "grpo"
     group_size: int = 8  # replies that are sampled for a prompt and compared with each other
     prompts: int = 8  # prompts that are sampled for at a time
     temperature: float = 1.0  # of sampling and of what is learned; above 0
@@ -34,6 +35,7 @@ class Policy:
     inner_epochs: int = 1  # passes over the same replies; above 1 they are of an older model
     mini_batches: int = 1  # updates that the replies are cut into, each pass
     patience: int = 5  # draws of prompts in a row without any difference in reward, after which a run stops
+    critic: Critic = field(default_factory=Critic)  # method ppo: how values are learned, and believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Method:
     """`by`: what has a ratio of its own. `share`: what a token counts of its completion, from the completion's tokens
     and max_new_tokens. `unit`: what the sum is divided by."""
 
-    advantage: Callable[[Sequence[float]], np.ndarray]
+    # within a group; None: each token has its own, by a value head, and the distance is part of its reward
+    advantage: Callable[[Sequence[float]], np.ndarray] | None
     by: Literal["token", "mean", "sum"]
     share: Callable[[Tensor, int], Tensor]
     unit: Literal["completion", "token"] = "completion"
@@ -70,6 +73,7 @@ METHODS = {
     "dapo": Method(standardised, "token", whole, unit="token", clip=(0.2, 0.28), refills=True),
     "gspo": Method(standardised, "mean", alike, clip=(3e-4, 4e-4)),
     "rloo": Method(against_others, "sum", whole, kl=0.05),
+    "ppo": Method(None, "token", whole, unit="token", kl=0.05),
 }
 
 
@@ -109,6 +113,11 @@ def bounds(asked: Policy) -> tuple[float, float]:
     return low if asked.clip_low is None else asked.clip_low, high if asked.clip_high is None else asked.clip_high
 
 
+def has_values(asked: Policy) -> bool:
+    """Whether a value head says what was expected, and no reply is compared with others to its prompt."""
+    return METHODS[asked.method].advantage is None
+
+
 def kl_of(asked: Policy) -> float:
     return METHODS[asked.method].kl if asked.kl is None else asked.kl
 
@@ -117,10 +126,9 @@ class Reinforcing:
     """Completions, or their tokens, are the units, and count for their row's weight. A completion is one learned
     segment under its prompt; however a group is cut into micro-batches, its advantages were made before."""
 
-    needs = frozenset({"old_logp"})
-
     def __init__(self, asked: Policy) -> None:
         self.asked, self.method = asked, METHODS[asked.method]
+        self.needs = frozenset({"old_logp", "value"} if has_values(asked) else {"old_logp"})
 
     def count(self, batch: Forest) -> Tensor:
         if self.method.unit == "token":
@@ -134,7 +142,13 @@ class Reinforcing:
         raise AssertionError("completions need nothing shared")
 
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
-        return self.of(tempered(output, self.asked.temperature), batch, output.segment, output.weight)
+        logp_L = tempered(output, self.asked.temperature)
+        found = self.of(logp_L, batch, output.segment, output.weight)
+        if not has_values(self.asked):
+            return found
+        assert isinstance(batch.extra, Rollouts)
+        values = value_loss(output.scalars["value"].to(logp_L), output.weight, batch.extra, self.asked.critic)
+        return Loss(found.total + values.total, found.stats | values.stats)
 
     def of(self, logp_L: Tensor, batch: Forest, segment_L: Tensor, weight_L: Tensor) -> Loss:
         """The loss of the learned tokens' log-probabilities, whoever scored them."""
@@ -151,7 +165,7 @@ class Reinforcing:
             first = torch.zeros(batch.num_segments).to(logp_L).index_copy(0, segment_L, advantage_L)
             advantage, weight = first[replies], batch.weights[batch.start].to(logp_L)[replies]
         total = (clipped(log_ratio, advantage, *bounds(self.asked)) * weight).sum()
-        if kl_of(self.asked):
+        if kl_of(self.asked) and not has_values(self.asked):  # there it is in the reward
             assert given.ref_logp is not None, "a distance needs what the reference said"
             total = total + kl_of(self.asked) * (k3(logp_L, given.ref_logp.to(logp_L)) * share_L).sum()
         return Loss(total, told(self.asked, logp_L, given, log_ratio, advantage))

@@ -27,6 +27,8 @@ NUMBERS = (  # key of a row of metrics.jsonl, what it is, decimals
     ("distinct_frac", "share of the replies that no other one to their prompt repeats", 3),
     ("kl_nats", "distance to the model as it was before, nats per token", 4),
     ("entropy_nats", "entropy, nats per token", 3),
+    ("explained_variance", "share of what replies brought that the value head foretold", 3),
+    ("value_loss", "loss of the values", 4),
     ("mismatch_nats", "sampler against trainer, nats per token: rounding alone", 7),
 )
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tunesmith.errors import DataError, PlanError
-from tunesmith.objectives.policy import Policy
+from tunesmith.objectives.critic import Critic
+from tunesmith.objectives.policy import Policy, has_values
 from tunesmith.rollouts.sampled import Rollout, laid
 from tunesmith.types import Example, Forest, RopeLimit
 
@@ -77,10 +78,11 @@ class Draws:
         """The micro-batches of an update of the longest prompts whose replies are all as long as they may be."""
         by_length = sorted(range(len(self.prompts.tokens)), key=lambda at: (-len(self.prompts.tokens[at]), at))
         num, most = self.asked.max_new_tokens, by_length[: self.asked.prompts]
+        advantage, values = (None, (0.0,) * num) if has_values(self.asked) else (0.0, ())
         longest = [
             Rollout(
                 group, self.prompts.examples[at].id, tuple(self.prompts.tokens[at]), (self.prompts.stop_ids[0],) * num,
-                (UNLIKELY,) * num, "", False, 1.0, 0.0, {}, "", 0.0, False, (UNLIKELY,) * num,
+                (UNLIKELY,) * num, "", False, 1.0, 0.0, {}, "", advantage, False, (UNLIKELY,) * num, values, values,
             )
             for group, at in enumerate(most)
             for _ in range(self.asked.group_size)
@@ -117,20 +119,29 @@ class Draws:
 
 def refuse(asked: Policy) -> None:
     """PlanError where replies could not be compared."""
+    is_valued, critic = has_values(asked), asked.critic
+    least = asked.group_size * (asked.prompts if is_valued else 1)
     reasons = {
         f"group_size is {asked.group_size}: replies to a prompt are compared with each other. Use 2 or more": (
-            asked.group_size < 2
+            asked.group_size < 2 and not is_valued
         ),
         f"temperature is {asked.temperature:g}: replies to a prompt would all be the same. Use a number above 0 (1 is "
         "usual)": asked.temperature <= 0,
-        f"mini_batches is {asked.mini_batches}, and a group has {asked.group_size} replies: an update could be empty. "
-        "Use at most as many": asked.mini_batches > asked.group_size,
+        f"mini_batches is {asked.mini_batches}, and of {least} replies at least is learned: an update could be empty. "
+        "Use at most as many": asked.mini_batches > least,
+        f"critic is read by method ppo alone, and it is {asked.method}: leave critic out": (
+            critic != Critic() and not is_valued
+        ),
+        f"critic.gamma is {critic.gamma}; wanted a number above 0, 1 at most": not 0 < critic.gamma <= 1,
+        f"critic.gae_lambda is {critic.gae_lambda}; wanted a number from 0 to 1": not 0 <= critic.gae_lambda <= 1,
+        f"critic.clip is {critic.clip}; no value is learned at 0. Wanted a number above it": critic.clip <= 0,
+        f"critic.weight is {critic.weight}; no value is learned at 0. Wanted a number above it": critic.weight <= 0,
     }
     for name in ("clip_low", "clip_high"):
         said = getattr(asked, name)
         reasons[f"{name} is {said}; nothing is learned at 0. Wanted a number above it"] = said is not None and said <= 0
     reasons[f"kl is {asked.kl}; wanted 0, which is off, or a number above it"] = asked.kl is not None and asked.kl < 0
-    for name in ("prompts", "max_new_tokens", "inner_epochs", "mini_batches", "patience"):
+    for name in ("group_size", "prompts", "max_new_tokens", "inner_epochs", "mini_batches", "patience"):
         reasons[f"{name} is {getattr(asked, name)}; wanted a number above 0"] = getattr(asked, name) < 1
     for reason, is_so in reasons.items():
         if is_so:

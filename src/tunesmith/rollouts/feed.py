@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from tunesmith.errors import DataError, PlanError, RunError
 from tunesmith.files import sha256_file
 from tunesmith.generate.limits import Limits
 from tunesmith.objectives.advantage import is_flat
-from tunesmith.objectives.policy import METHODS
+from tunesmith.objectives.policy import METHODS, has_values
 from tunesmith.roles import Reward
+from tunesmith.rollouts import valued
 from tunesmith.rollouts.draws import Draws
-from tunesmith.rollouts.sampled import Rollout, by_token, laid, opened, save
+from tunesmith.rollouts.sampled import Rollout, bare, by_token, laid, opened, save
 from tunesmith.types import Attempt, Completion, Forest, Grade
 
 FOLDER = "rollouts"
@@ -71,10 +72,8 @@ class RolloutFeed:
             self._live = self._sampled()
         parts = np.array_split(np.arange(len(self._live)), self._asked.mini_batches)
         self._position += 1
-        return self._laid([self._live[i] for i in parts[age % len(parts)]], age)
-
-    def _laid(self, rollouts: Sequence[Rollout], age: int = 0) -> list[Forest]:
-        return laid(rollouts, self.draws.micro_tokens, self.draws.rope, age)
+        mine = [self._live[i] for i in parts[age % len(parts)]]
+        return laid(mine, self.draws.micro_tokens, self.draws.rope, age)
 
     # -- sampling -----------------------------------------------------------------------------------------------
 
@@ -92,17 +91,27 @@ class RolloutFeed:
             num_live = sum(not r.is_flat for r in found[:: asked.group_size])
         live = [r for r in found if not r.is_flat]
         if live:
-            forests = self._laid(live)
-            said = self._actor.session.logprobs(self._actor.reference, forests, asked.temperature)
-            live = by_token(forests, said, live)
+            live = self._scored(live)
         rest = iter(live)
         path = self._path(self._position)
         save([r if r.is_flat else next(rest) for r in found], attempts, path)
         self._file = sha256_file(path)
-        self.told = told(found, asked.group_size, num_draws) | {"rollout_s": time.monotonic() - began}
+        self.told = told(found, asked.group_size, num_draws) | valued.told(live)
+        self.told |= {"rollout_s": time.monotonic() - began}
         if not live:
             raise RunError(dead(found, self.draws, path))
         return live
+
+    def _scored(self, live: list[Rollout]) -> list[Rollout]:
+        """With what the reference says of each token, and what the value head, where there is one."""
+        actor, asked = self._actor, self._asked
+        forests = [forest for forest, _ in bare(live, self.draws.micro_tokens, self.draws.rope)]
+        said = actor.session.logprobs(actor.reference, forests, asked.temperature)
+        live = [replace(r, ref_logp=v) for r, v in zip(live, by_token(forests, said, live), strict=True)]
+        if not has_values(asked):
+            return live
+        values = by_token(forests, actor.session.values(actor.tenant, forests), live)
+        return [valued.valued(r, v, asked) for r, v in zip(live, values, strict=True)]
 
     def _draw(self, number: int) -> tuple[list[Rollout], list[Attempt]]:
         """The replies to the next prompts, those of a prompt side by side, graded and compared."""
@@ -121,18 +130,23 @@ class RolloutFeed:
         found: list[Rollout] = []
         for k, at in enumerate(chosen):
             mine = slice(k * asked.group_size, (k + 1) * asked.group_size)
-            found += self._compared(number * asked.prompts + k, at, done[mine], grades[mine])
+            others = [g.value for g in (grades if has_values(asked) else grades[mine])]
+            found += self._compared(number * asked.prompts + k, at, done[mine], grades[mine], is_same=is_flat(others))
         return found, attempts
 
-    def _compared(self, group: int, at: int, done: Sequence[Completion], grades: Sequence[Grade]) -> list[Rollout]:
-        rewards = [g.value for g in grades]
+    def _compared(
+        self, group: int, at: int, done: Sequence[Completion], grades: Sequence[Grade], *, is_same: bool
+    ) -> list[Rollout]:
+        """`is_same`: all that these are compared with got the same; of a value head, the whole draw."""
+        by = self._method.advantage
+        advantages = [None] * len(grades) if by is None else by([g.value for g in grades]).tolist()
         example, prompt = self.draws.prompts.examples[at], tuple(self.draws.prompts.tokens[at])
         return [
             Rollout(
                 group, example.id, prompt, c.tokens, c.logp, c.text, c.stopped, example.weight, g.value, dict(g.parts),
-                g.why, float(advantage), is_flat(rewards),
+                g.why, advantage, is_same,
             )
-            for c, g, advantage in zip(done, grades, self._method.advantage(rewards), strict=True)
+            for c, g, advantage in zip(done, grades, advantages, strict=True)
         ]  # fmt: skip
 
     def _path(self, update: int) -> Path:

@@ -17,6 +17,7 @@ import torch
 
 from tunesmith.data.pack import pack
 from tunesmith.files import PARTIAL, sync
+from tunesmith.objectives.advantage import LEAST, moments
 from tunesmith.types import Attempt, Forest, Record, Rollouts, RopeLimit, Segment
 
 
@@ -36,16 +37,27 @@ class Rollout:
     reward: float
     parts: Mapping[str, float]
     why: str
-    advantage: float
-    is_flat: bool  # all of its group got the same: nothing is learned from it
+    advantage: float | None  # within its group; None: each token has its own, returns - value
+    is_flat: bool  # all that it is compared with got the same: nothing is learned from it
     ref_logp: tuple[float, ...] = ()  # nats, under the model as it was before update 0; not asked of a flat group
+    value: tuple[float, ...] = ()  # what a value head expected before each token
+    returns: tuple[float, ...] = ()  # what it should have expected, by what came and by the values behind
 
 
 def laid(rollouts: Sequence[Rollout], micro_tokens: int, rope: RopeLimit | None, age: int = 0) -> list[Forest]:
-    """Forests in which the completions of a prompt stand under it; a group that is too large for one is cut."""
+    """The micro-batches of an update, which is learned from all of these."""
+    scale = scale_of(rollouts)
+    return [filled(forest, parts, scale, age) for forest, parts in bare(rollouts, micro_tokens, rope)]
+
+
+def bare(
+    rollouts: Sequence[Rollout], micro_tokens: int, rope: RopeLimit | None
+) -> list[tuple[Forest, list[list[Rollout]]]]:
+    """Forests in which the completions of a prompt stand under it, with those of each prompt; a group that is too large
+    for one is cut."""
     parts = [part for _, group in groupby(rollouts, lambda r: r.group) for part in cut(list(group), micro_tokens)]
     forests = pack([tree(str(n), part) for n, part in enumerate(parts)], micro_tokens, rope)
-    return [filled(forest, [parts[int(name)] for name in forest.example_ids], age) for forest in forests]
+    return [(forest, [parts[int(name)] for name in forest.example_ids]) for forest in forests]
 
 
 def cut(group: Sequence[Rollout], most: int) -> list[list[Rollout]]:
@@ -68,31 +80,52 @@ def tree(name: str, part: Sequence[Rollout]) -> Record:
     return Record(name, (Segment(prompt, np.zeros(len(prompt), np.float32)), *children))
 
 
-def filled(forest: Forest, parts: Sequence[Sequence[Rollout]], age: int) -> Forest:
+def scale_of(rollouts: Sequence[Rollout]) -> tuple[float, float]:
+    """(mean, standard deviation) of the advantages of all tokens, by which they are whitened, each by the weight of its
+    row; (0, 1) where advantages are of a group, and stay as they are."""
+    if not rollouts[0].returns:
+        return 0.0, 1.0
+    each = [(a - v, r.weight) for r in rollouts for a, v in zip(r.returns, r.value, strict=True)]
+    mean, deviation = moments(*zip(*each))
+    return mean, deviation + LEAST
+
+
+def advantages(rollout: Rollout, scale: tuple[float, float]) -> list[float]:
+    """Of each token."""
+    if rollout.advantage is not None:
+        return [rollout.advantage] * len(rollout.tokens)
+    return [(a - v - scale[0]) / scale[1] for a, v in zip(rollout.returns, rollout.value, strict=True)]
+
+
+def filled(forest: Forest, parts: Sequence[Sequence[Rollout]], scale: tuple[float, float], age: int) -> Forest:
     """With what is known of each learned token, in the order of the forest's segments."""
     left = [iter(part) for part in parts]
     learned = torch.nonzero(forest.weights[forest.start] != 0)[:, 0]
     rows = [next(left[owner]) for owner in forest.owner[learned].tolist()]
     float64 = lambda values: torch.tensor([v for row in values for v in row], dtype=torch.float64)
-    has_reference = all(r.ref_logp for r in rows)
+    known = lambda values: float64(values) if all(values) else None
     extra = Rollouts(
         old_logp=float64(r.logp for r in rows),
-        advantage=float64([r.advantage] * len(r.tokens) for r in rows),
-        ref_logp=float64(r.ref_logp for r in rows) if has_reference else None,
+        advantage=float64(advantages(r, scale) for r in rows),
+        ref_logp=known([r.ref_logp for r in rows]),
+        value=known([r.value for r in rows]),
+        returns=known([r.returns for r in rows]),
         age=age,
     )
     return replace(forest, example_ids=tuple(part[0].example_id for part in parts), extra=extra)
 
 
-def by_token(forests: Sequence[Forest], values: Sequence[torch.Tensor], rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """The rollouts with `values` [L] of their forests as what the reference said."""
+def by_token(
+    forests: Sequence[Forest], values: Sequence[torch.Tensor], rollouts: Sequence[Rollout]
+) -> list[tuple[float, ...]]:
+    """Of each rollout its part of `values` [L] of the forests."""
     found: dict[tuple[int, ...], list[float]] = {}
     for forest, value in zip(forests, values, strict=True):
         learned = torch.nonzero(forest.weights[forest.start] != 0)[:, 0]
         sizes = (forest.stop - forest.start)[learned].tolist()
         for segment, part in zip(learned.tolist(), value.split(sizes)):
             found[path_of(forest, segment)] = part.tolist()
-    return [replace(r, ref_logp=tuple(found[(*r.prompt, *r.tokens)])) for r in rollouts]
+    return [tuple(found[(*r.prompt, *r.tokens)]) for r in rollouts]
 
 
 def path_of(forest: Forest, segment: int) -> tuple[int, ...]:
@@ -119,7 +152,7 @@ def save(rollouts: Sequence[Rollout], attempts: Sequence[Attempt], path: Path) -
 def opened(path: Path) -> list[Rollout]:
     names = [name for name in SCHEMA.names if name not in ("source", "asked")]
     rows: list[dict[str, Any]] = pq.read_table(path, columns=names, schema=SCHEMA).to_pylist()
-    lists = ("prompt", "tokens", "logp", "ref_logp")
+    lists = ("prompt", "tokens", "logp", "ref_logp", "value", "returns")
     return [
         Rollout(**{**row, "parts": json.loads(row["parts"]), **{name: tuple(row[name]) for name in lists}})
         for row in rows
@@ -138,6 +171,6 @@ SCHEMA = pa.schema(
         "prompt": pa.list_(pa.int32()), "tokens": pa.list_(pa.int32()), "logp": pa.list_(pa.float64()),
         "text": pa.string(), "stopped": pa.bool_(), "weight": pa.float64(), "reward": pa.float64(),
         "parts": pa.string(), "why": pa.string(), "advantage": pa.float64(), "is_flat": pa.bool_(),
-        "ref_logp": pa.list_(pa.float64()),
+        "ref_logp": pa.list_(pa.float64()), "value": pa.list_(pa.float64()), "returns": pa.list_(pa.float64()),
     }
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests import tiny
 from tests.laws.sessions import base_of, records
+from tests.unit.rollouts.test_rollout_feed import PPO, prompts
 from torch.profiler import ProfilerActivity, profile
 
 from tunesmith.data.pack import forest
@@ -18,6 +19,7 @@ from tunesmith.engine.traced_update import trace_clip, trace_update
 from tunesmith.models.adapters import Adapt
 from tunesmith.models.load import Base
 from tunesmith.models.traced import Traced
+from tunesmith.objectives.policy import Reinforcing
 from tunesmith.objectives.sft import SFT
 from tunesmith.objectives.smoothing import Smoothed
 from tunesmith.regularisers.kl import KLToBase
@@ -26,6 +28,7 @@ from tunesmith.regularisers.mixout import Mixout
 from tunesmith.regularisers.neftune import NEFTune
 from tunesmith.regularisers.rdrop import RDrop
 from tunesmith.roles import Objective
+from tunesmith.rollouts.draws import Draws
 from tunesmith.types import Forest
 
 SHAPE = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2}
@@ -84,6 +87,18 @@ def test_what_regularisers_take_is_counted(adapt: Adapt, regulariser: Any, objec
     assert found.peak == pytest.approx(taken, rel=0.01)
     takes_some = isinstance(regulariser, KLToBase) or (adapt, type(regulariser)) == (LORA, Mixout)
     assert (plain.peak < 0.98 * taken) == takes_some
+
+
+@pytest.mark.parametrize("adapt", [LORA, FULL], ids=["lora", "full"])
+def test_a_value_head_is_counted(adapt: Adapt) -> None:
+    """Of the largest update that is drawn."""
+    base, objective = base_of("llama", **SHAPE), Reinforcing(PPO)
+    [batch] = Draws(prompts(), PPO, epochs=1, seed=0, micro_tokens=4096).heaviest()
+    spec = Spec(adapt, heads=("value",))
+    found = trace_update(base, spec, [batch], objective, checkpointing=False)
+    session = Session(base)
+    session.create("t", spec)
+    assert found.peak == pytest.approx(allocated(session, batch, objective), rel=0.02)
 
 
 def test_a_pull_to_the_start_takes_a_copy_of_what_trains() -> None:

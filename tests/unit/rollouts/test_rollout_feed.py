@@ -19,7 +19,10 @@ from tunesmith.engine.schedule import Schedule
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
 from tunesmith.errors import DataError, PlanError, RunError
-from tunesmith.objectives.policy import METHODS, Policy, Reinforcing
+from tunesmith.method import heads_of
+from tunesmith.objectives.advantage import standardised
+from tunesmith.objectives.critic import Critic
+from tunesmith.objectives.policy import Policy, Reinforcing
 from tunesmith.rollouts.draws import Draws, Prompts
 from tunesmith.rollouts.feed import FOLDER, Actor, RolloutFeed
 from tunesmith.rollouts.sampled import laid, opened
@@ -27,6 +30,7 @@ from tunesmith.types import Attempt, Example, Forest, Grade, Message, Rollouts, 
 
 LUCKY = 7  # the token that the toy reward counts
 ASKED = Policy(prompts=3, group_size=4, max_new_tokens=6, kl=0.1)
+PPO = replace(ASKED, method="ppo", critic=Critic(gae_lambda=0.8))
 
 
 def prompts(num: int = 8) -> Prompts:
@@ -55,7 +59,7 @@ def always(attempts: Sequence[Attempt]) -> list[Grade]:
 
 def learner(folder: Path, asked: Policy = ASKED, reward=None, micro: int = 60):  # type: ignore[no-untyped-def]
     session = Session(base_of())
-    session.create("t", Spec(ADAPTS["lora"], seed=5))
+    session.create("t", Spec(ADAPTS["lora"], seed=5, heads=heads_of(Reinforcing(asked))))
     actor = Actor(session, "t")
     draws = Draws(prompts(), asked, epochs=2, seed=3, micro_tokens=micro)
     feed = RolloutFeed(draws, actor, reward or Lucky(), folder)
@@ -96,7 +100,7 @@ def test_a_table_holds_all_that_was_sampled(tmp_path: Path) -> None:
     for k in range(0, len(rows), 4):
         group = rows[k : k + 4]
         assert len({r.group for r in group}) == len({r.prompt for r in group}) == 1
-        assert [r.advantage for r in group] == METHODS["grpo"].advantage([r.reward for r in group]).tolist()
+        assert [r.advantage for r in group] == standardised([r.reward for r in group]).tolist()
         assert all(len(r.tokens) == len(r.logp) for r in group)
         assert all(len(r.ref_logp) == (0 if r.is_flat else len(r.tokens)) for r in group)
     assert pq.read_table(path).column("source").to_pylist()[0] == reward.asked[0].example.source
@@ -167,9 +171,18 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         ({"group_size": 1}, "group_size is 1"), ({"temperature": 0.0}, "temperature is 0"),
         ({"mini_batches": 5}, "mini_batches is 5"), ({"clip_high": 0.0}, "clip_high is 0.0; nothing is learned at 0"),
         ({"kl": -0.1}, "kl is -0.1"), ({"inner_epochs": 0}, "inner_epochs is 0; wanted a number above 0"),
+        ({"critic": Critic(gamma=0.9)}, "critic is read by method ppo alone, and it is grpo"),
     ):  # fmt: skip
         with pytest.raises(PlanError, match=said):
             learner(tmp_path, replace(ASKED, **wrong))  # type: ignore[arg-type]
+    for critic, said in (
+        (Critic(gamma=0), "critic.gamma is 0"), (Critic(gae_lambda=1.1), "critic.gae_lambda is 1.1"),
+        (Critic(clip=0), "critic.clip is 0"), (Critic(weight=0), "critic.weight is 0"),
+    ):  # fmt: skip
+        with pytest.raises(PlanError, match=said):
+            learner(tmp_path, replace(PPO, critic=critic))
+    with pytest.raises(PlanError, match="mini_batches is 4, and of 3 replies"):
+        learner(tmp_path, replace(PPO, group_size=1, mini_batches=4))
     with pytest.raises(RunError, match="is nan; wanted a finite number"):
         learner(tmp_path, reward=lambda attempts: [Grade(float("nan")) for _ in attempts])[2].update()
 
@@ -218,12 +231,17 @@ def test_groups_are_cut_to_micro_batches_and_lose_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("inner", [(1, 1), (2, 2)])
-def test_a_resume_from_every_update_is_the_run_that_never_stopped(inner: tuple[int, int], tmp_path: Path) -> None:
-    asked = replace(ASKED, inner_epochs=inner[0], mini_batches=inner[1])
+@pytest.mark.parametrize("method", [ASKED, PPO])
+def test_a_resume_from_every_update_is_the_run_that_never_stopped(
+    method: Policy, inner: tuple[int, int], tmp_path: Path
+) -> None:
+    asked = replace(method, inner_epochs=inner[0], mini_batches=inner[1])
     session, state, feed = learner(tmp_path, asked)
     until = 6
     train(session, state, feed, until, [lambda *_: checkpoint.save(tmp_path / "c", session, state, feed)])
     last = checkpoint.copied(session, state, feed)
+    is_valued = "optimizer.exp_avg.heads.value.weight" in last.tensors
+    assert is_valued == bool(last.tensors.get("masters.heads.value.weight", torch.zeros(1)).any()) == (method is PPO)
     files = {p.name: p.read_bytes() for p in (tmp_path / FOLDER).iterdir()}
     for update in range(1, until):
         session, state, feed = learner(tmp_path, asked)
@@ -258,3 +276,56 @@ def test_mutants_of_a_resume_are_seen(tmp_path: Path) -> None:
     assert [r.text for r in opened(tmp_path / "same" / FOLDER / table.name)] == texts
     RolloutFeed(Draws(prompts(), asked, 2, 4), actor, Lucky(), tmp_path / "other").update()
     assert [r.text for r in opened(tmp_path / "other" / FOLDER / table.name)] != texts
+
+
+# -- with values ----------------------------------------------------------------------------------------------------
+
+
+def test_values_are_what_the_head_said_when_it_was_sampled(tmp_path: Path) -> None:
+    """Of the tenant, not of the reference, and by the token; the table has them, and what they should have been."""
+    session, state, feed = learner(tmp_path, PPO, micro=25)
+    train(session, state, feed, 2)
+    batches = feed.update()
+    rows = opened(tmp_path / FOLDER / "update_0000003.parquet")
+    assert len(batches) > 1
+    for batch in batches:
+        [now] = session.values("t", [batch])
+        value = numbers(batch).value
+        assert value is not None
+        assert float(now.abs().max()) > 1e-3
+        assert float((now - value).abs().max()) < 1e-6
+        assert float((now - value.flip(0)).abs().max()) > 1e-3  # the mutant
+    missed = [a - v for r in rows for a, v in zip(r.returns, r.value, strict=True)]
+    returns = [a for r in rows for a in r.returns]
+    assert feed.told["explained_variance"] == pytest.approx(1 - np.var(missed) / np.var(returns))
+    assert feed.told["return"] == pytest.approx(np.mean(returns))
+    assert all(r.advantage is None and r.value and r.ref_logp for r in rows)
+
+
+def test_with_values_one_reply_to_a_prompt_is_enough(tmp_path: Path) -> None:
+    """A prompt whose replies all got the same teaches too, but a draw in which all got the same does not."""
+    reward = Lucky()
+    _, _, feed = learner(tmp_path / "one", replace(PPO, group_size=1, prompts=4), reward)
+    assert sum(int(b.weights.sum()) for b in feed.update()) == sum(a.num_tokens for a in reward.asked)
+
+    def by_prompt(attempts: Sequence[Attempt]) -> list[Grade]:
+        return [Grade(float(a.example.id[1:])) for a in attempts]
+
+    _, _, feed = learner(tmp_path / "by_prompt", PPO, by_prompt)
+    assert len({name for b in feed.update() for name in b.example_ids}) == 3
+    assert feed.told["flat_frac"] == 0
+    _, _, feed = learner(tmp_path / "dead", replace(PPO, patience=2), always)
+    with pytest.raises(RunError, match=r"all 24 got 0\.25"):
+        feed.update()
+
+
+def test_a_simple_reward_is_learned(tmp_path: Path) -> None:
+    """Several passes over each sampling, without a distance: replies come to hold the lucky token, and the values to
+    expect it."""
+    asked = replace(PPO, prompts=8, kl=0.0, inner_epochs=3, mini_batches=2)
+    session, state, feed = learner(tmp_path, asked)
+    rows: list[dict[str, float]] = []
+    train(session, state, feed, 42, [lambda update, facts: rows.append(dict(feed.told))])
+    assert rows[-1]["reward"] > 5 * rows[0]["reward"]
+    assert rows[0]["value"] == 0  # the head began at 0
+    assert rows[-1]["value"] > 0.5 * rows[-1]["return"]
