@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from tunesmith.answered import Sitting
 from tunesmith.errors import InputError, RunError
-from tunesmith.evals.endpoint import Endpoint, Spoken
+from tunesmith.evals.endpoint import WAIT_S, Endpoint, Spoken, ask_all
 from tunesmith.evals.judge import Kept
 from tunesmith.evals.score import Answer
 from tunesmith.files import sha256_text, tensors_digest
@@ -28,12 +26,7 @@ from tunesmith.predict import Prediction, Predictor
 from tunesmith.questions import Questions
 from tunesmith.types import Message
 
-NUM_AT_ONCE = 4  # questions under way at an endpoint
-WAIT_S = 600.0  # for one answer of an endpoint, all tries together
-EVERY_S = 0.2  # between two looks whether the user wants to stop
 LEAST_LABEL_TOKENS = 32  # a model that writes a label may cut it into more tokens than the run's own
-
-Question = TypeVar("Question")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,43 +160,6 @@ class Remote:
         facts = {"kind": "endpoint", "host": endpoint.host, "model": endpoint.model}
         answers = tuple(Answer(t, s.stopped, 0) for t, s in zip(texts, spoken))
         return Answered(self.name, facts, answers, tuple(notes))
-
-
-def ask_all(
-    ask: Callable[[Question], Spoken], missing: Mapping[str, Question], keep: Callable[[str, Spoken], None],
-    between: Callable[[], None],
-) -> None:  # fmt: skip
-    """Some questions at a time. After the first error none is begun; answers under way are paid for, and are kept."""
-    pool, over = ThreadPoolExecutor(NUM_AT_ONCE), threading.Event()
-
-    def unless_over(question: Question) -> Spoken | None:
-        if over.is_set():
-            return None
-        try:
-            return ask(question)
-        except BaseException:
-            over.set()
-            raise
-
-    failed = None
-    try:
-        open_: dict[Future[Spoken | None], str] = {
-            pool.submit(unless_over, question): key for key, question in missing.items()
-        }
-        while open_:
-            done, _ = wait(open_, EVERY_S, FIRST_COMPLETED)
-            for future in done:
-                key = open_.pop(future)
-                if (error := future.exception()) is not None:
-                    failed = failed or error
-                elif (spoken := future.result()) is not None:
-                    keep(key, spoken)
-            between()
-    finally:
-        over.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-    if failed is not None:
-        raise failed
 
 
 def named_label(text: str, labels: Sequence[str]) -> str:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tunesmith.answered import Progress
-from tunesmith.answerers import WAIT_S, about, ask_all, endpoint_in
+from tunesmith.answerers import about, endpoint_in
 from tunesmith.errors import DataError, InputError
-from tunesmith.evals.endpoint import Endpoint, Spoken
+from tunesmith.evals.endpoint import WAIT_S, Endpoint, Spoken, ask_all
 from tunesmith.evals.judge import RULES, SYSTEM, Contest, Kept, Vote, preferred, question
 from tunesmith.files import sha256_text
 from tunesmith.opened import TUNED, Opened, check_any, open_any

@@ -242,10 +242,10 @@ def untold(done: int, total: int, text: str) -> None:
 
 
 def material(
-    recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Callable[[int, int, str], None] = untold
-) -> Material:
-    """Read, split, render and audit. Everything that can be wrong with the data is said here, before any update. A
-    base that gives classes has a head for these labels then."""
+    recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Callable[[int, int, str], None] = untold,
+    judged: Path | None = None,  # where what a reward's judges say is kept
+) -> Material:  # fmt: skip
+    """Read, split, render and audit. Data errors are said here. A base that gives classes has its head then."""
     means, before = means_of(recipe.evals, of_answers(recipe.task.metric or ())), suited(recipe, base)
     classes.refuse(recipe, base, before)
     ledger = before.ledger.handed_on() if before is not None and ledger is None else ledger
@@ -256,7 +256,7 @@ def material(
     refuse_metrics(task, recipe.task.metric or ())
     kind = classes.kind_of(recipe, base, task)
     recipe = suiting(recipe, task)
-    means = brought(means, (kind.metric, *kind.secondary), recipe)
+    means = brought(means, (kind.metric, *kind.secondary), recipe, judged)
     labels = classes.labels_in(base, parts, before, task)
     primary, secondary = metrics_of(recipe.task.metric, kind, means)
     score_once((*primary, *secondary))

@@ -102,11 +102,11 @@ def means_of(evals: Evals, names: Sequence[str]) -> Means:
     return Means(tuple(metrics), **found, words=tuple(words), digests=tuple(digests.items()))
 
 
-def brought(means: Means, names: Sequence[str], recipe: Recipe) -> Means:
+def brought(means: Means, names: Sequence[str], recipe: Recipe, kept: Path | None = None) -> Means:
     """With those of a task's own metrics that read how likely the references are, which need nothing of the user; and
-    with the reward that it names, where the task's own metric is that."""
+    with the reward that it names, where the task's own metric is that. `kept`: the answers of its judges."""
     if "mean_reward" in names:
-        reward = make_reward(recipe.reward, Graded(insist=recipe.evals.code.trust_local_code))
+        reward = make_reward(recipe.reward, Graded(recipe.evals.code.trust_local_code, kept))
         low, high = reward.low, reward.high
         metric = replace(METRICS["mean_reward"], low=low, high=high, matters=0.02 * (high - low))
         digests = (*means.digests, *((f"reward {name}", digest) for name, digest in reward.files.items()))

@@ -13,6 +13,7 @@ from tunesmith.rollouts.draws import Draws
 from tunesmith.rollouts.feed import Actor, RolloutFeed
 from tunesmith.types import Attempt
 
+JUDGED = "rollouts/judged.jsonl"  # what the models said that a reward asks, by a digest of the question
 NUM_TRIED, TRIED_TOKENS = 2, 8  # replies to the longest prompt, and their tokens, that a rehearsal samples
 
 

@@ -56,7 +56,7 @@ from tunesmith.rehearse import NAME as REHEARSED
 from tunesmith.rehearse import rehearse
 from tunesmith.reports import finish_reports, report_base, write_reports
 from tunesmith.resumed import refuse_other_lock, refuse_other_recipe
-from tunesmith.rewarded import rolling
+from tunesmith.rewarded import JUDGED, rolling
 from tunesmith.room import check_disk, disk_need
 from tunesmith.settled import settle
 from tunesmith.sizes import NAME as SIZES
@@ -277,7 +277,8 @@ def prepare(
     with folder.doing("model loaded and probed"):
         base = load_base(recipe, where, learns=True)
     ledger_path = folder.path / "ledger.json"
-    made = material(recipe, base, Ledger.load(ledger_path) if ledger_path.is_file() else None, folder.tell.step)
+    ledger = Ledger.load(ledger_path) if ledger_path.is_file() else None
+    made = material(recipe, base, ledger, folder.tell.step, folder.path / JUDGED)
     made.split.ledger.save(ledger_path)
     folder.write("audit.json", made.audit)
     folder.tell.understood(made.audit["understood"])

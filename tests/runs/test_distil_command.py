@@ -12,7 +12,6 @@ from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from tests.unit.evals.test_judge import completion, server
 
-from tunesmith import answerers
 from tunesmith.data import ingest
 from tunesmith.evals import endpoint
 
@@ -49,7 +48,7 @@ def test_rows_of_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         said = typed([*words, "--resume"])
         assert said.code == 0, said.text
         assert sorted(answered) == sorted(prompts)
-        assert len(seen) <= 12 + answerers.NUM_AT_ONCE
+        assert len(seen) <= 12 + endpoint.NUM_AT_ONCE
     facts = json.loads(said.out)
     assert (facts["num_asked"], facts["num_rows"], facts["left_out"]["empty"]) == (12, 11, 1)
     assert facts["model"] == "big" == json.loads(Path("taught.jsonl.teacher.json").read_text())["model"]

@@ -17,6 +17,7 @@ import yaml
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from tests.runs.test_preference_runs import Stops, read, rows_of
+from tests.unit.evals.test_judge import completion, server
 
 from tunesmith.errors import InputError, Interrupted, RunError
 from tunesmith.folder import Silent
@@ -138,6 +139,26 @@ def test_rows_with_replies_are_prompts_too(world: Path) -> None:
     sampled = pq.read_table(world / "replies" / "rollouts" / "update_0000001.parquet").to_pylist()
     parts = [json.loads(r["parts"]) for r in sampled]
     assert all(set(p) == {"similarity", "chars"} for p in parts)
+
+
+def test_a_judge_is_asked_nothing_twice(world: Path) -> None:
+    """Neither by the first process nor by one that samples an update again."""
+
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> Any:
+        reply = json.loads(body["messages"][1]["content"])["answer"]
+        return completion(json.dumps({"why": "its length", "score": min(10, len(reply) % 11)}))
+
+    with server(answer) as (address, seen):
+        said = settings(world, reward=[{"kind": "judge", "endpoint": address, "model": "m"}])
+        said["objective"]["policy"]["inner_epochs"] = 1
+        with pytest.raises(Interrupted):
+            tiny_runs.started(said, world / "judged", Stops())
+        shutil.rmtree(world / "judged" / "checkpoints" / "update_0000002")
+        num = len(seen)
+        tiny_runs.started(said, world / "judged", resume=True)
+        asked = [json.dumps(body) for body in seen]
+    assert 0 < num < len(asked) == len(set(asked))
+    assert len((world / "judged" / "rollouts" / "judged.jsonl").read_text().splitlines()) == len(asked)
 
 
 def test_a_reward_that_is_dead_stops_the_run(world: Path) -> None:

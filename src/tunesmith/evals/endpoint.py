@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tunesmith import offline
@@ -23,6 +25,10 @@ from tunesmith.types import Message
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TIMEOUT_S, LONGEST_WAIT_S, NUM_TRIES = 120.0, 60.0, 6
 MOST_BYTES = 2**20  # of an answer
+NUM_AT_ONCE = 4  # questions under way
+WAIT_S = 600.0  # for one answer, all tries together
+EVERY_S = 0.2  # between two looks whether the user wants to stop
+Question = TypeVar("Question")
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # what another try may mend
 
 
@@ -164,3 +170,40 @@ def asked_to_wait(said: str | None) -> float | None:
         return max(0.0, float(said or ""))
     except ValueError:
         return None
+
+
+def ask_all(
+    ask: Callable[[Question], Spoken], missing: Mapping[str, Question], keep: Callable[[str, Spoken], None],
+    between: Callable[[], None] = lambda: None, at_once: int = NUM_AT_ONCE,
+) -> None:  # fmt: skip
+    """Some questions at a time. After the first error none is begun; answers under way are paid for, and are kept."""
+    pool, over = ThreadPoolExecutor(at_once), threading.Event()
+
+    def unless_over(question: Question) -> Spoken | None:
+        if over.is_set():
+            return None
+        try:
+            return ask(question)
+        except BaseException:
+            over.set()
+            raise
+
+    failed = None
+    try:
+        open_: dict[Future[Spoken | None], str] = {
+            pool.submit(unless_over, question): key for key, question in missing.items()
+        }
+        while open_:
+            done, _ = wait(open_, EVERY_S, FIRST_COMPLETED)
+            for future in done:
+                key = open_.pop(future)
+                if (error := future.exception()) is not None:
+                    failed = failed or error
+                elif (spoken := future.result()) is not None:
+                    keep(key, spoken)
+            between()
+    finally:
+        over.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+    if failed is not None:
+        raise failed

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunesmith.evals.endpoint import Endpoint
+from tunesmith.evals.endpoint import Endpoint, Spoken, ask_all
 from tunesmith.evals.judge import Kept
 from tunesmith.files import sha256_text
 from tunesmith.rollouts import kinds
@@ -45,15 +44,17 @@ class Asker:
         keys = [sha256_text(json.dumps([[t.as_dict() for t in q], self.endpoint.model])) for q in questions]
         known = self.replies if self.kept is None else self.kept.replies
         fresh = {key: q for key, q in zip(keys, questions) if key not in known}
-        with ThreadPoolExecutor(self.side_by_side) as pool:
-            for key, said in zip(fresh, pool.map(self.ask, fresh.values())):
-                known[key] = said
-                if self.kept is not None:
-                    self.kept.add(key, said)
+        ask_all(self.ask, fresh, self.keep, at_once=self.side_by_side)
         return [known[key] for key in keys]
 
-    def ask(self, question: Turns) -> str:
-        return self.endpoint.complete(question, time.monotonic() + self.timeout_s).text
+    def ask(self, question: Turns) -> Spoken:
+        return self.endpoint.complete(question, time.monotonic() + self.timeout_s)
+
+    def keep(self, key: str, said: Spoken) -> None:
+        if self.kept is None:
+            self.replies[key] = said.text
+        else:
+            self.kept.add(key, said.text)
 
 
 def objects_in(reply: str) -> list[Mapping[str, Any]]:

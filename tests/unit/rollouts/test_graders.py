@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,21 @@ def test_a_judge_scores_by_its_rubric(tmp_path: Path) -> None:
     system = seen[0]["messages"][0]["content"]
     assert "Be RIGHT." in system
     assert "from 1 (worst) to 5" in system
+
+
+def test_what_was_answered_beside_a_question_that_failed_is_kept(tmp_path: Path) -> None:
+    together = threading.Barrier(3)
+
+    def answer(body: dict[str, Any], headers: dict[str, str]) -> Any:
+        together.wait(10)
+        return (400, {}, "{}") if '"bad"' in body["messages"][1]["content"] else completion('{"score": 1}')
+
+    path = tmp_path / "judge.jsonl"
+    with server(answer) as (address, _):
+        reward = make_reward([{"kind": "judge", "endpoint": address, "model": "m"}], Means(kept=path))
+        with pytest.raises(InputError, match="refused the question"):
+            reward([attempt(text) for text in ("bad", "a", "b")])
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_no_model_elsewhere_is_asked_where_the_network_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
