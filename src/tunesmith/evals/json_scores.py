@@ -111,6 +111,8 @@ class Schema:
             raise InputError(
                 "the metric json_schema needs the jsonschema package: pip install 'tunesmith[jsonschema]'"
             ) from error
+        if not isinstance(schema, (Mapping, bool)):
+            raise InputError(f"the JSON schema {name} is {schema!r:.60}; wanted an object")
         kind = validator_for(schema)
         try:
             kind.check_schema(schema)

@@ -88,7 +88,7 @@ def start(
     root, limits, isolate = where
     setup = {
         "role": role, "fds": fds, "lifeline": life[0], "wall_s": limits.wall_s, "limits": asdict(limits),
-        "root": root if isolate else None,
+        "root": root if isolate else None, "packages": (), "pause_s": 0.005,
     }  # fmt: skip
     with tempfile.TemporaryFile() as given:
         given.write(source.encode("utf-8", "surrogatepass"))

@@ -68,7 +68,7 @@ def mount(source, target, kind, flags, options=""):
     must(libc().mount(*names, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
 
 
-def own_root(root, size_bytes, packages=()):
+def own_root(root, size_bytes, packages):
     """A file system of our own under `root`: Python and its libraries, read-only, and an empty /work of this size."""
     mount(None, "/", None, PRIVATE | REC)
     mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=755")
@@ -338,7 +338,7 @@ def check(tests, asked_fd, answer_fd):
 # Start
 
 
-def watched(inner, lifeline, wall_s, pause_s=0.005):
+def watched(inner, lifeline, wall_s, pause_s):
     """Ours, outside: waits for the inner process, and ends it when the time is up or whoever started us is gone."""
     until = time.monotonic() + wall_s
     while True:
@@ -361,20 +361,21 @@ def isolated(setup):
         block_sockets()
 
 
-def main():
-    setup = json.loads(sys.argv[1])
+def entered(setup):
+    """The source that was given, in a process that is isolated as the setup says. None: in its watcher, when that
+    process is gone."""
     with os.fdopen(0, encoding="utf-8", errors="surrogatepass", closefd=False) as given:
         source = given.read()
     try:
         if setup["root"] is not None:
             namespaces()
-            own_root(setup["root"], setup["limits"]["file_bytes"])
+            own_root(setup["root"], setup["limits"]["file_bytes"], setup["packages"])
         inner = os.fork()
         if inner:
             for fd in setup["fds"]:
                 os.close(fd)
-            watched(inner, setup["lifeline"], setup["wall_s"])
-            return
+            watched(inner, setup["lifeline"], setup["wall_s"], setup["pause_s"])
+            return None
         os.close(setup["lifeline"])
         nowhere = os.open(os.devnull, os.O_RDWR)
         isolated(setup)
@@ -383,6 +384,14 @@ def main():
     except Exception as error:
         os.write(2, f"{error}\n".encode())
         os._exit(FAILED_SETUP)
+    return source
+
+
+def main():
+    setup = json.loads(sys.argv[1])
+    source = entered(setup)
+    if source is None:
+        return
     if setup["role"] == "program":
         asked_fd, answer_fd = setup["fds"]
         serve(source, asked_fd, answer_fd)

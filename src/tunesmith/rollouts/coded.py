@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from tunesmith.errors import DataError, InputError, RecipeError
 from tunesmith.evals import sandbox
+from tunesmith.evals.json_scores import Schema
 from tunesmith.evals.passing import program
 from tunesmith.rollouts import kinds
 from tunesmith.rollouts.parts import Part, Ungradable, each, fact, facts_of, prompt_text
@@ -20,6 +22,8 @@ from tunesmith.rollouts.sandboxed import Code, Failed, Sandboxed, Streak
 from tunesmith.types import Attempt, Grade, Task
 
 MIB = 2**20
+PATTERN_S = 2.0  # for one reply, of the patterns in a JSON schema
+OF_SCHEMA = ("tunesmith.evals.json_scores", "jsonschema.validators", "jsonschema_specifications")
 
 
 def python(options: kinds.Python, name: str, *, insist: bool) -> Part:
@@ -74,17 +78,44 @@ def asked(box: Sandboxed, name: str, given: Callable[[Attempt], list[Any]], ends
 
 
 def regex(options: kinds.Regex, name: str) -> Part:
-    """In a process that can be ended, since a pattern such as (a+)+$ never comes to an end on some texts. It runs no
-    code but Python's own, and needs no isolation."""
     try:
         re.compile(options.pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise RecipeError(f"the pattern {options.pattern!r} of the reward {name} is none: {error}") from None
     find = "fullmatch" if options.whole else "search"
     source = (
-        f"import re\nFIND = re.compile({options.pattern!r}).{find}\ndef found(text):\n    return FIND(text) is not None"
+        f"import re\nFIND = re.compile({options.pattern!r}).{find}\ndef fits(text):\n    return FIND(text) is not None"
     )
-    box = Sandboxed(Code(source, f"the pattern of {name}", "found", options.timeout_s, 256 * MIB, isolate=False))
+    return fitting(source, "pattern", name, options.timeout_s)
+
+
+def json_schema(options: kinds.JsonSchema, name: str) -> Part:
+    said: Any = options.schema
+    if isinstance(said, str):
+        try:
+            said = json.loads(Path(said).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"the schema {options.schema} of the reward {name} could not be read: {error}") from None
+    where = options.schema if isinstance(options.schema, str) else f"of the reward {name}"
+    schema, text = Schema(said, where), json.dumps(said, default=str)
+    if '"pattern' not in text:  # nor "patternProperties"
+        return Part(name, 0.0, 1.0, each(lambda attempt: schema.valid(attempt.text)))
+    return fitting(SCHEMA.format(text=text, where=where), "schema", name, PATTERN_S, OF_SCHEMA)
+
+
+SCHEMA = """
+import json
+from tunesmith.evals.json_scores import Schema
+SCHEMA = Schema(json.loads({text!r}), {where!r})
+def fits(text):
+    return SCHEMA.valid(text)
+"""
+
+
+def fitting(source: str, what: str, name: str, timeout_s: float, imports: tuple[str, ...] = ()) -> Part:
+    """Whether `fits` of the source says so of a reply, in a process that can be ended, since a pattern such as (a+)+$
+    never comes to an end on some texts. It runs no code but Python's own and ours, and needs no isolation."""
+    box = Sandboxed(Code(source, f"the {what} of {name}", "fits", timeout_s, 256 * MIB, False, imports))
     return Part(name, 0.0, 1.0, asked(box, name, lambda attempt: [attempt.text], (0.0, 1.0)))
 
 

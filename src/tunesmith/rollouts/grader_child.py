@@ -10,6 +10,7 @@ tunesmith are closed in the copy: it has a pipe of its own, of which one short l
 
 import builtins
 import contextlib
+import importlib
 import inspect
 import json
 import math
@@ -21,7 +22,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "evals"))
-from sandbox_child import FAILED_SETUP, isolated, namespaces, own_root, receive, resource, send, watched
+from sandbox_child import entered, receive, resource, send
 
 sys.path.pop(0)  # the graders of users find no module of ours
 
@@ -135,26 +136,12 @@ def sweep(copy, *, is_alone):
 
 def main():
     setup = json.loads(sys.argv[1])
-    with os.fdopen(0, encoding="utf-8", errors="surrogatepass", closefd=False) as given:
-        source = given.read()
-    try:
-        if setup["root"] is not None:
-            namespaces()
-            own_root(setup["root"], 0, setup["packages"])  # nothing can be written, so nothing is left to be found
-        inner = os.fork()
-        if inner:
-            for fd in setup["fds"]:
-                os.close(fd)
-            watched(inner, setup["lifeline"], math.inf, 0.1)
-            return
-        os.close(setup["lifeline"])
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        isolated(setup)
-        for number in (0, 1, 2, nowhere):
-            os.dup2(nowhere, number) if number != nowhere else os.close(nowhere)
-    except Exception as error:
-        os.write(2, f"{error}\n".encode())
-        os._exit(FAILED_SETUP)
+    sys.path += setup["path"]
+    for name in setup["imports"]:
+        importlib.import_module(name)
+    source = entered(setup)
+    if source is None:
+        return
     os.environ.update(dict.fromkeys(THREADS, "1"))  # a library's threads would run into the limit of processes
     sys.path += setup["packages"]
     sys.executable = sys._base_executable  # type: ignore[attr-defined]  # a virtual environment's own is not in here

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
 
-from tunesmith.errors import DataError, InputError
+from tunesmith.errors import DataError
 from tunesmith.evals import counted
-from tunesmith.evals.json_scores import Schema
 from tunesmith.evals.metrics import rouge, token_f1
 from tunesmith.evals.numeric import last_number
 from tunesmith.evals.text import folded
@@ -42,17 +38,6 @@ def numeric(options: kinds.Numeric, name: str) -> Part:
         return float(got is not None and abs(got - wanted) <= abs(wanted) * share)
 
     return Part(name, 0.0, 1.0, each(case))
-
-
-def json_schema(options: kinds.JsonSchema, name: str) -> Part:
-    said: Any = options.schema
-    if isinstance(said, str):
-        try:
-            said = json.loads(Path(said).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"the schema {options.schema} of the reward {name} could not be read: {error}") from None
-    schema = Schema(said, options.schema if isinstance(options.schema, str) else f"of the reward {name}")
-    return Part(name, 0.0, 1.0, each(lambda attempt: schema.valid(attempt.text)))
 
 
 def similarity(options: kinds.Similarity, name: str) -> Part:

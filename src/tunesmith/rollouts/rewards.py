@@ -128,7 +128,7 @@ def bare(options: kinds.Common, name: str, means: Means) -> Part:
         case kinds.Regex():
             return coded.regex(options, name)
         case kinds.JsonSchema():
-            return matches.json_schema(options, name)
+            return coded.json_schema(options, name)
         case kinds.Similarity():
             return matches.similarity(options, name)
         case kinds.Length():

@@ -8,6 +8,7 @@ that a model wrote (`evals/sandbox.py`).
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import struct
@@ -45,6 +46,7 @@ class Code:
     timeout_s: float  # for one reply
     memory_bytes: int
     isolate: bool
+    imports: tuple[str, ...] = ()  # of ours, while there still are rights to read their files
 
 
 class Sandboxed:
@@ -120,7 +122,8 @@ class Pipes:
         setup = {
             "file": code.file, "function": code.function, "timeout_s": code.timeout_s, "fds": fds, "lifeline": life[0],
             "limits": {**asdict(limits), "cpu_s": None}, "root": self.folder.name if code.isolate else None,
-            "packages": [p for p in dict.fromkeys(paths) if os.path.isdir(p)],
+            "packages": [p for p in dict.fromkeys(paths) if os.path.isdir(p)], "wall_s": math.inf, "pause_s": 0.1,
+            "imports": code.imports, "path": sys.path if code.imports else (),
         }  # fmt: skip
         try:
             with tempfile.TemporaryFile() as given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -13,7 +14,7 @@ import pytest
 from tests.attempts import attempt
 
 from tunesmith.evals import sandbox
-from tunesmith.rollouts import sandboxed
+from tunesmith.rollouts import coded, sandboxed
 from tunesmith.rollouts.rewards import Summed, make_reward
 from tunesmith.rollouts.sandboxed import Code, Failed, Sandboxed
 
@@ -174,6 +175,20 @@ def test_a_text_cannot_keep_a_pattern_busy() -> None:
     found = reward([attempt("aaa"), attempt("a" * 60 + "b"), attempt("b")])
     assert [(g.value, g.is_graded) for g in found] == [(1, True), (0, False), (0, True)]
     assert found[1].why == "regex: no grade within 0.5 s"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"pattern": "^(a+)+$"}, {"type": "object", "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}],
+)
+def test_nor_one_of_a_schema(monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any]) -> None:
+    monkeypatch.setattr(coded, "PATTERN_S", 0.5)
+    reward = make_reward([{"kind": "json_schema", "schema": schema}])
+    texts = ["aaa", "a" * 60 + "b", "b"]
+    given = [json.dumps({text: 1} if "type" in schema else text) for text in texts]
+    found = reward([attempt(text) for text in given])
+    assert [(g.value, g.is_graded) for g in found] == [(1, True), (0, False), (0, True)]
+    assert found[1].why == "json_schema: no grade within 0.5 s"
 
 
 @needs_linux

@@ -79,6 +79,7 @@ def test_a_kind_gives(keys: dict[str, Any], given: Attempt, value: float) -> Non
         ([{"kind": "similarity", "by": "meteor"}], "by is 'meteor'"),
         ([{"kind": "python", "file": "gone.py:score"}], "there is no file"),
         ([{"kind": "json_schema", "schema": "gone.json"}], "could not be read"),
+        ([{"kind": "regex", "pattern": "a{99999999999999999999}"}], "is none"),
         ([{"kind": "expression", "expression": "import os"}], "cannot be used"),
     ],
 )
@@ -101,6 +102,12 @@ def test_wrong_keys_are_named(parts: Any, words: str) -> None:
 def test_a_row_that_lacks_what_is_needed_is_an_error(keys: dict[str, Any], given: Attempt, words: str) -> None:
     with pytest.raises((DataError, RecipeError), match=words):
         make_reward([keys])([given])
+
+
+def test_a_schema_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "five.json").write_text("5")
+    with pytest.raises(InputError, match="is 5; wanted an object"):
+        make_reward([{"kind": "json_schema", "schema": str(tmp_path / "five.json")}])
 
 
 def undocumented(page: str) -> list[str]:
