@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,10 +128,9 @@ def attempt_of(where: str, row: Row, column: str, columns: Columns) -> Attempt |
     text = as_text(value, column)
     tests = tests_of(row, columns if columns.tests else Columns(tests="tests"))
     example = Example(where, prompt, target_of(row, column, columns), source=where, tests=tests)
-    num = row.get("num_tokens")
-    return Attempt(
-        example, text, not is_true(added(row, "cut")), num if isinstance(num, int) else math.ceil(len(text) / CHARS)
-    )
+    num = str(row.get("num_tokens")).removesuffix(".0")  # a table may hold it as a text, or as 12.0
+    num_tokens = int(num) if num.isdecimal() else math.ceil(len(text) / CHARS)
+    return Attempt(example, text, not is_true(added(row, "cut")), num_tokens)
 
 
 def added(row: Row, name: str) -> Any:
@@ -172,7 +172,7 @@ def summary(found: Sequence[Tried], reward: Summed) -> dict[str, Any]:
     return {
         "num_rows": len(found),
         "num_ungraded": len(ungraded),
-        "ungraded_why": dict(sorted(count(one.grade.why for one in ungraded).items(), key=lambda kv: -kv[1])[:SHOWN]),
+        "ungraded_why": dict(Counter(one.grade.why for one in ungraded).most_common(SHOWN)),
         "reward": column(values, (reward.low, reward.high)),
         "parts": {
             name: column([one.grade.parts[name] for one in found], ends) for name, ends in reward.part.ends().items()
@@ -197,13 +197,6 @@ def column(values: Sequence[float], ends: tuple[float, float]) -> dict[str, floa
     }  # fmt: skip
 
 
-def count(texts: Iterator[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for text in texts:
-        found[text] = found.get(text, 0) + 1
-    return found
-
-
 def groups_of(found: Sequence[Tried]) -> list[list[float]]:
     """Rewards of the prompts that have several outputs here."""
     groups: dict[tuple[tuple[str, str], ...], list[float]] = {}
@@ -225,11 +218,16 @@ def shown(one: Tried) -> dict[str, Any]:
     return {"line": one.line, "reward": one.grade.value, "why": one.grade.why, "output": one.attempt.text}
 
 
-def write(found: Sequence[Tried], out: Path) -> None:
-    """The rows with their grades: `reward`, `reward: PART` and `reward why`, by names that are free."""
+def check_out(out: Path) -> None:
+    """Grading may take hours and cost money: asked before it."""
     check_name(out)
     if out.exists():
         raise InputError(f"{out} is there already: name another file, or move this one away")
+
+
+def write(found: Sequence[Tried], out: Path) -> None:
+    """The rows with their grades: `reward`, `reward: PART` and `reward why`, by names that are free."""
+    check_out(out)
     names = list(dict.fromkeys(name for one in found for name in one.row))
     mark = "reward"
     while any(name == mark or name.startswith((f"{mark}:", f"{mark} why")) for name in names):

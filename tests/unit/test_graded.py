@@ -111,6 +111,23 @@ def test_what_cannot_be_graded_is_counted_with_its_reason(tmp_path: Path) -> Non
     assert said["ungraded_why"] == {"python: ZeroDivisionError: division by zero (line 2)": 2}
 
 
+def test_a_table_says_how_many_tokens_an_output_has(tmp_path: Path) -> None:
+    """In a CSV file a number is a text; a cell without one is no number."""
+    recipe, _ = written(tmp_path, recipe="reward: [{kind: length, most: 10, buffer: 10}]")
+    (tmp_path / "rows.csv").write_text("output,num_tokens\nyes,5\nyes,\nyes,many\n")
+    found, _ = graded.grade_file(graded.recipe_of(recipe, {}), tmp_path / "rows.csv", graded.Asked(), Silent())
+    assert [one.attempt.num_tokens for one in found] == [5, 1, 1]
+
+
+def test_a_table_that_is_there_already_is_said_before_anything_is_graded(tmp_path: Path) -> None:
+    recipe, rows = written(tmp_path, recipe="reward: [{kind: exact, reference: none}]")
+    out = tmp_path / "graded.csv"
+    out.write_text("mine")
+    done = CliRunner().invoke(app, ["grade", str(recipe), str(rows), "--out", str(out)])
+    assert isinstance(done.exception, InputError), done.output
+    assert "is there already" in str(done.exception)
+
+
 def test_files_of_predictions_and_of_messages(tmp_path: Path) -> None:
     exact = "reward: [{kind: exact, reference: answer}]\n"
     rows = [{"question": "q", "answer": "a", "predicted answer": "a", "confidence": 0.5, "cut": "true", "problem": ""},

@@ -34,6 +34,8 @@ def grade(
     """
     job, recipe = part("graded"), part("recipe")
     made = job.recipe_of(reward, dict(recipe.override(s) for s in sets or []))
+    if out is not None:
+        job.check_out(out)
     with show.Screen(quiet=as_json) as tell:
         found, said = job.grade_file(made, source, job.Asked(output, kept), tell)
     if out is not None:
