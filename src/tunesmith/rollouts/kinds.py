@@ -209,6 +209,8 @@ def check(found: Common, where: str) -> None:
     for key in (f.name for f in fields(found) if f.name in above_0):
         if not getattr(found, key) > 0:
             raise RecipeError(f"{where}.{key} is {getattr(found, key)}; wanted a number above 0")
+    if isinstance(found, Numeric) and not 0 <= found.tolerance < float("inf"):
+        raise RecipeError(f"{where}.tolerance is {found.tolerance}; wanted a share of the reference, 0 or above")
     if isinstance(found, Length) and found.buffer > found.most:
         raise RecipeError(f"{where}.buffer is {found.buffer}, more than {where}.most, which is {found.most}")
     if found.weight == 0 or found.weight != found.weight or abs(found.weight) == float("inf"):

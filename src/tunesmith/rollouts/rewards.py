@@ -99,7 +99,10 @@ def part_of(options: kinds.Common, means: Means) -> Part:
             f"the clip of the reward {name} leaves nothing: it is {list(options.clip)}, and the values lie from "
             f"{made.low:g} to {made.high:g}"
         )
-    return clipped(made, options.clip)
+    found = clipped(made, options.clip)
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):  # what cannot be graded counts with one of them
+        raise RecipeError(f"the reward {name} has no end: it lies from {found.low:g} to {found.high:g}. Give it a clip")
+    return found
 
 
 def bare(options: kinds.Common, name: str, means: Means) -> Part:
