@@ -149,9 +149,8 @@ def test_no_sandbox_no_grader_unless_insisted(tmp_path: Path, monkeypatch: pytes
         reward_of(tmp_path, READS)
 
 
-@needs_linux
-def test_one_process_for_many_and_a_new_one_where_it_is_lost() -> None:
-    box = Sandboxed(Code(READS, "mine.py", "score", 2.0, 256 * MIB, True))
+def test_one_process_for_many_and_a_new_one_where_it_is_lost(either: str) -> None:
+    box = Sandboxed(Code(READS, "mine.py", "score", 2.0, 256 * MIB, either == "isolated"))
     assert [box.ask(["42" if k % 2 else "x"]) for k in range(64)] == [0.0, 1.0] * 32
     assert box.num_starts == 1
     os.killpg(box.pipes.process.pid, 9)
@@ -160,8 +159,7 @@ def test_one_process_for_many_and_a_new_one_where_it_is_lost() -> None:
     assert (box.ask(["42"]), box.num_starts) == (1.0, 2)
 
 
-@needs_linux
-def test_a_hang_costs_its_time_and_no_more(tmp_path: Path) -> None:
+def test_a_hang_costs_its_time_and_no_more(tmp_path: Path, either: str) -> None:
     reward = reward_of(tmp_path, EXECS, timeout_s=0.5)
     began = time.monotonic()
     [grade] = reward([attempt("while True:\n    pass")])
@@ -213,8 +211,9 @@ def is_ours(path: Path) -> bool:
 # -- mutants: the attacks can tell a sandbox from none --------------------------------------------------------------
 
 
-@needs_linux
-def test_mutant_without_a_copy_for_each_text_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_without_a_copy_for_each_text_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, either: str
+) -> None:
     """The function is called in the process that lives on."""
     source = sandboxed.CHILD.read_text()
     mutant = source.replace(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tests.attempts import attempt
 
 from tunesmith.data import ingest
 from tunesmith.data.located import files_named, find_splits
 from tunesmith.errors import DataError, InputError
+from tunesmith.evals import sandbox
 from tunesmith.rollouts.rewards import make_reward
 from tunesmith.types import Attempt, Task
 
@@ -43,6 +46,42 @@ def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.M
     folder.mkdir(parents=True)
     (folder / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     assert find_splits("reasoning-gym/mine") == {"train": [Path("reasoning-gym/mine/rows.jsonl")]}
+
+
+PARROT = """
+def of_parrot(answer, entry):
+    return 0.5 if answer is None else float(answer == entry["answer"])
+def get_score_answer_fn(name):
+    return {"parrot": of_parrot}[name]
+"""
+
+
+@pytest.fixture
+def parrot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of that name whose one task wants its answer said again, installed alone."""
+    folder = tmp_path / "site" / "reasoning_gym"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(PARROT)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(folder.parent))
+    if sandbox.available():
+        monkeypatch.setattr(sandbox, "isolation", lambda *, insist: (False, sandbox.WEAK))
+
+
+@pytest.mark.parametrize(
+    ("keys", "values"),
+    [({}, [1, 1, 0, 0]), ({"tag": "a.b"}, [0.5, 0.5, 1, 0])],  # without the tag: no answer
+)
+@pytest.mark.usefixtures("parrot")
+def test_the_scorer_that_the_entry_names_is_told_of_the_answer(keys: dict[str, str], values: list[float]) -> None:
+    entry = {"question": "?", "answer": "polly", "metadata": {"source_dataset": "parrot"}}
+    reward = make_reward([{"kind": "reasoning_gym", **keys}])
+    texts = ["polly", " polly\n", "<a.b>jack</a.b> <a.b> polly\n</a.b>", "<a.b>polly</a.b> <a.b>jack</a.b>"]
+    for said in (entry, json.dumps(entry)):  # a column of objects, or of JSON as the rows of this package have it
+        assert [g.value for g in reward([attempt(text, entry=said) for text in texts])] == values
+    [grade] = reward([attempt("polly", entry={**entry, "metadata": {"source_dataset": "gone"}})])
+    assert (grade.value, grade.is_graded) == (0, False)
+    assert "KeyError: 'gone'" in grade.why
 
 
 @needs_gym
