@@ -352,15 +352,6 @@ def watched(inner, lifeline, wall_s, pause_s):
             return
 
 
-def isolated(setup):
-    """In the child: the isolation that was asked for, from its last step that needs rights to the limits."""
-    os.environ.clear()  # Python puts its locale there
-    without_rights(setup["root"])
-    limit_resources(setup["limits"], is_strict=setup["root"] is not None)
-    if setup["root"] is None:
-        block_sockets()
-
-
 def entered(setup):
     """The source that was given, in a process that is isolated as the setup says. None: in its watcher, when that
     process is gone."""
@@ -378,7 +369,11 @@ def entered(setup):
             return None
         os.close(setup["lifeline"])
         nowhere = os.open(os.devnull, os.O_RDWR)
-        isolated(setup)
+        os.environ.clear()  # Python puts its locale there
+        without_rights(setup["root"])
+        limit_resources(setup["limits"], is_strict=setup["root"] is not None)
+        if setup["root"] is None:
+            block_sockets()
         for number in (0, 1, 2, nowhere):  # what a program prints is not kept anywhere
             os.dup2(nowhere, number) if number != nowhere else os.close(nowhere)
     except Exception as error:

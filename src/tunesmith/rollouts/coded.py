@@ -23,7 +23,7 @@ from tunesmith.types import Attempt, Grade, Task
 
 MIB = 2**20
 PATTERN_S = 2.0  # for one reply, of the patterns in a JSON schema
-OF_SCHEMA = ("tunesmith.evals.json_scores", "jsonschema.validators", "jsonschema_specifications")
+IMPORTS = "import jsonschema.validators, jsonschema_specifications, tunesmith.evals.json_scores"
 
 
 def python(options: kinds.Python, name: str, *, insist: bool) -> Part:
@@ -100,7 +100,7 @@ def json_schema(options: kinds.JsonSchema, name: str) -> Part:
     schema, text = Schema(said, where), json.dumps(said, default=str)
     if '"pattern' not in text:  # nor "patternProperties"
         return Part(name, 0.0, 1.0, each(lambda attempt: schema.valid(attempt.text)))
-    return fitting(SCHEMA.format(text=text, where=where), "schema", name, PATTERN_S, OF_SCHEMA)
+    return fitting(SCHEMA.format(text=text, where=where), "schema", name, PATTERN_S, IMPORTS)
 
 
 SCHEMA = """
@@ -112,10 +112,10 @@ def fits(text):
 """
 
 
-def fitting(source: str, what: str, name: str, timeout_s: float, imports: tuple[str, ...] = ()) -> Part:
+def fitting(source: str, what: str, name: str, timeout_s: float, first: str = "") -> Part:
     """Whether `fits` of the source says so of a reply, in a process that can be ended, since a pattern such as (a+)+$
     never comes to an end on some texts. It runs no code but Python's own and ours, and needs no isolation."""
-    box = Sandboxed(Code(source, f"the {what} of {name}", "fits", timeout_s, 256 * MIB, False, imports))
+    box = Sandboxed(Code(source, f"the {what} of {name}", "fits", timeout_s, 256 * MIB, False, first))
     return Part(name, 0.0, 1.0, asked(box, name, lambda attempt: [attempt.text], (0.0, 1.0)))
 
 

@@ -10,7 +10,6 @@ tunesmith are closed in the copy: it has a pipe of its own, of which one short l
 
 import builtins
 import contextlib
-import importlib
 import inspect
 import json
 import math
@@ -137,8 +136,7 @@ def sweep(copy, *, is_alone):
 def main():
     setup = json.loads(sys.argv[1])
     sys.path += setup["path"]
-    for name in setup["imports"]:
-        importlib.import_module(name)
+    exec(setup["first"], {})
     source = entered(setup)
     if source is None:
         return

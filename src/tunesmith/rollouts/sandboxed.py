@@ -46,7 +46,7 @@ class Code:
     timeout_s: float  # for one reply
     memory_bytes: int
     isolate: bool
-    imports: tuple[str, ...] = ()  # of ours, while there still are rights to read their files
+    first: str = ""  # of our own, run while there still are rights to read the files that it imports
 
 
 class Sandboxed:
@@ -123,7 +123,7 @@ class Pipes:
             "file": code.file, "function": code.function, "timeout_s": code.timeout_s, "fds": fds, "lifeline": life[0],
             "limits": {**asdict(limits), "cpu_s": None}, "root": self.folder.name if code.isolate else None,
             "packages": [p for p in dict.fromkeys(paths) if os.path.isdir(p)], "wall_s": math.inf, "pause_s": 0.1,
-            "imports": code.imports, "path": sys.path if code.imports else (),
+            "first": code.first, "path": sys.path if code.first else (),
         }  # fmt: skip
         try:
             with tempfile.TemporaryFile() as given:
