@@ -24,7 +24,8 @@ from tunesmith.models.prompts import PREFIX
 from tunesmith.models.quantised import held_words
 from tunesmith.objectives.goal import objective
 from tunesmith.objectives.kto import Marking
-from tunesmith.objectives.policy import METHODS, Policy, Reinforcing, bounds, has_values, kl_of
+from tunesmith.objectives.online import Online
+from tunesmith.objectives.policy import ONLINE, Policy, Reinforcing, bounds, has_values, kl_of, method_of
 from tunesmith.objectives.preference import LOSSES, Preferring, Reference, resolved
 from tunesmith.objectives.reward import Rewarding
 from tunesmith.recipe import Recipe
@@ -65,7 +66,8 @@ def objective_of(
     if kind.scoring == "pairs":
         return Preferring(recipe.objective.preference, reference)
     if kind.rewards:
-        return Reinforcing(recipe.objective.policy)
+        asked = recipe.objective.policy
+        return Online(recipe.objective.preference) if method_of(asked) is ONLINE else Reinforcing(asked)
     if not recipe.objective.contrastive:
         return objective(recipe.objective, {})
     names = sorted({e.target.name for e in examples if isinstance(e.target, Label)})
@@ -276,17 +278,20 @@ def mark_row(recipe: Recipe, train: Sequence[Example]) -> Row:
 def policy_row(recipe: Recipe) -> Row:
     """Of the plan: how replies are sampled and learned."""
     asked = recipe.objective.policy
-    low, high = bounds(asked)
     per = asked.inner_epochs * asked.mini_batches
     why = f"{asked.prompts} prompts with {asked.group_size} replies each of at most {asked.max_new_tokens} tokens, "
     why += f"sampled at temperature {asked.temperature:g}"
     why += "; each update is of the model that sampled" if per == 1 else f" for {per} updates"
+    if method_of(asked) is ONLINE:
+        _, loss, keys = pair_row(recipe)
+        return "objective.policy", asked.method, f"{why}; the best and the worst are a pair, learned by {loss}: {keys}"
+    low, high = bounds(asked)
     why += f"; ratios clipped at -{low:g} and +{high:g}, KL to the start weighs {kl_of(asked):g}"
     if has_values(asked):
         c = asked.critic
         why += f" in the reward; a value head on the model, lambda {c.gae_lambda:g}, gamma {c.gamma:g}, its loss times "
         why += f"{c.weight:g}, clipped at {c.clip:g} in the reward's unit; it is in no export"
-    if METHODS[asked.method].refills:
+    if method_of(asked).refills:
         why += f"; prompts are drawn until {asked.prompts} of them tell replies apart, so how many is not known before"
     return "objective.policy", asked.method, why
 

@@ -21,7 +21,7 @@ from tunesmith.errors import InputError, PlanError, RecipeError
 from tunesmith.evals.metrics import METRICS
 from tunesmith.evals.tasks import KINDS
 from tunesmith.objectives.kto import Kto
-from tunesmith.objectives.policy import Policy
+from tunesmith.objectives.policy import ONLINE, Policy, method_of
 from tunesmith.objectives.preference import LOSSES, Preference, unread
 from tunesmith.objectives.reward import Reward
 from tunesmith.recipe import Recipe, Train
@@ -204,7 +204,8 @@ def refuse(recipe: Recipe, task: str) -> None:
 def refuse_loss(recipe: Recipe, task: str) -> None:
     """PlanError where the keys of another task's loss are said."""
     o = recipe.objective
-    if task != OF_PAIRS and o.preference != Preference():
+    is_online = task == OF_REWARDS and method_of(o.policy) is ONLINE
+    if task != OF_PAIRS and not is_online and o.preference != Preference():
         raise PlanError(
             f"objective.preference is how pairs are learned, and the task is {task}: leave it out, or give rows with a "
             "prompt, a chosen and a rejected reply"
@@ -283,6 +284,8 @@ def unrewarded(recipe: Recipe) -> dict[str, bool]:
         "reward names nothing to grade replies by: say what they are worth, as in reward: [{kind: numeric}]": (
             not recipe.reward
         ),
+        f"objective.preference.{', '.join(unread(o.preference))} is not read by loss {o.preference.loss}, which reads "
+        f"{', '.join(LOSSES[o.preference.loss].reads)}: leave it out, or take another loss": bool(unread(o.preference)),
         f"objective.smoothing {alone}": o.smoothing > 0,
         f"objective.focal {alone}": o.focal > 0,
         f"objective.contrastive {alone}": o.contrastive > 0,

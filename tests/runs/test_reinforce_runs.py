@@ -131,6 +131,23 @@ def test_the_report_shows_replies_and_rewards(world: Path, whole: dict[str, Any]
     assert "reward" in page
 
 
+def test_a_run_learns_the_best_against_the_worst(world: Path) -> None:
+    """By any loss of pairs, whose keys are those of objective.preference; a resume learns the same."""
+    policy = {"method": "online_dpo", "prompts": 3, "group_size": 4, "max_new_tokens": 12, "inner_epochs": 2}
+    objective = {"policy": policy, "preference": {"loss": "ipo", "beta": 0.5}}
+    found = start(world, "online", objective=objective, train={"rehearsal": True})
+    metrics = [r for r in rows_of(world / "online") if "loss" in r]
+    assert all({"reward", "flat_frac", "margin_nats", "preferred_frac"} <= set(r) for r in metrics)
+    assert metrics[0]["margin_nats"] == pytest.approx(0, abs=1e-4)
+    assert metrics[1]["margin_nats"] > 0  # of the same pairs, once they were learned
+    plan = {r["key"]: r for r in read(world / "online" / "plan.json")["resolved"]}
+    assert "the best and the worst are a pair, learned by ipo: beta 0.5" in plan["objective.policy"]["why"]
+    with pytest.raises(Interrupted):
+        start(world, "online_stopped", Stops(), objective=objective)
+    again = start(world, "online_stopped", resume=True, objective=objective)
+    assert again["digests"]["tuned"] == found["digests"]["tuned"]
+
+
 def test_rows_with_replies_are_prompts_too(world: Path) -> None:
     """Their replies are what a grader compares with, and are not learned."""
     reward = [{"kind": "similarity", "by": "chrf"}, *LONG]
@@ -176,6 +193,8 @@ def test_a_reward_that_is_dead_stops_the_run(world: Path) -> None:
         ({"objective": {"policy": {"group_size": 1}}}, "group_size is 1"),
         ({"task": {"name": "generate"}}, "task generate"),
         ({"task": {"name": "reinforce", "metric": "exact_match"}}, "task.metric is the mean of the reward here"),
+        ({"objective": {"preference": {"beta": 0.2}}}, "objective.preference is how pairs are learned"),
+        ({"objective": {"policy": {"method": "online_dpo", "kl": 0.1}}}, "kl is not read by method online_dpo"),
         ({"train": {"update_tokens": 512}}, "train.update_tokens: an update is as many replies as objective.policy"),
         ({"train": {"every_dev": 2}}, "train.every_dev: there is no loss on dev"),
     ],

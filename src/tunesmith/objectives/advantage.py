@@ -32,6 +32,14 @@ def standardised(rewards_G: Sequence[float]) -> np.ndarray:
     return centred(rewards_G) / (np.std(rewards_G) + EPS)
 
 
+def best_and_worst(rewards_G: Sequence[float]) -> np.ndarray:
+    """[G] 1 for the first of the best, -1 for the first of the worst, 0 for all others: a pair to learn from."""
+    found = np.zeros(len(rewards_G))
+    if not is_flat(rewards_G):
+        found[int(np.argmax(rewards_G))], found[int(np.argmin(rewards_G))] = 1.0, -1.0
+    return found
+
+
 def against_others(rewards_G: Sequence[float]) -> np.ndarray:
     """[G] r - the mean of the other G - 1. Ahmadian et al. 2024, arXiv:2402.14740 (RLOO)."""
     return centred(rewards_G) * len(rewards_G) / max(1, len(rewards_G) - 1)

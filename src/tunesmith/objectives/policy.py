@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunesmith.objectives.advantage import against_others, centred, standardised
+from tunesmith.objectives.advantage import against_others, best_and_worst, centred, standardised
 from tunesmith.objectives.critic import Critic, value_loss
 from tunesmith.roles import Output
 from tunesmith.types import Forest, Loss, Ratio, Rollouts, Shared
@@ -24,7 +24,7 @@ from tunesmith.types import Forest, Loss, Ratio, Rollouts, Shared
 @dataclass(frozen=True, slots=True)
 class Policy:
     # how what did better becomes likelier: grpo is the usual one; docs/methods/grpo.md has them all, ppo its own page
-    method: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo", "ppo"] = "grpo"
+    method: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo", "ppo", "online_dpo"] = "grpo"
     group_size: int = 8  # replies that are sampled for a prompt and compared with each other
     prompts: int = 8  # prompts that are sampled for at a time
     temperature: float = 1.0  # of sampling and of what is learned; above 0
@@ -75,6 +75,12 @@ METHODS = {
     "rloo": Method(against_others, "sum", whole, kl=0.05),
     "ppo": Method(None, "token", whole, unit="token", kl=0.05),
 }
+# of each prompt's replies the best and the worst are a pair, and objective.preference is its loss (`online.py`)
+ONLINE = Method(best_and_worst, "sum", whole)
+
+
+def method_of(asked: Policy) -> Method:
+    return ONLINE if asked.method == "online_dpo" else METHODS[asked.method]
 
 
 def clipped(log_ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
@@ -115,7 +121,7 @@ def bounds(asked: Policy) -> tuple[float, float]:
 
 def has_values(asked: Policy) -> bool:
     """Whether a value head says what was expected, and no reply is compared with others to its prompt."""
-    return METHODS[asked.method].advantage is None
+    return method_of(asked).advantage is None
 
 
 def kl_of(asked: Policy) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tunesmith.errors import DataError, PlanError
 from tunesmith.objectives.critic import Critic
-from tunesmith.objectives.policy import Policy, has_values
+from tunesmith.objectives.policy import ONLINE, Policy, has_values, method_of
 from tunesmith.rollouts.sampled import Rollout, laid
 from tunesmith.types import Example, Forest, RopeLimit
 
@@ -43,6 +43,16 @@ class Draws:
         self.prompts, self.asked, self.epochs, self.seed = prompts, asked, epochs, seed
         self.micro_tokens, self.rope = micro_tokens, rope
         self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def by_pairs(self) -> bool:
+        """Whether of a prompt's replies the best and the worst alone are learned from."""
+        return method_of(self.asked) is ONLINE
+
+    @property
+    def num_learned(self) -> int:
+        """Replies to a prompt that are learned from."""
+        return 2 if self.by_pairs else self.asked.group_size
 
     @property
     def per_sampling(self) -> int:
@@ -85,15 +95,15 @@ class Draws:
                 (UNLIKELY,) * num, "", False, 1.0, 0.0, {}, "", advantage, False, (UNLIKELY,) * num, values, values,
             )
             for group, at in enumerate(most)
-            for _ in range(self.asked.group_size)
+            for _ in range(self.num_learned)
         ]  # fmt: skip
         part = np.array_split(np.arange(len(longest)), self.asked.mini_batches)[0]
-        return laid([longest[i] for i in part], self.micro_tokens, self.rope)
+        return laid([longest[i] for i in part], self.micro_tokens, self.rope, by_pairs=self.by_pairs)
 
     def shape(self) -> dict[str, Any]:
         """Facts for the plan, of one epoch, where all replies are as long as they may be."""
         lengths, a = np.array([len(t) for t in self.prompts.tokens]), self.asked
-        learned = a.group_size * a.max_new_tokens
+        learned = self.num_learned * a.max_new_tokens
         most = np.sort(lengths)[::-1][: a.prompts]
         return {
             "num_examples": len(lengths),
@@ -105,7 +115,7 @@ class Draws:
             "longest_tokens": int(lengths.max()) + a.max_new_tokens,
             "update_tokens_min": int(lengths.min()) + a.max_new_tokens,
             "update_tokens_max": -(-(int(most.sum()) + len(most) * learned) // a.mini_batches),
-            "sampled_tokens": len(lengths) * learned,
+            "sampled_tokens": len(lengths) * a.group_size * a.max_new_tokens,
         }
 
     @cached_property
@@ -137,6 +147,12 @@ def refuse(asked: Policy) -> None:
         f"critic.clip is {critic.clip}; no value is learned at 0. Wanted a number above it": critic.clip <= 0,
         f"critic.weight is {critic.weight}; no value is learned at 0. Wanted a number above it": critic.weight <= 0,
     }
+    if method_of(asked) is ONLINE:
+        for name in ("clip_low", "clip_high", "kl"):
+            why = f"{name} is not read by method online_dpo, which learns pairs by objective.preference: leave it out"
+            reasons[why] = getattr(asked, name) is not None
+        why = f"mini_batches is {asked.mini_batches}, and by method online_dpo a prompt gives one pair: an update might be"
+        reasons[f"{why} empty. Use 1"] = asked.mini_batches > 1
     for name in ("clip_low", "clip_high"):
         said = getattr(asked, name)
         reasons[f"{name} is {said}; nothing is learned at 0. Wanted a number above it"] = said is not None and said <= 0

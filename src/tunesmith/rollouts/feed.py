@@ -22,11 +22,11 @@ from tunesmith.errors import DataError, PlanError, RunError
 from tunesmith.files import sha256_file
 from tunesmith.generate.limits import Limits
 from tunesmith.objectives.advantage import is_flat
-from tunesmith.objectives.policy import METHODS, has_values
+from tunesmith.objectives.policy import has_values, method_of
 from tunesmith.roles import Reward
 from tunesmith.rollouts import valued
 from tunesmith.rollouts.draws import Draws
-from tunesmith.rollouts.sampled import Rollout, bare, by_token, laid, opened, save
+from tunesmith.rollouts.sampled import Rollout, bare, by_token, laid, learned, opened, save
 from tunesmith.types import Attempt, Completion, Forest, Grade
 
 FOLDER = "rollouts"
@@ -55,7 +55,7 @@ class RolloutFeed:
                 f"({base.probe.reason}). Use another model, or learn from replies or pairs"
             )
         self.draws, self._actor, self._reward, self._folder = draws, actor, reward, folder
-        self._asked, self._method = draws.asked, METHODS[draws.asked.method]
+        self._asked, self._method = draws.asked, method_of(draws.asked)
         self._position, self._drawn = 0, 0  # updates given; prompts drawn
         self._live: list[Rollout] = []  # of this sampling, but for flat groups
         self._file = ""  # SHA-256 of its table
@@ -73,7 +73,7 @@ class RolloutFeed:
         parts = np.array_split(np.arange(len(self._live)), self._asked.mini_batches)
         self._position += 1
         mine = [self._live[i] for i in parts[age % len(parts)]]
-        return laid(mine, self.draws.micro_tokens, self.draws.rope, age)
+        return laid(mine, self.draws.micro_tokens, self.draws.rope, age, by_pairs=self.draws.by_pairs)
 
     # -- sampling -----------------------------------------------------------------------------------------------
 
@@ -89,12 +89,11 @@ class RolloutFeed:
             some, replies = self._draw(num_draws)
             found, attempts, num_draws = found + some, attempts + replies, num_draws + 1
             num_live = sum(not r.is_flat for r in found[:: asked.group_size])
-        live = [r for r in found if not r.is_flat]
-        if live:
-            live = self._scored(live)
-        rest = iter(live)
+        teaching = learned(found, by_pairs=self.draws.by_pairs)
+        live = self._scored(teaching) if teaching else []
+        scored = {id(before): after for before, after in zip(teaching, live)}
         path = self._path(self._position)
-        save([r if r.is_flat else next(rest) for r in found], attempts, path)
+        save([scored.get(id(r), r) for r in found], attempts, path)
         self._file = sha256_file(path)
         self.told = told(found, asked.group_size, num_draws) | valued.told(live)
         self.told |= {"rollout_s": time.monotonic() - began}
@@ -104,9 +103,10 @@ class RolloutFeed:
 
     def _scored(self, live: list[Rollout]) -> list[Rollout]:
         """With what the reference says of each token, and what the value head, where there is one."""
-        actor, asked = self._actor, self._asked
-        forests = [forest for forest, _ in bare(live, self.draws.micro_tokens, self.draws.rope)]
-        said = actor.session.logprobs(actor.reference, forests, asked.temperature)
+        actor, asked, draws = self._actor, self._asked, self.draws
+        forests = [forest for forest, _ in bare(live, draws.micro_tokens, draws.rope, by_pairs=draws.by_pairs)]
+        temperature = 1.0 if draws.by_pairs else asked.temperature  # pairs are of the model itself
+        said = actor.session.logprobs(actor.reference, forests, temperature)
         live = [replace(r, ref_logp=v) for r, v in zip(live, by_token(forests, said, live), strict=True)]
         if not has_values(asked):
             return live
@@ -174,7 +174,7 @@ class RolloutFeed:
                     f"{path} is not what was sampled for update {self._position - age + 1}, and the updates behind it "
                     "learn from that. Restore it from a copy, or resume from a checkpoint before it"
                 )
-            self._live = [r for r in opened(path) if not r.is_flat]
+            self._live = learned(opened(path), by_pairs=self.draws.by_pairs)
 
 
 def refuse_odd(attempts: Sequence[Attempt], grades: Sequence[Grade]) -> None:

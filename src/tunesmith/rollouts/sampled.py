@@ -44,18 +44,29 @@ class Rollout:
     returns: tuple[float, ...] = ()  # what it should have expected, by what came and by the values behind
 
 
-def laid(rollouts: Sequence[Rollout], micro_tokens: int, rope: RopeLimit | None, age: int = 0) -> list[Forest]:
+def learned(rollouts: Sequence[Rollout], *, by_pairs: bool) -> list[Rollout]:
+    """Those that teach something: of groups that tell them apart all, or the best and the worst, in this order."""
+    live = [r for r in rollouts if not r.is_flat]
+    return sorted((r for r in live if r.advantage), key=lambda r: (r.group, -(r.advantage or 0))) if by_pairs else live
+
+
+def laid(
+    rollouts: Sequence[Rollout], micro_tokens: int, rope: RopeLimit | None, age: int = 0, *, by_pairs: bool = False
+) -> list[Forest]:
     """The micro-batches of an update, which is learned from all of these."""
     scale = scale_of(rollouts)
-    return [filled(forest, parts, scale, age) for forest, parts in bare(rollouts, micro_tokens, rope)]
+    return [
+        filled(forest, parts, scale, age) for forest, parts in bare(rollouts, micro_tokens, rope, by_pairs=by_pairs)
+    ]
 
 
 def bare(
-    rollouts: Sequence[Rollout], micro_tokens: int, rope: RopeLimit | None
+    rollouts: Sequence[Rollout], micro_tokens: int, rope: RopeLimit | None, *, by_pairs: bool = False
 ) -> list[tuple[Forest, list[list[Rollout]]]]:
     """Forests in which the completions of a prompt stand under it, with those of each prompt; a group that is too large
-    for one is cut."""
-    parts = [part for _, group in groupby(rollouts, lambda r: r.group) for part in cut(list(group), micro_tokens)]
+    for one is cut, but for a pair."""
+    groups = (list(group) for _, group in groupby(rollouts, lambda r: r.group))
+    parts = [part for group in groups for part in ([group] if by_pairs else cut(group, micro_tokens))]
     forests = pack([tree(str(n), part) for n, part in enumerate(parts)], micro_tokens, rope)
     return [(forest, [parts[int(name)] for name in forest.example_ids]) for forest in forests]
 
