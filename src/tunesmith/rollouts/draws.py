@@ -151,8 +151,8 @@ def refuse(asked: Policy) -> None:
         for name in ("clip_low", "clip_high", "kl"):
             why = f"{name} is not read by method online_dpo, which learns pairs by objective.preference: leave it out"
             reasons[why] = getattr(asked, name) is not None
-        why = f"mini_batches is {asked.mini_batches}, and by method online_dpo a prompt gives one pair: an update might be"
-        reasons[f"{why} empty. Use 1"] = asked.mini_batches > 1
+        why = f"mini_batches is {asked.mini_batches}, and by method online_dpo a prompt gives one pair: an update"
+        reasons[f"{why} could be empty. Use 1"] = asked.mini_batches > 1
     for name in ("clip_low", "clip_high"):
         said = getattr(asked, name)
         reasons[f"{name} is {said}; nothing is learned at 0. Wanted a number above it"] = said is not None and said <= 0
