@@ -36,6 +36,8 @@ SHORT = [
     "evals.robustness=off",
     "evals.explain_cases=0",
 ]
+SUMS = ["train.max_updates=24", "train.lr=3e-4", "objective.policy.max_new_tokens=24", *SHORT[1:3]]
+GYM = "reasoning-gym/chain_sum?size=700&max_terms=2&max_digits=2"
 PAIRS = ["train.max_updates=24", *SHORT[1:3]]
 Row = dict[str, Any]
 
@@ -97,9 +99,12 @@ SETS = {
     "polite_reward": Set("The same pairs, by a reward model (Apache-2.0)", PAIRS, "reward", data="rasbt_polite_pairs"),
     "sums_by_rewards": Set(
         "Sums and differences of two numbers of up to two digits, made by reasoning-gym, learned by GRPO",
-        ["train.max_updates=24", "train.lr=3e-4", "objective.policy.max_new_tokens=24", *SHORT[1:3]],
+        SUMS,
         "reinforce",
-        data="reasoning-gym/chain_sum?size=700&max_terms=2&max_digits=2",
+        data=GYM,
+    ),
+    "sums_by_ppo": Set(
+        "The same sums, replies and rate, learned by PPO", [*SUMS, "train.rehearsal=false"], "ppo", data=GYM
     ),
     "legal_plain_summaries": Set(
         "Terms of service in plain words (Apache-2.0)", [*SHORT, "data.columns.group=id"], "legal"
@@ -147,7 +152,7 @@ def rows_of(name: str, data: Path, folder: Path) -> Path:
 def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
     """One run of the command line; the row that is kept of it."""
     chosen, folder = SETS[name], out / name
-    settings = [*([] if chosen.recipe == "reinforce" else OF_ROWS), *COMMON, *chosen.sets]
+    settings = [*([] if chosen.data == GYM else OF_ROWS), *COMMON, *chosen.sets]
     sets = [word for s in settings for word in ("--set", s)]
     recipe = [str(RECIPES / f"{chosen.recipe}.yaml")] if chosen.recipe else []
     rows = rows_of(name, data, out / "rows" / name)

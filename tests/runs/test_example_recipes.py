@@ -22,6 +22,7 @@ from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe, parse
 
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
+METHODS = ("ppo",)  # another one of a task
 DOMAINS = ("customer-service", "legal", "medical", "finance", "underrepresented-language")
 TABLE = ROOT / "docs" / "guides" / "tasks.md"
 ROW = re.compile(r"^# row: (.*)$", re.M)
@@ -85,7 +86,7 @@ def test_a_recipe_plans_on_rows_as_it_shows_them(path: Path, base: Base, tmp_pat
 
 
 def test_there_is_one_for_each_task_and_domain() -> None:
-    assert {path.stem for path in RECIPES} == {*KINDS, *DOMAINS}
+    assert {path.stem for path in RECIPES} == {*KINDS, *DOMAINS, *METHODS}
     assert all(path.read_text(encoding="utf-8").startswith("# ") for path in RECIPES)
 
 
