@@ -17,7 +17,7 @@ import torch
 from tunesmith import classes
 from tunesmith.data import ingest, kept_tokens
 from tunesmith.data.alike import places
-from tunesmith.data.audit import audit
+from tunesmith.data.audit import Look, audit
 from tunesmith.data.columns import Columns
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.located import check_there, files_named, find_splits
@@ -241,11 +241,14 @@ def untold(done: int, total: int, text: str) -> None:
     return
 
 
+Step = Callable[[int, int, str], None]  # how many are done, of how many, and what
+
+
 def material(
-    recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Callable[[int, int, str], None] = untold,
-    judged: Path | None = None,  # where what a reward's judges say is kept
+    recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Step = untold, judged: Path | None = None,
+    look: Look = audit,
 ) -> Material:  # fmt: skip
-    """Read, split, render and audit. Data errors are said here. A base that gives classes has its head then."""
+    """Read, split, render, and look at it all; data errors are said here. `judged` keeps what a reward's judges say."""
     means, before = means_of(recipe.evals, of_answers(recipe.task.metric or ())), suited(recipe, base)
     classes.refuse(recipe, base, before)
     ledger = before.ledger.handed_on() if before is not None and ledger is None else ledger
@@ -278,7 +281,7 @@ def material(
         )
     again = parents_rows(recipe, renderer, parts, train.records, before, instruction)
     mixed = replayed(recipe, renderer, parts, train.records, lambda files: read_rows(recipe, files, Columns()))
-    found = audit(main, parts, train, others)
+    found = look(main, parts, train, others)
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
     most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if primary[0].needs == "judge" else 10**9)

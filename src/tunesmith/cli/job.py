@@ -1,4 +1,4 @@
-"""The commands around one run: quickstart, run, train, audit, plan, report."""
+"""The commands around one run: quickstart, run, train, plan, report."""
 
 from __future__ import annotations
 
@@ -129,31 +129,6 @@ def train(
 def refuse_nameless(out: Path | None, *, resume: bool) -> None:
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run that is to go on")
-
-
-def audit(
-    data: DataFiles = None,
-    file: RecipeFile = None,
-    model: Model = None,
-    sets: Set = None,
-    parent: GoOn = None,
-    strict: Strict = False,
-    as_json: Json = False,
-) -> None:
-    """What is in the data, what is wrong with it, and what would leak into the test set.
-
-    Example: tunesmith audit --data tickets.csv
-    """
-    recipe, _ = recipe_of(file, model, data, None, sets, strict=strict, parent=parent)
-    build = part("build")
-    build.check_files(recipe)
-    found = build.material(recipe, build.load_base(recipe, build.compute(recipe))).audit
-    if as_json:
-        show.out(json.dumps(found, ensure_ascii=False))
-    else:
-        show.Screen().understood(found["understood"])
-        for line in part("data.audit").summary_lines(found):
-            show.out(line)
 
 
 def plan(

@@ -12,6 +12,7 @@ import typer
 
 from tunesmith.cli import (
     advice,
+    audit,
     chat,
     distil,
     doctor,
@@ -54,7 +55,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         job.train,
         serve.serve,
         export.export,
-        job.audit,
+        audit.audit,
         job.plan,
         sweep.sweep,
         advice.next_,

@@ -4,7 +4,7 @@ lines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ MAX_LISTED = 200  # lines kept of each kind of finding; counts are of all
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 FEW_PER_CLASS = 8
 TOO_LONG_FRAC = 0.05  # of the training examples, from which on their loss is told beside the verdict
+
+Look = Callable[[Ingested, Split, Rendered, Sequence[Ingested]], dict[str, Any]]  # what writes audit.json
 
 
 def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""`tunesmith audit`: what is in the data, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli import show
+from tunesmith.cli.options import DataFiles, GoOn, Json, Model, RecipeFile, Set, Strict, TestFiles, part, recipe_of
+
+Out = Annotated[Path | None, typer.Option(help="A folder for audit.json and audit.html.")]
+
+
+def audit(
+    file: RecipeFile = None,
+    model: Model = None,
+    data: DataFiles = None,
+    test: TestFiles = None,
+    sets: Set = None,
+    parent: GoOn = None,
+    strict: Strict = False,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """What is in the data, what is wrong with it, and what would leak into the test set.
+
+    Example: tunesmith audit --data tickets.csv
+    """
+    recipe, _ = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
+    build = part("build")
+    build.check_files(recipe)
+    base = build.load_base(recipe, build.compute(recipe))
+    found = build.material(recipe, base, look=part("data.examined").examined).audit
+    written = write(found, out) if out is not None else []
+    if as_json:
+        show.out(json.dumps(found, ensure_ascii=False))
+    else:
+        show.Screen().understood(found["understood"])
+        for line in part("data.examined").summary_lines(found):
+            show.out(line)
+        for path in written:
+            show.out(f"written    {path}")
+
+
+def write(found: dict[str, Any], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "audit.json"
+    path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
+    return [path]

@@ -1,0 +1,226 @@
+"""One pass over the rows for what each shows by itself: replies that say nothing, refuse or stop in the middle,
+personal data and secrets, control tokens, writing. What is common to many is decided behind the pass.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tunesmith.data import alike, markers, personal, replies
+from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, replies_of, texts_of
+from tunesmith.data.traits import masked, normalised
+from tunesmith.types import Example, Label, Reply
+
+USUAL_FRAC = 0.9  # of the long replies, that end with a mark: where so many do, one that does not was cut
+SAME_LENGTH = 5  # long replies of just the greatest length, half of them without an end: a tool cut them there
+BOILERPLATE_FRAC, BOILERPLATE_ROWS = 0.05, 20
+RARE_WRITING_FRAC = 0.05  # rows in another writing are a finding where they are fewer
+LETTERS_READ = 400  # of a row, to tell its writing
+REFUSED_FRAC = 0.05  # from here on refusing may be what is taught
+WRITINGS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI", "HANGUL", "CJK",
+            "HIRAGANA", "KATAKANA", "ETHIOPIC", "GEORGIAN", "ARMENIAN")  # fmt: skip
+PERSONAL = {
+    "private_key": "private keys", "api_token": "keys or tokens of a service", "password": "a password in an address",
+    "card_number": "card numbers (the check digit is right)", "iban": "bank accounts (IBAN with right check digits)",
+    "social_security_number": "numbers of the form of a US social security number", "email": "e-mail addresses",
+    "phone": "phone numbers",
+}  # fmt: skip
+LEARNED = "a model can learn them by heart and say them to anybody"
+MASKED = "`--fix FOLDER` puts a placeholder in their place; take the key out of service as well"
+REPEATED = "decide row by row: a public contact may be what is to be learned; `--fix FOLDER` leaves them as they are"
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many, and the first of them."""
+
+    count: int = 0
+    rows: list[Row] = field(default_factory=list)
+    values: set[bytes] = field(default_factory=set)  # digests of what was found, at most MOST_VALUES
+
+    def add(self, example: Example, text: str, at: int = 0, note: str = "") -> None:
+        self.count += 1
+        if len(self.rows) < SHOWN:
+            self.rows.append(Row(example.source, excerpt(text, at), note))
+
+
+MOST_VALUES = 10_000
+
+
+@dataclass(slots=True)
+class Blemishes:
+    """What the pass has counted so far."""
+
+    num: int = 0
+    num_replies: int = 0  # that are text, not labels
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    writings: dict[str, Tally] = field(default_factory=dict)
+    num_long: int = 0
+    longest: int = 0
+    at_longest: Tally = field(default_factory=Tally)
+    num_ended: int = 0  # of these
+    edges: dict[str, bytearray] = field(default_factory=lambda: {"begin": bytearray(), "end": bytearray()})
+
+    def tally(self, kind: str) -> Tally:
+        return self.tallies.setdefault(kind, Tally())
+
+    def see(self, example: Example) -> None:
+        self.num += 1
+        kinds: dict[str, tuple[str, int, list[str]]] = {}
+        letters = ""
+        for _, text in texts_of(example):
+            for kind, begin, end in personal.spans(text):
+                kinds.setdefault(kind, (text, begin, []))[2].append(text[begin:end])
+            for kind, found in (("control_tokens", markers.control(text)), ("hidden_characters", markers.hidden(text))):
+                if found:
+                    kinds.setdefault(kind, (text, found.start(), []))[2].append(found[0])
+            letters += text[: LETTERS_READ - len(letters)]
+        for kind, (text, at, values) in kinds.items():
+            tally = self.tally(kind)
+            tally.add(example, text, at, repr(values[0]) if kind == "control_tokens" else "")
+            if len(tally.values) < MOST_VALUES:
+                tally.values.update(map(alike.digest, values))
+        if writing := writing_of(letters):
+            self.writings.setdefault(writing, Tally()).add(example, letters)
+        if not isinstance(example.target, Label) and not example.is_text:
+            for reply in replies_of(example)[:1]:
+                self.reply(example, reply)
+
+    def reply(self, example: Example, reply: str) -> None:
+        self.num_replies += 1
+        if replies.is_empty(reply) and not _calls(example):
+            self.tally("empty_replies").add(example, reply or "(nothing)")
+        elif isinstance(example.target, Reply) and (found := replies.refusal(reply)):  # of a pair it may be preferred
+            self.tally("refused_replies").add(example, reply, found.start())
+        if replies.is_fenced_open(reply):
+            self.tally("open_code").add(example, reply, max(0, len(reply) - 80))
+        elif replies.is_long(reply):
+            self.num_long += 1
+            if not replies.ends(reply):
+                self.tally("cut_replies").add(example, reply, max(0, len(reply) - 80))
+        if len(reply) >= self.longest and replies.is_long(reply):
+            if len(reply) > self.longest:
+                self.longest, self.at_longest, self.num_ended = len(reply), Tally(), 0
+            self.at_longest.add(example, reply, max(0, len(reply) - 80))
+            self.num_ended += replies.ends(reply)
+        there = dict(replies.edges(reply))
+        for where, digests in self.edges.items():
+            digests += alike.digest(masked(normalised(there[where]))) if where in there else bytes(alike.BYTES)
+
+
+def _calls(example: Example) -> bool:
+    """Whether the reply is a call of a function, which says nothing besides."""
+    return isinstance(example.target, Reply) and bool(example.target.message.extra)
+
+
+def writing_of(text: str) -> str | None:
+    """The one that most letters are of; None without letters."""
+    if text.isascii():
+        return "latin" if any(map(str.isalpha, text)) else None
+    counts = Counter(unicodedata.name(c, "?").split()[0] for c in text if c.isalpha())
+    counts = Counter({name: num for name, num in counts.items() if name in WRITINGS})
+    name = counts.most_common(1)[0][0] if counts else None
+    return {"HIRAGANA": "japanese", "KATAKANA": "japanese", "CJK": "chinese or japanese"}.get(name or "") or (
+        name.lower() if name else None
+    )
+
+
+def blemishes(examples: Sequence[Example]) -> list[Finding]:
+    """Of all rows of a file."""
+    seen = Blemishes()
+    for example in examples:
+        seen.see(example)
+    return [*_replies(seen), *_personal(seen), *_injected(seen), *_boilerplate(seen, examples), *_writings(seen)]
+
+
+def _replies(seen: Blemishes) -> Iterator[Finding]:
+    def made(kind: str, tally: Tally, *words: str) -> Finding:
+        return finding(kind, tally.count, seen.num_replies, tally.rows, words)
+
+    at = seen.tallies
+    if "empty_replies" in at:
+        yield made("empty_replies", at["empty_replies"], "replies say nothing",
+                   "the model learns to say nothing", "`--fix FOLDER` drops them")  # fmt: skip
+    if "refused_replies" in at:
+        few = at["refused_replies"].count < REFUSED_FRAC * seen.num_replies
+        way = (
+            "`--fix FOLDER` drops them" if few else "take out those that should have been answered; `--fix` leaves them"
+        )
+        yield made("refused_replies", at["refused_replies"], "replies refuse, or say that they are a model",
+                   "the model learns to refuse what it could answer", way)  # fmt: skip
+    if "open_code" in at:
+        yield made("open_code", at["open_code"], "replies open a block of code and never close it",
+                   "they were cut, and the model learns to stop there",
+                   "write them again, or take them out")  # fmt: skip
+    cut = at.get("cut_replies")
+    if cut and cut.count <= (1 - USUAL_FRAC) * seen.num_long:
+        yield made("cut_replies", cut, "long replies end without a mark, where nearly all others end with one",
+                   "they may have been cut, and the model learns to stop in the middle",
+                   "look at their ends; write them again, or take them out")  # fmt: skip
+    if seen.at_longest.count >= max(SAME_LENGTH, 2 * seen.num_ended):
+        yield made("same_length", seen.at_longest, f"replies have just {seen.longest:,} characters, and none has more",
+                   "a tool cut them there", "export them again without a limit")  # fmt: skip
+
+
+def _personal(seen: Blemishes) -> Iterator[Finding]:
+    for kind, name in PERSONAL.items():
+        if kind in seen.tallies:
+            tally = seen.tallies[kind]
+            distinct = f"{len(tally.values):,}{'+' if len(tally.values) >= MOST_VALUES else ''} different"
+            words = (f"rows hold {name} ({distinct})", LEARNED, MASKED if kind in personal.SAFE else REPEATED)
+            yield finding(kind, tally.count, seen.num, tally.rows, words)
+
+
+def _injected(seen: Blemishes) -> Iterator[Finding]:
+    if "control_tokens" in seen.tallies:
+        tally = seen.tallies["control_tokens"]
+        yield finding("control_tokens", tally.count, seen.num, tally.rows, (
+            "rows hold the turn markers or control tokens of a chat template in their text",
+            "tunesmith learns them as plain text, other tools as turns: whoever writes them speaks for the model",
+            "cut such rows into turns (`data.columns.transcripts`), or take the markers out"))  # fmt: skip
+    if "hidden_characters" in seen.tallies:
+        tally = seen.tallies["hidden_characters"]
+        yield finding("hidden_characters", tally.count, seen.num, tally.rows, (
+            "rows hold characters that nobody sees (of direction, of tags, of no width between letters)",
+            "they break words into other tokens, and can hide what a row says", "take them out"))  # fmt: skip
+
+
+def _boilerplate(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Finding]:
+    """Sentences that many replies begin or end with."""
+    for where, digests in seen.edges.items():
+        some = np.frombuffer(digests, alike.DTYPE)
+        there = some != b""
+        least = max(BOILERPLATE_ROWS, BOILERPLATE_FRAC * seen.num_replies)
+        counts: list[tuple[int, bytes]] = []
+        for index, begins in alike.runs(some):
+            sizes = np.diff([*begins, len(index)])
+            counts += [(int(sizes[k]), some[index[begins[k]]]) for k in np.flatnonzero(sizes >= least)]
+        common = sorted((c for c in counts if c[1] != b""), reverse=True)
+        if not common or not there.any():
+            continue
+        numbers = np.array([i for i, e in enumerate(examples) if not isinstance(e.target, Label) and not e.is_text
+                            and replies_of(e)], np.uint32)  # fmt: skip
+        rows = []
+        for num, name in common[:SHOWN]:
+            example = examples[int(numbers[np.flatnonzero(some == name)[0]])]
+            said = dict(replies.edges(replies_of(example)[0]))[where]
+            rows.append(Row(example.source, excerpt(said), f"{num:,} replies"))
+        yield finding(f"same_{where}", sum(n for n, _ in common), seen.num_replies, rows, (
+            f"replies {where} with a sentence that {int(np.ceil(least)):,} or more share ({len(common)} of these)",
+            "the model learns to say it always, and the score counts it as right",
+            "take the sentence out, unless it is wanted in every answer"))  # fmt: skip
+
+
+def _writings(seen: Blemishes) -> Iterator[Finding]:
+    """Rows in another writing than nearly all."""
+    total = sum(tally.count for tally in seen.writings.values())
+    for name, tally in sorted(seen.writings.items(), key=lambda item: -item[1].count):
+        if tally.count < RARE_WRITING_FRAC * total:
+            yield finding("other_writing", tally.count, seen.num, tally.rows, (
+                f"rows are mostly written in {name} letters", "too few to learn a language from, and often a mistake",
+                "take them out, or add more of them"))  # fmt: skip

@@ -1,0 +1,87 @@
+"""All that `tunesmith audit` looks for: what every run is told, and the findings that take longer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith.data.audit import FEW_PER_CLASS, audit
+from tunesmith.data.audit import summary_lines as audit_lines
+from tunesmith.data.blemishes import blemishes
+from tunesmith.data.finding import Finding, Row, excerpt, finding, prompt_of
+from tunesmith.data.ingest import Ingested
+from tunesmith.data.render import Rendered
+from tunesmith.data.split import Split
+from tunesmith.data.stored import Joined
+from tunesmith.types import Example
+
+MOST_OF_ONE_FRAC = 0.9  # of the training rows, that have one label
+
+
+def examined(read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()) -> dict[str, Any]:
+    """The content of audit.json with `findings`."""
+    found = audit(read, split, rendered, others)
+    held_out = [example for one in others for example in one.examples]
+    every: Sequence[Example] = Joined(read.examples, held_out) if held_out else read.examples
+    findings = [*counted(found, every), *blemishes(every)]
+    found["findings"] = [one.as_dict() for one in findings]
+    return found
+
+
+def counted(found: dict[str, Any], examples: Sequence[Example]) -> list[Finding]:
+    """What `audit` has counted, as findings."""
+    made: list[Finding] = []
+
+    def add(kind: str, count: int, of: int, rows: Sequence[Row] = ()) -> None:
+        if count:
+            made.append(finding(kind, count, of, rows))
+
+    num = found["understood"]["accepted"]  # rows of the training file
+    rejected, doubles, contradicted = found["rejected"], found["duplicates"], found["contradictions"]
+    bad = [Row(f"{r['file']}:{r['line']}", r["reason"]) for r in rejected["rows"]]
+    add("rejected", rejected["count"], found["rows"], bad)
+    for kind in ("dropped", "cut"):
+        rows = [Row(r["source"], "", r.get("reason", "")) for r in found[kind]["examples"]]
+        add(kind, found[kind]["count"], found["splits"]["train"], rows)
+    add("exact_duplicates", doubles["exact"]["count"], num, _rows(doubles["exact"], examples))
+    add("masked_duplicates", doubles["normalised"]["count"], num, _rows(doubles["normalised"], examples))
+    opposed = [
+        Row(places[0], "", "; ".join(f"{name}: {', '.join(p[:3])}" for name, p in labels.items()))
+        for labels in contradicted["examples"]
+        for places in [next(iter(labels.values()))]
+    ]
+    add("contradictions", contradicted["rows"], num, opposed)
+    add("moved", found["moved"]["count"], found["accepted"],
+        [Row(m["source"], "", f"stands in {m['stands_in']}") for m in found["moved"]["examples"]])  # fmt: skip
+    add("twins", found["twins"]["count"], found["splits"]["test"], _rows(found["twins"], examples))
+    classes = {name: n["train"] for name, n in found["classes"].items()}
+    few = {name: n for name, n in classes.items() if 0 < n < FEW_PER_CLASS}
+    add(
+        "rare_labels", sum(few.values()), sum(classes.values()), [Row("", name, f"{n} rows") for name, n in few.items()]
+    )
+    most = max(classes, key=lambda name: classes[name], default="")
+    if most and classes[most] > MOST_OF_ONE_FRAC * sum(classes.values()):
+        add("one_label", classes[most], sum(classes.values()), [Row("", most)])
+    unseen = {name: n["test"] for name, n in found["classes"].items() if not n["train"] and n["test"]}
+    add("unseen_labels", sum(unseen.values()), found["splits"]["test"], [Row("", name) for name in unseen])
+    return made
+
+
+def _rows(found: dict[str, Any], examples: Sequence[Example]) -> list[Row]:
+    """The first that are listed, with what they say."""
+    listed = found["examples"][:20]
+    wanted = {row["id"] for row in listed}
+    texts = {e.id: excerpt(prompt_of(e)) for e in examples if e.id in wanted} if wanted else {}
+    return [
+        Row(row["source"], texts.get(row["id"], ""), f"like {row['like']}" if "like" in row else "") for row in listed
+    ]
+
+
+def summary_lines(found: dict[str, Any]) -> list[str]:
+    """For people: the counts, then each finding with what mends it."""
+    said = audit_lines({**found, "warnings": found["understood"]["notices"]})
+    for one in found["findings"]:
+        first = next((f"; the first: {row['source']}" for row in one["rows"] if row["source"]), "")
+        said += [f"found      {one['count']:,} of {one['of']:,} {one['what']}: {one['why']}{first}"]
+        said += [f"           {one['mend']}"]
+    return said
