@@ -14,8 +14,8 @@ REFUSAL = re.compile(
     r"|i(?:'m| am) (?:just |only )?an? (?:ai|language|large)|i(?:'m| am) (?:not able|unable) to (?:assist|help|provide"
     r"|fulfil|comply|answer|generate|create|access|browse)|i (?:can(?:'|’)?t|cannot|can not|won(?:'|’)t) (?:assist|help"
     r"|provide|fulfil|comply|answer|generate|create|access|browse|do that|engage|support|write))"
-    r"|(?:as an? |i(?:'m| am) (?:just |only )?an? )(?:ai\b|artificial intelligence|(?:large )?language model)[^.!?]{0,80}?"
-    r"(?:n(?:'|’)t\b|\bnot\b|\bno\b|\bunable\b|\bonly\b)"
+    r"|(?:as an? |i(?:'m| am) (?:just |only )?an? )(?:ai\b|artificial intelligence|(?:large )?language model)"
+    r"[^.!?]{0,80}?(?:n(?:'|’)t\b|not\b|\bno\b|\bunable\b|\bonly\b)"
     r"|i (?:can(?:'|’)?t|cannot) (?:assist|help|comply)(?: you)? with (?:that|this)",
     re.IGNORECASE,
 )
