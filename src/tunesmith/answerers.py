@@ -20,7 +20,6 @@ from tunesmith.evals.endpoint import WAIT_S, Endpoint, Spoken, ask_all
 from tunesmith.evals.judge import Kept
 from tunesmith.evals.score import Answer
 from tunesmith.files import sha256_text, tensors_digest
-from tunesmith.offline import forbidden_by
 from tunesmith.opened import TUNED, Opened, check_any, open_any
 from tunesmith.predict import Prediction, Predictor
 from tunesmith.questions import Questions
@@ -200,16 +199,12 @@ def endpoint_in(what: str, key_env: str | None, sent: str, *, may_send: bool) ->
     address, _, model = what.partition("#")
     if not model:
         raise InputError(f"{what} names no model: wanted is the address, # and the model's name there, {address}#NAME")
-    endpoint = Endpoint(address, model, key_env)
-    if not endpoint.is_here:
-        switch = forbidden_by()
-        if switch is not None:
-            raise InputError(f"{endpoint.host} is on another machine, and {switch} is set, so nothing is sent there")
-        if not may_send:
-            raise InputError(
-                f"{sent} would leave this machine for {endpoint.host}. If they may, add "
-                "--yes-send; references and scores stay here either way"
-            )
+    endpoint = Endpoint(address, model, key_env).allowed(f"the address of {model}")
+    if not endpoint.is_here and not may_send:
+        raise InputError(
+            f"{sent} would leave this machine for {endpoint.host}. If they may, add "
+            "--yes-send; references and scores stay here either way"
+        )
     return endpoint
 
 

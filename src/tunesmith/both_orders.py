@@ -19,6 +19,7 @@ from tunesmith.evals.endpoint import WAIT_S, Endpoint, Spoken, ask_all
 from tunesmith.evals.judge import RULES, SYSTEM, Contest, Kept, Vote, preferred, question
 from tunesmith.files import sha256_text
 from tunesmith.opened import TUNED, Opened, check_any, open_any
+from tunesmith.samplers import sent
 from tunesmith.types import Message
 
 LETTERS = ("A", "B")
@@ -33,6 +34,8 @@ class Judge(Protocol):
     @property
     def system(self) -> str: ...  # with a hole for the rubric
 
+    def sends(self, what: str) -> list[str]: ...  # what leaves this machine, before it does
+
     def ask(
         self, questions: Mapping[str, Sequence[Message]], kept: Kept, between: Callable[[], None]
     ) -> dict[str, str]:
@@ -45,6 +48,9 @@ class There:
     name: str
     endpoint: Endpoint
     system: str = SYSTEM
+
+    def sends(self, what: str) -> list[str]:
+        return sent(self.endpoint, what)
 
     def ask(
         self, questions: Mapping[str, Sequence[Message]], kept: Kept, between: Callable[[], None]
@@ -60,6 +66,9 @@ class There:
 class Here:
     name: str
     system: str = LETTER
+
+    def sends(self, what: str) -> list[str]:
+        return []
 
     def ask(
         self, questions: Mapping[str, Sequence[Message]], kept: Kept, between: Callable[[], None]

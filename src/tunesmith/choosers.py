@@ -45,6 +45,9 @@ class ByJudge:
     def num_needed(self) -> int:
         return 2
 
+    def sends(self, pairs: Sequence[Example]) -> list[str]:
+        return self.judge.sends(f"all prompts, their answers, {len(pairs)} pairs of people's and the rubric")
+
     def choose(
         self, groups: Sequence[Group], pairs: Sequence[Example], kept: Path, progress: Progress,
         between: Callable[[], None],
@@ -101,6 +104,9 @@ class ByReward:
     @property
     def num_needed(self) -> int:
         return 1 if self.is_best else 2
+
+    def sends(self, pairs: Sequence[Example]) -> list[str]:
+        return []
 
     def choose(
         self, groups: Sequence[Group], pairs: Sequence[Example], kept: Path, progress: Progress,

@@ -97,6 +97,8 @@ class Chooser(Protocol):
     @property
     def num_needed(self) -> int: ...  # different answers to a prompt
 
+    def sends(self, pairs: Sequence[Example]) -> list[str]: ...  # what leaves this machine, before it does
+
     def choose(
         self, groups: Sequence[Group], pairs: Sequence[Example], kept: Path, progress: Progress,
         between: Callable[[], None],
@@ -129,6 +131,10 @@ class Place:
             raise InputError(f"--out {self.out} is there already: name another file, or move this one away")
         if self.kept.exists() and not resume:
             raise InputError(f"{self.kept} holds answers that were sampled before: add --resume to go on, or remove it")
+        if self.about.exists() and not self.kept.exists():
+            raise InputError(
+                f"{self.about} says where rows came from that were moved: move it too, or name another --out"
+            )
 
 
 def prefer(
@@ -137,6 +143,8 @@ def prefer(
     """Asks, compares and writes; returns what stands beside the rows. `most` prompts are asked."""
     found = prompt_rows.read(source, most)
     tell.say(f"{source}: {len(found.examples)} prompts, {len(found.pairs)} pairs of people's to check by")
+    for line in (*sampler.sends(len(found.examples)), *chooser.sends(found.pairs)):
+        tell.say(line)
     place.kept.mkdir(parents=True, exist_ok=True)
     try:
         with Stop(tell.say) as stop, stop.gently("what is being answered"):

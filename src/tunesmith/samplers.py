@@ -57,6 +57,8 @@ class Sampler(Protocol):
     @property
     def name(self) -> str: ...
 
+    def sends(self, num_prompts: int) -> list[str]: ...  # what leaves this machine, before it does
+
     def sample(
         self, prompts: Sequence[Turns], draw: Draw, kept: Path, progress: Progress, between: Callable[[], None]
     ) -> Sampled: ...
@@ -67,6 +69,9 @@ class Here:
     """A run, a folder, a hub name, a known name or a GGUF file; loaded when it is asked, and let go after."""
 
     name: str
+
+    def sends(self, num_prompts: int) -> list[str]:
+        return []
 
     def sample(
         self, prompts: Sequence[Turns], draw: Draw, kept: Path, progress: Progress, between: Callable[[], None]
@@ -132,6 +137,9 @@ class There:
     name: str
     endpoint: Endpoint
 
+    def sends(self, num_prompts: int) -> list[str]:
+        return sent(self.endpoint, f"{num_prompts} prompts")
+
     def sample(
         self, prompts: Sequence[Turns], draw: Draw, kept: Path, progress: Progress, between: Callable[[], None]
     ) -> Sampled:
@@ -168,6 +176,10 @@ class There:
     def key(self, endpoint: Endpoint, turns: Turns, seed: int) -> str:
         said = [endpoint.address, endpoint.model, endpoint.max_tokens, endpoint.temperature, seed]
         return sha256_text(json.dumps([*said, [m.as_dict() for m in turns]]))
+
+
+def sent(endpoint: Endpoint, what: str) -> list[str]:
+    return [] if endpoint.is_here else [f"WARNING: {what} are sent to {endpoint.host}"]
 
 
 def sampler(what: str, key_env: str | None, *, may_send: bool) -> Sampler:

@@ -239,7 +239,7 @@ def test_mistakes(words: list[str], message: str, labels: Path, tmp_path: Path) 
 def test_nothing_is_sent_where_the_network_is_off(labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     said = refused("https://api.example.org/v1#m", "--like", str(labels), "--yes-send")
-    assert "HF_HUB_OFFLINE is set" in said.text
+    assert "HF_HUB_OFFLINE forbids the network" in said.text
 
 
 def test_changed_data_is_refused(tmp_path: Path, labels: Path) -> None:

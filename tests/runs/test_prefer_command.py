@@ -100,6 +100,8 @@ def test_a_judge_that_looks_at_the_place_alone_gives_no_pair(prompts: Path, monk
         assert len(asked) == num  # no answer is sampled again
     assert json.loads(again.out)["num_rows"] == 2 * NUM
     assert read("pairs.jsonl.left_out.jsonl") == []
+    Path("pairs.jsonl").rename("moved.jsonl")
+    assert "pairs.jsonl.prefer.json says where rows came from" in typed(words).text
 
 
 def test_a_sampling_that_was_refused_goes_on(prompts: Path) -> None:
@@ -201,6 +203,16 @@ def test_what_is_said_wrongly_is_refused(prompts: Path) -> None:
         assert wanted in " ".join(said.text.split()), said.text
     words[3] = "https://example.org/v1#m"
     assert "--yes-send" in typed([*words, "--reward", "reward.yaml", "--out", "pairs.jsonl"]).text
+
+
+def test_what_leaves_this_machine_is_said_before_it_does(prompts: Path) -> None:
+    judge = both_orders.judge_of("https://example.org/v1#big", None, may_send=True)
+    [said] = choosers.ByJudge(judge, "kind").sends([])
+    assert said.startswith("WARNING: all prompts, their answers")
+    assert "example.org" in said
+    who = samplers.sampler("https://example.org/v1#small", None, may_send=True)
+    assert who.sends(3) == ["WARNING: 3 prompts are sent to example.org"]
+    assert samplers.sampler("http://127.0.0.1:9/v1#small", None, may_send=False).sends(3) == []
 
 
 # -- on this machine ------------------------------------------------------------------------------------------------
