@@ -11,6 +11,7 @@ import typer
 from tunesmith.cli import show
 from tunesmith.cli.options import DataFiles, GoOn, Json, Model, RecipeFile, Set, Strict, TestFiles, part, recipe_of
 
+Fix = Annotated[Path | None, typer.Option(help="A new folder for the training files with safe mends, and a ledger.")]
 Out = Annotated[Path | None, typer.Option(help="A folder for audit.json and audit.html.")]
 
 
@@ -23,6 +24,7 @@ def audit(
     parent: GoOn = None,
     strict: Strict = False,
     out: Out = None,
+    fix: Fix = None,
     as_json: Json = False,
 ) -> None:
     """What is in the data, what is wrong with it, and what would leak into the test set.
@@ -33,8 +35,11 @@ def audit(
     build = part("build")
     build.check_files(recipe)
     base = build.load_base(recipe, build.compute(recipe))
-    found = build.material(recipe, base, look=part("data.examined").examined).audit
+    look = part("data.examined").Look()
+    found = build.material(recipe, base, look=look).audit
     written = write(found, out) if out is not None else []
+    mended = part("data.mend").mend(look.read, recipe.data.reading, fix) if fix is not None else None
+    found |= {"mended": dict(mended.counts)} if mended is not None else {}
     if as_json:
         show.out(json.dumps(found, ensure_ascii=False))
     else:
@@ -43,6 +48,12 @@ def audit(
             show.out(line)
         for path in written:
             show.out(f"written    {path}")
+        if mended is not None:
+            num = mended.counts
+            show.out(
+                f"mended     {num['read']} rows read = {num['written']} written ({num['masked']} masked) + "
+                f"{num['dropped']} dropped + {num['left out']} left out; {mended.ledger} says which and why"
+            )
 
 
 def write(found: dict[str, Any], folder: Path) -> list[Path]:

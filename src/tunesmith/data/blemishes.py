@@ -93,7 +93,7 @@ class Blemishes:
 
     def reply(self, example: Example, reply: str) -> None:
         self.num_replies += 1
-        if replies.is_empty(reply) and not _calls(example):
+        if replies.is_empty(reply) and not calls(example):
             self.tally("empty_replies").add(example, reply or "(nothing)")
         elif isinstance(example.target, Reply) and (found := replies.refusal(reply)):  # of a pair it may be preferred
             self.tally("refused_replies").add(example, reply, found.start())
@@ -113,7 +113,7 @@ class Blemishes:
             digests += alike.digest(masked(normalised(there[where]))) if where in there else bytes(alike.BYTES)
 
 
-def _calls(example: Example) -> bool:
+def calls(example: Example) -> bool:
     """Whether the reply is a call of a function, which says nothing besides."""
     return isinstance(example.target, Reply) and bool(example.target.message.extra)
 

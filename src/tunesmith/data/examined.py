@@ -18,6 +18,18 @@ from tunesmith.types import Example
 MOST_OF_ONE_FRAC = 0.9  # of the training rows, that have one label
 
 
+class Look:
+    """What `tunesmith audit` does with the data; it keeps the rows that were read."""
+
+    read: Ingested
+
+    def __call__(
+        self, read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()
+    ) -> dict[str, Any]:
+        self.read = read
+        return examined(read, split, rendered, others)
+
+
 def examined(read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()) -> dict[str, Any]:
     """The content of audit.json with `findings`."""
     found = audit(read, split, rendered, others)
