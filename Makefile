@@ -9,7 +9,7 @@ INSTALLED := .venv/.stamp-installed
 TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 ALONE := $(BIN)/python -m pytest
 # All but helpers, and what wants data of its own or a GPU
-SCRIPTS := $(filter-out $(patsubst %,bench/%.py,records pages real_sets pretrain_t5 gpu methods families),$(wildcard bench/*.py))
+SCRIPTS := $(filter-out $(patsubst %,bench/%.py,records pages real_sets pretrain_t5 gpu methods families command),$(wildcard bench/*.py))
 
 .PHONY: help install model quickstart format lint types check laws runs real test docs bench bench-peers clean faults torture
 .DEFAULT_GOAL := help
@@ -89,6 +89,7 @@ bench-peers: model
 	test -x .venv-peers/bin/python || { $(PYTHON) -m venv .venv-peers && .venv-peers/bin/pip install --quiet $(PIP_FLAGS) -c constraints.txt trl peft; }
 	for adapt in lora full; do $(BIN)/python bench/speed.py --adapt $$adapt --against .venv-peers/bin/python; done
 	for job in dpo grpo; do $(BIN)/python bench/methods.py --job $$job --against .venv-peers/bin/python; done
+	for rows in 48 512; do $(BIN)/python bench/command.py --examples $$rows --against .venv-peers/bin/python; done
 	$(BIN)/python bench/families.py
 
 clean:

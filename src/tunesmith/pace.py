@@ -37,6 +37,7 @@ from tunesmith.speeds import Answering, Speeds, longest_of, read_tokens, shared_
 from tunesmith.types import Example, Forest, Record
 from tunesmith.watch import MOST_TOKENS, watched_at
 
+SHARE_REHEARSED = 0.1  # of a run, that a rehearsal may take where nobody says
 NUM_LOOKED_AT = 64  # records or prompts, which stand for all
 EXPORTED = 2  # prompts on which an export is compared, each read twice
 EXPORT_TOKENS = 32  # of each answer to them
@@ -367,10 +368,11 @@ def stages(job: Job, began_s: float, only: Collection[str] = ()) -> dict[str, fl
     """Seconds by stage, in the order of cost.json. `began_s`: when the preparing began, by the monotonic clock; `only`:
     the stages that will be; none: all."""
     found = {name: stage(job) for name, stage in STAGES.items() if not only or name in only}
-    rehearsal = {"rehearsal": job.rehearsal()} if job.recipe.train.rehearsal else {}
     may_lack = ("reference", "guards", "context", "explain")
     kept = {name: seconds for name, seconds in found.items() if seconds > 0 or name not in may_lack}
-    return {"prepare": time.monotonic() - began_s, **rehearsal, **kept}
+    said, tried_s = job.recipe.train.rehearsal, job.rehearsal()
+    is_rehearsed = tried_s <= SHARE_REHEARSED * sum(kept.values()) if said == "auto" else said
+    return {"prepare": time.monotonic() - began_s, **({"rehearsal": tried_s} if is_rehearsed else {}), **kept}
 
 
 def said(seconds: float) -> str:
@@ -380,3 +382,11 @@ def said(seconds: float) -> str:
 def why(times: dict[str, float], speeds: Speeds) -> str:
     shown = ", ".join(f"{name} {seconds:.3g}" for name, seconds in times.items())
     return f"in seconds: {shown}; worked out of what was timed for {speeds.took_s:.1f} s, on a machine as busy as then"
+
+
+def rehearsed_row(recipe: Recipe, times: dict[str, float]) -> tuple[str, bool, str]:
+    """Of the plan: key, value, why."""
+    why_auto = f"done where it takes at most {SHARE_REHEARSED:.0%} of the run"
+    return (
+        "train.rehearsal", "rehearsal" in times, why_auto if recipe.train.rehearsal == "auto" else "said in the recipe"
+    )  # fmt: skip

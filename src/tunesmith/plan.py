@@ -76,7 +76,7 @@ def make(
         *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
         ("robustness", recipe.evals.robustness, robustness.why(recipe, made, job.ranked)),
         ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
-        ("time", pace.said(total_s), pace.why(times, speeds)), *played.row(made),
+        ("time", pace.said(total_s), pace.why(times, speeds)), *played.row(made), pace.rehearsed_row(recipe, times),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
         *((f"the same, {m.name}", *shown_detectable(recipe, made, m)) for m in made.primary[1:]),

@@ -111,7 +111,9 @@ class Train:
     checkpointing: Literal["auto", "on", "off"] = "auto"
     every_checkpoint: int = 50  # updates between two saved states, from which --resume goes on
     on_nan: Literal["abort", "skip", "rollback"] = "abort"  # a loss that is no number: end, leave out, or go back
-    rehearsal: bool = True  # all that a run will do is tried once before it begins: what would fail late fails early
+    # all that a run will do, tried once before it begins: what would fail late fails early; auto: where that takes at
+    # most a tenth of the run
+    rehearsal: bool | Literal["auto"] = "auto"
     every_dev: int | None = None  # updates between two losses on dev; null: at the start and at the end
     watch: int = 3  # prompts of dev that are answered while training, to see it learn; 0: none
     watch_prompts: tuple[str, ...] = ()  # prompts of your own to watch, beside those

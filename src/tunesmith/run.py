@@ -229,7 +229,7 @@ def rehearsed(
     folder: RunFolder, fitted: Fitted, base: Base, made: Material, where: Compute, tried: Tried | Cuts
 ) -> Session:
     """The run's session, after the rehearsal in the one that was tried; both cut as this run's memory has shown."""
-    is_due = fitted.recipe.train.rehearsal and folder.read(REHEARSED) is None
+    is_due = "rehearsal" in folder.read("plan.json")["seconds"]["stages"] and folder.read(REHEARSED) is None
     if is_due and isinstance(tried, Cuts):
         tried = try_out(fitted, base, made, tried)
     cuts = tried if isinstance(tried, Cuts) else tried.session.cuts

@@ -78,7 +78,7 @@ def told(folder: Path) -> Run:
     rows, _ = read_lines(folder / METRICS)
     made = max((r["update"] for r in rows or () if "loss" in r), default=0)
     updates = (made, plan.get("updates"))
-    state, where = state_of(folder, verdict is not None, cost.get("stages") or [], updates, due(recipe))
+    state, where = state_of(folder, verdict is not None, cost.get("stages") or [], updates, due(recipe, plan))
     found = verdict or {}
     parent = who["parent"]
     return Run(
@@ -135,10 +135,11 @@ def data_of(recipe: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
     return ", ".join(Path(name).name for name in ([said] if isinstance(said, str) else said))
 
 
-def due(recipe: Mapping[str, Any]) -> list[str]:
-    """Of STAGES: those that a run of this recipe has."""
+def due(recipe: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """Of STAGES: those that a run of this recipe and plan has."""
     train, evals = (recipe.get(part) or {} for part in ("train", "evals"))
-    said = {"rehearsal": train.get("rehearsal"), "guards": evals.get("guards")}
+    foretold = (plan.get("seconds") or {}).get("stages") or {"rehearsal": 0}
+    said = {"rehearsal": train.get("rehearsal", True) and "rehearsal" in foretold, "guards": evals.get("guards")}
     return [name for name in STAGES if said.get(name) not in (False, "off")]
 
 

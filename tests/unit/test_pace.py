@@ -48,6 +48,18 @@ def seconds(job: Job, **speeds: object) -> dict[str, float]:
     return {name: s for name, s in pace.stages(there, 0.0).items() if name != "prepare" and s > 0}
 
 
+def test_a_rehearsal_is_left_out_where_it_would_take_more_than_a_tenth_of_the_run(job: Job) -> None:
+    """Mutants: done always; measured against the preparing, too."""
+
+    def said(rehearsal: object, load_s: float, step_s: float) -> bool:
+        recipe = replace(job.recipe, train=replace(job.recipe.train, rehearsal=rehearsal))  # type: ignore[arg-type]
+        there = replace(job, recipe=recipe, speeds=replace(STOPPED, load_s=load_s, step_s=step_s))
+        return "rehearsal" in pace.stages(there, -1e9)
+
+    assert [said(r, 1.0, 0.0) for r in (True, False, "auto")] == [True, False, False]
+    assert said("auto", 1.0, 100.0)
+
+
 def test_training_counts_every_token_and_not_the_learned_ones(job: Job) -> None:
     """A mutant that counts learned tokens is a tenth of this."""
     train = seconds(job, learn=A_TOKEN)["train"]
