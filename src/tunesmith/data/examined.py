@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.data import leaks
+from tunesmith.data import label_errors, leaks
 from tunesmith.data.audit import FEW_PER_CLASS, audit
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
@@ -36,7 +36,12 @@ def examined(read: Ingested, split: Split, rendered: Rendered, others: Sequence[
     found = audit(read, split, rendered, others)
     held_out = [example for one in others for example in one.examples]
     every: Sequence[Example] = Joined(read.examples, held_out) if held_out else read.examples
-    findings = [*counted(found, every), *blemishes(every), *leaks.findings(read.examples, split)]
+    findings = [
+        *counted(found, every),
+        *blemishes(every),
+        *leaks.findings(read.examples, split),
+        *label_errors.findings(split.train),
+    ]
     found["findings"] = [one.as_dict() for one in findings]
     return found
 
