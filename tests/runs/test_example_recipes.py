@@ -22,7 +22,7 @@ from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe, parse
 
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
-METHODS = ("ppo",)  # another one of a task
+METHODS = ("ppo", "online-dpo")  # other ones of a task
 DOMAINS = ("customer-service", "legal", "medical", "finance", "underrepresented-language")
 TABLE = ROOT / "docs" / "guides" / "tasks.md"
 ROW = re.compile(r"^# row: (.*)$", re.M)
