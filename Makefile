@@ -9,7 +9,7 @@ INSTALLED := .venv/.stamp-installed
 TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 ALONE := $(BIN)/python -m pytest
 # All but helpers, and what wants data of its own or a GPU
-SCRIPTS := $(filter-out $(patsubst %,bench/%.py,records pages real_sets pretrain_t5 gpu methods families command),$(wildcard bench/*.py))
+SCRIPTS := $(filter-out $(patsubst %,bench/%.py,records pages real_sets pretrain_t5 gpu methods families command beside),$(wildcard bench/*.py))
 
 .PHONY: help install model quickstart format lint types check laws runs real test docs bench bench-peers clean faults torture
 .DEFAULT_GOAL := help
