@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.data import label_errors, leaks
+from tunesmith.data import label_errors, leaks, shift
 from tunesmith.data.audit import FEW_PER_CLASS, audit
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
@@ -41,6 +41,7 @@ def examined(read: Ingested, split: Split, rendered: Rendered, others: Sequence[
         *blemishes(every),
         *leaks.findings(read.examples, split),
         *label_errors.findings(split.train),
+        *shift.findings(split, read.examples),
     ]
     found["findings"] = [one.as_dict() for one in findings]
     return found

@@ -1,8 +1,8 @@
 """Labels that are likely wrong, by confident learning (Northcutt, Jiang and Chuang 2021, arXiv:1911.00068).
 
 A small model (TF-IDF, logistic regression) predicts each row from the others: FOLDS parts, equal prompts in one. A row
-is a candidate where another label is predicted at least as surely as it is on average in rows of that label, and ten times
-as surely as the given one. The surest come first.
+is a candidate where another label is predicted at least as surely as it is on average in rows of that label, and ten
+times as surely as the given one. The surest come first.
 """
 
 from __future__ import annotations

@@ -1,0 +1,118 @@
+"""Whether the test is like training, and whether a label goes with a group.
+
+A classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv:1610.06545): a small model learns from half of the rows to
+tell test prompts from training ones; of the other half it is right in every second case where both are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from scipy.stats import chi2_contingency
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from tunesmith.data.finding import Finding, Row, finding, prompt_of
+from tunesmith.data.split import Split
+from tunesmith.data.stored import Chosen
+from tunesmith.data.traits import column
+from tunesmith.types import Example, Label
+
+MOST, LEAST = 2000, 50  # rows of each side
+SHIFTED = 0.55  # right share, that the interval's lower end must pass: less hardly matters
+LEVEL = 0.95  # of the interval
+TELLING = 8  # words of each side that are shown
+LINKED, ALPHA = 0.1, 0.001  # Cramér's V and the p-value of a link worth a look
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How well two sets of texts are told apart."""
+
+    right_frac: float
+    low: float
+    high: float
+    first_words: tuple[str, ...]
+    second_words: tuple[str, ...]
+
+
+def told_apart(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Told:
+    """As many of each, and half of each learned from: the cases are independent, and the interval is Wilson's."""
+    num = min(len(first), len(second))
+    texts, side = [*first[:num], *second[:num]], np.repeat([0, 1], num)
+    features = TfidfVectorizer(sublinear_tf=True, max_features=20_000, token_pattern=r"(?u)\b\w+\b").fit(texts)
+    draw, rows = np.random.default_rng(seed), features.transform(texts)
+    is_learned = np.concatenate([draw.permutation(num) % 2 == 0, draw.permutation(num) % 2 == 0])
+    model = LogisticRegression(max_iter=300, tol=1e-2).fit(rows[is_learned], side[is_learned])
+    right = int((model.predict(rows[~is_learned]) == side[~is_learned]).sum())
+    low, high = wilson(right, int((~is_learned).sum()))
+    weights = LogisticRegression(max_iter=300, tol=1e-2).fit(rows, side).coef_[0]
+    names, order = features.get_feature_names_out(), np.argsort(weights)
+    return Told(
+        right / int((~is_learned).sum()), low, high, tuple(names[order[:TELLING]]), tuple(names[order[::-1][:TELLING]])
+    )
+
+
+def wilson(right: int, num: int) -> tuple[float, float]:
+    """Interval of a share."""
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle, spread = (right + z * z / 2) / (num + z * z), z * (right * (num - right) / num + z * z / 4) ** 0.5
+    return middle - spread / (num + z * z), middle + spread / (num + z * z)
+
+
+def findings(split: Split, examples: Sequence[Example]) -> Iterator[Finding]:
+    num = min(len(split.train), len(split.test), MOST)
+    if num >= LEAST:
+        train, test = ([prompt_of(e) for e in drawn(part, num)] for part in (split.train, split.test))
+        told = told_apart(train, test)
+        if told.low > SHIFTED:
+            rows = [
+                Row("", ", ".join(told.first_words), "words of training"),
+                Row("", ", ".join(told.second_words), "words of test"),
+            ]
+            yield finding("shift", round(told.right_frac * 2 * num), 2 * num, rows, (
+                "training and test rows are told apart by a small model that has not seen them "
+                f"({told.right_frac:.0%}, interval {told.low:.0%} to {told.high:.0%}; half where both are alike)",
+                "the test is of other cases than those that are learned: its score says how well that carries over",
+                "where that is not wanted, draw the test from the same rows: leave `data.test` out"))  # fmt: skip
+    yield from linked(examples)
+
+
+def drawn(part: Sequence[Example], num: int) -> Sequence[Example]:
+    """Those with the smallest digests: no order of a file decides."""
+    return Chosen(part, np.argsort(column(part, "prompt"), kind="stable")[:num])
+
+
+def linked(examples: Sequence[Example]) -> Iterator[Finding]:
+    """Labels that go with the columns of `data.columns.slices`: Cramér's V of the table, and its chi-squared test."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for example in examples:
+        if isinstance(example.target, Label):
+            for name, value in example.slices.items():
+                row = counts.setdefault(name, {}).setdefault(value, {})
+                row[example.target.text] = row.get(example.target.text, 0) + 1
+    for name, groups in counts.items():
+        labels = sorted({label for row in groups.values() for label in row})
+        table = np.array([[row.get(label, 0) for label in labels] for row in groups.values()])
+        if min(table.shape) < 2:
+            continue
+        strength, p = cramers_v(table)
+        if strength >= LINKED and p <= ALPHA:
+            rows = [Row("", f"{name} = {value}", shares(row)) for value, row in groups.items()]
+            yield finding("linked", int(table.sum()), int(table.sum()), rows, (
+                f"labelled rows show the label going with {name!r} (Cramér's V {strength:.2f}, p {p:.1g})",
+                "a model may answer by the group instead of the case",
+                f"look at the scores by {name!r} in the report; add rows that break the link"))  # fmt: skip
+
+
+def shares(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {num / sum(counts.values()):.0%}" for name, num in sorted(counts.items()))
+
+
+def cramers_v(table: np.ndarray) -> tuple[float, float]:
+    """(V, p) of a table of counts [groups, labels]: 0 where nothing goes together, 1 where one tells the other."""
+    found = chi2_contingency(table, correction=False)
+    return float((found.statistic / (table.sum() * (min(table.shape) - 1))) ** 0.5), float(found.pvalue)

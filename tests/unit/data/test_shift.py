@@ -1,0 +1,61 @@
+"""The two-sample test says nothing of halves of one set, and finds another one; the link of labels by hand."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from tunesmith.data.shift import cramers_v, linked, told_apart, wilson
+from tunesmith.types import Example, Label, Message
+
+WORDS = [f"{a}{b}" for a in ("lo", "ka", "mi", "ru", "te", "so") for b in ("ran", "vel", "dor", "nis", "pal", "gum")]
+
+
+def texts(rng: random.Random, num: int, rare: str = "") -> list[str]:
+    return [" ".join([*rng.choices(WORDS, k=8), *([rare] if rare and rng.random() < 0.5 else [])]) for _ in range(num)]
+
+
+def test_halves_of_one_set_are_not_told_apart() -> None:
+    """An A/A test: of 60 intervals about 3 miss one half."""
+    rng = random.Random(1)
+    found = [told_apart(texts(rng, 60), texts(rng, 60), seed) for seed in range(60)]
+    assert sum(not t.low <= 0.5 <= t.high for t in found) <= 8
+    assert abs(np.mean([t.right_frac for t in found]) - 0.5) < 0.03
+
+
+def test_another_set_is_told_by_its_word() -> None:
+    rng = random.Random(2)
+    found = told_apart(texts(rng, 400), texts(rng, 400, "refund"))
+    assert found.low > 0.65
+    assert found.second_words[0] == "refund"
+
+
+def test_wilson_by_hand() -> None:
+    """8 of 10: (8 + 1.9207) / 13.8415 ± 1.96 * sqrt(1.6 + 0.9604) / 13.8415."""
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+def test_link_by_hand() -> None:
+    """Rows 30 + 10 and 10 + 30: chi-squared 20 of 80, V = sqrt(20 / 80) = 0.5."""
+    strength, p = cramers_v(np.array([[30, 10], [10, 30]]))
+    assert strength == pytest.approx(0.5)
+    assert p < 1e-4
+    assert cramers_v(np.array([[20, 20], [20, 20]])) == (0.0, 1.0)
+
+
+def test_labels_that_go_with_a_group_are_named() -> None:
+    def row(k: int, label: str, group: str) -> Example:
+        return Example(f"{k}-1", (Message("user", f"t {k}"),), Label(label), source=f"a:{k}", slices={"region": group})
+
+    rows = [row(k, "yes" if (k % 4 > 0) == (k % 2 > 0) else "no", "north" if k % 2 else "south") for k in range(200)]
+    [found] = linked(rows)
+    assert "'region'" in found.what
+    assert [(r.text, r.note) for r in found.rows] == [
+        ("region = south", "no: 50%, yes: 50%"),
+        ("region = north", "yes: 100%"),
+    ]
+    assert (
+        list(linked([row(k, "yes" if k // 2 % 2 else "no", "north" if k % 2 else "south") for k in range(200)])) == []
+    )
