@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from tunesmith.cli.screen import Screen, in_time, sparkline
+from tunesmith.cli.screen import Screen, in_time, measured, sparkline
 
 FACTS = {"loss": 2.5, "lr": 1e-3, "grad_norm": 0.8, "tokens_per_s": 512.4, "peak_gib": 1.42}
 
@@ -32,6 +32,13 @@ def drawn(shown: Screen, width: int) -> list[str]:
     out = io.StringIO()
     Console(file=out, width=width, color_system=None).print(shown.render())
     return out.getvalue().splitlines()
+
+
+def test_of_rewards_only_what_was_measured_is_said() -> None:
+    """Pairs have a margin and no distance to the start, which would read as 0."""
+    known = {"reward": 0.5, "reply_tokens": 20.0}
+    assert measured({**known, "kl_nats": 0.0312}) == ["reward 0.500", "20 tokens a reply", "KL 0.0312 nats"]
+    assert measured({**known, "margin_nats": 1.25}) == ["reward 0.500", "20 tokens a reply", "margin 1.250 nats"]
 
 
 @pytest.mark.parametrize(

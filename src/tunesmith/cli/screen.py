@@ -169,7 +169,8 @@ class Screen:
 def measured(facts: Mapping[str, float]) -> list[str]:
     if "reward" in facts:
         found = [f"reward {facts['reward']:.3f}", f"{facts['reply_tokens']:.0f} tokens a reply"]
-        return [*found, f"KL {facts.get('kl_nats', 0.0):.4f} nats"]
+        how_far = {"kl_nats": "KL {:.4f} nats", "margin_nats": "margin {:.3f} nats"}
+        return [*found, *(text.format(facts[name]) for name, text in how_far.items() if name in facts)]
     return [f"loss {facts['loss']:.3f}", f"lr {facts['lr']:.1e}", f"gradient norm {facts['grad_norm']:.2f}"]
 
 

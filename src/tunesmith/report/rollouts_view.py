@@ -26,6 +26,7 @@ NUMBERS = (  # key of a row of metrics.jsonl, what it is, decimals
     ("stopped_frac", "share of the replies that ended by themselves", 3),
     ("distinct_frac", "share of the replies that no other one to their prompt repeats", 3),
     ("kl_nats", "distance to the model as it was before, nats per token", 4),
+    ("margin_nats", "what the better reply of a pair gained on the worse one, nats", 3),
     ("entropy_nats", "entropy, nats per token", 3),
     ("explained_variance", "share of what replies brought that the value head foretold", 3),
     ("value_loss", "loss of the values", 4),
