@@ -37,7 +37,8 @@ def audit(
     base = build.load_base(recipe, build.compute(recipe))
     look = part("data.examined").Look()
     found = build.material(recipe, base, look=look).audit
-    written = write(found, out) if out is not None else []
+    names = ", ".join(Path(name).name for name in recipe.data.train)
+    written = write(found, out, names) if out is not None else []
     mended = part("data.mend").mend(look.read, recipe.data.reading, fix) if fix is not None else None
     found |= {"mended": dict(mended.counts)} if mended is not None else {}
     if as_json:
@@ -56,8 +57,11 @@ def audit(
             )
 
 
-def write(found: dict[str, Any], folder: Path) -> list[Path]:
+def write(found: dict[str, Any], folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "audit.json"
-    path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
-    return [path]
+    page = part("report.audit_page").page(found, name)
+    text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+    made = {folder / "audit.json": text, folder / "audit.html": page}
+    for path, content in made.items():
+        path.write_text(content, encoding="utf-8", errors="backslashreplace")
+    return list(made)

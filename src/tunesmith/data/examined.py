@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tunesmith.data import label_errors, leaks, shift
 from tunesmith.data.audit import FEW_PER_CLASS, audit
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
 from tunesmith.data.finding import Finding, Row, excerpt, finding, prompt_of
 from tunesmith.data.ingest import Ingested
+from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
 from tunesmith.data.split import Split
 from tunesmith.data.stored import Joined
 from tunesmith.types import Example
 
+HISTOGRAM = 24  # columns
 MOST_OF_ONE_FRAC = 0.9  # of the training rows, that have one label
 
 
@@ -43,6 +47,8 @@ def examined(read: Ingested, split: Split, rendered: Rendered, others: Sequence[
         *label_errors.findings(split.train),
         *shift.findings(split, read.examples),
     ]
+    counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
+    found["tokens"]["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
     found["findings"] = [one.as_dict() for one in findings]
     return found
 

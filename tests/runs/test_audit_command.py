@@ -1,0 +1,47 @@
+"""`tunesmith audit`: what it prints and writes of a file with faults, and its mended copy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.runs import tiny_runs
+from typer.testing import CliRunner
+
+from tunesmith.cli.main import app
+
+TOKEN = "ghp_" + "a1" * 12
+
+
+def rows() -> list[dict[str, str]]:
+    made = [{"prompt": f"where is the {w} number {k}?", "completion": f"the {w} is there"}
+            for k, w in enumerate(tiny_runs.WORDS * 6)]  # fmt: skip
+    made += [
+        made[0],
+        {"prompt": "what is the key?", "completion": f"it is {TOKEN}"},
+        {"prompt": "so?", "completion": "-"},
+    ]
+    return made
+
+
+def test_audit_writes_what_it_found_and_a_mended_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tiny_runs.model_folder(tmp_path / "model")
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    words = ["audit", "--model", str(model), "--data", "rows.jsonl", "--set", "data.max_tokens=256"]
+    done = CliRunner().invoke(app, [*words, "--out", "found", "--fix", "mended"], catch_exceptions=False)
+    assert done.exit_code == 0
+    num = len(rows())
+    assert f"1 of {num} rows are identical to an earlier one" in done.output
+    assert f"mended     {num} rows read = {num - 2} written (1 masked) + 2 dropped + 0 left out" in done.output
+    kept = json.loads(Path("found/audit.json").read_text())
+    assert {"exact_duplicates", "empty_replies", "api_token"} <= {one["kind"] for one in kept["findings"]}
+    assert sum(kept["tokens"]["histogram"]["counts"]) == kept["splits"]["train"]
+    page = Path("found/audit.html").read_text()
+    assert "rows.jsonl:" in page
+    assert TOKEN not in page + done.output + json.dumps(kept["findings"])
+    assert len(Path("mended/rows.jsonl").read_text().splitlines()) == num - 2
+    again = CliRunner().invoke(app, [*words[:4], "mended/rows.jsonl", *words[5:], "--json"], catch_exceptions=False)
+    kinds = {one["kind"] for one in json.loads(again.stdout)["findings"]}
+    assert not kinds & {"exact_duplicates", "empty_replies", "api_token"}
