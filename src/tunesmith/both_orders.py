@@ -102,6 +102,7 @@ def letters(opened: Opened, model: str, questions: Mapping[str, Sequence[Message
 class Judged:
     about: dict[str, str]
     votes: tuple[Vote, ...]
+    replies: tuple[tuple[str, ...], ...]  # to the two questions of each
 
 
 def judged(
@@ -117,15 +118,20 @@ def judged(
         for text, key in zip(texts, row)
         if key not in kept.replies
     }
-    total = len({key for row in keys for key in row})
+    total, last = len({key for row in keys for key in row}), -1
 
     def told() -> None:
-        progress(total - sum(key not in kept.replies for key in missing), total)
+        nonlocal last
+        done = total - sum(key not in kept.replies for key in missing)
+        if done > last:
+            progress(done, total)
+        last = done
         between()
 
     facts = judge.ask(missing, kept, told)
-    progress(total, total)
-    return Judged(facts, tuple(vote(c, *(kept.replies[key] for key in row)) for c, row in zip(contests, keys)))
+    told()
+    replies = tuple(tuple(kept.replies[key] for key in row) for row in keys)
+    return Judged(facts, tuple(vote(c, *both) for c, both in zip(contests, replies)), replies)
 
 
 def vote(contest: Contest, straight: str, turned: str) -> Vote:

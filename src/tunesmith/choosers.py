@@ -45,6 +45,10 @@ class ByJudge:
     def num_needed(self) -> int:
         return 2
 
+    @property
+    def asks(self) -> str:
+        return "questions to"
+
     def sends(self, pairs: Sequence[Example]) -> list[str]:
         return self.judge.sends(f"all prompts, their answers, {len(pairs)} pairs of people's and the rubric")
 
@@ -63,13 +67,14 @@ class ByJudge:
         votes, of_people = said.votes[: len(contests)], said.votes[len(contests) :]
         rows, left_out = list[Row](), list[LeftOut]()
         digest = sha256_text(self.rubric)
-        for contest, owner, vote in zip(contests, owners, votes):
+        for contest, owner, vote, replies in zip(contests, owners, votes, said.replies):
             both = {"verdicts": [SAID[vote.base_first], SAID[vote.tuned_first]]}
             if why := doubt(vote):
-                left_out.append(LeftOut(owner.example, why, {"first": contest.base, "second": contest.tuned, **both}))
+                texts = {"first": contest.base, "second": contest.tuned}
+                left_out.append(LeftOut(owner.example, why, {**texts, **both, "judge_said": list(replies)}))
                 continue
-            texts = (contest.tuned, contest.base) if vote.tuned == 1 else (contest.base, contest.tuned)
-            rows.append(Row(owner, *texts, {**both, "rubric": digest}))
+            sides = (contest.tuned, contest.base) if vote.tuned == 1 else (contest.base, contest.tuned)
+            rows.append(Row(owner, *sides, {**both, "rubric": digest}))
         agrees = tuple(None if doubt(v) else v.tuned for v in of_people)
         about = {**said.about, "rubric": self.rubric, "rubric_digest": digest, **position(votes)}
         found = People(tuple(key_of(e) for e in pairs), agrees)
@@ -104,6 +109,10 @@ class ByReward:
     @property
     def num_needed(self) -> int:
         return 1 if self.is_best else 2
+
+    @property
+    def asks(self) -> str:
+        return "answers graded by"
 
     def sends(self, pairs: Sequence[Example]) -> list[str]:
         return []

@@ -96,6 +96,8 @@ class Chooser(Protocol):
     def name(self) -> str: ...
     @property
     def num_needed(self) -> int: ...  # different answers to a prompt
+    @property
+    def asks(self) -> str: ...  # what its progress counts, before its name
 
     def sends(self, pairs: Sequence[Example]) -> list[str]: ...  # what leaves this machine, before it does
 
@@ -151,11 +153,11 @@ def prefer(
             between = stopping(stop, place.kept)
             said = sampler.sample(
                 [e.prompt for e in found.examples], draw, place.kept,
-                lambda done, of: tell.step(done, of, f"prompts answered by {sampler.name}"), between,
+                lambda done, of: tell.step(done, of, f"answers of {sampler.name}"), between,
             )  # fmt: skip
             groups, unused = grouped(found.examples, said, chooser.num_needed)
             chosen = chooser.choose(
-                groups, found.pairs, place.kept, lambda done, of: tell.step(done, of, f"compared by {chooser.name}"),
+                groups, found.pairs, place.kept, lambda done, of: tell.step(done, of, f"{chooser.asks} {chooser.name}"),
                 between,
             )  # fmt: skip
     except InputError:

@@ -89,8 +89,9 @@ class Here:
         asked = [opened.messages(p) for p in prompts]
         problems = [problem(opened, p, draw.max_new_tokens) for p in asked]
         usable = [p for p, why in zip(asked, problems) if not why]
-        progress(0, len(usable))
-        sitting = Sitting(lambda done, _: progress(done, len(usable)), kept / "answers.jsonl", between)
+        total = len(usable) * draw.num
+        progress(0, total)
+        sitting = Sitting(lambda done, _: progress(done, total), kept / "answers.jsonl", between)
         answers = iter(sampled(opened, usable, draw, sitting))
         return Sampled(about(opened), tuple(asked), tuple(why or next(answers) for why in problems))
 
@@ -126,7 +127,7 @@ def sampled(opened: Opened, prompts: Sequence[Turns], draw: Draw, sitting: Sitti
             sitting.keep({number: batch})
         spoken = [Spoken(*one) for one in batch]
         found += [tuple(spoken[k : k + draw.num]) for k in range(0, len(spoken), draw.num)]
-        sitting.progress(len(found), len(prompts))
+        sitting.progress(len(found) * draw.num, len(prompts) * draw.num)
     return found
 
 

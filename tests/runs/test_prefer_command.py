@@ -89,6 +89,7 @@ def test_a_judge_that_looks_at_the_place_alone_gives_no_pair(prompts: Path, monk
         left = read("pairs.jsonl.left_out.jsonl")
         assert {tuple(r["verdicts"]) for r in left} == {("first", "second")}
         assert left[0]["answers"] == "prompts.jsonl:1"
+        assert left[0]["judge_said"] == ['{"better": "A"}'] * 2
         assert "add --resume" in typed(words).text
         with monkeypatch.context() as patch:
             patch.setattr(choosers, "doubt", lambda vote: "")
