@@ -31,6 +31,8 @@ from tunesmith.types import Example, Message
 UNASKED, CUT, EMPTY = "the prompt cannot be asked", "the answer is cut off at the limit", "the answer is empty"
 ALIKE, TOO_FEW = "all answers to the prompt are equal", "the prompt has too few whole answers"
 
+LEAST_ROWS, ONE_SIDED = 10, 0.8  # pairs, and the share of them whose longer answer was chosen, of which a note speaks
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -173,8 +175,8 @@ def prefer(
         "source": str(source), "num_answers": draw.num, "temperature": draw.temperature,
         "max_new_tokens": draw.max_new_tokens, "seed": draw.seed, "num_prompts": len(found.examples),
         "num_compared": chosen.num_compared, "num_rows": len(chosen.rows),
-        "left_out": dict(Counter(one.reason for one in left_out)), **lengths(chosen.rows),
-        "people": chosen.people.facts(), "notes": [*found.notes, *chosen.notes],
+        "left_out": dict(Counter(one.reason for one in left_out)), **(sizes := lengths(chosen.rows)),
+        "people": chosen.people.facts(), "notes": [*found.notes, *chosen.notes, *by_length(sizes, len(chosen.rows))],
     }  # fmt: skip
     write_json(place.about, facts)
     write_lines(place.out, [row_of(row, sampler.name, chooser.name, draw) for row in chosen.rows])
@@ -236,6 +238,15 @@ def lengths(found: Sequence[Row]) -> dict[str, float]:
     rejected = np.array([len((r.rejected or "").split()) for r in found], np.float64)
     longer = (np.sign(chosen - rejected) + 1) / 2
     return {**said, "rejected_words": float(rejected.mean()), "chosen_longer_frac": float(longer.mean())}
+
+
+def by_length(sizes: dict[str, float], num_rows: int) -> list[str]:
+    """That length alone would choose nearly the same."""
+    longer = sizes.get("chosen_longer_frac", 0.5)
+    if num_rows < LEAST_ROWS or max(longer, 1 - longer) < ONE_SIDED:
+        return []
+    which = "longer" if longer > 0.5 else "shorter"
+    return [f"nearly always the {which} answer was chosen: look whether length is what you want."]
 
 
 def nothing(left_out: Sequence[LeftOut], place: Place) -> str:

@@ -14,7 +14,7 @@ from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from tests.unit.evals.test_judge import Reply, asked_of, completion, first, longer, server
 
-from tunesmith import both_orders, choosers, samplers
+from tunesmith import both_orders, choosers, prefer, samplers
 from tunesmith.data import ingest
 from tunesmith.evals import endpoint
 from tunesmith.evals.judge import Contest, Kept
@@ -68,6 +68,7 @@ def test_pairs_of_a_judge_hold_where_they_are_from_and_a_run_learns_from_them(pr
     assert (facts["num_rows"], facts["num_compared"], facts["left_out"]) == (24, 24, {})
     assert facts["chosen_words"] == pytest.approx((3 + 4) / 2)
     assert facts["chosen_longer_frac"] == 1
+    assert facts["notes"] == ["nearly always the longer answer was chosen: look whether length is what you want."]
     assert facts["chooser"]["contradicted_frac"] == 0
     assert not Path("pairs.jsonl.partial").exists()
     found = ingest.read([Path("pairs.jsonl")])
@@ -169,6 +170,12 @@ def test_agreement_with_people_is_that_of_pairs_in_which_the_judge_is_sure(promp
             assert (facts["num_pairs"], facts["num_concluded"], facts["agreement"]) == (11, 10, 0.8)
             assert facts["interval"] == pytest.approx(list(wilson))
             assert "agrees with people in 80% of 10 of their pairs" in said.text
+
+
+def test_length_is_spoken_of_where_it_would_choose_the_same() -> None:
+    told = lambda share, num=10: bool(prefer.by_length({"chosen_longer_frac": share}, num))
+    assert [told(0.8), told(0.2), told(0.79), told(0.21), told(1.0, 9)] == [True, True, False, False, False]
+    assert prefer.by_length({}, 50) == []  # no pairs
 
 
 def test_answers_that_nobody_should_learn_from_are_left_out(prompts: Path) -> None:
