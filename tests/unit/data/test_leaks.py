@@ -87,6 +87,24 @@ def test_planted_leaks_are_found_and_clean_rows_are_not() -> None:
     assert wrong == 0
 
 
+def test_another_question_about_the_same_thing_is_no_leak() -> None:
+    """Prompts that differ in a word, with replies that have nothing in common; mutant: prompts alone are compared."""
+
+    def row(prompt: str, reply: str, name: str) -> Example:
+        return Example(
+            f"{prompt}-1", (Message("user", prompt),), Reply(Message("assistant", reply)), source=f"{name}:1"
+        )
+
+    words = vocabulary(random.Random(9), 900)
+    others = [row(" ".join(words[k : k + 6]), words[k], "train") for k in range(0, 600, 6)]
+    thing = "the late infantile neuronal ceroid syndrome of the young"
+    train = [row(f"what causes {thing}", "a gene that is broken", "train"), *others]
+    for reply, is_leak in (("a change in a gene that is broken", True), ("seizures, and a loss of sight", False)):
+        asked = [row(f"what is {thing}", reply, "test")]
+        found = leaks(split(train, 0.0, 0.0, "salt", given={"test": asked}), "test")
+        assert [(n.at, n.like) for n in found] == ([(0, 0)] if is_leak else [])
+
+
 def test_clean_rows_are_no_duplicates() -> None:
     parts, _ = made(1, planted=False)
     assert near_duplicates(parts.train) == []
