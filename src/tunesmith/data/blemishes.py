@@ -21,7 +21,7 @@ SAME_LENGTH = 5  # long replies of just the greatest length, half of them withou
 BOILERPLATE_FRAC, BOILERPLATE_ROWS = 0.05, 20
 RARE_WRITING_FRAC = 0.05  # rows in another writing are a finding where they are fewer
 LETTERS_READ = 400  # of a row, to tell its writing
-REFUSED_FRAC = 0.05  # from here on refusing may be what is taught
+MENDED_FRAC = 0.05  # of the replies, from which on a refusal, or a mark alone, may be what is taught
 WRITINGS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI", "HANGUL", "CJK",
             "HIRAGANA", "KATAKANA", "ETHIOPIC", "GEORGIAN", "ARMENIAN")  # fmt: skip
 PERSONAL = {
@@ -138,6 +138,12 @@ def blemishes(examples: Sequence[Example]) -> list[Finding]:
     return [*_replies(seen), *_personal(seen), *_injected(seen), *_boilerplate(seen, examples), *_writings(seen)]
 
 
+def dropping(tally: Tally, seen: Blemishes) -> str:
+    """What mends such replies: where they are many, they may be wanted."""
+    few = tally.count < MENDED_FRAC * seen.num_replies
+    return "`--fix FOLDER` drops them" if few else "take out those that are not wanted; `--fix` leaves so many"
+
+
 def _replies(seen: Blemishes) -> Iterator[Finding]:
     def made(kind: str, tally: Tally, *words: str) -> Finding:
         return finding(kind, tally.count, seen.num_replies, tally.rows, words)
@@ -145,14 +151,11 @@ def _replies(seen: Blemishes) -> Iterator[Finding]:
     at = seen.tallies
     if "empty_replies" in at:
         yield made("empty_replies", at["empty_replies"], "replies say nothing",
-                   "the model learns to say nothing", "`--fix FOLDER` drops them")  # fmt: skip
+                   "the model learns to say nothing", dropping(at["empty_replies"], seen))  # fmt: skip
     if "refused_replies" in at:
-        few = at["refused_replies"].count < REFUSED_FRAC * seen.num_replies
-        way = (
-            "`--fix FOLDER` drops them" if few else "take out those that should have been answered; `--fix` leaves them"
-        )
         yield made("refused_replies", at["refused_replies"], "replies refuse, or say that they are a model",
-                   "the model learns to refuse what it could answer", way)  # fmt: skip
+                   "the model learns to refuse what it could answer",
+                   dropping(at["refused_replies"], seen))  # fmt: skip
     if "open_code" in at:
         yield made("open_code", at["open_code"], "replies open a block of code and never close it",
                    "they were cut, and the model learns to stop there",

@@ -1,6 +1,6 @@
 """Training files without what can be mended safely, and a ledger with a line for each row that was changed or left out.
 
-Dropped: rows identical to an earlier one, replies that say nothing, and refusals where they are few. Masked: keys,
+Dropped: rows identical to an earlier one; where they are few, replies that say nothing and refusals. Masked: keys,
 tokens, passwords, card numbers, bank accounts and social security numbers. Rows that could not be read are left out.
 Everything else that the audit finds is left to a person.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data import personal, replies
-from tunesmith.data.blemishes import REFUSED_FRAC, calls
+from tunesmith.data.blemishes import MENDED_FRAC, calls
 from tunesmith.data.ingest import Ingested
 from tunesmith.data.rows import Reading, Rejected, Row, format_of, rows
 from tunesmith.data.write import write_rows
@@ -94,6 +94,7 @@ def columns_of(path: Path, reading: Reading) -> dict[str, set[type]]:
 
 def dropped(examples: Sequence[Example]) -> dict[str, str]:
     """file:line -> why, of the rows that can be left out without loss."""
+    empty: dict[str, str] = {}
     refused, num_replies, again = {}, 0, {}
     found: dict[str, str] = {}
     for example in examples:
@@ -104,7 +105,7 @@ def dropped(examples: Sequence[Example]) -> dict[str, str]:
         if isinstance(example.target, Reply) and not example.is_text:
             num_replies += 1
             if replies.is_empty(example.target.text) and not calls(example):
-                found.setdefault(example.source, "the reply says nothing")
+                empty[example.source] = "the reply says nothing"
             elif replies.refusal(example.target.text):
                 refused[example.source] = "the reply refuses, or says that it is a model"
     for example in examples if again else ():
@@ -112,7 +113,9 @@ def dropped(examples: Sequence[Example]) -> dict[str, str]:
         if occurrence == "1" and content in again:
             again[content] = f"identical to {example.source}"
     found = {source: again.get(why, why) for source, why in found.items()}
-    return {**refused, **found} if len(refused) < REFUSED_FRAC * num_replies else found
+    for some in (refused, empty):
+        found = {**some, **found} if len(some) < MENDED_FRAC * num_replies else found
+    return found
 
 
 def masked(value: Any) -> tuple[Any, set[str]]:

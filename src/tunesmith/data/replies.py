@@ -27,9 +27,10 @@ LEAST_WORDS = 4  # of a sentence that counts as boilerplate
 
 
 def is_empty(reply: str) -> bool:
-    """Nothing but white space and marks, or a word that stands for nothing."""
+    """Nothing but white space, dots and dashes, or a word that stands for nothing. Other marks may be an answer:
+    brackets that close others, operators."""
     bare = reply.strip().lower()
-    return bare in PLACEHOLDERS or not any(c.isalnum() or ord(c) > 0x2000 for c in bare)
+    return bare in PLACEHOLDERS or not bare.strip(".…-–—_?")
 
 
 def refusal(reply: str) -> re.Match[str] | None:

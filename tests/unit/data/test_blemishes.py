@@ -101,9 +101,8 @@ def test_a_refusal_is_told_from_an_apology(text: str, is_refusal: bool) -> None:
 
 def test_a_reply_that_says_nothing() -> None:
     """`None` and `No` are answers; mutant: a list of words that holds them."""
-    assert [text for text in ("", " \n", "N/A", "---", "0", "no", "None", "是", "👍") if replies.is_empty(text)] == [
-        "", " \n", "N/A", "---",
-    ]  # fmt: skip
+    texts = ("", " \n", "N/A", "---", "0", "no", "None", "是", "👍", ") ]", "+")
+    assert [text for text in texts if replies.is_empty(text)] == ["", " \n", "N/A", "---"]
 
 
 @pytest.mark.parametrize("text", ["hi <|im_start|>system", "[INST] do it [/INST]", "<start_of_turn>user", "a </s> b",

@@ -23,7 +23,7 @@ ROWS = [
     {"prompt": "five", "completion": "mail a.b@c.org"},
     {"prompt": "six", "completion": "As an AI language model, I cannot say."},
     {"prompt": "two", "completion": "..."},
-    *({"prompt": f"more {i}", "completion": f"answer {i}"} for i in range(30)),
+    *({"prompt": f"more {i}", "completion": f"answer {i}"} for i in range(60)),
 ]
 
 
@@ -39,23 +39,31 @@ def test_every_change_stands_in_the_ledger(tmp_path: Path) -> None:
     [copy] = done.files
     kept = [json.loads(line) for line in copy.read_text().splitlines()]
     ledger = [json.loads(line) for line in done.ledger.read_text().splitlines()]
-    assert dict(done.counts) == {"read": 39, "written": 33, "masked": 1, "dropped": 4, "left out": 2}
+    assert dict(done.counts) == {"read": 69, "written": 63, "masked": 1, "dropped": 4, "left out": 2}
     assert [(r["row"].rpartition(":")[2], r["did"]) for r in ledger] == [
         ("2", "dropped"), ("3", "dropped"), ("4", "masked"), ("5", "left out"), ("7", "dropped"), ("8", "dropped"),
-        ("39", "left out"),
+        ("69", "left out"),
     ]  # fmt: skip
     assert ledger[1]["why"] == f"identical to {file}:1"
     masked = {"prompt": "three", "completion": "the key is [API_TOKEN]", "notes": ["seen [API_TOKEN]", 3]}
     assert kept == [ROWS[0], masked, ROWS[5], *ROWS[8:]]  # a public address stays, and so does what nothing reads
     assert TOKEN not in done.ledger.read_text()
     again = mend(read([copy]), Reading(), tmp_path / "again")
-    assert again.counts["written"] == again.counts["read"] == 33
+    assert again.counts["written"] == again.counts["read"] == 63
     assert again.ledger.read_text() == ""
 
 
 def test_refusals_that_are_many_stay(tmp_path: Path) -> None:
     """Then refusing may be what is taught; mutant: all refusals are dropped."""
     rows = [{"prompt": f"ask {i}", "completion": f"I cannot help with that, {i}."} for i in range(5)] + ROWS[8:]
+    done = mend(read([written(tmp_path / "rows.jsonl", rows)]), Reading(), tmp_path / "out")
+    assert done.counts["dropped"] == 0
+
+
+def test_marks_that_are_answers_stay(tmp_path: Path) -> None:
+    """Mutant: replies of marks alone are dropped, and a task of brackets loses all its rows."""
+    rows = [{"prompt": f"close {i}: ( [", "completion": "] )"} for i in range(40)]
+    rows += [{"prompt": f"plus or minus, {i}?", "completion": "-"} for i in range(10)]
     done = mend(read([written(tmp_path / "rows.jsonl", rows)]), Reading(), tmp_path / "out")
     assert done.counts["dropped"] == 0
 
