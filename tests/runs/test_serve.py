@@ -279,7 +279,7 @@ def test_a_client_that_hangs_up_stops_its_answer(server: served.Server, client: 
 
 
 def test_a_key_is_wanted_where_one_is_set(run: Path) -> None:
-    with served.server(run, "--timeout-s", "1", key="a secret") as server:
+    with served.server(run, "--timeout-s", "0.5", key="a secret") as server:
         good = openai.OpenAI(base_url=server.url, api_key="a secret", max_retries=0)
         assert text(good, max_tokens=2)
         for key in ("another", "", "a secre", "ä"):
@@ -289,9 +289,9 @@ def test_a_key_is_wanted_where_one_is_set(run: Path) -> None:
         with pytest.raises(openai.AuthenticationError, match="API key"):
             openai.OpenAI(base_url=server.url, api_key="wrong", max_retries=0).models.list()
         with pytest.raises(openai.InternalServerError, match="timeout-s"):  # 504, and the client is told not to retry
-            text(good.with_options(max_retries=5), max_tokens=LONG + 500, temperature=2, n=4, seed=1)
+            text(good.with_options(max_retries=5), max_tokens=LONG + 500, temperature=2, n=8, seed=1)
         stream = good.chat.completions.create(
-            model="tuned", messages=QUESTION, max_tokens=LONG + 500, temperature=2, n=4, seed=1, stream=True
+            model="tuned", messages=QUESTION, max_tokens=LONG + 500, temperature=2, n=8, seed=1, stream=True
         )
         with pytest.raises(openai.APIError, match="timeout-s"):
             list(stream)

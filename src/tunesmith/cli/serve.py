@@ -23,7 +23,7 @@ def serve(
     ] = None,
     expose: Annotated[bool, typer.Option("--expose", help="Let other machines in; unencrypted.")] = False,
     seats: Annotated[int, typer.Option(min=1, help="Requests that may wait at one time; one more gets 429.")] = 16,
-    timeout_s: Annotated[float, typer.Option(min=1, help="Seconds that one request may take.")] = 600.0,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")] = 600.0,
 ) -> None:
     """Answer OpenAI's chat completions on this machine, with base and tuned as two models.
 
