@@ -8,52 +8,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tunesmith.answerers import Answerer
 from tunesmith.build import prompt_text
-from tunesmith.errors import DataError, InputError
+from tunesmith.errors import DataError
 from tunesmith.evals.score import Answer
 from tunesmith.evaluated import progress_of, stopping
 from tunesmith.files import write_json, write_text
 from tunesmith.folder import Teller
 from tunesmith.questions import Questions
+from tunesmith.rows_out import Place
 from tunesmith.stopping import Stop
 from tunesmith.types import Example, Message
 
 EMPTY, CUT, UNNAMED = "empty", "cut off at the limit of tokens", "names no single label"  # why an answer is left out
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the rows go, and what lies beside them."""
-
-    out: Path
-
-    @property
-    def kept(self) -> Path:
-        return self.out.with_name(f"{self.out.name}.partial")
-
-    @property
-    def about(self) -> Path:
-        return self.out.with_name(f"{self.out.name}.teacher.json")
-
-    def check(self, *, resume: bool) -> None:
-        """InputError where something would be overwritten, or paid for twice."""
-        if self.out.suffix != ".jsonl":
-            raise InputError(f"--out {self.out} is written as JSON lines: wanted a name that ends with .jsonl")
-        if self.out.exists():
-            raise InputError(f"--out {self.out} is there already: name another file, or move this one away")
-        if self.kept.exists() and not resume:
-            raise InputError(
-                f"{self.kept} holds answers of a teacher that was stopped: add --resume to go on, or remove it"
-            )
-        if self.about.exists() and not self.kept.exists():  # beside them it is of these very answers
-            raise InputError(
-                f"{self.about} says where rows came from that were moved: move it too, or name another --out"
-            )
 
 
 def distil(teacher: Answerer, asked: Questions, place: Place, tell: Teller) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tunesmith.evals.stats import score_interval
 from tunesmith.evaluated import stopping
 from tunesmith.files import write_json, write_text
 from tunesmith.folder import Teller
+from tunesmith.rows_out import Place
 from tunesmith.samplers import Draw, Sampled, Sampler, Turns
 from tunesmith.stopping import Stop
 from tunesmith.types import Example, Message
@@ -107,38 +108,6 @@ class Chooser(Protocol):
         self, groups: Sequence[Group], pairs: Sequence[Example], kept: Path, progress: Progress,
         between: Callable[[], None],
     ) -> Chosen: ...  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the rows go, and what lies beside them."""
-
-    out: Path
-
-    @property
-    def kept(self) -> Path:
-        return self.out.with_name(f"{self.out.name}.partial")
-
-    @property
-    def about(self) -> Path:
-        return self.out.with_name(f"{self.out.name}.prefer.json")
-
-    @property
-    def ledger(self) -> Path:
-        return self.out.with_name(f"{self.out.name}.left_out.jsonl")
-
-    def check(self, *, resume: bool) -> None:
-        """InputError where something would be overwritten, or paid for twice."""
-        if self.out.suffix != ".jsonl":
-            raise InputError(f"--out {self.out} is written as JSON lines: wanted a name that ends with .jsonl")
-        if self.out.exists():
-            raise InputError(f"--out {self.out} is there already: name another file, or move this one away")
-        if self.kept.exists() and not resume:
-            raise InputError(f"{self.kept} holds answers that were sampled before: add --resume to go on, or remove it")
-        if self.about.exists() and not self.kept.exists():
-            raise InputError(
-                f"{self.about} says where rows came from that were moved: move it too, or name another --out"
-            )
 
 
 def prefer(

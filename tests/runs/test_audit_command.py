@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.runs import tiny_runs
+from tests.runs.mistakes import typed
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
@@ -45,3 +46,14 @@ def test_audit_writes_what_it_found_and_a_mended_copy(tmp_path: Path, monkeypatc
     again = CliRunner().invoke(app, [*words[:4], "mended/rows.jsonl", *words[5:], "--json"], catch_exceptions=False)
     kinds = {one["kind"] for one in json.loads(again.stdout)["findings"]}
     assert not kinds & {"exact_duplicates", "empty_replies", "api_token"}
+
+
+def test_a_folder_that_is_taken_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken").mkdir()
+    Path("taken/rows.jsonl").write_text("{}")
+    for words in (["--fix", "taken"], ["--out", "taken/rows.jsonl"]):
+        said = typed(["audit", "--model", "nowhere", "--data", "missing.jsonl", *words])
+        assert (said.code, "is there already" in said.err) == (2, True), said.text

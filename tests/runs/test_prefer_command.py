@@ -200,6 +200,8 @@ def test_what_is_said_wrongly_is_refused(prompts: Path) -> None:
     for flags, wanted in {
         "": "either --judge",
         "--judge m --reward reward.yaml": "either --judge",
+        "--reward reward.yaml --rubric r.txt --judge-key-env K": "--rubric, --judge-key-env is not read with --reward",
+        "--judge m --least 1": "--least is not read with --judge",
         "--reward reward.yaml --n 1": "--n is 1; wanted 2 or more",
         "--reward reward.yaml --temperature 0": "all answers to a prompt would be the same",
         "--reward reward.yaml --out pairs.csv": "ends with .jsonl",

@@ -10,6 +10,7 @@ import typer
 
 from tunesmith.cli import show
 from tunesmith.cli.options import DataFiles, GoOn, Json, Model, RecipeFile, Set, Strict, TestFiles, part, recipe_of
+from tunesmith.errors import InputError
 
 Fix = Annotated[Path | None, typer.Option(help="A new folder for the training files with safe mends, and a ledger.")]
 Out = Annotated[Path | None, typer.Option(help="A folder for audit.json and audit.html.")]
@@ -32,6 +33,13 @@ def audit(
     Example: tunesmith audit --data tickets.csv
     """
     recipe, _ = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
+    for name, folder in (("--out", out), ("--fix", fix)):
+        if (
+            folder is not None
+            and folder.exists()
+            and (not folder.is_dir() or (fix == folder and any(folder.iterdir())))
+        ):
+            raise InputError(f"{name} {folder} is there already: name a folder that is new")
     build = part("build")
     build.check_files(recipe)
     base = build.load_base(recipe, build.compute(recipe))

@@ -32,7 +32,7 @@ def distil(
     Example: tunesmith distil http://127.0.0.1:8001/v1#big-model --data rows.jsonl --out taught.jsonl
     """
     job, questions, answerers = part("distilled"), part("questions"), part("answerers")
-    place = job.Place(out)
+    place = part("rows_out").Place(out, "teacher")
     place.check(resume=resume)
     who = answerers.answerer(teacher, key_env, may_send=yes_send)
     asked = questions.of_files(data, questions.Said(None, cases, None, instruction))

@@ -43,9 +43,12 @@ def prefer(
     """
     if (judge is None) == (reward is None):
         raise InputError("wanted is either --judge, a model that compares answers, or --reward, which grades each")
+    unread = {"--rubric": rubric, "--judge-key-env": judge_key_env} if judge is None else {"--least": least}
+    if said := [name for name, value in unread.items() if value is not None]:
+        raise InputError(f"{', '.join(said)} is not read with --{'reward' if judge is None else 'judge'}: leave it out")
     job, samplers, choosers = part("prefer"), part("samplers"), part("choosers")
     draw = samplers.Draw(num, temperature, max_tokens, seed, instruction)
-    place = job.Place(out)
+    place = part("rows_out").Place(out, "prefer")
     place.check(resume=resume)
     who = samplers.sampler(model, key_env, may_send=yes_send)
     if judge is not None:

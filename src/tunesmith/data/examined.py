@@ -11,7 +11,7 @@ from tunesmith.data import label_errors, leaks, shift
 from tunesmith.data.audit import FEW_PER_CLASS, audit
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
-from tunesmith.data.finding import Finding, Row, excerpt, finding, prompt_of
+from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of
 from tunesmith.data.ingest import Ingested
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
@@ -94,7 +94,7 @@ def counted(found: dict[str, Any], examples: Sequence[Example]) -> list[Finding]
 
 def _rows(found: dict[str, Any], examples: Sequence[Example]) -> list[Row]:
     """The first that are listed, with what they say."""
-    listed = found["examples"][:20]
+    listed = found["examples"][:SHOWN]
     wanted = {row["id"] for row in listed}
     texts = {e.id: excerpt(prompt_of(e)) for e in examples if e.id in wanted} if wanted else {}
     return [
