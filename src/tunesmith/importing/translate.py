@@ -50,8 +50,8 @@ def refuse_other_kinds(reading: Reading) -> None:
         stem = key.split(".")[0].split("[")[0]
         if stem in OTHER_KINDS and key not in reading.fates and not is_off(value):
             raise RecipeError(
-                f"{key}: {shown(value)} is {OTHER_KINDS[stem]}, whose files are not imported yet: only supervised ones, pairs "
-                "(with the loss said), KTO and reward models are. Nothing was written."
+                f"{key}: {shown(value)} is {OTHER_KINDS[stem]}, whose files are not imported yet: only supervised "
+                "ones, pairs (with the loss said), KTO and reward models are. Nothing was written."
             )
     for key in (k for k in ("stage", "loss_type") if k not in reading.fates):
         if reading.said.get(key) not in (None, *SUPERVISED):
