@@ -33,10 +33,9 @@ class Sides:
     groups: Sequence[str | None] | None = None
 
 
-def parts(outputs: Sequence[object], references: Sequence[object], metric: Metric) -> np.ndarray:
+def parts(rows: np.ndarray, metric: Metric) -> np.ndarray:
     """[n] what each case brings to the gain, such that their mean is the metric (turned where less is better): its
-    score where the metric is a mean of those, else its part to first order."""
-    rows = metric.stats(outputs, references)
+    score where the metric is a mean of those, else its part to first order. `rows` [n, S]: the metric's statistics."""
     if metric.kind != "corpus":
         return -rows[:, 0] if metric.less_is_better else rows[:, 0]
     return float(metric.gain(rows.sum(axis=0))) + len(rows) * permutation.contributions(rows, metric.gain)
@@ -62,10 +61,11 @@ def difference(sides: Sides, metric: Metric, rules: Rules) -> dict[str, Any]:
     the change hurts, hurts tuned more).
     """
     given = (sides.base, sides.tuned, sides.base_changed, sides.tuned_changed)
-    base, tuned, base_changed, tuned_changed = (parts(g, sides.references, metric) for g in given)
+    rows = [metric.stats(g, sides.references) for g in given]
+    base, tuned, base_changed, tuned_changed = (parts(r, metric) for r in rows)
     unit_n = units_of(sides.groups)
     lost_base, lost_tuned = base_changed - base, tuned_changed - tuned
-    scores = [metric.corpus(g, sides.references) for g in given]
+    scores = [float(metric.value(r.sum(axis=0))) for r in rows]
     return {
         "num_cases": len(sides.references),
         **dict(zip(("base", "tuned", "base_changed", "tuned_changed"), scores)),
@@ -78,7 +78,7 @@ def difference(sides: Sides, metric: Metric, rules: Rules) -> dict[str, Any]:
 def is_floor(cases: Cases, metric: Metric, guess: float | None, alpha: float) -> bool:
     """Whether the base is not shown to do better than guessing (`guess`: what that scores, for labels), or scores next
     to nothing (texts). To be asked of all held-out cases: of a few, little is shown."""
-    base, unit_n = parts(cases.base, cases.references, metric), units_of(cases.groups)
+    base, unit_n = parts(metric.stats(cases.base, cases.references), metric), units_of(cases.groups)
     score = float(base.mean())
     worst = -metric.high if metric.less_is_better else metric.low
     if guess is None:

@@ -51,9 +51,15 @@ def stemmer() -> PorterStemmer:
     return PorterStemmer()
 
 
+@lru_cache(1 << 16)
+def stem(word: str) -> str:
+    """Half of the time of ROUGE without the cache: cases repeat their words."""
+    return stemmer().stem(word)
+
+
 class Words:
     """In the shape that rouge-score asks for. English words are stemmed (Porter) as it does itself; for a text of ASCII
     alone the result is that of its own tokenizer."""
 
     def tokenize(self, text: str) -> list[str]:
-        return [stemmer().stem(w) if w.isascii() and len(w) > LONG else w for w in words_of(text)]
+        return [stem(w) if w.isascii() and len(w) > LONG else w for w in words_of(text)]
