@@ -49,21 +49,26 @@ class Fitted:
 
 
 def fit_or_halve(
-    recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None
-) -> tuple[Compute, Base, Fitted]:
+    recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None,
+    *, measures: bool = True,
+) -> tuple[Compute, Base, Fitted]:  # fmt: skip
     """`fit`, and where precision is open too, in bfloat16 if nothing fits in float32."""
     try:
-        return where, base, fit(recipe, base, made, where, kept)
+        return where, base, fit(recipe, base, made, where, kept, measures=measures)
     except NoRoom:
         if kept is not None or recipe.precision != "auto" or where.dtype != torch.float32 or base.by_head:
             raise
     half = replace(where, dtype=torch.bfloat16, dtype_why="nothing fits in float32 in the memory that is free")
     base = load_base(recipe, half, learns=True)
-    return half, base, fit(recipe, base, made, half)
+    return half, base, fit(recipe, base, made, half, measures=measures)
 
 
-def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None) -> Fitted:
-    """`kept`: what the lock of a run says was picked; it is taken as it is. NoRoom where nothing fits."""
+def fit(
+    recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None = None,
+    *, measures: bool = True,
+) -> Fitted:  # fmt: skip
+    """`kept`: what the lock of a run says was picked; it is taken as it is. `measures`: whether the model is
+    asked anything beside training and export; else those stages are not traced. NoRoom where nothing fits."""
     recipe = classes.able(suiting(recipe, made.task), base)
     check_adapt(recipe.adapt, base.model, base.probe)
     is_labelled = bool(made.labels) and not made.renderer.several
@@ -73,7 +78,7 @@ def fit(recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mappin
         return untraced(recipe, base, made, where, kept, f"the {base.layout} layout is not traced")
     tried: list[tuple[Recipe, Footprint]] = []
     try:
-        asking = asking_bytes(recipe, base, made)
+        asking = asking_bytes(recipe, base, made) if measures else None
         for candidate in candidates(recipe, base, made, kept):
             feed = feed_of(candidate, base, made)
             found = footprint(candidate, base, made, feed, asking)
@@ -95,7 +100,7 @@ def trained_in(recipe: Recipe, base: Base, made: Material) -> int:
     return num_trained(base.model, recipe.adapt, heads)
 
 
-def would_fit(recipe: Recipe, base: Base, made: Material, asking: Asking, free: float) -> list[str]:
+def would_fit(recipe: Recipe, base: Base, made: Material, asking: Asking | None, free: float) -> list[str]:
     """The nearest changes of the recipe that fit, each computed."""
     train = replace(recipe.train, micro_tokens="auto", checkpointing="auto")
     lora = replace(recipe.adapt, method="lora")

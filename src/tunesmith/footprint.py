@@ -45,6 +45,7 @@ HALF_GIB = 0.2  # on top where bf16 has units: code for each shape, weights in i
 ROUNDING = 1.03  # of tensors: pages that are not full, and holes between small blocks, where memory is given back
 MOST_SCORED = 200  # records, of which the largest micro-batch is taken
 MOMENTS = 8  # bytes of a trained weight, of Adam
+STAGES = ("baseline", "train", "evaluate", "guards", "robustness", "export", "explain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ class Asking:
     labelled: tuple[Record, ...]  # the longest of those that are scored instead of an answer
 
 
-def footprint(recipe: Recipe, base: Base, made: Material, feed: Foretold, asking: Asking) -> Footprint:
+def footprint(recipe: Recipe, base: Base, made: Material, feed: Foretold, asking: Asking | None) -> Footprint:
+    """`asking` None: of training and export alone."""
     model, is_lora = base.model, recipe.adapt.method == "lora"
     objective = objective_of(recipe, made.kind, made.split.train)
     heads = heads_of(objective)
@@ -105,23 +107,26 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: Foretold, asking
     learning = state + max(pending + activations, clip)
     scored = scored_bytes(base, made.train.records, recipe.train.micro)  # dev's loss, the train-dev gap
     told = scored if any(m.needs == "likelihood" for m in made.means.metrics) else 0  # references, whole
-    labels = max(told, scored_bytes(base, asking.labelled, recipe.train.micro))
     towards_base = state + 2 * four + scored if average.base_share else 0  # two points of the line at once
     published = state + four
-    explained = explained_bytes(recipe, base, made, four, checkpointing=checkpointing)
     stages = {
-        "baseline": max(asking.baseline, labels),
         "train": max(learning, towards_base, state + copied, state + scored),
-        "evaluate": published + four * (made.before is not None) + max(asking.evaluate, labels),  # its weights too
-        "guards": published + asking.guards if asking.guards else 0,
-        "robustness": published + max(asking.robustness, scored, labels),
         "export": published + opened_bytes(recipe, base),
-        "explain": published + explained if explained else 0,
     }
+    if asking is not None:
+        labels = max(told, scored_bytes(base, asking.labelled, recipe.train.micro))
+        explained = explained_bytes(recipe, base, made, four, checkpointing=checkpointing)
+        stages |= {
+            "baseline": max(asking.baseline, labels),
+            "evaluate": published + four * (made.before is not None) + max(asking.evaluate, labels),  # its weights too
+            "guards": published + asking.guards if asking.guards else 0,
+            "robustness": published + max(asking.robustness, scored, labels),
+            "explain": published + explained if explained else 0,
+        }
     device = model.device.type
     rounding, libraries = (ROUNDING, libraries_gib(model.dtype)) if device == "cpu" else (1.0, 0.0)
     there, before = had(device)
-    by_stage = {name: rounding * size / GIB + libraries for name, size in stages.items() if size}
+    by_stage = {name: rounding * stages[name] / GIB + libraries for name in STAGES if stages.get(name)}
     beside = rounding * (max(learning + copied, towards_base) - max(learning, towards_base, state + copied)) / GIB
     return Footprint(by_stage, there, before, rounding * activations / GIB, beside)
 

@@ -72,10 +72,7 @@ def make(
         *classes.rows(base, made.labels, made.before), *method.rows(recipe, base, made.kind, made.split.train),
         *heritage.rows(made.before, recipe, made.again), *compared_by_words(len(made.split.train)),
         *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.num_rows else ()),
-        ("guards", recipe.evals.guards, guards_why(recipe, base, made, job)),
-        *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
-        ("robustness", recipe.evals.robustness, robustness.why(recipe, made, job.ranked)),
-        ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
+        *([] if only else measured_rows(recipe, base, made, job)),
         ("time", pace.said(total_s), pace.why(times, speeds)), *played.row(made), pace.rehearsed_row(recipe, times),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
@@ -97,6 +94,16 @@ def make(
         "lr": lr, "disk_gib": disk_gib, "memory": fitted.facts(), "feed": shape,
         "stages": [{"name": n, "budget_s": b} for n, b in stage_budgets(recipe, made).items()],
     }  # fmt: skip
+
+
+def measured_rows(recipe: Recipe, base: Base, made: Material, job: pace.Job) -> list[tuple[str, object, str]]:
+    """Of what is asked beside the held-out cases; a run that only trains asks nothing."""
+    return [
+        ("guards", recipe.evals.guards, guards_why(recipe, base, made, job)),
+        *(task.row for task in harness.tasks_of(recipe.evals.lm_eval, recipe.evals.lm_eval_items)),
+        ("robustness", recipe.evals.robustness, robustness.why(recipe, made, job.ranked)),
+        ("evals.explain_cases", recipe.evals.explain_cases, explained.why(recipe.evals)),
+    ]
 
 
 def compared_by_words(num_train: int) -> list[tuple[str, object, str]]:

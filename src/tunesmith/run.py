@@ -289,7 +289,7 @@ def prepare(
     against_parent.prepare(folder, made)
     probing.start_head(recipe, folder, base, made)
     with folder.doing("memory predicted"):
-        where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"))
+        where, base, fitted = fit_or_halve(recipe, base, made, where, (before or {}).get("fitted"), measures=not only)
     recipe = fitted.recipe
     if before is None:
         disk_gib = disk_need(base.model, recipe.adapt, recipe.export, fitted.num_trained)
@@ -302,7 +302,7 @@ def prepare(
     tried: Tried | Cuts = cuts
     if kept is None:
         with folder.doing("speed measured"):
-            tried = try_out(fitted, base, made, cuts)
+            tried = try_out(fitted, base, made, cuts, measures=not only)
     speeds = tried.speeds if isinstance(tried, Tried) else Speeds.of(kept or {})
     planned = plan.make(fitted, base, made, where, speeds, began, only)
     folder.write("plan.json", planned)

@@ -111,14 +111,17 @@ class Tried:
     speeds: Speeds
 
 
-def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None) -> Tried:
-    """An update, answers of base and tuned, and scoring. Who calls closes the session."""
+def try_out(
+    fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None, *, measures: bool = True
+) -> Tried:  # fmt: skip
+    """An update, answers of base and tuned, and scoring. Where nothing is measured the base answers nothing, and its
+    speed is taken to be the tuned model's. Who calls closes the session."""
     if not made.split.test:
         raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
     began, recipe = time.monotonic(), fitted.recipe
     session = session_of(fitted, base, cuts or Cuts())
     try:
-        of_base = answering(session, None, made, recipe.evals.rows)
+        of_base = answering(session, None, made, recipe.evals.rows) if measures else None
         state = start(recipe, session, made, num_updates(recipe, fitted.feed), most_general=1)
         learn, step_s, is_done = learning(session, state, longest_of(fitted.feed))
         score, head_s = scoring(session, made, recipe.train.micro, min(SCORED_TOKENS, int(LEARN_S / learn.token_s)))
@@ -129,7 +132,9 @@ def try_out(fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None
     disk_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
     tokenizer_s = saving(base)
     took_s = time.monotonic() - began
-    speeds = Speeds(learn, step_s, score, head_s, of_base, of_tuned, base.load_s, tokenizer_s, disk_s, is_done, took_s)
+    speeds = Speeds(
+        learn, step_s, score, head_s, of_base or of_tuned, of_tuned, base.load_s, tokenizer_s, disk_s, is_done, took_s
+    )
     return Tried(session, state, speeds)
 
 

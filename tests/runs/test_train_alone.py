@@ -46,11 +46,15 @@ def test_the_weights_are_those_of_a_whole_run_and_nothing_was_asked(folder: Path
 
 
 def test_what_is_planned_is_what_will_be_done(folder: Path) -> None:
-    planned = json.loads((folder / "alone" / "plan.json").read_text())["seconds"]
+    alone, later = (json.loads((folder / name / "plan.json").read_text()) for name in ("alone", "later"))
+    planned = alone["seconds"]
     assert set(planned["stages"]) <= {"prepare", "rehearsal", "train", "export"}
     assert planned["all"] == sum(planned["stages"].values())
-    again = json.loads((folder / "later" / "plan.json").read_text())["seconds"]["stages"]
-    assert "baseline" in again, "the run that measures is planned whole"
+    assert set(alone["memory"]["stages"]) == {"train", "export"}, "nothing else takes memory, or time to be traced"
+    assert "baseline" in later["seconds"]["stages"], "the run that measures is planned whole"
+    assert {"baseline", "evaluate"} < set(later["memory"]["stages"])
+    rows = [{row["key"] for row in plan["resolved"]} for plan in (alone, later)]
+    assert rows[1] - rows[0] == {"guards", "robustness", "evals.explain_cases"}
 
 
 def test_it_is_measured_later(folder: Path) -> None:
