@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from tunesmith import evaluate, method, reference
+from tunesmith import evaluate, method
 from tunesmith.answered import Sitting
 from tunesmith.build import (
     Compute,
@@ -30,49 +30,35 @@ from tunesmith.build import (
     material,
     num_updates,
 )
-from tunesmith.data.feed import FileFeed
-from tunesmith.engine.cuts import Cuts, give_back
-from tunesmith.errors import InputError, NotFinite, Overflow, PlanError, RunError, TunesmithError, is_memory
+from tunesmith.errors import InputError, PlanError, RunError
 from tunesmith.files import write_json, write_text
 from tunesmith.fitted import fit, fit_or_halve
-from tunesmith.folder import CHECKPOINTS, RunFolder, Silent, Teller
+from tunesmith.folder import CHECKPOINTS, RunFolder, Teller
 from tunesmith.heritage import refuse_unlike
 from tunesmith.importing.reading import flat
 from tunesmith.models.load import Base
 from tunesmith.probing import start_head
-from tunesmith.recipe import Recipe, known_keys, parse, place, read
+from tunesmith.recipe import Recipe, known_keys, parse, place
 from tunesmith.report import sweep_page
 from tunesmith.settled import BEST as BEST_WEIGHTS
-from tunesmith.settled import settle
 from tunesmith.space import Dimension, dimensions, full_key, usual
-from tunesmith.speeds import session_of
 from tunesmith.study import NUM_LOOKS, Asked, Study, best
-from tunesmith.teach import teach
-from tunesmith.trackers.tracked import Tracked
+from tunesmith.trial import Clock, Ended, Within, attempted, learned, put_away, refuse_changed, refuse_other
 
 NAME, BEST = "sweep.json", "best.yaml"
 SAME = "same.json"  # what must be the same for a search to go on
 BUDGET = ("sweep.trials", "sweep.minutes")  # may be other ones when it goes on
 
 
-class Ended(TunesmithError):
-    """A trial that does not come to its end; `state` says why in a word."""
-
-    def __init__(self, state: str, why: str) -> None:
-        super().__init__(why)
-        self.state = state
-
-
-class Looking(Tracked):
-    """Hears what a trial notes, and ends one that looks hopeless or has no time left. It is no tracker's."""
+class Looking(Clock):
+    """Ends a trial that looks hopeless too."""
 
     def __init__(self, asked: Asked, updates: int, until: float) -> None:
-        super().__init__((), Path(), lambda text: None)
-        self.asked, self.updates, self.until = asked, updates, until
+        super().__init__(updates, until)
+        self.asked = asked
 
     def log(self, update: int, facts: Mapping[str, float]) -> None:
-        if time.monotonic() > self.until:
-            raise Ended("out of time", f"the time was over at update {update} of {self.updates}")
+        super().log(update, facts)
         loss = facts.get("dev_loss")
         if loss is None or not 0 < update < self.updates:
             return
@@ -81,19 +67,6 @@ class Looking(Tracked):
         look = round(NUM_LOOKS * update / self.updates)
         if self.asked.report(look, loss):
             raise Ended("pruned", f"loss on dev {loss:.4g} at update {update} of {self.updates} is behind the others")
-
-
-class Within(Silent):
-    """Of a trial's own words only its progress is shown."""
-
-    def __init__(self, tell: Teller) -> None:
-        self.tell = tell
-
-    def step(self, done: int, total: int, text: str) -> None:
-        self.tell.step(done, total, text)
-
-    def updated(self, update: int, num_updates: int, facts: Mapping[str, float]) -> None:
-        self.tell.updated(update, num_updates, facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +102,7 @@ def sweep(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = 
     folder = RunFolder.open(out, tell, resume=resume)
     try:
         if resume:
-            refuse_other(recipe, out)
+            refuse_other(recipe, out, "sweep", BUDGET)
         folder.write_text("recipe.yaml", text)
         with folder.stop:
             return search(laid_out(recipe, text, folder, named))
@@ -153,18 +126,6 @@ def changed(text: str, values: Mapping[str, Any], *, tried: int | None = None) -
             *groups, last = key.split(".")
             del reduce(getitem, groups, settings)[last]
     return parse(settings), settings
-
-
-def refuse_other(recipe: Recipe, out: Path) -> None:
-    """Half of a search of one recipe and half of another's would be a search of neither."""
-    before, _ = read(out / "recipe.yaml", {})
-    then, now = (dict(flat(asdict(r))) for r in (before, recipe))
-    different = [k for k in {**then, **now} if then.get(k) != now.get(k) and k not in BUDGET]
-    if different:
-        raise InputError(
-            f"this is not the search that was started: {', '.join(different)} changed since then. To go on with it: "
-            f"tunesmith sweep --resume --out {out}; for another one, name another --out"
-        )
 
 
 def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimension, ...]) -> Bench:
@@ -192,22 +153,11 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
     if made.before is not None and not named:
         space = tuple(d for d in space if d.key != "adapt.rank")  # the weights that it begins with have theirs
     same = {"data": made.files, "model": base.digest, "space": {d.key: d.words for d in space}}
-    before = folder.read(SAME)
-    if before is not None and before != same:
-        what = next(key for key in same if before.get(key) != same[key])
-        raise InputError(
-            f"this is not the search that was started: {what} changed since then; another one needs another --out"
-        )
-    folder.write(SAME, same)
+    refuse_changed(folder, SAME, same, "sweep")
     for d in space:
         folder.tell.say(f"{d.key}: {d.words}")
     folder.tell.say(f"chosen by {recipe.sweep.on} on {len(made.split.dev)} dev cases; no test case is looked at")
     return Bench(recipe, text, folder, base, made, where, space, lr)
-
-
-def put_away(made: Material) -> Material:
-    """Without a test case or one from elsewhere: what a trial does not have, it cannot look at."""
-    return replace(made, split=replace(made.split, test=()), ood=())
 
 
 def search(bench: Bench) -> dict[str, Any]:
@@ -247,23 +197,11 @@ def tried(bench: Bench, asked: Asked, budget_s: float) -> tuple[float | None, di
     recipe, settings = changed(bench.text, asked.values, tried=0)
     inner = RunFolder.open(path, Within(bench.folder.tell), resume=(path / "recipe.yaml").is_file())
     inner.stop = bench.folder.stop
-    value = None
     try:
         inner.write_text("recipe.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        value = trained(bench, recipe, inner, asked, row, began + budget_s)
-    except (Ended, NotFinite, Overflow, PlanError) as error:
-        row["why"] = str(error)
-        row["state"] = (
-            error.state if isinstance(error, Ended) else "refused" if isinstance(error, PlanError) else "diverged"
-        )
-    except (RuntimeError, MemoryError) as error:
-        if not is_memory(error):
-            raise
-        row |= {"state": "no memory", "why": f"memory ran out after update {row['updates']}, nothing is left to halve"}
+        value = attempted(row, lambda: trained(bench, recipe, inner, asked, row, began + budget_s))
     finally:
         inner.close()
-    if row["state"] == "no memory":
-        give_back()
     rows = [r for r in inner.metrics() if r.get("dev_loss") is not None and isfinite(r["dev_loss"])]
     row["curve"] = [[r["update"], r["dev_loss"]] for r in rows]
     row["seconds"] = round(time.monotonic() - began, 2)
@@ -280,27 +218,17 @@ def trained(
     fitted = fit(recipe, base, made, bench.where)
     updates = num_updates(recipe, fitted.feed)
     looks = replace(fitted.recipe.train, every_dev=-(-updates // NUM_LOOKS), watch=0, watch_prompts=())
-    recipe = replace(fitted.recipe, train=looks)
-    session = session_of(fitted, base, Cuts())
-    try:
-        assert isinstance(fitted.feed, FileFeed), "nothing is sampled in a sweep"
-        state, made = reference.begin(recipe, inner, session, made, fitted.feed)
-        row["num_updates"] = updates
-        try:
-            teach(recipe, inner, session, made, state, fitted.feed, Looking(asked, updates, until))
-        finally:
-            row["updates"] = state.update
-        snapshot = settle(recipe, inner, session, made)
-        row["loss"] = evaluate.dev_loss(session, snapshot, recipe, made)
+    fitted = replace(fitted, recipe=replace(fitted.recipe, train=looks))
+    looking = Looking(asked, updates, until)
+    with learned(fitted, inner, base, made, looking, row) as (session, snapshot, made):
+        row["loss"] = evaluate.dev_loss(session, snapshot, fitted.recipe, made)
         if not isfinite(row["loss"]):
             raise Ended("diverged", "loss on dev is no number at the end")
         if bench.recipe.sweep.on == "loss":
             return float(row["loss"])
         sitting = Sitting(lambda done, of: inner.tell.step(done, of, "answers to the dev cases"))
-        row["score"], small = evaluate.dev_score(session, snapshot, recipe, made, sitting)
+        row["score"], small = evaluate.dev_score(session, snapshot, fitted.recipe, made, sitting)
         return small
-    finally:
-        session.close()
 
 
 def kept(bench: Bench, study: Study) -> dict[str, Any]:

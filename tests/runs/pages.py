@@ -199,8 +199,9 @@ class Reader:
 
 
 def shrunk(words: list[str]) -> list[str]:
-    """`tunesmith run` and `sweep` with few updates and cases, so that a page runs in seconds."""
-    if words[0] not in ("run", "sweep"):
+    """`tunesmith run` and `sweep` with few updates and cases, so that a page takes seconds; `curve` with one epoch."""
+    if words[0] not in ("run", "sweep", "curve"):
         return words
     at = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-    return [*words[:at], *(part for setting in SMALL for part in ("--set", setting)), *words[at:]]
+    small = (*SMALL[1:], "train.epochs=1") if words[0] == "curve" else SMALL
+    return [*words[:at], *(part for setting in small for part in ("--set", setting)), *words[at:]]

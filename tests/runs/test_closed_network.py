@@ -39,6 +39,7 @@ SESSION: dict[str, str] = {
     "audit": "audit recipe.yaml --json",
     "plan": "plan recipe.yaml --json",
     "sweep": "sweep recipe.yaml --trials 1 --try rank=2,4 --out search --json",
+    "curve": "curve recipe.yaml --set train.max_updates=null --set train.epochs=1 --budget 5m --out curve --json",
     "run": f"run recipe.yaml --out {RUN} --json",
     "train": "train recipe.yaml --out runs/trained --json",
     "predict": f"predict {RUN} rows.csv answers.csv --json",
