@@ -204,7 +204,7 @@ def timed(bench: Bench) -> Speeds:
     if before is not None:
         return Speeds.of(before)
     with bench.folder.doing("speed measured"):
-        tried = try_out(bench.fitted, bench.base, as_test(bench.made))
+        tried = try_out(bench.fitted, bench.base, as_test(bench.made), measures=bench.on == "score")
     tried.session.close()
     bench.folder.write(SPEEDS, asdict(tried.speeds))
     return tried.speeds
