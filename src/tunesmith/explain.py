@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from torch import Tensor, nn
+from torch import nn
 
 from tunesmith.build import MOST_COMPARED, Material, drawn_numbers, material, prompt_text
-from tunesmith.data.pack import forest, pack
+from tunesmith.data.pack import pack
 from tunesmith.data.split import Ledger
+from tunesmith.engine.gradients import dot, gradient, norm
 from tunesmith.errors import InputError, did_you_mean
 from tunesmith.evals import dialogues
 from tunesmith.evals.score import label_logps
 from tunesmith.models.noise import KeyedDropout
-from tunesmith.objectives.sft import SFT
 from tunesmith.opened import TUNED, Opened
 from tunesmith.types import Example, Message, Record, Segment
 from tunesmith.unasked import refuse_command
@@ -290,23 +290,9 @@ def similarities(opened: Opened, cases: Sequence[Record], records: Sequence[Reco
             module.p = 0.0
         for name in {"dropout", "attention_dropout", "activation_dropout"} & vars(module).keys():  # numbers: BART
             setattr(module, name, 0.0)
-    wanted = [gradient(opened, case) for case in cases]
+    wanted = [gradient(opened.session, TUNED, case) for case in cases]
     sizes = [norm(g) for g in wanted]
     for record in records:
-        other = gradient(opened, record)
+        other = gradient(opened.session, TUNED, record)
         length = norm(other)
-        dots = [sum(float((one[name] * value).sum()) for name, value in other.items()) for one in wanted]
-        yield [dot / max(size * length, 1e-30) for dot, size in zip(dots, sizes)]
-
-
-def gradient(opened: Opened, record: Record) -> dict[str, Tensor]:
-    """Of the record's loss at the tuned weights; nothing is updated."""
-    tenant = opened.session.tenants[TUNED]
-    opened.session.forward_backward(TUNED, [forest([record])], SFT(), 1.0)
-    taken = dict(tenant.pending)
-    tenant.forget_gradients()
-    return taken
-
-
-def norm(gradients: dict[str, Tensor]) -> float:
-    return sum(float(g.square().sum()) for g in gradients.values()) ** 0.5
+        yield [dot(one, other) / max(size * length, 1e-30) for one, size in zip(wanted, sizes)]

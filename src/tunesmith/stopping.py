@@ -15,8 +15,8 @@ class Stop:
     """Where work is kept step by step (`gently`), the first signal lets the step finish and be kept. Anywhere else
     there is nothing to finish, and a second signal has no patience: KeyboardInterrupt, at once."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, say: Callable[[str], None], again: str = "--resume goes on with it") -> None:
+        self.say, self.again = say, again
         self.is_asked = False
         self.step = ""  # what is finished before the run stops; "" = stop at once
         self.before: dict[int, Any] = {}
@@ -51,4 +51,4 @@ class Stop:
     def check(self, done: str) -> None:
         """Raise Interrupted, saying what is done, if a signal came. Called where all that was done is kept."""
         if self.is_asked:
-            raise Interrupted(f"{done}; --resume goes on with it")
+            raise Interrupted(f"{done}; {self.again}")

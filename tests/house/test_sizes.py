@@ -19,6 +19,7 @@ THEIR_ARGUMENTS = {
     "src/tunesmith/cli/job.py train": "the same",
     "src/tunesmith/cli/init.py init": "the same",
     "src/tunesmith/cli/audit.py audit": "the same",
+    "src/tunesmith/cli/select.py select": "typer reads a command's options from its arguments",
     "src/tunesmith/cli/predict.py predict": "typer reads a command's options from its arguments",
     "src/tunesmith/cli/chat.py chat": "the same",
     "src/tunesmith/cli/evaluate.py evaluate": "the same",

@@ -47,6 +47,7 @@ SESSION: dict[str, str] = {
     "evaluate": f"evaluate {RUN} --cases 5 --out checked --json",
     "distil": f"distil {RUN} --data rows.csv --cases 4 --out taught.jsonl --json",
     "prefer": "prefer rows.csv --model model --reward chars.yaml --max-tokens 512 --n 8 --cases 4 --out p.jsonl --json",
+    "select": "select rows.csv --keep 5 --by diversity --model model --out chosen.jsonl --json",
     "explain": f"explain {RUN} --json",
     "judge": f"judge {RUN} --sheet choices.csv --cases 5 --json",
     "gate": f"gate {RUN} --set gates.effect=-1 --json",

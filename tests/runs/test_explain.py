@@ -14,6 +14,7 @@ from tests.runs.mistakes import typed
 
 from tunesmith import explain, explained
 from tunesmith.data.pack import forest
+from tunesmith.engine import gradients
 from tunesmith.evals.score import Answer
 from tunesmith.opened import TUNED, Opened, open_run
 from tunesmith.types import Message
@@ -183,10 +184,10 @@ def test_gradients_keep_their_laws(kind: str, request: pytest.FixtureRequest) ->
     assert tenant.pending == {}
     assert tenant.pending_ids == []
 
-    wanted = explain.gradient(opened, case)
-    pull = explain.gradient(opened, others[0])
+    wanted = gradients.gradient(opened.session, TUNED, case)
+    pull = gradients.gradient(opened.session, TUNED, others[0])
     predicted = -sum(float((wanted[n] * pull[n]).sum()) for n in wanted)
-    step = 1e-3 / explain.norm(pull)
+    step = 1e-3 / gradients.norm(pull)
     before = {n: t.clone() for n, t in tenant.masters.items()}
 
     def loss() -> float:
