@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import combinations
@@ -60,6 +60,13 @@ class Key:
     placed: tuple[Placed, ...]
     ties: tuple[Contest, ...]
 
+    def lines(self) -> list[dict[str, str]]:
+        """Of the sheet, without choices."""
+        return [
+            dict(zip(COLUMNS, (p.case, p.contest.prompt, p.contest.answers[p.a], p.contest.answers[1 - p.a], "", "")))
+            for p in self.placed
+        ]
+
     @classmethod
     def read(cls, path: Path) -> Key:
         if not path.is_file():
@@ -103,11 +110,7 @@ def write(folder: Path, sheet: Path, key: Path, num_cases: int, seed: int | None
 
     Cases are taken by the hash of their ids until there are enough that differ; equal ones met on the way are ties.
     """
-    for path in (sheet, key):
-        if path.exists():
-            raise InputError(f"{path} is there already: name another file, or move this one away")
-    if sheet.suffix.lower() not in (".xlsx", ".csv"):
-        raise InputError(f"{sheet}: its name must end in .xlsx or .csv, which says how it is written")
+    check_free(sheet, key)
     if num_cases < 1:
         raise InputError(f"--cases is {num_cases}; at least one case is wanted")
     names, found = contests(folder)
@@ -121,22 +124,37 @@ def write(folder: Path, sheet: Path, key: Path, num_cases: int, seed: int | None
         raise InputError(f"both models of {folder} answered all {len(found)} cases alike: there is nothing to choose")
     random = Random(secrets.randbits(64) if seed is None else seed)
     random.shuffle(different)
-    mark = (
-        f"c{random.getrandbits(16):04x}"  # of this sheet: a key of another one is noticed; c: it is no date or number
-    )
+    mark = marked(random)
     placed = tuple(Placed(f"{mark}-{n}", random.randrange(2), one) for n, one in enumerate(different, 1))
     made = Key(names, placed, tuple(ties))
-    lines = [
-        dict(zip(COLUMNS, (p.case, p.contest.prompt, p.contest.answers[p.a], p.contest.answers[1 - p.a], "", "")))
-        for p in placed
-    ]
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    if sheet.suffix.lower() == ".xlsx":
-        write_sheet(sheet, COLUMNS, lines, {"choice": CHOICES})
-    else:
-        write_rows(sheet, [{k: unevaluated(v) for k, v in line.items()} for line in lines], {c: {str} for c in COLUMNS})
+    to_fill_in(sheet, COLUMNS, made.lines(), {"choice": CHOICES})
     write_json(key, asdict(made))
     return made
+
+
+def check_free(sheet: Path, *others: Path) -> None:
+    """InputError where something would be overwritten, or the sheet's name does not say how it is written."""
+    for path in (sheet, *others):
+        if path.exists():
+            raise InputError(f"{path} is there already: name another file, or move this one away")
+    if sheet.suffix.lower() not in (".xlsx", ".csv"):
+        raise InputError(f"{sheet}: its name must end in .xlsx or .csv, which says how it is written")
+
+
+def marked(random: Random) -> str:
+    """Of a sheet: a key of another one is noticed; c: it is no date or number."""
+    return f"c{random.getrandbits(16):04x}"
+
+
+def to_fill_in(
+    sheet: Path, columns: Sequence[str], lines: Sequence[Mapping[str, str]], choices: Mapping[str, Sequence[str]]
+) -> None:
+    """`choices`: column -> what may be chosen there, where the file can say it."""
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    if sheet.suffix.lower() == ".xlsx":
+        write_sheet(sheet, columns, lines, choices)
+    else:
+        write_rows(sheet, [{k: unevaluated(v) for k, v in line.items()} for line in lines], {c: {str} for c in columns})
 
 
 def unevaluated(text: str) -> str:
@@ -144,22 +162,30 @@ def unevaluated(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def choices(path: Path, key: Key) -> dict[str, float]:
-    """Case -> 1 where the second model was chosen, 0 the first, 1/2 a tie; cases without a choice are left out."""
-    there = {p.case: p for p in key.placed}
-    found: dict[str, float] = {}
+def cells(path: Path, name: str, value: str, known: Collection[str]) -> dict[str, tuple[int, str]]:
+    """What a person filled in: row -> (line, text). `name` and `value`: columns; `known`: the rows of the key."""
+    found: dict[str, tuple[int, str]] = {}
     for item in rows(path):
         if isinstance(item, Rejected):
             raise InputError(f"{path}:{item.line}: {item.reason}")
         line, row = item
-        missing = [name for name in ("case", "choice") if name not in row]
+        missing = [n for n in (name, value) if n not in row]
         if missing:
             raise InputError(f"{path} has no column {missing[0]!r}; wanted is the sheet as it was written, filled in")
-        case, choice = (str(row[name] if row[name] is not None else "").strip() for name in ("case", "choice"))
-        if case not in there:
-            raise InputError(f"{path}:{line}: the key knows no case {case!r}: is it the key of another sheet?")
-        if case in found:
-            raise InputError(f"{path}:{line}: the case {case} stands there twice")
+        which, said = (str(row[n] if row[n] is not None else "").strip() for n in (name, value))
+        if which not in known:
+            raise InputError(f"{path}:{line}: the key knows no {name} {which!r}: is it the key of another sheet?")
+        if which in found:
+            raise InputError(f"{path}:{line}: the {name} {which} stands there twice")
+        found[which] = line, said
+    return found
+
+
+def choices(path: Path, key: Key) -> dict[str, float]:
+    """Case -> 1 where the second model was chosen, 0 the first, 1/2 a tie; cases without a choice are left out."""
+    there = {p.case: p for p in key.placed}
+    found: dict[str, float] = {}
+    for case, (line, choice) in cells(path, "case", "choice", there).items():
         if not choice:
             continue
         if choice.casefold() not in ("a", "b", TIE):
@@ -210,7 +236,7 @@ def verdict_on(share: float, models: tuple[str, str]) -> str:
     return TIE if share == 0.5 else models[share > 0.5]
 
 
-def agreement(read: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def agreement(read: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How far raters say the same of cases that several of them judged: Cohen's kappa of two, Fleiss' of more."""
     both = [[r[case] for r in read if case in r] for case in sorted({c for r in read for c in r})]
     both = [votes for votes in both if len(votes) > 1]
@@ -225,10 +251,10 @@ def agreement(read: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fleiss_kappa(votes: Sequence[Sequence[float]]) -> float | None:
+def fleiss_kappa(votes: Sequence[Sequence[Any]]) -> float | None:
     """Fleiss 1971, with as many raters a case as there are (two or more); None where all always say one thing."""
     counts = [Counter(v) for v in votes]
-    total = Counter[float]()
+    total = Counter[Any]()
     for count in counts:
         total.update(count)
     chance = sum((n / total.total()) ** 2 for n in total.values())

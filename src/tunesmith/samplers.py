@@ -37,11 +37,17 @@ class Draw:
     instruction: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value, least in (("n", self.num, 2), ("max-tokens", self.max_new_tokens, 1)):
-            if value < least:
-                raise InputError(f"--{name} is {value}; wanted {least} or more")
+        for name, value in (("n", self.num), ("max-tokens", self.max_new_tokens)):
+            if value < 1:
+                raise InputError(f"--{name} is {value}; wanted 1 or more")
         if not self.temperature > 0:
             raise InputError(f"--temperature is {self.temperature:g}: all answers to a prompt would be the same")
+
+    def several(self) -> Draw:
+        """Itself. InputError where there would be nothing to compare."""
+        if self.num < 2:
+            raise InputError(f"--n is {self.num}; wanted 2 or more: answers are compared")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ SERVICES = (
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
     *("rehearse", "exported", "reports", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("prompt_rows", "samplers", "both_orders", "choosers", "prefer", "selection", "row_scores"),
+    *("pair_sheet", "label_sheet"),
     *("trial", "space", "study", "sweep", "curve", "causes", "beside", "graded"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked", "played", "reference", "feedback", "rewarded", "reward"),

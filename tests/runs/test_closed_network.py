@@ -48,6 +48,7 @@ SESSION: dict[str, str] = {
     "distil": f"distil {RUN} --data rows.csv --cases 4 --out taught.jsonl --json",
     "prefer": "prefer rows.csv --model model --reward chars.yaml --max-tokens 512 --n 8 --cases 4 --out p.jsonl --json",
     "select": "select rows.csv --keep 5 --by diversity --model model --out chosen.jsonl --json",
+    "ask": f"ask pool.csv --model {RUN} --num 4 --sheet to_label.csv --json",
     "explain": f"explain {RUN} --json",
     "judge": f"judge {RUN} --sheet choices.csv --cases 5 --json",
     "gate": f"gate {RUN} --set gates.effect=-1 --json",
@@ -126,6 +127,7 @@ def prepare(folder: Path) -> None:
     (folder / "outputs.jsonl").write_text('{"answer": "4", "output": "4"}\n{"answer": "5", "output": "4"}\n')
     chars = [{"kind": "expression", "expression": "num_chars / 40", "name": "chars"}]
     (folder / "chars.yaml").write_text(json.dumps({"reward": chars}))
+    (folder / "pool.csv").write_text("text\n" + "".join(f"is the fox {k} sold\n" for k in range(9)))
     (folder / "axolotl.yml").write_text("base_model: owner/model\nnum_epochs: 3\n")
 
 

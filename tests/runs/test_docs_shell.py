@@ -67,6 +67,7 @@ GIVEN: dict[str, Given] = {
     "docs/guides/review.md": both(run_at("runs/first", "labels"), run_at("runs/second", "labels")),
     "docs/next.md": run_at("runs/quickstart", "labels"),
     "docs/judge.md": run_at("runs/quickstart", "replies"),
+    "docs/ask.md": run_at("runs/first", "labels"),
     "docs/predict.md": run_at("runs/tickets", "labels"),
 }
 

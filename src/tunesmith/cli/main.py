@@ -12,6 +12,7 @@ import typer
 
 from tunesmith.cli import (
     advice,
+    ask,
     audit,
     chat,
     curve,
@@ -69,6 +70,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         grade.grade,
         distil.distil,
         prefer.prefer,
+        ask.ask,
         explain.explain,
         gate.gate,
         verify.verify,

@@ -47,7 +47,7 @@ def prefer(
     if said := [name for name, value in unread.items() if value is not None]:
         raise InputError(f"{', '.join(said)} is not read with --{'reward' if judge is None else 'judge'}: leave it out")
     job, samplers, choosers = part("prefer"), part("samplers"), part("choosers")
-    draw = samplers.Draw(num, temperature, max_tokens, seed, instruction)
+    draw = samplers.Draw(num, temperature, max_tokens, seed, instruction).several()
     place = part("rows_out").Place(out, "prefer")
     place.check(resume=resume)
     who = samplers.sampler(model, key_env, may_send=yes_send)
