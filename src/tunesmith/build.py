@@ -19,6 +19,7 @@ from tunesmith.data import ingest, kept_tokens
 from tunesmith.data.alike import places
 from tunesmith.data.audit import Look, audit
 from tunesmith.data.columns import Columns
+from tunesmith.data.drawn import Drawing
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.located import check_there, files_named, find_splits
 from tunesmith.data.render import Rendered, Renderer
@@ -203,13 +204,14 @@ def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, 
     """The training file as it was understood, the split, and the files of dev and test, where there are such."""
     files = files_of(recipe)
     main = read_rows(recipe, files["train"])
-    others = {p: read_rows(recipe, files[p], main.columns) for p in files if p != "train"}
+    undated = replace(main.columns, when=None)  # only rows that are drawn need their time
+    others = {p: read_rows(recipe, files[p], undated) for p in files if p != "train"}
     given = {part: read.examples for part, read in others.items()}
-    dev_frac = 0.0 if "dev" in given else recipe.data.dev_frac
-    test_frac = 0.0 if "test" in given else recipe.data.test_frac
+    dev_frac, test_frac = (0.0 if p in given else getattr(recipe.data, f"{p}_frac") for p in ("dev", "test"))
     seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
+    drawing = Drawing(recipe.data.split_by, recipe.data.near_together)
     try:
-        parts = split(main.examples, dev_frac, test_frac, str(seed), ledger=ledger, given=given)
+        parts = split(main.examples, dev_frac, test_frac, str(seed), ledger=ledger, given=given, drawing=drawing)
     except DataError as error:
         if main.columns.text is None:
             raise
@@ -227,7 +229,7 @@ def read_ood(
     rows that could not be used."""
     if not recipe.data.ood:
         return (), {}, ()
-    read = read_rows(recipe, ood_files(recipe), columns)
+    read = read_rows(recipe, ood_files(recipe), replace(columns, when=None))
     known = np.unique(np.concatenate([keys_of(part) for part in (parts.train, parts.dev, parts.test)]))
     fresh = Chosen(read.examples, np.flatnonzero(places(known, keys_of(read.examples)) < 0))
     if not fresh:
@@ -237,8 +239,7 @@ def read_ood(
     return drawn(fresh, recipe.evals.max_cases), read.files, read.rejected
 
 
-def untold(done: int, total: int, text: str) -> None:
-    return
+def untold(done: int, total: int, text: str) -> None: ...
 
 
 Step = Callable[[int, int, str], None]  # how many are done, of how many, and what

@@ -12,17 +12,14 @@ import torch
 
 from tunesmith import classes, explained, guards, harness, heritage, method, pace, played, robustness, unasked
 from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
-from tunesmith.evals.metrics import Metric
-from tunesmith.evals.stats import detectable_binary, detectable_mean
 from tunesmith.files import code_digest
 from tunesmith.fitted import KEYS, Fitted
 from tunesmith.models.load import Base
+from tunesmith.power import detectable_effect, shown, wanted_row
 from tunesmith.recipe import Recipe
 from tunesmith.room import disk_need
 from tunesmith.speeds import Speeds
 
-ASSUMED_DISCORDANCE = 0.3  # of right/wrong cases that change; said beside the figure
-ASSUMED_SPREAD = 0.25  # standard deviation of a case's change, of the metric's range
 PACKAGES = (
     "tunesmith",
     "torch",
@@ -76,7 +73,7 @@ def make(
         ("time", pace.said(total_s), pace.why(times, speeds)), *played.row(made), pace.rehearsed_row(recipe, times),
         ("test cases", len(made.split.test), f"of {made.num_test} test rows; at most evals.max_cases"),
         ("smallest detectable effect", f"{detectable:.3f}", detectable_why),
-        *((f"the same, {m.name}", *shown_detectable(recipe, made, m)) for m in made.primary[1:]),
+        *((f"the same, {m.name}", *shown(recipe, made, m)) for m in made.primary[1:]), wanted_row(recipe, made),
     ])  # fmt: skip
     return {
         "model": {
@@ -169,26 +166,6 @@ def stage_budgets(recipe: Recipe, made: Material) -> dict[str, float | None]:
     forms = (len(made.forms) if made.split.dev else 0) * recipe.evals.budget_s
     found = {"baseline": forms + recipe.evals.budget_s, "train": None, "evaluate": recipe.evals.budget_s}
     return found | ({"explain": recipe.evals.explain_budget_s} if recipe.evals.explain_cases else {})
-
-
-def shown_detectable(recipe: Recipe, made: Material, metric: Metric) -> tuple[str, str]:
-    effect, why = detectable_effect(recipe, made, metric)
-    return f"{effect:.3f}", why
-
-
-def detectable_effect(recipe: Recipe, made: Material, metric: Metric) -> tuple[float, str]:
-    """The effect that 4 of 5 such comparisons would find, under an assumption that is said. Several metrics: at the
-    first, strictest level of Holm."""
-    alpha = recipe.evals.alpha / len(made.primary)
-    is_grouped = all(e.group for e in made.split.test)
-    num = len({e.group for e in made.split.test}) if is_grouped else len(made.split.test)
-    unit = "groups" if is_grouped else "cases"
-    if metric.kind == "binary":
-        effect = detectable_binary(num, ASSUMED_DISCORDANCE, alpha)
-        return effect, f"in the metric's unit, with 80% power, if {ASSUMED_DISCORDANCE:.0%} of {num} {unit} change"
-    spread = ASSUMED_SPREAD * metric.span if metric.spread is None else metric.spread
-    effect = detectable_mean(spread / num**0.5, alpha)
-    return effect, f"in the metric's unit, with 80% power, if changes of {num} {unit} spread by {spread:g}"
 
 
 def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str, Any]:

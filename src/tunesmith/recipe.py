@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.beside import beside
 from tunesmith.data.columns import Columns
+from tunesmith.data.drawn import By
 from tunesmith.data.rows import Reading
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
@@ -60,6 +61,9 @@ class Data:
     dev_frac: float = 0.1  # share of the rows to make choices on, where no dev file is given
     test_frac: float = 0.1  # share of the rows held out for the verdict; more cases find smaller differences
     split_seed: int | None = None  # which rows are held out; null: the recipe's seed
+    # who is held out: rows by the hash of their content, the newest (data.columns.when), or of each label its share
+    split_by: By = "content"
+    near_together: bool = True  # rows that are nearly the same go to one side, so that no test row was nearly learned
     max_tokens: int = 1024  # longest example, prompt and reply together; more takes more memory
     strict: bool = False  # true: a row that cannot be used is an error; else it is listed and left out
     too_long: Literal["drop", "cut"] = "drop"  # what happens to longer examples: left out, or the prompt is shortened

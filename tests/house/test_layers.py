@@ -8,7 +8,20 @@ import pytest
 from tests.house.source import PACKAGE, Source, at, functions, package
 
 SERVICES = (
-    *("recipe", "plan", "build", "folder", "answered", "rows_out", "stopping", "evaluate", "guards", "teach", "watch"),
+    *(
+        "recipe",
+        "plan",
+        "power",
+        "build",
+        "folder",
+        "answered",
+        "rows_out",
+        "stopping",
+        "evaluate",
+        "guards",
+        "teach",
+        "watch",
+    ),
     *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
     *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "best_of", "predict_file", "api"),
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),

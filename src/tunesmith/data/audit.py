@@ -60,6 +60,7 @@ def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence
             "old": sum(m.stands_in == PLACES[OLD] for m in split.moved),
             "examples": [asdict(m) for m in split.moved[:MAX_LISTED]],
         },
+        "near": {"together": split.num_together, "apart": split.num_apart},
         "columns": {k: v for k, v in asdict(ingested.columns).items() if v},
         "ignored_columns": list(ingested.ignored),
         "files": {path: digest for one in read for path, digest in one.files.items()},
@@ -200,6 +201,11 @@ def _warnings(found: dict[str, Any]) -> list[str]:
             f"{found['twins']['count']} test prompts ({share:.0%}) stand in training once digits are masked: the test "
             "is easier than use"
         )
+    if found["near"]["apart"]:
+        lines.append(
+            f"{found['near']['apart']} rows have too many near copies to stay on one side of the split, and were drawn "
+            "one by one: the test holds rows like those in training. Say what they share in data.columns.group"
+        )
     exact, near = found["duplicates"]["exact"]["count"], found["duplicates"]["normalised"]["count"]
     if exact + near > 0.01 * found["understood"]["accepted"]:
         lines.append(f"{exact} rows are identical to an earlier one, {near} more but for case, white space or digits")
@@ -256,7 +262,8 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         + (f"; not used: {', '.join(found['ignored_columns'])}" if found["ignored_columns"] else ""),
         f"rows       {found['rows']} {unit}read = {found['accepted']} accepted + {found['rejected']['count']} rejected",
         f"splits     train {splits['train']}, dev {splits['dev']}, test {splits['test']}; taken out "
-        f"{found['moved']['count']}",
+        f"{found['moved']['count']}"
+        + (f"; {found['near']['together']} kept on one side with near copies" if found["near"]["together"] else ""),
         f"training   {splits['train'] - found['dropped']['count']} examples rendered, {found['dropped']['count']} "
         f"dropped, {found['cut']['count']} cut",
     ]

@@ -11,6 +11,7 @@ from tunesmith.data.fill import fill, is_template, names_in
 from tunesmith.data.marks import is_good
 from tunesmith.data.ranking import ranked
 from tunesmith.data.rows import Row
+from tunesmith.data.stamps import stamp
 from tunesmith.data.turns import (
     as_text,
     check,
@@ -56,6 +57,7 @@ class Columns:
     group: str | None = None  # rows with one value stay together: a customer is in training or in the test
     weight: str | None = None  # how much a row counts; 0 is not learned
     slices: tuple[str, ...] = ()  # results are shown apart by them (language, region, gender); nothing is learned of it
+    when: str | None = None  # the date or time at which a row came about, for data.split_by: time
     tests: str | None = None  # Python tests that the answer must pass, where it is a program: for the metric pass_at_k
 
     def used(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class Columns:
         single = (
             self.messages, self.text, self.label, self.chosen, self.rejected, self.ranked, self.scores, self.mark,
             *(self.facts or ()), self.conversation, self.role, self.content, self.time, self.system, self.tools,
-            self.group, self.weight, self.tests, *self.slices, *(self.transcripts or ()),
+            self.group, self.weight, self.tests, self.when, *self.slices, *(self.transcripts or ()),
         )  # fmt: skip
         found = [name for text in templates for name in names_in(text)] + [name for name in single if name is not None]
         return tuple(dict.fromkeys(found))
@@ -150,6 +152,18 @@ def group_of(row: Row, columns: Columns) -> str | None:
     if value is None or value == "":
         return None
     return check(str(value), "the group")
+
+
+def when_of(row: Row, columns: Columns) -> float | None:
+    if columns.when is None:
+        return None
+    value = _value(row, columns.when)
+    try:
+        return stamp(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"the column '{columns.when}' is {value!r}, wanted a year, a date such as 2024-03-01, or a number"
+        ) from error
 
 
 def slices_of(row: Row, columns: Columns) -> dict[str, str]:

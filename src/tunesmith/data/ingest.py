@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tunesmith.data import marks, transcripts
-from tunesmith.data.columns import Columns, content_of, group_of, slices_of, tests_of, weight_of
+from tunesmith.data.columns import Columns, content_of, group_of, slices_of, tests_of, weight_of, when_of
 from tunesmith.data.examples import Examples
 from tunesmith.data.infer import infer
 from tunesmith.data.ranking import Tally, as_list
@@ -160,7 +160,7 @@ def _example(row: Row, columns: Columns, there: Examples, source: str) -> Exampl
     there.see(content)
     return Example(
         content, prompt, target, group_of(row, columns), weight_of(row, columns), source, tests_of(row, columns),
-        slices_of(row, columns),
+        slices_of(row, columns), when_of(row, columns),
     )  # fmt: skip
 
 

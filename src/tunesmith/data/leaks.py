@@ -10,12 +10,12 @@ import numpy as np
 
 from tunesmith.data import alike
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of, replies_of
-from tunesmith.data.near import Bands, Words, near_earlier, words_of
+from tunesmith.data.near import Bands, Words, near_earlier
 from tunesmith.data.split import Split
+from tunesmith.data.together import is_answered
 from tunesmith.data.traits import column
-from tunesmith.types import Example, Reply
+from tunesmith.types import Example
 
-SAME_REPLY = 0.5  # share of the words in either that are in both
 SAME_WORDS = 0.999  # similarity, from which on two texts have the same words
 LEVELS = {  # of a leak, after the identical ones, which the split takes out, and the twins but for digits
     "reordered": (
@@ -56,14 +56,6 @@ def leaks(split: Split, name: str) -> list[Near]:
     found = near_earlier(words, Bands(words), np.concatenate([np.zeros(len(train), bool), ~known]), is_train)
     near = [Near(at - len(train), like, similarity) for at, like, similarity in found]
     return [n for n in near if is_answered(held_out[n.at], split.train[n.like])]
-
-
-def is_answered(asked: Example, learned: Example) -> bool:
-    """Whether the learned reply would do, by its words. A label, or a case without replies, is not looked at."""
-    if not isinstance(asked.target, Reply) or not isinstance(learned.target, Reply):
-        return True
-    one, other = words_of(asked.target.text), words_of(learned.target.text)
-    return len(np.intersect1d(one, other)) >= SAME_REPLY * len(np.union1d(one, other))
 
 
 def findings(examples: Sequence[Example], split: Split) -> Iterator[Finding]:

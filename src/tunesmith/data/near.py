@@ -26,6 +26,7 @@ LEAST_WORDS = 5  # different ones of a text; shorter ones are told apart by a wo
 MOST_WORDS = 512  # of a text, those with the smallest hashes: a sample that is the same for the same words
 COMMON_FRAC = 0.5  # words of more texts than this are left out of the minima
 PIECE = 4096  # texts that are worked on at a time
+PART = 2**17  # texts whose keys are sorted at a time
 PARTNERS = 8  # texts of a bucket that one is compared with
 TABLE = 2**20  # places in which the texts of a word are counted
 # Words; letters of writings without spaces one by one
@@ -116,35 +117,57 @@ class Bands:
                         key[there] += np.minimum.reduceat(hashed, firsts[there]) * mix[k]
                 os.pwrite(self._file, key.tobytes(), 8 * (band * self._num + begin))
 
-    def buckets(self, band: int) -> tuple[np.ndarray, np.ndarray]:
-        """Texts with equal keys side by side, in their order, and where each bucket begins."""
-        keys = np.frombuffer(os.pread(self._file, 8 * self._num, 8 * band * self._num), np.uint64)
-        index = np.flatnonzero(self.is_keyed)
-        index = index[np.argsort(keys[index], kind="stable")]
-        there = keys[index]
-        return index, np.flatnonzero(np.concatenate([[True], there[1:] != there[:-1]])) if len(index) else index
+    def buckets(self, band: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Part for part of the keys, so that memory does not grow with the texts: those with equal keys side by side,
+        in their order, and the number of each one's bucket. Texts alone in their bucket are left out."""
+        num_parts = np.uint64(-(-self._num // PART) or 1)
+        for part in range(int(num_parts)):
+            found = [self._of_part(band, begin, part, num_parts) for begin in range(0, self._num, PART)]
+            index, keys = (np.concatenate(some) for some in zip(*found))
+            order = np.argsort(keys, kind="stable")
+            index, keys = index[order], keys[order]
+            is_like_last = np.concatenate([[False], keys[1:] == keys[:-1]])
+            is_shared = is_like_last | np.concatenate([is_like_last[1:], [False]])
+            if is_shared.any():
+                yield index[is_shared], np.cumsum(~is_like_last)[is_shared]
+
+    def _of_part(self, band: int, begin: int, part: int, num_parts: np.uint64) -> tuple[np.ndarray, np.ndarray]:
+        num = min(PART, self._num - begin)
+        keys = np.frombuffer(os.pread(self._file, 8 * num, 8 * (band * self._num + begin)), np.uint64)
+        at = np.flatnonzero(self.is_keyed[begin : begin + num] & ((keys >> np.uint64(32)) % num_parts == part))
+        return at + begin, keys[at]
+
+
+def side_by_side(bands: Bands, among: np.ndarray) -> Iterator[np.ndarray]:
+    """Pairs [n, 2] of texts that share a bucket: each with one of `among` (marks) before it, at first the nearest, then
+    the next ones, up to PARTNERS."""
+    for band in range(BANDS):
+        for index, bucket in bands.buckets(band):
+            place = np.maximum.accumulate(np.where(among[index], np.arange(len(index)), -1))  # the last up to here
+            before = np.arange(len(index))
+            for _ in range(PARTNERS):
+                before = np.where(before > 0, place[before - 1], -1)
+                fits = before >= 0
+                fits[fits] = bucket[before[fits]] == bucket[fits]
+                if not fits.any():
+                    break
+                yield np.stack([index[fits], index[before[fits]]], axis=1)
 
 
 def near_earlier(words: Words, bands: Bands, wanted: np.ndarray, among: np.ndarray) -> Iterator[tuple[int, int, float]]:
     """(text, an earlier one of `among` that is nearly the same, similarity), for `wanted` texts, each once: the first
-    such that is found. Both are marks [n]. Of a bucket at most PARTNERS others are looked at: the nearest before it."""
+    such that is found. Both are marks [n]."""
     is_open = wanted.copy()
-    for band in range(BANDS):
-        index, begins = bands.buckets(band)
-        if not len(index):
-            return
-        bucket = np.repeat(np.arange(len(begins)), np.diff([*begins, len(index)]))
-        is_one = among[index]
-        place = np.maximum.accumulate(np.where(is_one, np.arange(len(index)), -1))  # the last of `among` up to here
-        before = np.arange(len(index))
-        for _ in range(PARTNERS):
-            before = np.where(before > 0, place[before - 1], -1)
-            fits = (before >= 0) & is_open[index]
-            fits[fits] = bucket[before[fits]] == bucket[fits]
-            if not fits.any():
-                break
-            pairs = np.stack([index[fits], index[before[fits]]], axis=1)
-            likeness = words.similarity(pairs)
-            for (text, other), alike in zip(pairs[likeness >= LEAST].tolist(), likeness[likeness >= LEAST].tolist()):
-                is_open[text] = False
-                yield text, other, alike
+    for side in side_by_side(bands, among):
+        pairs = side[is_open[side[:, 0]]]
+        for text, other, alike in alike_in(words, pairs):
+            is_open[text] = False
+            yield text, other, alike
+
+
+def alike_in(words: Words, pairs: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """Those of the pairs that are nearly the same, with their similarity."""
+    likeness = words.similarity(pairs)
+    is_near = likeness >= LEAST
+    for (one, other), alike in zip(pairs[is_near].tolist(), likeness[is_near].tolist()):
+        yield one, other, alike

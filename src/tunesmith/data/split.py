@@ -1,10 +1,7 @@
-"""Train, dev and test by the hash of the prompt, or of the group. A ledger remembers: relabelling or adding rows moves
-none.
-"""
+"""Train, dev and test, near copies on one side. A ledger remembers: relabelling or adding rows moves none."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -15,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from tunesmith.data import alike
+from tunesmith.data.drawn import Drawing, drawn, named
 from tunesmith.data.stored import Chosen, Stored, listed
+from tunesmith.data.together import clusters, have_copies, templates
 from tunesmith.data.traits import column, key
 from tunesmith.errors import DataError
 from tunesmith.types import Example
@@ -24,7 +23,8 @@ __all__ = ["SPLITS", "Ledger", "Moved", "Split", "key", "keys_of", "split"]
 
 SPLITS = ("train", "dev", "test")
 OLD = len(SPLITS)  # the place of a held-out case of the run that this one goes on from: it stands in none of them
-PLACES = (*SPLITS, "old")
+BETWEEN = OLD + 1  # that of a new row whose near copies stand in two; no ledger keeps it
+PLACES = (*SPLITS, "old", "two splits")
 LEDGER_FORMAT = 1
 ENTRY = re.compile(r'"([0-9a-f]{20})": "(train|dev|test|old)",?')
 PIECE = 4096  # keys that are text at a time
@@ -123,6 +123,8 @@ class Split:
     test: Sequence[Example]
     ledger: Ledger  # with the new keys
     moved: Sequence[Moved]
+    num_together: int = 0  # rows that were put on one side with near copies of them
+    num_apart: int = 0  # rows with too many near copies for that: they were drawn one by one
 
 
 def keys_of(examples: Sequence[Example]) -> np.ndarray:
@@ -137,12 +139,13 @@ def split(
     *,
     ledger: Ledger | None = None,
     given: Mapping[str, Sequence[Example]] | None = None,
+    drawing: Drawing = Drawing(),  # noqa: B008 (frozen)
 ) -> Split:
     """Every example in exactly one split, all of a key together.
 
     `given`: examples of explicit "dev" or "test" files. They are what their files say, and examples of the training
-    file whose key also stands there are taken out of train. What is not given is drawn from `examples`: a key's place
-    follows from the salt and the key alone.
+    file whose key also stands there are taken out of train. What is not given is drawn from `examples`, as `drawing`
+    says; what the ledger knows stays where it is.
     """
     given = dict(given or {})
     assert set(given) <= {"dev", "test"}, f"unknown split in {sorted(given)}"
@@ -155,8 +158,9 @@ def split(
     _refuse_other_places(given, of_given, fixed, known)
     fractions = {"dev": 0.0 if "dev" in given else dev_frac, "test": 0.0 if "test" in given else test_frac}
     keys = keys_of(examples)
-    places = _places(keys, salt, fractions, (fixed, known))
-    is_out = np.isin(places, [OLD, *map(SPLITS.index, given)])
+    placed = _placed(examples, keys, _stands(keys, (fixed, known)), salt, fractions, drawing)
+    places = placed.places
+    is_out = np.isin(places, [OLD, BETWEEN, *map(SPLITS.index, given)])
     parts = dict(given)
     if "dev" in given:
         stands = fixed.places(of_given["dev"])
@@ -170,7 +174,9 @@ def split(
         keys, places = keys[~is_out], places[~is_out]
     after = known.joined(keys, places).joined(*fixed.content)
     _refuse_empty(parts, given, fractions, len(examples))
-    return Split(parts["train"], parts["dev"], parts["test"], after, moved)
+    return Split(
+        parts["train"], parts["dev"], parts["test"], after, moved, placed.num_together, placed.num_apart
+    )  # fmt: skip
 
 
 def _new_only(name: str, files: Sequence[Example], known: Ledger, moved: Stored[Moved]) -> Sequence[Example]:
@@ -221,25 +227,52 @@ def _refuse_other_places(
             )
 
 
-def _places(keys: np.ndarray, salt: str, fractions: Mapping[str, float], ledgers: Sequence[Ledger]) -> np.ndarray:
-    """Of each key the index into PLACES, int8: as the first ledger that knows it says, else drawn."""
+def _stands(keys: np.ndarray, ledgers: Sequence[Ledger]) -> np.ndarray:
+    """Of each key the index into PLACES, int8, as the first ledger says that knows it; -1 where none does."""
     found = np.full(len(keys), -1, np.int8)
     for begin in range(0, len(keys), PIECE):
-        some = keys[begin : begin + PIECE]
         here = found[begin : begin + PIECE]
         for ledger in ledgers:
-            np.copyto(here, ledger.places(some), where=here < 0)
-        new = np.flatnonzero(here < 0)
-        here[new] = [SPLITS.index(_drawn(k, salt, fractions)) for k in alike.to_hex(some[new])]
+            np.copyto(here, ledger.places(keys[begin : begin + PIECE]), where=here < 0)
     return found
 
 
-def _drawn(k: str, salt: str, fractions: Mapping[str, float]) -> str:
-    """Uniform in [0, 1) from salt and key: the test set is at its lower end, dev behind it."""
-    at = int.from_bytes(hashlib.sha256(f"{salt}\0{k}".encode()).digest()[:8], "big") / 2**64
-    if at < fractions["test"]:
-        return "test"
-    return "dev" if at < fractions["test"] + fractions["dev"] else "train"
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    places: np.ndarray  # [n] indices into PLACES, int8
+    num_together: int = 0
+    num_apart: int = 0
+
+
+def _placed(
+    examples: Sequence[Example], keys: np.ndarray, stands: np.ndarray, salt: str, fractions: Mapping[str, float],
+    drawing: Drawing,
+) -> _Placed:  # fmt: skip
+    """Rows that no ledger knows (-1 in `stands`) go where their near copies are, else where they are drawn."""
+    places, names = stands.copy(), keys
+    if not (places < 0).any():
+        return _Placed(places)
+    num_together = num_apart = 0
+    if drawing.near_together:
+        cluster, alone = clusters(examples), alike.first_like(keys)
+        is_template = templates(cluster)
+        cluster = np.where(is_template, alone, cluster)
+        num_together, num_apart = int(have_copies(cluster, alone).sum()), int(is_template.sum())
+        places, names = _beside(cluster, places), named(keys, cluster)
+    new = np.flatnonzero(places < 0)
+    places[new] = drawn(Chosen(examples, new), names[new], salt, fractions, drawing.by)
+    return _Placed(places, num_together, num_apart)
+
+
+def _beside(cluster: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Of a cluster with rows that have their place the others get it too; where it has rows in two places, the others
+    would bring these together, and go to neither."""
+    first, last = np.full(len(places), len(PLACES), np.int8), np.full(len(places), -1, np.int8)
+    known = places >= 0
+    np.minimum.at(first, cluster[known], places[known])
+    np.maximum.at(last, cluster[known], places[known])
+    of_others = np.where((last >= 0) & (first != last), BETWEEN, last)[cluster]
+    return np.where(known, places, of_others).astype(np.int8)
 
 
 def _refuse_empty(

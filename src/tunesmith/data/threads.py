@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from tunesmith.data.columns import Columns
 from tunesmith.data.rows import Rejected, Row
+from tunesmith.data.stamps import stamp
 from tunesmith.data.turns import as_text
 
 WRITERS = {
@@ -143,7 +144,7 @@ def _ranks(items: Sequence[tuple[int, Row]], time: str | None) -> tuple[Mapping[
 def _stamps(values: Sequence[Any]) -> list[float] | None:
     """Seconds since 1970; None where one is missing, or where the day and the month cannot be told apart."""
     try:
-        return [_stamp(value) for value in values]
+        return [stamp(value) for value in values]
     except (TypeError, ValueError, OverflowError):
         texts = [str(value).strip() for value in values]
     fitting = []
@@ -153,19 +154,3 @@ def _stamps(values: Sequence[Any]) -> list[float] | None:
         except ValueError:
             continue
     return fitting[0] if len(fitting) == 1 else None
-
-
-def _stamp(value: Any) -> float:
-    """A number, a date, or ISO 8601. Times without a zone count as UTC: only their order matters."""
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    if isinstance(value, str):
-        text = value.strip()
-        if re.fullmatch(r"\d{9,13}(\.\d+)?", text):
-            return float(text)
-        value = datetime.fromisoformat(text)
-    if isinstance(value, (int, float)):
-        return float(value)
-    if not isinstance(value, datetime):
-        raise TypeError(f"{value!r} is no time")
-    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()

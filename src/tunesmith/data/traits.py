@@ -36,6 +36,7 @@ DTYPE = np.dtype(
         ("kind", "u1"),  # of target, as in KINDS
         ("label", "i4"),  # number of its name; -1: has none
         ("chars", "i4"),  # of prompt and answer; 0 where there is no single answer
+        ("when", "f8"),  # seconds since 1970; nan: not said
     ]
 )
 
@@ -77,6 +78,7 @@ class Traits:
         return (
             bytes.fromhex(_key(example.group, turns)), *map(alike.digest, texts), not example.id.endswith("-1"),
             KINDS.index(type(target).__name__), label, chars,
+            np.nan if example.when is None else example.when,
         )  # fmt: skip
 
 
@@ -98,6 +100,11 @@ def column(examples: Sequence[Example], name: str) -> np.ndarray:
     if isinstance(examples, Chosen):
         return column(examples.whole, name)[examples.at]
     return traits_of(examples).column(name)
+
+
+def label_names(examples: Sequence[Example]) -> list[str]:
+    """Of the numbers in the column "label"."""
+    return traits_of(examples.whole if isinstance(examples, Chosen) else examples).names
 
 
 def label_counts(examples: Sequence[Example]) -> Counter[str]:

@@ -93,6 +93,17 @@ def detectable_mean(standard_error: float, alpha: float = 0.05, power: float = 0
     return critical_sum(alpha, power) * standard_error
 
 
+def cases_for_binary(effect: float, discordance: float, alpha: float = 0.05, power: float = 0.8) -> int:
+    """The fewest cases of which `detectable_binary` is at most `effect`."""
+    z2 = critical_sum(alpha, power) ** 2
+    return max(1, math.ceil(z2 * max(discordance / effect**2, 1 / effect) - z2))
+
+
+def cases_for_mean(effect: float, spread: float, alpha: float = 0.05, power: float = 0.8) -> int:
+    """The fewest cases of which `detectable_mean` is at most `effect`; `spread`: standard deviation of a difference."""
+    return max(1, math.ceil((critical_sum(alpha, power) * spread / effect) ** 2))
+
+
 def detectable_range(num_cases: int, alpha: float = 0.05, power: float = 0.8) -> dict[float, float]:
     """What a plan announces before training, for right/wrong metrics: discordance -> smallest detectable difference."""
     return {discordance: detectable_binary(num_cases, discordance, alpha, power) for discordance in DISCORDANCES}

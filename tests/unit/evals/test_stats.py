@@ -127,6 +127,17 @@ def test_holm_by_hand():
     assert stats.holm([]) == []
 
 
+@pytest.mark.parametrize("effect", [0.3, 0.1, 0.02, 0.005])
+def test_cases_that_find_an_effect_are_the_fewest(effect: float) -> None:
+    """Round trip. Mutants: rounded down; the limit of the discordance left out."""
+    for discordance in (0.05, 0.3):
+        num = stats.cases_for_binary(effect, discordance)
+        assert stats.detectable_binary(num, discordance) <= effect
+        assert num == 1 or stats.detectable_binary(num - 1, discordance) > effect
+    num = stats.cases_for_mean(effect, 0.25)
+    assert stats.detectable_mean(0.25 / num**0.5) <= effect < stats.detectable_mean(0.25 / (num - 1) ** 0.5)
+
+
 def test_detectable_effects_by_hand():
     # n = z^2 (p_d - d^2) / d^2 with z = 1.95996 + 0.84162: 0.2 of 300 cases
     d = stats.detectable_binary(300, 0.2)
