@@ -55,6 +55,8 @@ class Data:
     dev: tuple[str, ...] = ()  # files to make choices on; without one, dev_frac of the training rows
     test: tuple[str, ...] = ()  # files of held-out cases for the verdict; without one, test_frac of the training rows
     ood: tuple[str, ...] = ()  # files of cases from elsewhere (other months, another shop): a row beside the verdict
+    # files of public tests that you will quote: training rows that contain their items are told, as of the guard probes
+    benchmarks: tuple[str, ...] = ()
     replay: Replay = field(default_factory=Replay)  # general data among the training rows, so that less is forgotten
     columns: Columns = field(default_factory=Columns)  # which column means what; what is left out is told by its name
     reading: Reading = field(default_factory=Reading)  # how files are read, where they do not tell it themselves

@@ -74,7 +74,14 @@ def settings(model: Path, data: Path, **train: Any) -> dict[str, Any]:
     """A recipe of a few small updates."""
     return {
         "model": str(model),
-        "data": {"train": [str(data)], "max_tokens": 256, "test_frac": 0.25, "dev_frac": 0.15},
+        # made of few words, many of these rows are near copies of one another
+        "data": {
+            "train": [str(data)],
+            "max_tokens": 256,
+            "test_frac": 0.25,
+            "dev_frac": 0.15,
+            "near_together": False,
+        },
         "adapt": {"rank": 4},
         "train": {
             "update_tokens": 512,

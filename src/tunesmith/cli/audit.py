@@ -13,6 +13,9 @@ from tunesmith.cli.options import DataFiles, GoOn, Json, Model, RecipeFile, Set,
 from tunesmith.errors import InputError
 
 Fix = Annotated[Path | None, typer.Option(help="A new folder for the training files with safe mends, and a ledger.")]
+Benchmarks = Annotated[
+    list[Path] | None, typer.Option("--benchmark", help="A file of a public test: do training rows contain its items?")
+]
 Out = Annotated[Path | None, typer.Option(help="A folder for audit.json and audit.html.")]
 
 
@@ -23,6 +26,7 @@ def audit(
     test: TestFiles = None,
     sets: Set = None,
     parent: GoOn = None,
+    benchmark: Benchmarks = None,
     strict: Strict = False,
     out: Out = None,
     fix: Fix = None,
@@ -32,6 +36,8 @@ def audit(
 
     Example: tunesmith audit --data tickets.csv
     """
+    if benchmark:
+        sets = [*(sets or []), f"data.benchmarks={json.dumps(list(map(str, benchmark)))}"]
     recipe, _ = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
     for name, folder in (("--out", out), ("--fix", fix)):
         if (

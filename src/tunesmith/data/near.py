@@ -29,10 +29,8 @@ PIECE = 4096  # texts that are worked on at a time
 PART = 2**17  # texts whose keys are sorted at a time
 PARTNERS = 8  # texts of a bucket that one is compared with
 TABLE = 2**20  # places in which the texts of a word are counted
-# Words; letters of writings without spaces one by one
-WORD = re.compile(
-    r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
-)
+SPACELESS = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # writings without spaces: letter by letter
+WORD = re.compile(rf"[{SPACELESS}]|[^\W{SPACELESS}]+")
 
 
 class Words:

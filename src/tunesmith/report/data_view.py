@@ -15,13 +15,25 @@ LISTED = {
     ("rejected",): "Rows that could not be read",
     ("dropped",): "Examples dropped",
     ("cut",): "Examples cut to length",
-    ("moved",): "Examples taken out, because another split has the same prompt or group",
+    ("moved",): "Examples taken out, because another split has the same prompt or group, or near copies",
     ("duplicates", "exact"): "Rows identical to an earlier one",
     ("duplicates", "normalised"): "Rows like an earlier one but for case, white space or digits",
     ("contradictions",): "Prompts that stand with more than one label",
+    ("contaminated",): "Training rows that contain items of public tests",
     ("twins",): "Test prompts that stand in training once digits are masked",
 }
-SHOWN_ELSEWHERE = {"rows", "accepted", "splits", "tokens", "classes", "warnings", "understood", "columns", "files"}
+SHOWN_ELSEWHERE = {
+    "rows",
+    "accepted",
+    "splits",
+    "tokens",
+    "classes",
+    "warnings",
+    "understood",
+    "columns",
+    "files",
+    "near",
+}
 QUANTILES = {
     "0": "shortest",
     "0.25": "a quarter up to",

@@ -1,0 +1,105 @@
+"""Training rows that contain items of the guard probes, or of benchmarks that the user names: what is learned by heart
+is no longer measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tunesmith.data.contained import Contained, Items, Search, counts
+from tunesmith.data.finding import SHOWN, Row, excerpt, finding, prompt_of
+from tunesmith.data.located import files_named
+from tunesmith.data.rows import Reading, Rejected, rows
+from tunesmith.data.stored import Stored, listed
+from tunesmith.errors import DataError
+from tunesmith.evals.probes import PROBES
+from tunesmith.types import Example
+
+# Where a benchmark's file holds what is asked; the first that is there
+ASKED = (
+    "question",
+    "prompt",
+    "problem",
+    "instruction",
+    "query",
+    "sentence",
+    "text",
+    "input",
+    "ctx",
+    "goal",
+    "document",
+)
+
+
+def told(found: dict[str, Any], benchmarks: Sequence[str], train: Sequence[Example]) -> dict[str, Any]:
+    """audit.json with what training rows contain; where they contain something, a warning and a finding."""
+    tests = [*probes(), *map(benchmark, benchmarks)]
+    search = Search(tests)
+    hits: Stored[Contained] = listed(Contained)
+    for one in search.in_rows(train):
+        hits.append(one)
+    num, by_test = len({one.row for one in hits}), counts(hits)
+    found["contaminated"] = {
+        "count": num,
+        "of": len(train),
+        "tests": {
+            t.name: {"items": len(t.texts), "too_short": search.num_short[t.name], "found": by_test[t.name]}
+            for t in tests
+        },
+        "examples": [asdict(row) for row in _rows(hits, train)],
+    }
+    if num:
+        named = ", ".join(f"{n} of {name}" for name, n in by_test.most_common(3))
+        where = train[hits[0].row].source
+        found["warnings"] = [*found["warnings"], (
+            f"{num} training rows contain items of public tests ({named}; the first: {where}): what they "
+            "measure is learned by heart")]  # fmt: skip
+    if num and "findings" in found:
+        found["findings"].append(finding("contaminated", num, len(train), _rows(hits, train), (
+            f"training rows contain items of public tests ({named})",
+            "what such a test measures is learned by heart, and its score means nothing",
+            "take them out, or do not quote these tests")).as_dict())  # fmt: skip
+    return found
+
+
+def probes() -> Iterator[Items]:
+    """The items of the guard probes."""
+    for probe in PROBES:
+        yield Items(f"the guard probe '{probe.name}'", [str(i.get("q", i.get("text"))) for i in probe.items()])
+
+
+def benchmark(name: str) -> Items:
+    """What is asked in each row of these files; rows that cannot be read are left out."""
+    texts: Stored[str] = listed(str)
+    for path in files_named(name):
+        column = None
+        for item in rows(path, Reading()):
+            if isinstance(item, Rejected):
+                continue
+            if column is None:
+                column = asked_in(path, item[1])
+            value = item[1].get(column)
+            if isinstance(value, str):
+                texts.append(value)
+    if not texts:
+        raise DataError(f"data.benchmarks: {name} holds no items that can be read. Wanted: rows with one of {ASKED}")
+    return Items(name, texts)
+
+
+def asked_in(path: Path, row: dict[str, Any]) -> str:
+    known = [name for name in row if name.lower() in ASKED and isinstance(row[name], str)]
+    if known:
+        return min(known, key=lambda name: ASKED.index(name.lower()))
+    texts = [name for name in row if isinstance(row[name], str)]
+    if not texts:
+        raise DataError(f"data.benchmarks: {path} has no column of texts (it has {', '.join(row)})")
+    return max(texts, key=lambda name: len(row[name]))
+
+
+def _rows(hits: Sequence[Contained], train: Sequence[Example]) -> list[Row]:
+    return [
+        Row(train[one.row].source, excerpt(prompt_of(train[one.row])), f"{one.test}: {excerpt(one.item)}")
+        for one in hits[:SHOWN]
+    ]
