@@ -21,7 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 from tunesmith.beside import beside
 from tunesmith.data.columns import Columns
 from tunesmith.data.drawn import By
-from tunesmith.data.rows import Reading
+from tunesmith.data.packed import SUFFIXES
+from tunesmith.data.rows import FORMATS, Reading
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError, did_you_mean
@@ -186,7 +187,7 @@ PLAIN = {  # of pydantic's types of errors -> what was wanted
     "float_parsing": "a number", "float_type": "a number", "string_type": "a text", "tuple_type": "a list",
     "bool_parsing": "true or false", "bool_type": "true or false",
 }  # fmt: skip
-DATA_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".txt", ".md", ".gz")  # no recipe is called so
+DATA_FILES = tuple(ending for ending in (*FORMATS, *SUFFIXES) if ending != ".json")  # no recipe is called so
 TEXTS = ("data.columns.prompt", "data.columns.reply", "data.reading.separator")  # as written where --set says them
 
 

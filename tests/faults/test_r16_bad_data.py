@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tunesmith.build import read_rows
+from tunesmith.data import packed
 from tunesmith.data import rows as rows_module
 from tunesmith.data.ingest import Ingested, read
 from tunesmith.errors import DataError
@@ -152,7 +153,7 @@ def outcome(bad: Bad, folder: Path) -> Ingested | str:
 
 @pytest.fixture
 def small_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "BOMB_BYTES", 2**26)  # the same rule, of which 200 MiB are enough
+    monkeypatch.setattr(packed, "BOMB_BYTES", 2**26)  # the same rule, of which 200 MiB are enough
 
 
 @pytest.mark.parametrize("bad", FILES, ids=[bad.name for bad in FILES])

@@ -177,8 +177,8 @@ def _facts(columns: Columns, found: tuple[str, ...], sample: Sequence[Row]) -> t
     rest = tuple(name for name in found if name not in columns.used() and name != "parallel_tool_calls")
     if columns.messages is None or not rest or not sample:
         return None
-    last = [_last_role(row.get(columns.messages)) for row in sample]
-    return rest if all(role in ("user", "tool") for role in last) else None
+    last = [role for row in sample if (role := _last_role(row.get(columns.messages)))]  # of rows that can be read
+    return rest if last and all(role in ("user", "tool") for role in last) else None
 
 
 def _last_role(value: Any) -> str | None:

@@ -69,7 +69,7 @@ def files_named(name: str | Path, hub: Hub | None = None) -> list[Path]:
 def _in_folder(path: Path) -> dict[str, list[Path]]:
     files = of_one_kind(sorted(f for f in path.iterdir() if f.is_file()))
     if not files:
-        raise DataError(f"{path}: holds no data file. Wanted: {', '.join(FORMATS)}, each also with .gz.")
+        raise DataError(f"{path}: holds no data file. Wanted: {', '.join(FORMATS)}, each also with .gz or .zst.")
     found: dict[str, list[Path]] = {}
     unknown = []
     for file in files:

@@ -1,8 +1,8 @@
 """Files to raw rows: (line, dict) or a rejected line with its reason. Memory does not grow with the file.
 
-JSONL, JSON, CSV, TSV, Parquet and plain text, each also as `.gz`, and Excel workbooks. A bad row never stops a file:
-it comes back as `Rejected`. What makes a whole file unreadable (not there, a pipe, not Parquet, a compression bomb,
-changed while it was read) is a DataError.
+JSONL, JSON, CSV, TSV, Parquet, Arrow, plain text, HTML and PDF, each also as `.gz` or `.zst`, and Excel workbooks. A
+bad row never stops a file: it comes back as `Rejected`. What makes a whole file unreadable (not there, a pipe, not
+Parquet, a compression bomb, changed while it was read) is a DataError.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import re
 import stat
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tunesmith.data.chatml import conversations, is_chatml
 from tunesmith.data.delimited import csv_rows, said_delimiter
 from tunesmith.data.documents import documents
 from tunesmith.data.lines import (
@@ -36,13 +37,16 @@ from tunesmith.data.lines import (
     lines,
     survey,
 )
+from tunesmith.data.packed import SUFFIXES, is_packed, opened
 from tunesmith.data.sheet import sheet_rows
+from tunesmith.data.webpages import html_rows, pdf_rows
 from tunesmith.errors import DataError, did_you_mean
 
 __all__ = ["About", "Reading", "Rejected", "Row", "check_text", "format_of", "of_one_kind", "parse_json", "rows"]
 
 MAX_JSON_BYTES = 2 * 2**30  # a .json array is parsed as one piece
-BOMB_RATIO, BOMB_BYTES = 500, 2**30  # unpacked to packed size, looked at once this much was unpacked
+BATCH_ROWS = 1024  # of a columnar file, that become Python objects at a time
+NAMED = {"parquet": "a Parquet file", "arrow": "an Arrow or Feather file"}
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -50,17 +54,23 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
     ".xlsx": "xlsx",
     ".txt": "text",
     ".md": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".pdf": "pdf",
 }
+DOCUMENTS = ("text", "html", "pdf")
 ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog")  # texts about data, and none of it
 
 
 def format_of(path: Path) -> str | None:
-    """ "jsonl" | "json" | "csv" | "tsv" | "parquet" | "xlsx" | "text", by the file's name, or None."""
+    """One of FORMATS, by the file's name, or None."""
     suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in SUFFIXES:
         suffixes.pop()
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
@@ -68,7 +78,7 @@ def format_of(path: Path) -> str | None:
 def of_one_kind(files: Sequence[Path]) -> list[Path]:
     """Those of a folder that hold data: rows, or where there are none, plain texts, but for a text about the data."""
     known = [f for f in files if format_of(f) is not None and not f.name.startswith(".")]
-    of_rows = [f for f in known if format_of(f) != "text"]
+    of_rows = [f for f in known if format_of(f) not in DOCUMENTS]
     return of_rows or [f for f in known if re.split(r"[\W_]", f.name.lower())[0] not in ABOUT]
 
 
@@ -92,7 +102,7 @@ def rows(
         hint = " Save it as .xlsx or CSV." if path.suffix.lower() in (".xls", ".ods", ".numbers") else ""
         raise DataError(
             f"{path}: the kind of file is not known by its name '{path.name}'. Wanted: {', '.join(FORMATS)}, each "
-            f"also with .gz.{hint}"
+            f"also with .gz or .zst.{hint}"
         )
     about.found["format"] = kind
     try:
@@ -107,16 +117,18 @@ def rows(
 
 
 def _read(path: Path, kind: str, reading: Reading, about: About) -> Iterator[tuple[int, Row] | Rejected]:
-    is_packed = path.suffix.lower() == ".gz"
-    if kind == "xlsx" and is_packed:
-        raise DataError(f"{path}: a workbook is compressed in itself. Unpack the .gz first.")
+    if kind == "xlsx" and is_packed(path):
+        raise DataError(f"{path}: a workbook is compressed in itself. Unpack the {path.suffix} first.")
     if kind == "xlsx":
         yield from sheet_rows(path, reading.sheet, about)
         return
-    with path.open("rb") as raw:
-        stream: Any = _Unpacked(raw, path) if is_packed else raw
-        if kind == "parquet":
-            yield from _parquet(stream, path)
+    with opened(path) as source:
+        stream: Any = source
+        if kind in COLUMNAR:
+            yield from _of_columns(kind, stream, path)
+            return
+        if kind in ("html", "pdf"):
+            yield from pdf_rows(stream, path) if kind == "pdf" else html_rows(stream, path, reading.encoding)
             return
         if reading.encoding is not None:
             encoding = check_encoding(reading.encoding)
@@ -130,6 +142,9 @@ def _read(path: Path, kind: str, reading: Reading, about: About) -> Iterator[tup
             usual = "\t" if kind == "tsv" else None
             delimiter = usual if reading.delimiter is None else said_delimiter(reading.delimiter)
             yield from csv_rows(stream, path, encoding, delimiter, about)
+        elif kind == "text" and reading.separator is None and is_chatml(stream.peek(64)[:64]):
+            about.found["format"] = "ChatML"
+            yield from conversations(stream, path, encoding)
         elif kind == "text":
             yield from documents(stream, path, encoding, reading.separator)
         else:
@@ -148,37 +163,6 @@ def _stat(path: Path) -> Any:
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{path}: is not a regular file (a folder, pipe or device). Name a data file.")
     return found
-
-
-class _Unpacked(gzip.GzipFile):
-    """A gzip stream that refuses compression bombs."""
-
-    def __init__(self, raw: IO[bytes], path: Path) -> None:
-        super().__init__(fileobj=raw, mode="rb")
-        self._path, self._packed, self._unpacked = path, path.stat().st_size, 0
-
-    def _count(self, piece: bytes) -> bytes:
-        self._unpacked += len(piece)
-        if self._unpacked > BOMB_BYTES and self._unpacked > BOMB_RATIO * self._packed:
-            raise DataError(
-                f"{self._path}: unpacks to more than {BOMB_RATIO} times its size ({self._packed} bytes): a "
-                "compression bomb? "
-                "Unpack it yourself if it is what you want."
-            )
-        return piece
-
-    def read(self, size: int | None = -1) -> bytes:
-        return self._count(super().read(size))
-
-    def read1(self, size: int = -1) -> bytes:
-        return self._count(super().read1(size))
-
-    def readline(self, size: int | None = -1) -> bytes:
-        return self._count(super().readline(size))
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._unpacked = 0
-        return super().seek(offset, whence)
 
 
 def _no_constant(name: str) -> None:
@@ -258,22 +242,40 @@ def _json(stream: IO[bytes], path: Path, encoding: str) -> Iterator[tuple[int, R
             yield Rejected(str(path), number, str(error))
 
 
-def _parquet(stream: IO[bytes], path: Path) -> Iterator[tuple[int, Row] | Rejected]:
-    with tempfile.TemporaryFile() as unpacked:
+def _parquet(source: Any) -> Iterator[pa.RecordBatch]:
+    # without a buffer size, whole columns of a row group, and that may be the file
+    yield from pq.ParquetFile(source, buffer_size=2**20).iter_batches(batch_size=BATCH_ROWS)
+
+
+def _arrow(source: Any) -> Iterator[pa.RecordBatch]:
+    """Feather files and those that `datasets` keeps: with an index at their end, or as a stream."""
+    mapped = pa.memory_map(str(source)) if isinstance(source, Path) else pa.PythonFile(source)
+    try:
+        reader = pa.ipc.open_file(mapped)
+        batches = (reader.get_batch(k) for k in range(reader.num_record_batches))
+    except pa.ArrowInvalid:
+        mapped.seek(0)
+        batches = iter(pa.ipc.open_stream(mapped))
+    for batch in batches:
+        yield from (batch.slice(begin, BATCH_ROWS) for begin in range(0, batch.num_rows, BATCH_ROWS))
+
+
+COLUMNAR: dict[str, Callable[[Any], Iterator[pa.RecordBatch]]] = {"parquet": _parquet, "arrow": _arrow}
+
+
+def _of_columns(kind: str, stream: IO[bytes], path: Path) -> Iterator[tuple[int, Row] | Rejected]:
+    with tempfile.TemporaryFile() as whole:
         source: Any = path
-        if path.suffix.lower() == ".gz":  # Parquet is read from its end
+        if is_packed(path):  # it is read from its end
             while piece := stream.read(2**20):
-                unpacked.write(piece)
-            unpacked.seek(0)
-            source = unpacked
+                whole.write(piece)
+            whole.seek(0)
+            source = whole
         number = 0
         try:
-            # without a buffer size, whole columns of a row group, and that may be the file
-            for batch in pq.ParquetFile(source, buffer_size=2**20).iter_batches(batch_size=1024):
+            for batch in COLUMNAR[kind](source):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
         except pa.ArrowException as error:
-            raise DataError(
-                f"{path}: is not a Parquet file that can be read ({str(error).splitlines()[0]})."
-            ) from error
+            raise DataError(f"{path}: is not {NAMED[kind]} that can be read ({str(error).splitlines()[0]}).") from error

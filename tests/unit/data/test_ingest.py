@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tunesmith.data import lines as lines_module
+from tunesmith.data import packed
 from tunesmith.data import rows as rows_module
 from tunesmith.data.ingest import Ingested, read
 from tunesmith.data.located import find_splits
@@ -179,7 +180,7 @@ def test_a_line_too_long_is_rejected_and_never_held(tmp_path: Path, monkeypatch:
 
 
 def test_a_compression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "BOMB_BYTES", 10_000)
+    monkeypatch.setattr(packed, "BOMB_BYTES", 10_000)
     with pytest.raises(DataError, match="compression bomb"):
         ingest(tmp_path, "bomb.jsonl.gz", gzip.compress(b"\n" * 500_000))
 
