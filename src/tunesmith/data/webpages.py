@@ -124,5 +124,6 @@ def _document(path: Path, content: str, num_bytes: int, why_empty: str) -> tuple
 
 def _missing(path: Path, what: str, name: str) -> DataError:
     return DataError(
-        f"{path}: {what} need {name}, which is not installed: pip install 'tunesmith[documents]'. Or save the text as .txt"
+        f"{path}: {what} need {name}, which is not installed: pip install 'tunesmith[documents]'. Or save the text as "
+        ".txt"
     )
