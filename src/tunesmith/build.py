@@ -53,6 +53,7 @@ from tunesmith.unasked import MAX_NEW_TOKENS, is_text, of_answers, refuse_metric
 TENANT = "tuned"
 PAIRS_SLOWER = 0.1  # rate of learning from pairs, of that for replies: DPO was tuned at 5e-7 to 5e-6 for all weights
 MOST_COMPARED = 50_000  # training examples that are held at once, where their words are compared with those of cases
+Step = Callable[[int, int, str], None]  # how many are done, of how many, and what
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -125,6 +126,8 @@ class Compute:
     device_why: str
     dtype: torch.dtype
     dtype_why: str
+    processes: int = 1  # that train
+    beside: int = 1  # of them on this machine
 
 
 def compute(recipe: Recipe, lock: Mapping[str, Any] | None = None) -> Compute:
@@ -240,9 +243,6 @@ def read_ood(
 
 
 def untold(done: int, total: int, text: str) -> None: ...
-
-
-Step = Callable[[int, int, str], None]  # how many are done, of how many, and what
 
 
 def material(

@@ -65,6 +65,10 @@ class RunError(TunesmithError):
     """A run could not go on, though its input was right."""
 
 
+class LostRank(RunError):
+    """Another process of the same run is gone, or does not answer."""
+
+
 class StoreError(RunError):
     """The store of runs cannot be used now; the folders of the runs can."""
 

@@ -73,13 +73,13 @@ def fit(
     check_adapt(recipe.adapt, base.model, base.probe)
     is_labelled = bool(made.labels) and not made.renderer.several
     method.refuse(recipe, base, is_labelled=is_labelled, has_dev=bool(made.dev.records))
-    free = memory_gib(where.device)
+    free = free_each(where)
     if base.layout != "forest":
         return untraced(recipe, base, made, where, kept, f"the {base.layout} layout is not traced")
     tried: list[tuple[Recipe, Footprint]] = []
     try:
         asking = asking_bytes(recipe, base, made) if measures else None
-        for candidate in candidates(recipe, base, made, kept):
+        for candidate in candidates(recipe, base, made, kept, most_tokens(recipe, where)):
             feed = feed_of(candidate, base, made)
             found = footprint(candidate, base, made, feed, asking)
             tried.append((candidate, found))
@@ -119,14 +119,28 @@ def would_fit(recipe: Recipe, base: Base, made: Material, asking: Asking | None,
     return ways
 
 
-def candidates(recipe: Recipe, base: Base, made: Material, kept: Mapping[str, Any] | None) -> Iterator[Recipe]:
+def free_each(where: Compute) -> float:
+    """GiB, for each process where several share the machine's memory."""
+    return memory_gib(where.device) / (where.beside if where.device == "cpu" else 1)
+
+
+def most_tokens(recipe: Recipe, where: Compute) -> int:
+    """Of a micro-batch that is picked: an update has at least two for each process, whose work is then about even."""
+    if where.processes == 1:
+        return MICRO_TOKENS
+    return max(LEAST_MICRO_TOKENS, min(MICRO_TOKENS, recipe.train.update_tokens // (2 * where.processes)))
+
+
+def candidates(
+    recipe: Recipe, base: Base, made: Material, kept: Mapping[str, Any] | None, most: int = MICRO_TOKENS
+) -> Iterator[Recipe]:
     """What may be picked, the fastest first: fewer tokens at once cost little, running layers again a third more."""
     train = recipe.train
     if kept is not None:
         yield replace(recipe, train=replace(train, **{key: kept[key] for key in KEYS}))
         return
     longest = int(sizes_of(made.train.records).tokens.max())
-    most = MICRO_TOKENS if train.micro_tokens == "auto" else train.micro_tokens
+    most = most if train.micro_tokens == "auto" else train.micro_tokens
     sizes = [most]
     while train.micro_tokens == "auto" and sizes[-1] // 2 >= max(longest, LEAST_MICRO_TOKENS):
         sizes.append(sizes[-1] // 2)
@@ -153,14 +167,14 @@ def untraced(
     recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None, why: str
 ) -> Fitted:
     """Nothing is known but the least that it takes."""
-    first = next(candidates(recipe, base, made, kept))
+    first = next(candidates(recipe, base, made, kept, most_tokens(recipe, where)))
     first = replace(first, train=replace(first.train, checkpointing="off" if kept is None and
         first.train.checkpointing == "auto" else first.train.checkpointing))  # fmt: skip
     feed = feed_of(first, base, made)
     shape = feed.shape()
     tokens = first.train.micro
     wanted = need(base.model, first.adapt, min(tokens, shape["update_tokens_max"]))
-    said = check_memory(wanted, where.device, tokens, shape["longest_tokens"])
+    said = check_memory(wanted, where.device, free_each(where), tokens, shape["longest_tokens"])
     return Fitted(first, feed, None, False, trained_in(recipe, base, made), (
         ("memory", f"{wanted.memory_gib:.2g} GiB", f"{said}; not predicted: {why}"),
         ("train.micro_tokens", tokens, "said in the recipe" if recipe.train.micro_tokens != "auto" else "the default"),
@@ -207,6 +221,8 @@ def refusal(tried: list[tuple[Recipe, Footprint]], free: float, where: Compute, 
     leaves_out = {"explain": "evals.explain_cases=0", "guards": "evals.guards=off"}
     if stage in leaves_out:
         ways.append(f"--set {leaves_out[stage]} leaves that stage out")
+    if where.beside > 1 and where.device == "cpu":
+        ways.append("fewer processes: each holds all weights, and takes an equal part of the memory")
     if where.dtype == torch.float32:
         ways.append("--set precision=bfloat16 takes about half for weights and layers")
     ways.append("take a smaller model (`tunesmith models` shows which fit)")

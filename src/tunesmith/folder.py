@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from tunesmith import lineage
 from tunesmith.answered import Sitting
 from tunesmith.deaths import WORKING, working
+from tunesmith.engine.ranks import ALONE, Ranks
 from tunesmith.errors import InputError
 from tunesmith.files import read_json, sha256_text, sweep, write_json, write_text
 from tunesmith.stopping import Stop
@@ -113,6 +114,7 @@ class RunFolder:
     budgets: Mapping[str, float] = field(default_factory=dict)  # seconds a stage should take, where somebody says so
     was_there: bool = True  # before this run
     died: dict[str, Any] | None = None  # of the last process, where it was killed: its stage, and what deaths.py counts
+    ranks: Ranks = ALONE  # who trains; this process leads them
     lock: FileLock | None = None  # held as long as the folder is filled
 
     @classmethod

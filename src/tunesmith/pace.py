@@ -56,6 +56,7 @@ class Job:
     speeds: Speeds
     trained: int  # weights
     waits: bool  # for each checkpoint; else the last one only
+    share: float = 1.0  # of an update's forward and backward passes that passes one after another here (crew.py)
 
     # -- pieces -------------------------------------------------------------------------------------------------
 
@@ -178,7 +179,7 @@ class Job:
         stored = min(1.0, sum(b.num_tokens for b in batches) / self.feed.shape()["update_tokens_max"])
         tokens = self.feed.shape()["tokens"] * self.updates / self.feed.updates_per_epoch * stored
         passes = tokens * len(batches) / sum(b.num_tokens for b in batches)
-        seconds = speeds.learn.of(tokens, passes) + self.updates * speeds.step_s
+        seconds = self.share * speeds.learn.of(tokens, passes) + self.updates * speeds.step_s
         seconds += self.dev_loss_s * (2 + ((self.updates - 1) // train.every_dev if train.every_dev else 0))
         seconds += len(watched_at(self.recipe, self.updates)) * self.watched() + self.looks()
         seconds += (-(-self.updates // train.every_checkpoint) if self.waits else 1) * self.saved_s

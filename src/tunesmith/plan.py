@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tunesmith import classes, explained, guards, harness, heritage, method, pace, played, robustness, unasked
+from tunesmith import classes, crew, explained, guards, harness, heritage, method, pace, played, robustness, unasked
 from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
 from tunesmith.files import code_digest
 from tunesmith.fitted import KEYS, Fitted
@@ -46,17 +46,17 @@ def make(
     shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
-    job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained, fitted.gives_back)
+    job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained, fitted.gives_back,
+                   crew.share(where, base, feed))  # fmt: skip
     times = pace.stages(job, began_s, only)
     total_s = sum(times.values())
     rows = unasked.rows(made.task, made.train, made.renderer, [
         ("layout", base.layout, f"{base.probe.reason} (largest difference {base.probe.largest_diff:.1g})"),
-        ("device", where.device, where.device_why),
+        ("device", where.device, where.device_why), *crew.rows(where, base, feed),
         ("precision", str(where.dtype).removeprefix("torch."), where.dtype_why),
         ("task", made.task, "said in the recipe" if recipe.task.name != "auto" else "from the columns and replies"),
         ("metric", ", ".join(m.name for m in made.primary), "primary; locked before training" + (
-            "" if len(made.primary) == 1 else f"; {len(made.primary)} claims, Holm's correction")),
-        *made.means.words,
+            "" if len(made.primary) == 1 else f"; {len(made.primary)} claims, Holm's correction")), *made.means.words,
         ("scoring", made.kind.scoring, "labels by likelihood, texts by generation"),
         *fitted.rows,
         ("disk", f"{disk_gib:.2g} GiB", "of the run folder: exports, checkpoints, report"),
@@ -184,6 +184,7 @@ def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str
         "device": where.device,
         "precision": str(where.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        **({} if where.processes == 1 else {"processes": where.processes}),
         "layout": base.layout,
         "compiled": recipe.train.compile,
         "fitted": {key: getattr(recipe.train, key) for key in KEYS},

@@ -7,7 +7,7 @@ so training begins at it (Kumar et al. 2022, arXiv:2202.10054). docs/design/enco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,10 +48,13 @@ def start_head(recipe: Recipe, folder: RunFolder, base: Base, made: Material) ->
     read_head(base, path)
 
 
-@torch.no_grad()
 def read_head(base: Base, path: Path) -> None:
     """The class head that a run began with."""
-    kept = load_file(path)
+    put_head(base, load_file(path))
+
+
+@torch.no_grad()
+def put_head(base: Base, kept: Mapping[str, Tensor]) -> None:
     for name, parameter in head_tensors(base.model).items():
         parameter.copy_(kept[name])
     base.mean_probe = kept[MEAN_WEIGHT], kept[MEAN_BIAS]

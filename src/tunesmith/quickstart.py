@@ -12,7 +12,7 @@ from tunesmith.errors import InputError
 from tunesmith.folder import Teller
 from tunesmith.models.catalogue import fetch
 from tunesmith.recipe import parse
-from tunesmith.run import run
+from tunesmith.run import Occasion, run
 
 MODEL = "smollm2-135m-instruct"
 DATA = "quickstart_data"
@@ -67,6 +67,5 @@ def quickstart(out: Path, tell: Teller, *, resume: bool) -> tuple[dict[str, Any]
     data = out.parent / DATA
     shop.write(data)
     chosen = settings(data)
-    return run(
-        parse(chosen), yaml.safe_dump(chosen, sort_keys=False), out, tell, resume=resume, note=MADE, budgets=BUDGETS_S
-    ), out
+    text, occasion = yaml.safe_dump(chosen, sort_keys=False), Occasion(MADE, BUDGETS_S)
+    return run(parse(chosen), text, out, tell, resume=resume, occasion=occasion), out

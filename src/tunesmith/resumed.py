@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,19 @@ def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
         )
 
 
-def refuse_other_lock(before: dict[str, Any] | None, locked: dict[str, Any]) -> None:
-    """`before`: what the run's folder keeps, None where it just begins."""
+def refuse_other_lock(before: dict[str, Any] | None, locked: dict[str, Any], say: Callable[[str], None]) -> None:
+    """`before`: what the run's folder keeps, None where it just begins. Another number of processes may go on: they
+    change the last bits alone, as the threads of each do."""
     if before is None or before == locked:
         return
     then, now = dict(flat(before)), dict(flat(locked))
+    if then.get("processes", 1) != now.get("processes", 1):
+        say(f"going on with {now.get('processes', 1)} processes instead of {then.get('processes', 1)}: the same "
+            "updates but for their last bits")  # fmt: skip
+        then, now = ({k: v for k, v in lock.items() if k not in ("processes", "threads")} for lock in (then, now))
     different = [k for k in {**then, **now} if then.get(k) != now.get(k)]
+    if not different:
+        return
     raise InputError(
         f"this is not the run that was started: {', '.join(different[:5])} changed since then (for one, "
         f"{different[0]} was {short(then.get(different[0]))} and is {short(now.get(different[0]))} now). Restore "

@@ -12,7 +12,7 @@ from tunesmith.errors import NoRoom, PlanError
 from tunesmith.models.adapters import Adapt, config_of, targets_of, trained_weights
 from tunesmith.models.blockwise import num_bytes, num_weights, quantised
 from tunesmith.models.class_head import head_tensors
-from tunesmith.models.here import MEMORY, memory_gib
+from tunesmith.models.here import MEMORY
 from tunesmith.models.peft_methods import tried
 from tunesmith.models.prompts import PREFIX
 
@@ -79,9 +79,8 @@ def num_trained(model: PreTrainedModel, adapt: Adapt, heads: tuple[str, ...] = (
     return head + sum(adapt.rank * sum(shapes[name]) for name in layers if name in shapes)
 
 
-def check_memory(wanted: Need, device: str, micro_tokens: int, longest: int) -> str:
-    """What the plan says of memory. NoRoom where the least does not fit, with what would."""
-    free = memory_gib(device)
+def check_memory(wanted: Need, device: str, free: float, micro_tokens: int, longest: int) -> str:
+    """What the plan says of memory. NoRoom where the least does not fit in the GiB that are free, with what would."""
     if wanted.memory_gib <= free:
         return f"at least, beside the loaded model; {free:.1f} GiB are free"
     fitting = int((free - wanted.state_gib) / wanted.layers_gib * micro_tokens)

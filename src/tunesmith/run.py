@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ from tunesmith import (
 from tunesmith.answered import Sitting
 from tunesmith.build import Compute, Material, check_files, compute, load_base, material
 from tunesmith.calibrate import calibrate
+from tunesmith.crew import at_work
 from tunesmith.data.audit import list_rejected, summary_lines, too_long
 from tunesmith.data.split import Ledger
 from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.memory import give_back_freed_memory
+from tunesmith.engine.ranks import ALONE, Ranks
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import InputError, Interrupted
@@ -79,31 +81,39 @@ def default_name(recipe: Recipe, what: str = "") -> Path:
     return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
 
 
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """Of the quickstart, say."""
+
+    note: str = ""  # what the report must say
+    budgets: Mapping[str, float] = field(default_factory=dict)  # seconds that stages should take
+
+
 def run(
-    recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False, note: str = "",
-    budgets: Mapping[str, float] | None = None,
+    recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False, occasion: Occasion = Occasion(),
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
-    """Does everything; returns verdict.json. `text`: the recipe as it is kept; `note`: what the report must say;
-    `budgets`: seconds that stages should take."""
-    return in_folder(
-        recipe, text, out, tell, lambda *run: whole(recipe, note, *run), resume=resume, budgets=budgets or {}
-    )
+    """Does everything; returns verdict.json. `text`: the recipe as it is kept; `ranks`: who trains."""
+    work = lambda *run: whole(recipe, occasion, *run)
+    return in_folder(recipe, text, out, tell, work, resume=resume, ranks=ranks)
 
 
-def train(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False) -> dict[str, Any]:
+def train(
+    recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Training and export alone; `run` with `resume` measures and compares later. Returns export.json."""
-    return in_folder(recipe, text, out, tell, lambda *run: trained(recipe, *run), resume=resume, budgets={})
+    return in_folder(recipe, text, out, tell, lambda *run: trained(recipe, *run), resume=resume, ranks=ranks)
 
 
 def in_folder(
     recipe: Recipe, text: str, out: Path, tell: Teller,
-    work: Callable[[RunFolder, Tracked, energy.Meter], dict[str, Any]], *, resume: bool, budgets: Mapping[str, float],
+    work: Callable[[RunFolder, Tracked, energy.Meter], dict[str, Any]], *, resume: bool, ranks: Ranks,
 ) -> dict[str, Any]:  # fmt: skip
     """`work` in a run folder that is held, can be stopped, and is sealed and recorded behind it."""
     check_files(recipe)
     openings.rows()  # a record that cannot be read is said now, not hours in
     folder = RunFolder.open(out, tell, resume=resume)
-    folder.budgets = dict(budgets)
+    folder.ranks = ranks
     try:
         if resume:
             refuse_other_recipe(recipe, out)
@@ -162,17 +172,18 @@ def learned(
     state, made = reference.begin(fitted.recipe, folder, session, made, fitted.feed)
     feed = rolling(fitted.recipe, folder, session, made, fitted.feed, state)
     with folder.stage("train"):
-        teach(fitted.recipe, folder, session, made, state, feed, tracked)
+        with at_work(folder.ranks, folder, fitted.recipe, session):
+            teach(fitted.recipe, folder, session, made, state, feed, tracked)
         snapshot = settle(fitted.recipe, folder, session, made)
         trim(session)
     return made, snapshot
 
 
 def whole(
-    recipe: Recipe, note: str, folder: RunFolder, tracked: Tracked, meter: energy.Meter
+    recipe: Recipe, occasion: Occasion, folder: RunFolder, tracked: Tracked, meter: energy.Meter
 ) -> dict[str, Any]:  # fmt: skip
     """Stage after stage; each leaves files behind that a resume finds."""
-    out = folder.path
+    out, folder.budgets = folder.path, occasion.budgets
     fitted, where, session, made = begun(recipe, folder, tracked)
     recipe, base = fitted.recipe, session.base
     base_asked = baseline(recipe, folder, session, made)
@@ -194,7 +205,12 @@ def whole(
         digests = export(recipe, folder, session, made, where, snapshot)
     of_data = [chosen_note(recipe.sweep.tried), plan.seen_note(folder.read("plan.json")), *too_long(made.audit)]
     verdict = evaluate.verdict_of(
-        recipe, made, base_asked, tuned, folder.read("scores/forms.json"), [note, *of_data, base.located.note, *said]
+        recipe,
+        made,
+        base_asked,
+        tuned,
+        folder.read("scores/forms.json"),
+        [occasion.note, *of_data, base.located.note, *said],
     )
     verdict["secondary"] |= preferred
     verdict |= {"run": out.name, "guard": [asdict(g) for g in guard], "openings": [asdict(o) for o in earlier]}
@@ -273,7 +289,7 @@ def prepare(
     """Model and data, checked and tried; audit, ledger, plan and lock are written. On a resume the lock must be the
     same, and the speeds of its plan stay: nothing is tried again, and the cuts alone are given."""
     began, before = time.monotonic(), folder.read("lock.json")
-    where = compute(recipe, before)
+    where = replace(compute(recipe, before), processes=folder.ranks.size, beside=folder.ranks.beside)
     with folder.doing("model loaded and probed"):
         base = load_base(recipe, where, learns=True)
     ledger_path = folder.path / "ledger.json"
@@ -295,7 +311,7 @@ def prepare(
         disk_gib = disk_need(base.model, recipe.adapt, recipe.export, fitted.num_trained)
         check_disk(folder.path, disk_gib, "name another --out, or say --set export=[adapter]")
     locked = plan.lock(recipe, base, made, where)
-    refuse_other_lock(before, locked)
+    refuse_other_lock(before, locked, folder.tell.say)
     check_judge(recipe, folder)
     kept = (folder.read("plan.json") or {}).get("speeds") if before else None
     cuts = kept_sizes(recipe, folder)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from tunesmith import gates
+from tunesmith.engine.ranks import ALONE, Ranks
 from tunesmith.errors import InputError, RunError
 from tunesmith.evals.compare import UNKNOWN, decide
 from tunesmith.evals.compare import together as decided_together
@@ -28,7 +29,9 @@ TOO_FEW = "too few seeds"
 BASE_SAID = ("forms.json", "base.json")  # what the base answered: the same for every seed, so it is asked once
 
 
-def run_seeds(recipe: Recipe, text: str, out: Path, tell: Teller, num: int, *, resume: bool = False) -> dict[str, Any]:
+def run_seeds(
+    recipe: Recipe, text: str, out: Path, tell: Teller, num: int, *, resume: bool = False, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Runs into out/seed_0, out/seed_1 …; returns seeds.json. Finished ones are kept on a resume."""
     if num < 2:
         raise InputError(f"--seeds is {num}; wanted at least 2 (at least {FEWEST} for a claim about the method)")
@@ -45,7 +48,14 @@ def run_seeds(recipe: Recipe, text: str, out: Path, tell: Teller, num: int, *, r
         place(settings, "data.split_seed", split_seed)
         if not (folder / "verdict.json").is_file():
             begun = begin(folder, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), folders)
-            run(one, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), folder, tell, resume=begun)
+            run(
+                one,
+                yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+                folder,
+                tell,
+                resume=begun,
+                ranks=ranks,
+            )
         folders.append(folder)
     found = together(folders, recipe.evals.alpha)
     write_json(out / NAME, found)

@@ -29,6 +29,7 @@ from tunesmith.fitted import Fitted
 from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix
 from tunesmith.generate.limits import Limits
 from tunesmith.models.load import Base
+from tunesmith.recipe import Train
 from tunesmith.roles import Foretold
 from tunesmith.room import SAVED_BYTES
 from tunesmith.types import Forest
@@ -139,13 +140,16 @@ def try_out(
 
 
 def session_of(fitted: Fitted, base: Base, cuts: Cuts) -> Session:
+    return session_on(base, fitted.recipe.train, cuts, gives_back=fitted.gives_back)
+
+
+def session_on(base: Base, train: Train, cuts: Cuts, *, gives_back: bool) -> Session:
     """A session as the recipe wants it, which gives freed memory back where that is short."""
-    train = fitted.recipe.train
     session = Session(base, compiled=train.compile, checkpointing=train.checkpointing == "on")
     session.cuts = cuts
-    if fitted.gives_back:
+    if gives_back:
         give_back_freed_memory()
-    session.waits = fitted.gives_back
+    session.waits = gives_back
     return session
 
 

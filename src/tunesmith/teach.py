@@ -40,7 +40,8 @@ def teach(
 
     def after_update(update: int, facts: dict[str, float]) -> None:
         saver.check()
-        row = {"update": update, **facts, **feed.told, "elapsed_s": time.monotonic() - began, "peak_gib": peak_gib()}
+        told = {**facts, **feed.told, **session.ranks.told}
+        row = {"update": update, **told, "elapsed_s": time.monotonic() - began, "peak_gib": peak_gib()}
         if update in state.skipped:
             folder.add_lines(METRICS, [{"update": update, "skipped": state.skipped[update]}])
             folder.tell.say(f"update {update} was left out: {why_left_out(made, state, update)}")

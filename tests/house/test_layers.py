@@ -21,10 +21,10 @@ SERVICES = (
     *("trial", "space", "study", "sweep", "curve", "causes", "beside", "graded"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked", "played", "reference", "feedback", "rewarded", "reward"),
-    *("classes", "probing", "class_export", "masked_export", "score_export"),
+    *("classes", "probing", "class_export", "masked_export", "score_export", "crew"),
 )
 LAYERS = (
-    ("types", "roles", "errors", "files", "places", "offline", "plain_yaml", "secret"),
+    ("types", "roles", "errors", "files", "places", "offline", "plain_yaml", "secret", "exits"),
     ("data", "models", "store"),
     ("objectives", "regularisers", "generate"),
     ("engine", "evals"),

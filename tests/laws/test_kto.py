@@ -122,8 +122,8 @@ def test_the_reference_point_is_of_the_whole_update(adapt: str, monkeypatch: pyt
     assert largest(whole, gradient(session, "t", cuts, made)) < 1e-5
     each = sharing.exchange
 
-    def alone(objective, outs, batches, rows, others):  # type: ignore[no-untyped-def]
-        return [each(objective, [o], [b], [r], [x])[0] for o, b, r, x in zip(outs, batches, rows, others)]
+    def alone(objective, outs, batches, rows, others, ranks):  # type: ignore[no-untyped-def]
+        return [each(objective, [o], [b], [r], [x], ranks)[0] for o, b, r, x in zip(outs, batches, rows, others)]
 
     monkeypatch.setattr(sharing, "exchange", alone)
     assert largest(whole, gradient(session, "t", cuts, made)) > 1e-3

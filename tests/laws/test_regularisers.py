@@ -22,7 +22,7 @@ from tunesmith.engine.loop import State, train
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
 from tunesmith.engine.session import Session
-from tunesmith.engine.tenant import Spec
+from tunesmith.engine.tenant import Spec, drawing
 from tunesmith.models.adapters import Adapt
 from tunesmith.objectives.sft import SFT
 from tunesmith.regularisers.average import Ema, Mean, Tail
@@ -209,7 +209,7 @@ def test_mixout_under_lora_drops_entries_of_the_change_and_nothing_of_the_base()
     plain = session.logprobs("t", [batch])[0]
     session._put(tenant)
     undo, site = drop.attach(session._site(tenant)), session._site(tenant)
-    with torch.no_grad(), session._noise(tenant, 0, batch):
+    with torch.no_grad(), drawing(tenant, 0, batch):
         found = session._output(tenant, batch).logp()
     undo()
     assert torch.equal(session.logprobs("t", [batch])[0], plain)

@@ -38,17 +38,17 @@ def test_what_is_said_to_fit_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     adapt = Adapt("lora", rank=2)
     wanted = room.need(model, adapt, 4096)
     monkeypatch.setenv(MEMORY, str(wanted.memory_gib))
-    assert "at least" in room.check_memory(wanted, "cpu", 4096, 100)
+    assert "at least" in room.check_memory(wanted, "cpu", memory_gib("cpu"), 4096, 100)
     monkeypatch.setenv(MEMORY, str(0.5 * wanted.memory_gib))
     with pytest.raises(PlanError, match="would fit") as refused:
-        room.check_memory(wanted, "cpu", 4096, 100)
+        room.check_memory(wanted, "cpu", memory_gib("cpu"), 4096, 100)
     found = re.search(r"micro_tokens=(\d+)", str(refused.value))
     assert found is not None
     fitting = int(found.group(1))
     assert room.need(model, adapt, fitting).memory_gib <= memory_gib("cpu")
     assert room.need(model, adapt, fitting + 64).memory_gib > memory_gib("cpu")
     with pytest.raises(PlanError) as refused:
-        room.check_memory(wanted, "cpu", 4096, 4000)  # an example is longer than what would fit
+        room.check_memory(wanted, "cpu", memory_gib("cpu"), 4096, 4000)  # an example is longer than what would fit
     assert "would fit" not in str(refused.value)
 
 

@@ -30,6 +30,7 @@ from tunesmith.cli.options import (
     part,
     recipe_of,
 )
+from tunesmith.cli.several import Processes, goes_on, several, together
 from tunesmith.errors import InputError
 
 
@@ -67,31 +68,38 @@ def run(
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Run with so many seeds, and say what holds for the method.")
     ] = None,
+    processes: Processes = None,
 ) -> None:
     """Audit, plan, baseline, train, evaluate, verdict, export and report.
 
     Example: tunesmith run --model smollm2-135m-instruct --data tickets.csv
     """
-    if resume and out is not None and file is None and not data:
-        file = part("opened").kept_recipe(part("seeds").first(out) if seeds else out)
-    recipe, text = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
-    refuse_nameless(out, resume=resume)
-    if dry_run:
-        show_plan(recipe, as_json=as_json)
+    with together() as ranks:
+        resume = resume or goes_on(out)
+        if resume and out is not None and file is None and not data:
+            file = part("opened").kept_recipe(part("seeds").first(out) if seeds else out)
+        recipe, text = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
+        refuse_nameless(out, resume=resume)
+        if dry_run:
+            show_plan(recipe, as_json=as_json)
+            return
+        job = part("run")
+        folder = out or job.default_name(recipe)
+        several(processes, ranks, out, folder)
+        flags = [name for name, is_said in (("--json", as_json), ("--require-better", require_better)) if is_said]
+        flags += [f"--processes={processes}"] * (processes is not None)
+        if seeds is not None:
+            with going_on("run", folder, [*flags, f"--seeds={seeds}"], quiet=as_json) as tell:
+                found = part("seeds").run_seeds(recipe, text, folder, tell, seeds, resume=resume, ranks=ranks)
+        else:
+            with going_on("run", folder, flags, quiet=as_json) as tell:
+                verdict = job.run(recipe, text, folder, tell, resume=resume, ranks=ranks)
+    if seeds is None:
+        finish(verdict, folder, as_json=as_json, require_better=require_better)
         return
-    job = part("run")
-    folder = out or job.default_name(recipe)
-    flags = [name for name, is_said in (("--json", as_json), ("--require-better", require_better)) if is_said]
-    if seeds is not None:
-        with going_on("run", folder, [*flags, f"--seeds={seeds}"], quiet=as_json) as tell:
-            found = part("seeds").run_seeds(recipe, text, folder, tell, seeds, resume=resume)
-        show.out(json.dumps(found, ensure_ascii=False) if as_json else part("seeds").in_words(found))
-        if (require_better and found["decision"] != "better") or not found["gates_met"]:
-            raise typer.Exit(3)
-        return
-    with going_on("run", folder, flags, quiet=as_json) as tell:
-        verdict = job.run(recipe, text, folder, tell, resume=resume)
-    finish(verdict, folder, as_json=as_json, require_better=require_better)
+    show.out(json.dumps(found, ensure_ascii=False) if as_json else part("seeds").in_words(found))
+    if (require_better and found["decision"] != "better") or not found["gates_met"]:
+        raise typer.Exit(3)
 
 
 def train(
@@ -105,19 +113,24 @@ def train(
     out: Out = None,
     resume: Resume = False,
     as_json: Json = False,
+    processes: Processes = None,
 ) -> None:
     """Train and export, and measure nothing. `tunesmith run --resume` compares it with its base later.
 
     Example: tunesmith train --model smollm2-135m-instruct --data tickets.csv
     """
-    if resume and out is not None and file is None and not data:
-        file = part("opened").kept_recipe(out)
-    recipe, text = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
-    refuse_nameless(out, resume=resume)
-    job = part("run")
-    folder = out or job.default_name(recipe)
-    with going_on("train", folder, ["--json"] if as_json else [], quiet=as_json) as tell:
-        exported = job.train(recipe, text, folder, tell, resume=resume)
+    with together() as ranks:
+        resume = resume or goes_on(out)
+        if resume and out is not None and file is None and not data:
+            file = part("opened").kept_recipe(out)
+        recipe, text = recipe_of(file, model, data, test, sets, strict=strict, parent=parent)
+        refuse_nameless(out, resume=resume)
+        job = part("run")
+        folder = out or job.default_name(recipe)
+        several(processes, ranks, out, folder)
+        flags = ["--json"] * as_json + [f"--processes={processes}"] * (processes is not None)
+        with going_on("train", folder, flags, quiet=as_json) as tell:
+            exported = job.train(recipe, text, folder, tell, resume=resume, ranks=ranks)
     if as_json:
         show.out(json.dumps({"folder": str(folder), "exports": exported}, ensure_ascii=False))
         return

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import typer
 
+from tunesmith import exits
 from tunesmith.cli import (
     advice,
     ask,
@@ -40,7 +41,7 @@ from tunesmith.cli import (
 )
 from tunesmith.cli.faults import told
 from tunesmith.cli.words import Words
-from tunesmith.errors import Interrupted
+from tunesmith.errors import Interrupted, LostRank, TunesmithError
 
 app = typer.Typer(
     cls=Words,
@@ -96,12 +97,17 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", module="transformers|peft|torch")
+    if not exits.begin():
+        return
     try:
         app(prog_name="tunesmith")
+    except SystemExit as end:
+        sys.exit(exits.noted(end.code if isinstance(end.code, int) else int(end.code is not None)))
     except Exception as error:
         message, code = told(error)
         (show.stopped if isinstance(error, Interrupted) else show.error)(message)
-        sys.exit(code)
+        is_known = isinstance(error, TunesmithError) and not isinstance(error, LostRank)
+        sys.exit(exits.noted(code) if is_known else code)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Every surface works through these verbs; none reaches around them. A verb copies
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from transformers import PreTrainedModel
 from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.memory import keep_freed_memory
 from tunesmith.engine.optim import global_norm, step
+from tunesmith.engine.ranks import ALONE, Ranks
 from tunesmith.engine.sharing import loss_of, others_of, shares_of
-from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who, begun_prompts
+from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who, begun_prompts, drawing
 from tunesmith.errors import NotFinite, Overflow, PlanError, RunError
 from tunesmith.generate.decode import Sampler
 from tunesmith.generate.kept import Kept
@@ -27,13 +29,12 @@ from tunesmith.generate.limits import Limits
 from tunesmith.generate.plain import generate_plain
 from tunesmith.generate.stream import Ask, Piece, Reader, as_steps, unfold
 from tunesmith.models import kernel
-from tunesmith.models.adapters import Slot, activate_adapter, keyed_generator, layers_of, open_slot, slot_key
+from tunesmith.models.adapters import Slot, activate_adapter, layers_of, open_slot, slot_key
 from tunesmith.models.artifact import about_adapter, read_adapter, save_weights
 from tunesmith.models.before import Prefixed
 from tunesmith.models.depth import depths
 from tunesmith.models.forward import layers_again
 from tunesmith.models.load import Base
-from tunesmith.models.noise import key_of
 from tunesmith.models.output import ForwardOutput, output
 from tunesmith.models.peft_methods import take_out
 from tunesmith.models.prompts import begun
@@ -52,6 +53,7 @@ class Session:
         self.tenants: dict[str, Tenant] = {}
         self.slots: dict[str, Slot] = {}
         self.cuts, self.waits = Cuts(), False
+        self.ranks: Ranks = ALONE
         self._active: Slot | None = None
         self._lock = threading.RLock()
         keep_freed_memory()
@@ -90,7 +92,7 @@ class Session:
 
     def set_trainable(self, name: str, tensors: Sequence[str]) -> None:
         """Only these tensors of the tenant train from now on."""
-        with self._lock:
+        with self._lock, self.ranks.all("set_trainable", name, tensors):
             self._tenant(name).select(tensors)
 
     # -- learning -----------------------------------------------------------------------------------------------
@@ -99,34 +101,40 @@ class Session:
         self, name: str, batches: Sequence[Forest], objective: Objective, scale: float
     ) -> dict[str, Ratio]:
         """Add the gradient of `scale` times the summed loss of the micro-batches to the tenant's pending gradients."""
-        with self._lock:
-            tenant = self._tenant(name)
-            if tenant.pending:  # those could not be made again here, so nothing may be tried twice
-                return self._teach(tenant, batches, objective, scale)
-            return self.cuts.learned(
-                batches, tenant.num_updates + 1, lambda c: self._teach(tenant, c, objective, scale)
-            )
+        with self._lock, self.ranks.all("forward_backward", name, (), objective, scale):
+            tenant, mine, began = self._tenant(name), self.ranks.dealt(batches, self.base), time.monotonic()
+
+            def teach(cut: Sequence[Forest]) -> dict[str, Ratio]:
+                return self._teach(tenant, cut, objective, scale, self.ranks.keys(mine, len(cut)))
+
+            # what is pending could not be made again, and other ranks do not make again what they shared
+            if tenant.pending or (self.ranks.size > 1 and "shared" in objective.needs):
+                stats = teach(mine.batches)
+            else:
+                stats = self.cuts.learned(mine.batches, tenant.num_updates + 1, teach)
+            return self.ranks.totals(stats, time.monotonic() - began)
 
     def forget_gradients(self, name: str) -> bool:
         """Drop what is pending. True where all of it was finite."""
-        with self._lock:
+        with self._lock, self.ranks.all("forget_gradients", name):
             pending = self._tenant(name).pending
             is_finite = not pending or bool(global_norm(pending).isfinite())
             self._tenant(name).forget_gradients()
-            return is_finite
+            return self.ranks.each(is_finite)
 
     def skip_update(self, name: str) -> None:
         """Count an update in which nothing was learned, so that the noise of the next one is its own."""
-        with self._lock:
+        with self._lock, self.ranks.all("skip_update", name):
             self._tenant(name).num_updates += 1
 
     def optim_step(self, name: str, lr: float) -> float:
         """Clip, step, clear. Returns the gradient's norm before clipping; NotFinite, and no change, where it is not."""
-        with self._lock:
+        with self._lock, self.ranks.all("optim_step", name, lr):
             tenant = self._tenant(name)
+            params = {n: tenant.masters[n] for n in tenant.trainable}
+            tenant.pending = self.ranks.summed(tenant.pending, params)
             if not tenant.pending:
                 raise RunError(f"tenant {name} has no pending gradient: call forward_backward first")
-            params = {n: tenant.masters[n] for n in tenant.trainable}
             for n, master in params.items():
                 master.grad = tenant.pending.get(n)
             ids = tuple(dict.fromkeys(tenant.pending_ids))
@@ -241,9 +249,12 @@ class Session:
             tensors, facts = self._tenant(name).state(with_optimizer=with_optimizer)
             return tensors, {**facts, "base_digest": self.base.digest}
 
-    def load_state(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any], *, insist: bool = False) -> None:
+    def load_state(
+        self, name: str, tensors: Mapping[str, Tensor], facts: dict[str, Any], *, insist: bool = False
+    ) -> None:
         """Restore what `save_state` gave. Another base is refused unless the user insists."""
-        with self._lock:
+        with self._lock, self.ranks.all("load_state", name, {}, facts):
+            tensors = self.ranks.given(tensors)
             if facts["base_digest"] != self.base.digest and not insist:
                 raise RunError(
                     f"the state was made on a base with digest {facts['base_digest'][:12]}, this one is "
@@ -313,17 +324,20 @@ class Session:
         """Outputs, without gradients, of the frozen models that the objective asks for. Their heads are their own."""
         return others_of(tenant, batch, objective, lambda frozen: self._output(self._put(frozen), batch))
 
-    def _teach(self, tenant: Tenant, batches: Sequence[Forest], objective: Objective, scale: float) -> dict[str, Ratio]:
+    def _teach(
+        self, tenant: Tenant, batches: Sequence[Forest], objective: Objective, scale: float, keys: Sequence[object]
+    ) -> dict[str, Ratio]:
         """Forward and backward of micro-batches, one after the other. Without a gradient left where one fails."""
         batches = [b.to(self.base.model.device) for b in batches]
         others = [self._others(tenant, b, objective) for b in batches]
         self._put(tenant)
         stats: dict[str, Ratio] = {}
         with self._training(tenant):
-            shares = shares_of(lambda k, batch: self._noisy_output(tenant, k, batch), batches, objective, others)
+            noisy = lambda k, batch: self._noisy_output(tenant, keys[k], batch)
+            shares = shares_of(noisy, batches, objective, others, self.ranks)
             for index, batch in enumerate(batches):
                 given = (shares[index] if shares else None, others[index])
-                with self._noise(tenant, index, batch):
+                with drawing(tenant, keys[index], batch):
                     found = self._learn(tenant, batch, objective, scale, given)
                 for key, ratio in found.items():
                     stats[key] = stats[key] + ratio if key in stats else ratio
@@ -349,8 +363,8 @@ class Session:
         tenant.pending_ids.extend(batch.example_ids)
         return {"loss": Ratio(loss.total.detach().double(), objective.count(batch)), **stats}
 
-    def _noisy_output(self, tenant: Tenant, index: int, batch: Forest) -> ForwardOutput:
-        with self._noise(tenant, index, batch):
+    def _noisy_output(self, tenant: Tenant, key: object, batch: Forest) -> ForwardOutput:
+        with drawing(tenant, key, batch):
             return self._output(tenant, batch)
 
     def _site(self, tenant: Tenant) -> Site:
@@ -378,19 +392,6 @@ class Session:
             self.base.model.eval()
             for call in reversed(undo):
                 call()
-
-    @contextmanager
-    def _noise(self, tenant: Tenant, index: int, batch: Forest) -> Iterator[None]:
-        """Noise drawn inside is a function of seed, update and token; a library's own, of seed, update and micro-batch.
-        Nothing that ran before moves it."""
-        key = (tenant.spec.seed, "noise", tenant.num_updates)
-        tenant.slot.draw.set(batch, key_of(*key))
-        with torch.random.fork_rng():
-            torch.manual_seed(keyed_generator(*key, index).initial_seed())
-            try:
-                yield
-            finally:
-                tenant.slot.draw.set(None, 0)
 
     def _eager(self) -> AbstractContextManager[Any]:
         """Generation never runs the compiled layers: its shapes change at every token."""

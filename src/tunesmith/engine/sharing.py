@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.engine.ranks import Ranks
 from tunesmith.engine.tenant import Snapshot, Tenant
 from tunesmith.models.heads import KeptHead
 from tunesmith.models.load import Base
@@ -57,6 +58,7 @@ def shares_of(
     batches: Sequence[Forest],
     objective: Objective,
     others: Sequence[dict[str, Any]],
+    ranks: Ranks,
 ) -> list[tuple[Shared, Tensor]]:
     """(what all shared, cotangent of mine) of each micro-batch, [U, K] both; nothing where nothing is shared.
 
@@ -70,7 +72,7 @@ def shares_of(
             out = forward(index, batch)
             outs.append(out)
             rows.append(objective.share(out, batch))
-    return exchange(objective, outs, batches, rows, others)
+    return exchange(objective, outs, batches, rows, others, ranks)
 
 
 def exchange(
@@ -79,14 +81,16 @@ def exchange(
     batches: Sequence[Forest],
     rows: Sequence[Tensor],
     others: Sequence[dict[str, Any]],
+    ranks: Ranks,
 ) -> list[tuple[Shared, Tensor]]:
     """For each micro-batch (what all shared, the loss's derivative with respect to its own rows), each [U, K].
 
     `outs` and `rows`, the shares, carry no gradient: a second forward pass sends the derivative into the weights. What
     else trains in the loss (a head) gets its gradient there too, and none here. What is held has no derivative.
     """
-    everything = torch.cat(list(rows)).detach().requires_grad_()
-    ends = torch.tensor([len(r) for r in rows]).cumsum(0).tolist()
+    both, first = ranks.rows(rows)
+    everything = both.detach().requires_grad_()
+    ends = (first + torch.tensor([len(r) for r in rows], dtype=torch.int64).cumsum(0)).tolist()
     shared = [Shared(everything, slice(end - len(r), end)) for end, r in zip(ends, rows)]
     cotangent = torch.zeros_like(everything)
     if "held" in objective.needs:
@@ -96,4 +100,5 @@ def exchange(
         if total.requires_grad:
             [found] = torch.autograd.grad(total, [everything], allow_unused=True)
             cotangent += 0 if found is None else found
+    ranks.sum_(cotangent)
     return [(Shared(everything.detach(), s.mine), cotangent[s.mine]) for s in shared]

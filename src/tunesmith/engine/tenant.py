@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from tunesmith.engine.optim import AdamW, build
 from tunesmith.errors import PlanError, RunError
-from tunesmith.models.adapters import Adapt, Slot, initial_values
+from tunesmith.models.adapters import Adapt, Slot, initial_values, keyed_generator
 from tunesmith.models.chunked import add_to
 from tunesmith.models.depth import factors
 from tunesmith.models.load import Base
+from tunesmith.models.noise import key_of
 from tunesmith.roles import Regulariser
+from tunesmith.types import Forest
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Tenant:
         facts = {"adapt": self.slot.key, "seed": self.spec.seed, "num_updates": self.num_updates}
         return tensors, {**facts, "trainable": sorted(self.trainable), "with_optimizer": with_optimizer}
 
-    def load(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def load(self, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> None:
         if self.pending:
             raise RunError(f"tenant {self.name} has pending gradients: call optim_step before another state is loaded")
         if facts["adapt"] != self.slot.key:
@@ -152,3 +155,17 @@ class Tenant:
             regulariser.load({n.removeprefix(own): t for n, t in tensors.items() if n.startswith(own)})
         self.trainable = frozenset(facts["trainable"])
         self.num_updates = facts["num_updates"]
+
+
+@contextmanager
+def drawing(tenant: Tenant, key: object, batch: Forest) -> Iterator[None]:
+    """Noise drawn inside is a function of seed, update and token; a library's own, of seed, update and `key`, the
+    micro-batch's place in the update. Nothing that ran before moves it."""
+    words = (tenant.spec.seed, "noise", tenant.num_updates)
+    tenant.slot.draw.set(batch, key_of(*words))
+    with torch.random.fork_rng():
+        torch.manual_seed(keyed_generator(*words, key).initial_seed())
+        try:
+            yield
+        finally:
+            tenant.slot.draw.set(None, 0)

@@ -34,7 +34,7 @@ def update(
         except NotFinite:
             raise NotFinite(poisoned(session, name, batches, objective), number) from None
         except (RuntimeError, MemoryError) as error:  # in the optimizer; a step that was made is not made again
-            if session.tenants[name].num_updates == number or not is_memory(error):
+            if session.tenants[name].num_updates == number or not is_memory(error) or session.ranks.size > 1:
                 raise
             failed = without_frames(error)
         give_back()

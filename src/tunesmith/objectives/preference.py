@@ -203,8 +203,11 @@ class Preferring(OfPairs):
     update alone (to try one out)."""
 
     def __init__(self, asked: Preference, reference: Reference | None) -> None:
-        self.kind, self.keys = LOSSES[asked.loss], resolved(asked)
-        self.reference = reference
+        self.loss, self.keys, self.reference = asked.loss, resolved(asked), reference
+
+    @property
+    def kind(self) -> Kind:
+        return LOSSES[self.loss]  # not kept: it could not be sent to other processes
 
     def __call__(self, output: Output, batch: Forest, shared: Shared | None, others: dict[str, Any]) -> Loss:
         return self.of(nats_of(output, batch), batch)

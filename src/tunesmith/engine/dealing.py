@@ -1,0 +1,56 @@
+"""Who gets which micro-batches of an update: by what they cost, so that no rank waits long for another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from tunesmith.models.load import Base
+from tunesmith.types import Forest
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A rank's micro-batches. `numbers`: their places in the whole update, which do not depend on who gets them."""
+
+    numbers: tuple[int, ...]
+    batches: list[Forest]
+
+
+def deal(costs: Sequence[float], size: int) -> list[list[int]]:
+    """The places of each rank's micro-batches, in their order: the dearest first, to whoever has least to do; at most a
+    third longer than the best there is (Graham 1969). A single one is the leader's."""
+    parts: list[list[int]] = [[] for _ in range(size)]
+    loads = [0.0] * size
+    for place in sorted(range(len(costs)), key=lambda k: (-costs[k], k)):
+        rank = min(range(size), key=lambda r: (loads[r], r))
+        parts[rank].append(place)
+        loads[rank] += costs[place]
+    return [sorted(part) for part in parts]
+
+
+def cost_of(base: Base) -> Callable[[Forest], float]:
+    """Multiply-adds of a forward pass: weights for each token, the head for each learned one, and attention for each
+    pair of a token and one that it sees."""
+    model, config = base.model, base.model.config.get_text_config()
+    inner, outer = model.get_input_embeddings(), model.get_output_embeddings()
+    head = numel(outer)
+    looked_up = 0 if outer is not None and outer.weight is inner.weight else numel(inner)
+    body, seen = base.num_weights - head - looked_up, 2 * config.hidden_size * config.num_hidden_layers
+
+    def cost(forest: Forest) -> float:
+        num_learned, num_pairs = int((forest.weights != 0).sum()), int(forest.positions.sum()) + forest.num_tokens
+        return float(body * forest.num_tokens + head * num_learned + seen * num_pairs)
+
+    return cost
+
+
+def numel(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def share_of_longest(costs: Sequence[float], size: int) -> float:
+    """Of an update's work, what the busiest rank does; 1 / size where all have as much."""
+    return max(sum(costs[k] for k in part) for part in deal(costs, size)) / sum(costs)
