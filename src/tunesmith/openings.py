@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, InputError
 from tunesmith.files import cache_dir
 
 ID_LETTERS = 12  # of a case's digest: two of a million cases are mistaken for each other once in 500 times
@@ -28,6 +29,20 @@ class Opening:
     run: str  # the name of its folder: where that stands is nobody's business who is handed a report
     when: str
     num_shared: int  # of the cases asked about
+
+
+def check_writable() -> None:
+    """Before anything takes time: a run writes into the cache hours later. InputError where that cannot be."""
+    folder = record_path().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not tell of a read-only mount
+            return
+    except OSError as error:
+        raise InputError(
+            f"the cache {folder} cannot be written ({error.strerror}), and looks at test cases are counted there: "
+            "export TUNESMITH_CACHE=FOLDER, one that you may write"
+        ) from error
 
 
 def record_path() -> Path:

@@ -111,6 +111,7 @@ def in_folder(
 ) -> dict[str, Any]:  # fmt: skip
     """`work` in a run folder that is held, can be stopped, and is sealed and recorded behind it."""
     check_files(recipe)
+    openings.check_writable()
     openings.rows()  # a record that cannot be read is said now, not hours in
     folder = RunFolder.open(out, tell, resume=resume)
     folder.ranks = ranks

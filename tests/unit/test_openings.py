@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith import openings
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, InputError
 
 IDS = [f"{n:064x}"[::-1] for n in range(40)]
 
@@ -59,3 +59,12 @@ def test_the_record_holds_no_text_and_is_the_users_own(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "{half a li")
     with pytest.raises(DataError, match=r"openings\.jsonl:2 is not a line"):
         openings.open_cases(IDS, tmp_path / "two")
+
+
+def test_a_cache_that_cannot_be_written_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openings.check_writable()
+    taken = tmp_path / "a_file"
+    taken.write_text("")
+    monkeypatch.setenv("TUNESMITH_CACHE", str(taken))
+    with pytest.raises(InputError, match=r"the cache .*a_file cannot be written .*export TUNESMITH_CACHE=FOLDER"):
+        openings.check_writable()
