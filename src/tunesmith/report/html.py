@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ def render(facts: Facts) -> str:
     return html
 
 
+@cache
 def make_environment() -> Environment:
-    """Jinja with every value escaped, and control characters made visible before that."""
+    """Jinja with every value escaped, and control characters made visible before that. One for all pages: to compile
+    the templates takes longer than to fill them."""
 
     def finalize(value: Any) -> Any:
         return words.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
