@@ -282,7 +282,7 @@ def material(
         )
     again = parents_rows(recipe, renderer, parts, train.records, before, instruction)
     mixed = replayed(recipe, renderer, parts, train.records, lambda files: read_rows(recipe, files, Columns()))
-    found = contaminated.told(look(main, parts, train, others), recipe.data.benchmarks, parts.train)
+    found = contaminated.told(look(main, parts, train, others), recipe.data, parts, has_files=bool(others))
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
     most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if primary[0].needs == "judge" else 10**9)

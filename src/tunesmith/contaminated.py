@@ -1,5 +1,5 @@
-"""Training rows that contain items of the guard probes, or of benchmarks that the user names: what is learned by heart
-is no longer measured."""
+"""Training rows that contain items of the guard probes, of benchmarks that the user names, or near copies of held-out
+rows: what is learned by heart is no longer measured."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 
 from tunesmith.data.contained import Contained, Items, Search, counts
 from tunesmith.data.finding import SHOWN, Row, excerpt, finding, prompt_of
+from tunesmith.data.leaks import leaks
 from tunesmith.data.located import files_named
 from tunesmith.data.rows import Reading, Rejected, rows
+from tunesmith.data.split import Split
 from tunesmith.data.stored import Stored, listed
 from tunesmith.errors import DataError
 from tunesmith.evals.probes import PROBES
+from tunesmith.recipe import Data
 from tunesmith.types import Example
 
 # Where a benchmark's file holds what is asked; the first that is there
@@ -33,8 +36,26 @@ ASKED = (
 )
 
 
-def told(found: dict[str, Any], benchmarks: Sequence[str], train: Sequence[Example]) -> dict[str, Any]:
-    """audit.json with what training rows contain; where they contain something, a warning and a finding."""
+def told(found: dict[str, Any], data: Data, parts: Split, *, has_files: bool) -> dict[str, Any]:
+    """audit.json with what training rows contain: items of public tests, and near copies of rows of dev and test files,
+    which the split leaves as they are. The audit has a finding of these."""
+    found = of_public_tests(found, data.benchmarks, parts.train)
+    if not has_files or not data.near_together or "findings" in found:
+        return found
+    for name in ("dev", "test"):
+        held_out: Sequence[Example] = getattr(parts, name)
+        near = leaks(parts, name) if len(held_out) else []
+        found["near"][name] = len(near)
+        if near:
+            first = f"{held_out[near[0].at].source} like {parts.train[near[0].like].source}"
+            found["warnings"] = [*found["warnings"], (
+                f"{len(near)} of {len(held_out)} {name} rows are nearly like a training row (the first: {first}): "
+                "their answers are known from training; `tunesmith audit` lists them")]  # fmt: skip
+    return found
+
+
+def of_public_tests(found: dict[str, Any], benchmarks: Sequence[str], train: Sequence[Example]) -> dict[str, Any]:
+    """Where training rows contain something, a warning and a finding."""
     tests = [*probes(), *map(benchmark, benchmarks)]
     search = Search(tests)
     hits: Stored[Contained] = listed(Contained)

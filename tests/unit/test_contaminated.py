@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.contaminated import asked_in, told
+from tunesmith.contaminated import asked_in, of_public_tests, told
 from tunesmith.data.ingest import read
+from tunesmith.data.split import split
 from tunesmith.errors import DataError
+from tunesmith.recipe import Data
 
 ASKED = "Which river flows through the city where my aunt repairs clocks?"
 
@@ -27,7 +29,7 @@ def test_items_of_a_probe_and_of_a_named_benchmark_are_told(tmp_path: Path) -> N
         + "no json\n" + json.dumps({"id": 2, "question": "too short?"}) + "\n"
     )  # fmt: skip
     made = read([rows(tmp_path, "where is my order", f"hello. {ASKED} thanks", "Tell me: what do bees make?")])
-    found = told({"warnings": ["first"], "findings": []}, [str(tmp_path / "bench.jsonl")], made.examples)
+    found = of_public_tests({"warnings": ["first"], "findings": []}, [str(tmp_path / "bench.jsonl")], made.examples)
     about = found["contaminated"]
     assert (about["count"], about["of"]) == (2, 3)
     assert about["tests"][str(tmp_path / "bench.jsonl")] == {"items": 2, "too_short": 1, "found": 1}
@@ -40,8 +42,21 @@ def test_items_of_a_probe_and_of_a_named_benchmark_are_told(tmp_path: Path) -> N
 
 def test_rows_of_another_kind_bring_no_word(tmp_path: Path) -> None:
     made = read([rows(tmp_path, "where is my order number 7 from last week", "the bees make me nervous")])
-    found = told({"warnings": []}, [], made.examples)
+    found = of_public_tests({"warnings": []}, [], made.examples)
     assert (found["warnings"], found["contaminated"]["count"]) == ([], 0)
+
+
+def test_near_copies_of_a_test_file_are_told_by_a_run(tmp_path: Path) -> None:
+    """The split leaves such files as they are. Mutant: word for word copies alone are told."""
+    long = [f"my {w} parcel from the {w}town depot never came to {w}ville by friday" for w in ("red", "blue", "green")]
+    train = read([rows(tmp_path, *long, *(f"row {i} asks about {i * i} and nothing else" for i in range(5)))])
+    near = read([rows(tmp_path, long[1].replace("friday", "monday"), "something else altogether is asked here")])
+    for data, num in ((Data(), 1), (Data(near_together=False), None)):
+        parts = split(train.examples, 0.0, 0.0, "s", given={"test": near.examples})
+        found = told({"warnings": [], "near": {}}, data, parts, has_files=True)
+        assert found["near"].get("test") == num
+        assert len(found["warnings"]) == (num or 0)
+    assert told({"warnings": [], "near": {}}, Data(), parts, has_files=False)["warnings"] == []
 
 
 def test_what_is_asked_is_told_from_the_columns() -> None:

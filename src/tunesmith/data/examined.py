@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data import label_errors, leaks, shift
+from tunesmith.data import label_errors, leaks, shift, triggers
 from tunesmith.data.audit import FEW_PER_CLASS, audit
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
@@ -46,6 +46,7 @@ def examined(read: Ingested, split: Split, rendered: Rendered, others: Sequence[
         *leaks.findings(read.examples, split),
         *label_errors.findings(split.train),
         *shift.findings(split, read.examples),
+        *triggers.findings(read.examples),
     ]
     counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
     found["tokens"]["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
