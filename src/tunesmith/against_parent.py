@@ -218,7 +218,7 @@ def runs_before(before: Before) -> list[dict[str, Any]]:
     """The runs that led here, the first one first, with what each verdict said."""
     earlier = list((before.read(NAME) or {}).get("runs", ()))
     verdict = before.read("verdict.json")
-    data = [str(path) for path in before.recipe.data.train]
+    data = [str(path) for path in before.recipe.data.named]
     return [*earlier, {"run": before.folder.name, "id": before.id, "data": data, "decision": verdict["decision"],
                        "claim": verdict["claim"]}]  # fmt: skip
 

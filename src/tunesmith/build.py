@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunesmith import classes, contaminated
-from tunesmith.data import ingest, kept_tokens
+from tunesmith import classes, contaminated, mixed
+from tunesmith.data import ingest
 from tunesmith.data.alike import places
 from tunesmith.data.audit import Look, audit
 from tunesmith.data.columns import Columns
 from tunesmith.data.drawn import Drawing
 from tunesmith.data.feed import FileFeed
-from tunesmith.data.located import check_there, files_named, find_splits
+from tunesmith.data.mixture import Mixture
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import SPLITS, Ledger, Split, keys_of, split
 from tunesmith.data.stored import Chosen, Joined, Made
@@ -31,11 +31,11 @@ from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.engine.schedule import auto_lr
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
-from tunesmith.errors import DataError, RecipeError
+from tunesmith.errors import DataError
 from tunesmith.evals import dialogues
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.tasks import Form, Kind, answer_text, forms, instructed, own_instruction
-from tunesmith.heritage import Before, opened, suited
+from tunesmith.heritage import Before, suited
 from tunesmith.lineage import Parent
 from tunesmith.measured import Means, brought, means_of, metrics_of, score_once
 from tunesmith.method import heads_of, laying_of, longest_reply, objective_of, regularisers_of, taught
@@ -44,9 +44,10 @@ from tunesmith.models.teacher import load_teacher
 from tunesmith.objectives.preference import Reference
 from tunesmith.recipe import Recipe
 from tunesmith.regularisers.still import Still
-from tunesmith.replay import Replayed, general, in_share, replay_files, replayed
+from tunesmith.replay import Replayed, general, in_share, replayed
 from tunesmith.roles import Foretold
 from tunesmith.rollouts.draws import Draws, Prompts
+from tunesmith.sources import files_of, ood_files, read_rows, read_train
 from tunesmith.types import Example, Label, Record
 from tunesmith.unasked import MAX_NEW_TOKENS, is_text, of_answers, refuse_metrics, suiting, task_of
 
@@ -54,6 +55,7 @@ TENANT = "tuned"
 PAIRS_SLOWER = 0.1  # rate of learning from pairs, of that for replies: DPO was tuned at 5e-7 to 5e-6 for all weights
 MOST_COMPARED = 50_000  # training examples that are held at once, where their words are compared with those of cases
 Step = Callable[[int, int, str], None]  # how many are done, of how many, and what
+RENDERED = "training examples rendered"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -87,6 +89,7 @@ class Material:
     rejected: Sequence[ingest.Rejected] = ()  # all rows that could not be used, of every file
     reference: Reference | None = None  # of pairs: what is learned against, once it was computed
     plays: bool = False  # held-out dialogues are played through, and its metrics are of such
+    mixture: Mixture | None = None  # of the training records, where there are sources
 
     @property
     def metric(self) -> Metric:
@@ -152,33 +155,6 @@ def load_base(recipe: Recipe, where: Compute, *, learns: bool = False) -> Base:
     return base
 
 
-def files_of(recipe: Recipe) -> dict[str, list[Path]]:
-    """Split -> files. A folder or a hub name is searched for all splits; what the recipe says outright wins."""
-    if not recipe.data.train:
-        raise RecipeError("data.train names no file: give --data FILE or a folder with train, dev and test files")
-    found: dict[str, list[Path]] = {"train": []}
-    for name in recipe.data.train:
-        for part, paths in find_splits(name).items():
-            found.setdefault(part, []).extend(paths)
-    for part, names in (("dev", recipe.data.dev), ("test", recipe.data.test)):
-        if names:
-            found[part] = [file for name in names for file in files_named(name)]
-    return found
-
-
-def check_files(recipe: Recipe) -> None:
-    """Before anything takes time: each file that the recipe names is there."""
-    for paths in (*files_of(recipe).values(), ood_files(recipe), replay_files(recipe)):
-        for path in paths:
-            check_there(path)
-    if recipe.parent.run is not None:
-        opened(Path(recipe.parent.run))
-
-
-def ood_files(recipe: Recipe) -> list[Path]:
-    return [file for name in recipe.data.ood for file in files_named(name)]
-
-
 def drawn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
     """At most `most` of them, chosen by the hash of the id: no order of a file, and no clock, decides."""
     if len(examples) <= most:
@@ -191,23 +167,12 @@ def drawn_numbers(ids: Iterable[str], most: int) -> list[int]:
     return sorted(at for _, at in chosen)
 
 
-def read_rows(recipe: Recipe, files: Sequence[Path], columns: Columns | None = None) -> ingest.Ingested:
-    """The files as the recipe says how to read them. Under data.strict a rejected row is an error."""
-    found = ingest.read(files, recipe.data.columns if columns is None else columns, recipe.data.reading)
-    if recipe.data.strict and found.rejected:
-        shown = "; ".join(map(str, found.rejected[:5])) + (" …" if len(found.rejected) > 5 else "")
-        raise DataError(
-            f"data.strict: {len(found.rejected)} of {found.num_rows} rows cannot be used: {shown}. Mend them, or leave "
-            "data.strict out: then they are listed and left out"
-        )
-    return found
-
-
 def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, Split, tuple[ingest.Ingested, ...]]:
     """The training file as it was understood, the split, and the files of dev and test, where there are such."""
     files = files_of(recipe)
-    main = read_rows(recipe, files["train"])
-    undated = replace(main.columns, when=None)  # only rows that are drawn need their time
+    main = read_train(recipe, files["train"])
+    of_others = recipe.data.columns if recipe.data.sources else main.columns  # of no source: inferred anew
+    undated = replace(of_others, when=None)  # only rows that are drawn need their time
     others = {p: read_rows(recipe, files[p], undated) for p in files if p != "train"}
     given = {part: read.examples for part, read in others.items()}
     dev_frac, test_frac = (0.0 if p in given else getattr(recipe.data, f"{p}_frac") for p in ("dev", "test"))
@@ -269,19 +234,19 @@ def material(
         rows = chain(parts.train, parts.dev, parts.test)
         instruction = "" if base.by_head else own_instruction(task, labels, rows)
     renderer = classes.renderer_of(base, recipe, labels, task)
-    num = len(parts.train)
-    whole = Made(taught(parts.train, kind, parts.train), lambda e: instructed(e, instruction))
-    train = kept_tokens.rendered(
-        renderer, parts.train, whole, instruction, lambda done: step(done, num, "training examples rendered")
+    told = lambda rows: Made(taught(rows, kind, parts.train), lambda e: instructed(e, instruction))
+    train, mixture = mixed.rendered(
+        recipe, renderer, main, parts.train, told, instruction, lambda n: step(n, len(parts.train), RENDERED)
     )
-    step(num, num, "training examples rendered")
+    step(len(parts.train), len(parts.train), RENDERED)
     if not train.records:
         raise DataError(
             f"none of the {len(parts.train)} training examples can be learned from; the first: "
             f"{train.dropped[0][1] if train.dropped else 'there is none'}"
         )
-    again = parents_rows(recipe, renderer, parts, train.records, before, instruction)
-    mixed = replayed(recipe, renderer, parts, train.records, lambda files: read_rows(recipe, files, Columns()))
+    learned = Chosen(train.records, mixture.drawn(0)) if mixture else train.records
+    again = parents_rows(recipe, renderer, parts, learned, before, instruction)
+    beside = replayed(recipe, renderer, parts, learned, lambda files: read_rows(recipe, files, Columns()))
     found = contaminated.told(look(main, parts, train, others), recipe.data, parts, has_files=bool(others))
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
@@ -299,11 +264,11 @@ def material(
         longest = recipe.evals.max_new_tokens or max(usual, before.max_new_tokens if before else 0)
     return Material(
         task, kind, instruction, primary, secondary, means, labels, renderer, few, len(parts.test), train, dev, tried,
-        longest, main.columns, digests | ood_digests | dict(mixed.files) | dict(again.files), found,
+        longest, main.columns, digests | ood_digests | dict(beside.files) | dict(again.files), found,
         drawn(parts.dev, recipe.evals.max_cases) if kind.scoring == "likelihood" and not renderer.several else (),
-        ood, mixed, before, again,
-        rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, mixed.rejected)),
-        plays=plays,
+        ood, beside, before, again,
+        rejected=reduce(Joined, (*(read.rejected for read in (main, *others)), ood_rejected, beside.rejected)),
+        plays=plays, mixture=mixture,
     )  # fmt: skip
 
 
@@ -342,14 +307,15 @@ def parents_rows(
 
 
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed | Draws:
-    t, laying = recipe.train, laying_of(recipe, made.renderer)
+    t, laying = recipe.train, replace(laying_of(recipe, made.renderer), rope=base.rope)
     if made.kind.rewards:
         asked = Made(made.split.train, lambda e: made.renderer.prompt(instructed(e, made.instruction).prompt))
         prompts = Prompts(made.split.train, list(asked), made.renderer.stop_ids, made.renderer.text)
         return Draws(prompts, recipe.objective.policy, t.epochs, recipe.seed, t.micro, base.rope)
-    more = [some for some in (made.replay.records, made.again.records) if some]
-    records = reduce(Joined, more, made.train.records)
-    return FileFeed(records, t.update_tokens, t.micro, t.epochs, recipe.seed, base.rope, laying)
+    more = {r.what: r.records for r in (made.replay, made.again) if r.records}
+    records = reduce(Joined, more.values(), made.train.records)
+    mixture = mixed.with_all_of(made.mixture, made.train.records, more)
+    return FileFeed(records, t.update_tokens, t.micro, t.epochs, recipe.seed, laying, mixture)
 
 
 def num_updates(recipe: Recipe, feed: Foretold) -> int:

@@ -122,6 +122,7 @@ def refuse(recipe: Recipe, base: Base, before: Before | None) -> None:
         "objective.distil takes what another model would write": recipe.objective.distil.share > 0,
         "regularise.ewc looks at what the base would write": r.ewc > 0,
         "data.replay has general texts that are written": bool(recipe.data.replay.files),
+        "data.sources mixes rows with replies that are written": bool(recipe.data.sources),
         "train.average.base_share is held against ordinary text": bool(recipe.train.average.base_share),
         "evals.lm_eval asks for texts": bool(recipe.evals.lm_eval),
         "evals.max_new_tokens is the longest answer that is written": recipe.evals.max_new_tokens is not None,

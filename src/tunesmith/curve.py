@@ -21,7 +21,7 @@ import torch
 
 from tunesmith import evaluate, pace
 from tunesmith.answered import Sitting
-from tunesmith.build import Compute, Material, check_files, compute, feed_of, load_base, material, num_updates
+from tunesmith.build import Compute, Material, compute, feed_of, load_base, material, num_updates
 from tunesmith.data.pack import pack
 from tunesmith.data.split import keys_of
 from tunesmith.data.stored import Chosen
@@ -40,6 +40,7 @@ from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe
 from tunesmith.report import curve_page
 from tunesmith.settled import BEST as BEST_WEIGHTS
+from tunesmith.sources import check_files
 from tunesmith.speeds import Speeds, session_of, try_out
 from tunesmith.trial import Clock, Within, attempted, learned, put_away, refuse_changed, refuse_other
 
@@ -143,8 +144,8 @@ def refuse(recipe: Recipe, made: Material, on: On | None) -> None:
         raise PlanError("a curve is of rows that are learned from, and here each update samples its own replies")
     if recipe.train.max_updates is not None:
         raise PlanError("train.max_updates gives all sizes as many updates: leave it out, the time has --budget")
-    if made.replay.num_rows or made.again.num_rows:
-        raise PlanError("a curve is of the rows of data.train alone: leave data.replay and parent.replay out")
+    if made.replay.num_rows or made.again.num_rows or made.mixture:
+        raise PlanError("a curve is of data.train alone: leave data.sources, data.replay and parent.replay out")
     if on == "loss" and made.kind.prefers:
         raise PlanError("the loss of pairs and marks is none of single tokens: leave --on out, or say --on score")
 

@@ -37,7 +37,10 @@ PLAN = "plan.json"
 NEEDED = ("recipe.yaml", "lock.json", PLAN, ENDED, "ledger.json", "serving.json", CASES, "scores/base.json",
           "scores/tuned.json")  # fmt: skip
 # Of its settings, those that are about its own data, its own parent, and how they were looked for
-NOT_KEPT = ("data.train", "data.dev", "data.test", "data.ood", "parent.run", "parent.replay")
+NOT_KEPT = (
+    *("data.train", "data.sources", "data.mixing.cap", "data.mixing.temperature", "data.mixing.rows"),
+    *("data.dev", "data.test", "data.ood", "parent.run", "parent.replay"),
+)
 LISTED = 12  # settings that a row of the plan names
 
 
@@ -307,7 +310,7 @@ def new_data(folder: Path, recipe: Recipe) -> list[str]:
         return []
     known = read_json(folder / "lock.json").get("data") or {}
     files: list[Path] = []
-    for name in recipe.data.train:
+    for name in recipe.data.named:
         if Path(name).expanduser().exists():  # no hub is asked
             with suppress(DataError):
                 files += find_splits(name)["train"]

@@ -10,7 +10,20 @@ from typing import Any
 
 import torch
 
-from tunesmith import classes, crew, explained, guards, harness, heritage, method, pace, played, robustness, unasked
+from tunesmith import (
+    classes,
+    crew,
+    explained,
+    guards,
+    harness,
+    heritage,
+    method,
+    mixed,
+    pace,
+    played,
+    robustness,
+    unasked,
+)  # fmt: skip
 from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
 from tunesmith.files import code_digest
 from tunesmith.fitted import KEYS, Fitted
@@ -68,6 +81,7 @@ def make(
             recipe.evals.max_new_tokens else "a quarter more than 99 of 100 training replies")]),
         *classes.rows(base, made.labels, made.before), *method.rows(recipe, base, made.kind, made.split.train),
         *heritage.rows(made.before, recipe, made.again), *compared_by_words(len(made.split.train)),
+        *mixed.rows(feed.shares(updates)),
         *((("data.replay", recipe.data.replay.share, made.replay.words),) if made.replay.num_rows else ()),
         *([] if only else measured_rows(recipe, base, made, job)),
         ("time", pace.said(total_s), pace.why(times, speeds)), *played.row(made), pace.rehearsed_row(recipe, times),
@@ -132,7 +146,7 @@ def updates_why(recipe: Recipe, shape: dict[str, Any], updates: int) -> str:
     if updates == shape["num_updates"]:
         return said
     seen = seen_of(shape)
-    what = f"only {seen} are seen, each once" if seen else "every example is seen"
+    what = f"only {seen} are seen" if seen else "every example is seen"
     return f"{said} would be {shape['num_updates']}; train.max_updates ends it early: {what}"
 
 
@@ -146,7 +160,7 @@ def seen_note(planned: dict[str, Any]) -> str:
     """The same for the verdict, whose reader would take all training rows for learned ones."""
     said = seen_of(planned["feed"])
     early = "training ended early, at train.max_updates: it saw"
-    return f"{early} {said}, each once; more updates may change the result." if said else ""
+    return f"{early} {said}; more updates may change the result." if said else ""
 
 
 def guards_why(recipe: Recipe, base: Base, made: Material, job: pace.Job) -> str:

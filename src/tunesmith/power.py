@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from tunesmith.build import Material, files_of
+from tunesmith.build import Material
 from tunesmith.evals.metrics import Metric
 from tunesmith.evals.stats import cases_for_binary, cases_for_mean, detectable_binary, detectable_mean
 from tunesmith.recipe import Recipe
+from tunesmith.sources import files_of
 
 ASSUMED_DISCORDANCE = 0.3  # of right/wrong cases that change; said beside the figure
 ASSUMED_SPREAD = 0.25  # standard deviation of a case's change, of the metric's range

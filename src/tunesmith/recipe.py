@@ -19,10 +19,10 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.beside import beside
-from tunesmith.data.columns import Columns
-from tunesmith.data.drawn import By
+from tunesmith.data import mixture
+from tunesmith.data.knobs import Data
 from tunesmith.data.packed import SUFFIXES
-from tunesmith.data.rows import FORMATS, Reading
+from tunesmith.data.rows import FORMATS
 from tunesmith.engine.optim import AdamW
 from tunesmith.engine.schedule import Schedule
 from tunesmith.errors import RecipeError, did_you_mean
@@ -41,35 +41,6 @@ from tunesmith.space import Sweep, check_sweep
 from tunesmith.spellings import hint as spelled_elsewhere
 
 MICRO_TOKENS = 2048  # most that are picked: more are no faster on a CPU
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    files: tuple[str, ...] = ()  # general examples, in any form that data.train may have
-    share: float = 0.1  # of all learned tokens that theirs are; the plan says what came out
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    # files, or one folder in which train…, dev… and test… files are found; seen from where tunesmith is started
-    train: tuple[str, ...] = ()
-    dev: tuple[str, ...] = ()  # files to make choices on; without one, dev_frac of the training rows
-    test: tuple[str, ...] = ()  # files of held-out cases for the verdict; without one, test_frac of the training rows
-    ood: tuple[str, ...] = ()  # files of cases from elsewhere (other months, another shop): a row beside the verdict
-    # files of public tests that you will quote: training rows that contain their items are told, as of the guard probes
-    benchmarks: tuple[str, ...] = ()
-    replay: Replay = field(default_factory=Replay)  # general data among the training rows, so that less is forgotten
-    columns: Columns = field(default_factory=Columns)  # which column means what; what is left out is told by its name
-    reading: Reading = field(default_factory=Reading)  # how files are read, where they do not tell it themselves
-    dev_frac: float = 0.1  # share of the rows to make choices on, where no dev file is given
-    test_frac: float = 0.1  # share of the rows held out for the verdict; more cases find smaller differences
-    split_seed: int | None = None  # which rows are held out; null: the recipe's seed
-    # who is held out: rows by the hash of their content, the newest (data.columns.when), or of each label its share
-    split_by: By = "content"
-    near_together: bool = True  # rows that are nearly the same go to one side, so that no test row was nearly learned
-    max_tokens: int = 1024  # longest example, prompt and reply together; more takes more memory
-    strict: bool = False  # true: a row that cannot be used is an error; else it is listed and left out
-    too_long: Literal["drop", "cut"] = "drop"  # what happens to longer examples: left out, or the prompt is shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +171,11 @@ def as_dataclass(kind: Any) -> type | None:
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
+def listed_in(kind: Any) -> type | None:
+    """The dataclass that it is a list of."""
+    return as_dataclass(typing.get_args(kind)[0]) if typing.get_origin(kind) is tuple else None
+
+
 def known_keys(kind: type = Recipe, prefix: str = "") -> list[str]:
     """Every dotted key of a recipe."""
     keys = []
@@ -221,6 +197,9 @@ def refuse_unknown(settings: Any, kind: type = Recipe, prefix: str = "") -> None
         part = as_dataclass(hints[name])
         if part and value is not None:
             refuse_unknown(value, part, f"{prefix}{name}.")
+        if each := listed_in(hints[name]):
+            for number, one in enumerate([value] if isinstance(value, dict) else value or ()):
+                refuse_unknown(one, each, f"{prefix}{name}[{number}].")
 
 
 def meant(name: str, known: list[str], prefix: str) -> str:
@@ -272,6 +251,8 @@ def tuples(settings: Any, kind: type) -> Any:
             if wants_tuple and isinstance(value, (str, dict))
             else value
         )
+        if (each := listed_in(hint)) and isinstance(out[name], (list, tuple)):
+            out[name] = tuple(tuples(one, each) for one in out[name])
         if part and value is None:
             del out[name]
     return out
@@ -304,6 +285,7 @@ def check(recipe: Recipe) -> None:
     }  # fmt: skip
     check_strengths(recipe.regularise, recipe.objective, off_at_0)
     check_sweep(recipe.sweep)
+    mixture.check(d.sources, d.mixing, d.train)
     kinds.read(recipe.reward)
     check_bits(a)
     if t.watch < 0:

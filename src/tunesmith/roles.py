@@ -112,6 +112,7 @@ class Foretold(Protocol):
     @property
     def updates_per_epoch(self) -> int: ...
     def num_seen(self, num_updates: int) -> int: ...  # examples that the first updates hold, each counted once
+    def shares(self, num_updates: int) -> Sequence[Any]: ...  # what each source came to in the first updates
     def heaviest(self) -> list[Forest]: ...  # the micro-batches of the update with most tokens
     def shape(self) -> dict[str, Any]: ...  # facts for the plan
 

@@ -33,7 +33,7 @@ from tunesmith import (
     understanding,
 )
 from tunesmith.answered import Sitting
-from tunesmith.build import Compute, Material, check_files, compute, load_base, material
+from tunesmith.build import Compute, Material, compute, load_base, material
 from tunesmith.calibrate import calibrate
 from tunesmith.crew import at_work
 from tunesmith.data.audit import list_rejected, summary_lines, too_long
@@ -63,6 +63,7 @@ from tunesmith.room import check_disk, disk_need
 from tunesmith.settled import settle
 from tunesmith.sizes import NAME as SIZES
 from tunesmith.sizes import kept_sizes
+from tunesmith.sources import check_files
 from tunesmith.space import chosen_note
 from tunesmith.speeds import Speeds, Tried, session_of, try_out
 from tunesmith.teach import skipped_updates, teach

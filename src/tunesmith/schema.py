@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from tunesmith.recipe import ADAPTER, Recipe, as_dataclass, known_keys, parts_of
+from tunesmith.recipe import ADAPTER, Recipe, as_dataclass, known_keys, listed_in, parts_of
 from tunesmith.rollouts.kinds import KINDS, Common
 
 REWARD = "RewardPart"
@@ -151,6 +151,8 @@ def describe(record: dict[str, Any], kind: type, defs: dict[str, Any]) -> None:
             if array is not None:
                 rest = {k: v for k, v in found.items() if k in ("default", "title")}
                 plain = [{k: v for k, v in o.items() if k not in rest} for o in options]
+                if each := listed_in(inner):
+                    describe(defs[each.__name__], each, defs)
                 found = {"anyOf": [*plain, array["items"]], **rest}
         if name in words:
             found["description"] = words[name]

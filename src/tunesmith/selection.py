@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tunesmith.build import compute, files_of, load_base, read_rows
+from tunesmith.build import compute, load_base
 from tunesmith.data import select
 from tunesmith.data.alike import places
 from tunesmith.data.ingest import Ingested, infer_task
@@ -32,6 +32,7 @@ from tunesmith.folder import Teller
 from tunesmith.recipe import Recipe
 from tunesmith.row_scores import Desk, difficulty, embeddings, influence
 from tunesmith.rows_out import Place
+from tunesmith.sources import files_of, read_rows
 from tunesmith.stopping import Stop
 from tunesmith.types import Example, Label, Record, Reply
 

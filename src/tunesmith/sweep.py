@@ -23,7 +23,6 @@ from tunesmith.answered import Sitting
 from tunesmith.build import (
     Compute,
     Material,
-    check_files,
     compute,
     learning_rate,
     load_base,
@@ -41,6 +40,7 @@ from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe, known_keys, parse, place
 from tunesmith.report import sweep_page
 from tunesmith.settled import BEST as BEST_WEIGHTS
+from tunesmith.sources import check_files
 from tunesmith.space import Dimension, dimensions, full_key, usual
 from tunesmith.study import NUM_LOOKS, Asked, Study, best
 from tunesmith.trial import Clock, Ended, Within, attempted, learned, put_away, refuse_changed, refuse_other

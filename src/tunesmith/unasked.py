@@ -239,6 +239,7 @@ def unpreferred(recipe: Recipe, task: str) -> dict[str, bool]:
         f"objective.contrastive {alone}": o.contrastive > 0,
         f"objective.distil {alone}": o.distil.share > 0,
         "data.replay has single replies, and a run has one loss: leave it out": bool(recipe.data.replay.files),
+        "data.sources mixes rows with one reply each: name the files in data.train": bool(recipe.data.sources),
         "evals.history own plays dialogues through, and the replies here are given: leave it out": (
             recipe.evals.history == "own"
         ),
@@ -298,6 +299,7 @@ def unrewarded(recipe: Recipe) -> dict[str, bool]:
             r.kl > 0
         ),
         "data.replay has single replies, and a run has one loss: leave it out": bool(recipe.data.replay.files),
+        "data.sources mixes rows with one reply each: name the files in data.train": bool(recipe.data.sources),
         "parent.replay has replies that somebody wrote, and here the model's own are learned: leave it out": (
             recipe.parent.replay > 0
         ),

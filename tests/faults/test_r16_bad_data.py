@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tunesmith.build import read_rows
 from tunesmith.data import packed
 from tunesmith.data import rows as rows_module
 from tunesmith.data.ingest import Ingested, read
 from tunesmith.errors import DataError
 from tunesmith.recipe import parse
+from tunesmith.sources import read_rows
 
 GOOD = '{"prompt": "a", "completion": "b"}\n'
 KNOWN = '{"prompt": "c", "completion": "d"}\n'

@@ -16,7 +16,7 @@ SERVICES = (
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
     *("questions", "answerers", "evaluated", "evaluations", "blind", "sealed", "verified", "reproduced"),
     *("rehearse", "exported", "reports", "resumed", "sizes", "deaths", "by_heart", "distilled"),
-    *("prompt_rows", "samplers", "both_orders", "choosers", "prefer", "selection", "row_scores"),
+    *("prompt_rows", "samplers", "both_orders", "choosers", "prefer", "selection", "row_scores", "sources", "mixed"),
     *("pair_sheet", "label_sheet"),
     *("trial", "space", "study", "sweep", "curve", "causes", "beside", "graded"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),

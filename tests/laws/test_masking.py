@@ -200,7 +200,7 @@ def feed() -> FileFeed:
     made = renderer()
     every = [example(f"{text} {n}", f"e-{n}-{k}") for n in range(3) for k, text in enumerate(TEXTS)]
     records = made.records(every).records
-    return FileFeed(records, 100, 64, 3, 0, None, Laying(redrawn=made.redrawn))
+    return FileFeed(records, 100, 64, 3, 0, Laying(redrawn=made.redrawn))
 
 
 def test_each_epoch_hides_others_and_a_resume_the_same() -> None:
@@ -375,7 +375,7 @@ def test_each_family_opens_elsewhere(folders: dict[str, Path], family: str, tmp_
 def test_regularisers_of_replies_are_those_of_hidden_tokens(folders: dict[str, Path]) -> None:
     """R-Drop: each text twice, with one draw: only dropout makes the two differ."""
     base = load(str(folders["mpnet"]), door="masked")
-    laid = FileFeed(drawn(), 500, 500, 1, 0, None, Laying(twice=True, redrawn=renderer().redrawn)).update()
+    laid = FileFeed(drawn(), 500, 500, 1, 0, Laying(twice=True, redrawn=renderer().redrawn)).update()
     for dropout in (0.0, 0.3):
         session = Session(base)
         session.create("t", Spec(Adapt("lora", rank=4, dropout=dropout), regularisers=(RDrop(1.0),)))

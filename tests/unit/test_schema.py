@@ -92,9 +92,10 @@ def described(record: dict[str, Any], schema: dict[str, Any], prefix: str = "") 
     for name, inner in record["properties"].items():
         assert inner["description"], f"{prefix}{name}"
         refs = [o["$ref"].rsplit("/", 1)[-1] for o in inner.get("anyOf", []) if "$ref" in o]
-        refs = [ref for ref in refs if ref != REWARD]  # parts of a list are no keys of the recipe
+        is_listed = any(o.get("type") == "array" for o in inner.get("anyOf", []))  # its parts are no keys of the recipe
+        refs = [ref for ref in refs if ref != REWARD]
         groups = [described(schema["$defs"][ref], schema, f"{prefix}{name}.") for ref in refs]
-        found |= set().union(*groups) if groups else {f"{prefix}{name}"}
+        found |= set().union(*groups) if groups and not is_listed else {f"{prefix}{name}"}
     return found
 
 

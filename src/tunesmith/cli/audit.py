@@ -47,11 +47,11 @@ def audit(
         ):
             raise InputError(f"{name} {folder} is there already: name a folder that is new")
     build = part("build")
-    build.check_files(recipe)
+    part("sources").check_files(recipe)
     base = build.load_base(recipe, build.compute(recipe))
     look = part("data.examined").Look()
     found = build.material(recipe, base, look=look).audit
-    names = ", ".join(Path(name).name for name in recipe.data.train)
+    names = ", ".join(Path(name).name for name in recipe.data.named)
     written = write(found, out, names) if out is not None else []
     mended = part("data.mend").mend(look.read, recipe.data.reading, fix) if fix is not None else None
     found |= {"mended": dict(mended.counts)} if mended is not None else {}

@@ -171,7 +171,7 @@ def show_plan(recipe: Any, *, as_json: bool, words: Mapping[str, Any] | None = N
     """All that comes before training, shown: audit and plan. The model is loaded and tried out; nothing is written but
     what `plan` shows the next time, where `words` were typed."""
     began, build = time.monotonic(), part("build")
-    build.check_files(recipe)
+    part("sources").check_files(recipe)
     where = build.compute(recipe)
     base = build.load_base(recipe, where, learns=True)
     made = build.material(recipe, base)
@@ -183,7 +183,7 @@ def show_plan(recipe: Any, *, as_json: bool, words: Mapping[str, Any] | None = N
     shown = {"planned": planned, "understood": made.audit["understood"], "lines": lines}
     show_facts(shown, as_json=as_json)
     data, kept = recipe.data, part("cli.kept_plan")
-    is_here = all(Path(name).exists() for name in (*data.train, *data.dev, *data.test, *data.ood, *data.replay.files))
+    is_here = all(Path(name).exists() for name in (*data.named, *data.dev, *data.test, *data.ood, *data.replay.files))
     if words is not None and where.device == "cpu" and is_here:
         kept.keep(words, shown, [*map(Path, made.files), base.located.folder, *kept.paths_in(asdict(recipe))])
 

@@ -46,7 +46,7 @@ def select(
     asked, _ = recipe.read(None, said | ({"model": model} if model else {}))
     place = part("rows_out").Place(out, "select")
     place.check(resume=False)
-    part("build").check_files(asked)
+    part("sources").check_files(asked)
     with show.Screen(quiet=as_json) as tell:
         found = job.choose(asked, job.Wanted(by, keep, seed), place, tell)
     if as_json:

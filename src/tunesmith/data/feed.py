@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.data.mixture import Mixture, Share
 from tunesmith.data.pack import RopeLimit, pack
 from tunesmith.data.records import sizes_of
 from tunesmith.data.twins import doubled
@@ -30,6 +31,7 @@ class Laying:
     twice: bool = False  # each as two roots, for R-Drop
     share_prefix: bool = True  # a prefix of several examples is stored once
     redrawn: Callable[[Record, int], Record] = unchanged  # a record as an epoch has it, of the same size in each
+    rope: RopeLimit | None = None  # which lengths may stand in one forest
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class Cut:
 class FileFeed:
     """Each epoch is a permutation drawn from (seed, epoch), cut into updates of nearly equal numbers of tokens.
 
-    Which examples are in an update depends on the records, `update_tokens`, `epochs` and `seed`; `micro_tokens` and
-    `rope` only cut it.
+    Which examples are in an update depends on the records, `mixture`, `update_tokens`, `epochs` and `seed`;
+    `micro_tokens` and `laying` only cut it. Of a mixture an epoch holds what it draws, else all records.
     """
 
     told: Mapping[str, float] = MappingProxyType({})  # all of it stands in the file
@@ -60,17 +62,19 @@ class FileFeed:
         micro_tokens: int,
         epochs: int,
         seed: int,
-        rope: RopeLimit | None = None,
         laying: Laying = Laying(),
+        mixture: Mixture | None = None,
     ) -> None:
         if not records:
             raise DataError("there is no example to learn from: all were dropped or moved. See `tunesmith audit`.")
         assert min(update_tokens, micro_tokens, epochs) > 0, "update_tokens, micro_tokens and epochs must be above 0"
         self._records, self._sizes = records, sizes_of(records)
         self._lengths = self._sizes.tokens  # before sharing: the cut must not matter
-        self._micro_tokens, self._epochs, self._seed, self._rope = micro_tokens, epochs, seed, rope
-        wanted = max(1, round(int(self._lengths.sum()) / update_tokens))
-        self._per_epoch = min(wanted, len(self._records))
+        self._micro_tokens, self._epochs, self._seed = micro_tokens, epochs, seed
+        self._mixture = mixture
+        first = self._drawn(0)
+        wanted = max(1, round(int(self._lengths[first].sum()) / update_tokens))
+        self._per_epoch = min(wanted, len(first))
         self._laying = laying
         self._position = 0
         self._consumed = ""  # SHA-256 over the ids of all examples given so far, in their order
@@ -83,13 +87,30 @@ class FileFeed:
 
     def num_seen(self, num_updates: int) -> int:
         """How many examples the first `num_updates` updates hold, each counted once."""
-        whole = num_updates >= self._per_epoch
-        return len(self._records) if whole else int(self._cut(0).bounds[num_updates])
+        return len(self._seen(num_updates))
 
     def seen(self, num_updates: int) -> Iterator[Record]:
         """The records that the first `num_updates` updates hold, each once."""
-        some = {i for u in range(min(num_updates, self._per_epoch)) for i in self.members(u)}
-        return (self._records[i] for i in sorted(some))
+        return (self._records[i] for i in self._seen(num_updates).tolist())
+
+    def _seen(self, num_updates: int) -> np.ndarray:
+        whole = num_updates if self._mixture else min(num_updates, self._per_epoch)  # else each epoch has all of them
+        return np.unique(self._given(whole))
+
+    def shares(self, num_updates: int) -> list[Share]:
+        """What each source came to in the first `num_updates` updates; none where nothing is mixed."""
+        return self._mixture.shares(self._given(num_updates), self._sizes) if self._mixture else []
+
+    def _given(self, num_updates: int) -> np.ndarray:
+        """Numbers of the records of the first updates, in their order, as often as they stand there."""
+        whole, rest = divmod(num_updates, self._per_epoch)
+        orders = [self._cut(epoch).order for epoch in range(whole)]
+        last = self._cut(whole)
+        return np.concatenate([*orders, last.order[: last.bounds[rest]]])
+
+    def _drawn(self, epoch: int) -> np.ndarray:
+        """Which records an epoch holds."""
+        return np.arange(len(self._records), dtype=np.uint32) if self._mixture is None else self._mixture.drawn(epoch)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -108,7 +129,7 @@ class FileFeed:
     def _laid(self, members: Sequence[int], epoch: int = 0) -> list[Forest]:
         records = [self._laying.redrawn(self._records[i], epoch) for i in members]
         records = [doubled(record) for record in records] if self._laying.twice else records
-        return pack(records, self._micro_tokens, self._rope, share_prefix=self._laying.share_prefix)
+        return pack(records, self._micro_tokens, self._laying.rope, share_prefix=self._laying.share_prefix)
 
     def heaviest(self) -> list[Forest]:
         """The micro-batches of the first epoch's update with most tokens, and of the longest example where that is
@@ -134,7 +155,7 @@ class FileFeed:
     def _cut(self, epoch: int) -> Cut:
         """The epoch's permutation in `_per_epoch` runs: each ends where the tokens so far come nearest to its share."""
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, epoch])))
-        order = np.arange(len(self._records), dtype=np.uint32)
+        order = self._drawn(epoch)
         generator.shuffle(order)
         ends = np.cumsum(self._lengths[order], dtype=np.int64)
         cuts = array("q")
@@ -162,14 +183,15 @@ class FileFeed:
     def shape(self) -> dict[str, Any]:
         """Facts for the plan; tokens are counted before sharing, for one epoch."""
         times = 2 if self._laying.twice else 1
-        per_update = times * self._tokens(self._cut(0))
+        cut = self._cut(0)
+        per_update = times * self._tokens(cut)
         return {
-            "num_examples": len(self._records),
+            "num_examples": self.num_seen(self.num_updates),
             "num_updates": self.num_updates,
             "updates_per_epoch": self._per_epoch,
             "epochs": self._epochs,
-            "tokens": times * int(self._lengths.sum()),
-            "learned_tokens": int(self._sizes.learned.sum()),
+            "tokens": times * int(self._lengths[cut.order].sum()),
+            "learned_tokens": int(self._sizes.learned[cut.order].sum()),
             "longest_tokens": times * int(self._sizes.path.max()),
             "update_tokens_min": int(per_update.min()),
             "update_tokens_max": int(per_update.max()),
@@ -178,7 +200,8 @@ class FileFeed:
     @cached_property
     def digest(self) -> str:
         """What decides which example is in which update, and what it is."""
-        hashed = hashlib.sha256(repr((self._update_tokens, self._epochs, self._seed)).encode())
+        mixed = () if self._mixture is None else (self._mixture,)
+        hashed = hashlib.sha256(repr((self._update_tokens, self._epochs, self._seed, *mixed)).encode())
         for record in self._records:
             hashed.update(record.example_id.encode() + b"\0")
             for segment in record.segments:

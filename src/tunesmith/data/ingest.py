@@ -20,13 +20,14 @@ from tunesmith.data import marks, transcripts
 from tunesmith.data.columns import Columns, content_of, group_of, slices_of, tests_of, weight_of, when_of
 from tunesmith.data.examples import Examples
 from tunesmith.data.infer import infer
+from tunesmith.data.mixture import Template, applied, phrased
 from tunesmith.data.ranking import Tally, as_list
 from tunesmith.data.rows import About, Reading, Rejected, Row, digest, rows
 from tunesmith.data.stored import Stored, listed
 from tunesmith.data.threads import as_chats, gather
 from tunesmith.data.traits import KINDS, column
 from tunesmith.errors import DataError
-from tunesmith.types import Example, Message, Pair, Ranked, Reply, Target
+from tunesmith.types import Example, Label, Message, Pair, Ranked, Reply, Target
 
 __all__ = ["Columns", "Ingested", "Rejected", "example_id", "infer_task", "read", "task_of"]
 
@@ -49,6 +50,7 @@ class Ingested:
     num_messages: int = 0  # lines of files with one row per message
     found: dict[str, str] = field(default_factory=dict)  # of the first file: format, delimiter, encoding, sheet
     said: tuple[str, ...] = ()  # fields of `columns` that were said rather than inferred
+    ends: tuple[int, ...] = ()  # of each source the number of the example behind it; `columns` are those of the first
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class _Reader:
 
     said: Columns
     reading: Reading
+    templates: tuple[Template, ...] = ()
+    is_mixed: bool = False  # of several sources: labels are texts like other replies
     examples: Examples = field(default_factory=Examples)
     rejected: Stored[Rejected] = field(default_factory=lambda: listed(Rejected))
     columns: Columns | None = None
@@ -87,6 +91,11 @@ class _Reader:
         self.notices += about.notices
         self.found = self.found or about.found
 
+    def begin(self, part: Part) -> None:
+        """The next file is of another source, whose columns are its own."""
+        self.said = applied(part.columns, part.templates[0]) if part.templates else part.columns
+        self.columns, self.templates = None, part.templates
+
     def conversations(self, path: Path, messages: list[tuple[int, Row]], columns: Columns) -> None:
         gathered = gather(str(path), messages, columns)
         for item in gathered.conversations:
@@ -100,7 +109,8 @@ class _Reader:
     def row(self, path: Path, item: tuple[int, Row], columns: Columns) -> None:
         line, row = item
         try:
-            example = _example(row, columns, self.examples, f"{path}:{line}")
+            own = phrased(columns, self.templates, row) if self.templates else columns
+            example = _example(row, own, self.examples, f"{path}:{line}", is_mixed=self.is_mixed)
             self.examples.append(example)
             if columns.ranked is not None and isinstance(example.target, (Pair, Ranked)):
                 self.tally.add(example.target, len(as_list(row[columns.ranked])))
@@ -108,23 +118,54 @@ class _Reader:
             self.rejected.append(Rejected(str(path), line, str(error)))
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Files of one source, whose columns are inferred from the first of them that has rows."""
+
+    paths: Sequence[Path]
+    columns: Columns
+    templates: tuple[Template, ...] = ()
+    name: str = ""
+
+
 def read(paths: Sequence[Path], columns: Columns | None = None, reading: Reading | None = None) -> Ingested:
     """Examples of all files, in order. The columns are inferred once, from the first rows of the first file that has
     rows.
     """
-    reader = _Reader(columns or Columns(), reading or Reading())
+    return read_parts([Part(paths, columns or Columns())], reading or Reading())
+
+
+def read_parts(parts: Sequence[Part], reading: Reading) -> Ingested:
+    """Examples of all sources, in order, each read by its own columns."""
+    first, ignored = Columns(), tuple[str, ...]()
+    reader = _Reader(Columns(), reading, is_mixed=len(parts) > 1)
     files: dict[str, str] = {}
-    for path in map(Path, paths):
-        reader.file(path)
-        files[str(path)] = digest(path)
-    if reader.columns is None or not reader.examples:
-        _refuse_empty(paths, reader.rejected)
-    assert reader.columns is not None
+    ends: list[int] = []
+    for part in parts:
+        reader.begin(part)
+        for path in map(Path, part.paths):
+            reader.file(path)
+            files[str(path)] = digest(path)
+        if reader.columns is None or len(reader.examples) == (ends[-1] if ends else 0):
+            _refuse_empty(part.paths, reader.rejected)
+        assert reader.columns is not None
+        if not ends:
+            first, ignored = reader.columns, reader.ignored
+        if (first.text is None) != (reader.columns.text is None):
+            raise DataError(
+                f"source {part.name}: of all sources either each holds plain texts or none does, and "
+                f"{parts[0].name} is otherwise. Make two runs of it, or name the columns of a prompt and a reply"
+            )
+        ends.append(len(reader.examples))
+        if len(parts) > 1:
+            reader.notices.append(f"source {part.name}: reads {', '.join(reader.columns.used())}"
+                                  + (f"; not used: {', '.join(reader.ignored)}" if reader.ignored else ""))  # fmt: skip
     reader.examples.number()
-    said = tuple(name for name, value in asdict(reader.said).items() if value)
+    said = tuple(name for name, value in asdict(parts[0].columns).items() if value)
     return Ingested(
-        reader.examples, reader.rejected, len(reader.examples) + len(reader.rejected), reader.columns, reader.ignored,
+        reader.examples, reader.rejected, len(reader.examples) + len(reader.rejected), first, ignored,
         files, (*reader.notices, *reader.tally.notes()), reader.num_messages, reader.found, said,
+        tuple(ends) if len(parts) > 1 else (),
     )  # fmt: skip
 
 
@@ -153,9 +194,11 @@ def _refuse_empty(paths: Sequence[Path], rejected: Sequence[Rejected]) -> None:
     raise DataError(f"{shown}: none of its {len(rejected)} rows could be used. {reasons}")
 
 
-def _example(row: Row, columns: Columns, there: Examples, source: str) -> Example:
+def _example(row: Row, columns: Columns, there: Examples, source: str, *, is_mixed: bool) -> Example:
     """With the hash of its content as id, until all are numbered."""
     prompt, target = content_of(row, columns)
+    if is_mixed and isinstance(target, Label):
+        target = Reply(Message("assistant", target.name))
     content = example_id(prompt, target)
     there.see(content)
     return Example(
@@ -203,6 +246,8 @@ def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
         return "multilabel", f"the column '{columns.label}' holds lists of labels"
     if only == "Reply" and columns.tools is not None and all(_calls(e) for e in ingested.examples):
         return "tools", f"every row ends with a call of the functions in '{columns.tools}'"
+    if ingested.ends:
+        return "generate", f"{len(ingested.ends)} sources are learned from together"
     if columns.messages is not None or columns.conversation is not None:
         return "chat", "the rows are conversations"
     reply = (columns.reply or "").lower()

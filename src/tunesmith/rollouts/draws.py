@@ -84,6 +84,10 @@ class Draws:
         """How many prompts these updates draw, each counted once, where no draw has to be made again."""
         return min(len(self.prompts.examples), -(-num_updates // self.per_sampling) * self.asked.prompts)
 
+    def shares(self, num_updates: int) -> tuple[()]:
+        """Nothing is mixed."""
+        return ()
+
     def heaviest(self) -> list[Forest]:
         """The micro-batches of an update of the longest prompts whose replies are all as long as they may be."""
         by_length = sorted(range(len(self.prompts.tokens)), key=lambda at: (-len(self.prompts.tokens[at]), at))
