@@ -73,7 +73,7 @@ real: model
 	$(ALONE) tests/real
 
 test: lint types model
-	$(TWO) tests/unit tests/house tests/laws tests/runs
+	$(TWO) --dist loadfile tests/unit tests/house tests/laws tests/runs
 	$(TWO) --dist loadfile tests/faults
 	$(ALONE) tests/real
 
