@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tunesmith import exits
 from tunesmith.errors import Interrupted
 
 
 class Stop:
     """Where work is kept step by step (`gently`), the first signal lets the step finish and be kept. Anywhere else
-    there is nothing to finish, and a second signal has no patience: KeyboardInterrupt, at once."""
+    there is nothing to finish, and a second signal has no patience: KeyboardInterrupt, at once.
+
+    Where --processes started this process SIGTERM is nobody's wish to stop: another process was lost, and torch's
+    launcher ends all, to start them again."""
 
     def __init__(self, say: Callable[[str], None], again: str = "--resume goes on with it") -> None:
         self.say, self.again = say, again
@@ -23,7 +27,8 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen to signals
-            self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
+            listened = (signal.SIGINT,) if exits.place() else (signal.SIGINT, signal.SIGTERM)
+            self.before = {s: signal.signal(s, self.note) for s in listened}
         return self
 
     def __exit__(self, *exc: object) -> None:

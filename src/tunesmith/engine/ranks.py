@@ -27,6 +27,7 @@ from tunesmith.types import Forest, Ratio
 
 PATIENCE = "TUNESMITH_RANK_TIMEOUT_S"
 PATIENCE_S = 600.0  # without a word of another rank, until it counts as lost
+START_S = 600.0  # until all have started
 BUCKET = 2**24  # numbers that are added up at once
 BEAT, REST, LEAVE = "beat", "rest", "leave"
 
@@ -94,6 +95,8 @@ class Group(Ranks):
 
     def __init__(self, patience_s: float) -> None:
         self.rank, self.size, self.patience_s = dist.get_rank(), dist.get_world_size(), patience_s
+        with self._passing():
+            self.group = dist.new_group(timeout=timedelta(seconds=patience_s))
         self.beside = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         self._said: dict[str, tuple[Any, ...]] = {}
         self._lock, self._ended = threading.RLock(), threading.Event()
@@ -121,7 +124,7 @@ class Group(Ranks):
         """The next verb of the leader and its words; waits for it."""
         box: list[Any] = [None]
         with self._passing():
-            dist.broadcast_object_list(box, src=0)
+            dist.broadcast_object_list(box, src=0, group=self.group)
         verb, words = box[0]
         known = self._said.get(verb, ())
         words = tuple(known[k] if isinstance(word, Again) else word for k, word in enumerate(words))
@@ -135,7 +138,7 @@ class Group(Ranks):
         short = tuple(Again() if k < len(known) and known[k] is word else word for k, word in enumerate(words))
         self._said[verb] = words
         with self._passing():
-            dist.broadcast_object_list([(verb, short)], src=0)
+            dist.broadcast_object_list([(verb, short)], src=0, group=self.group)
 
     def _beat(self) -> None:
         """So that the others can tell a leader that works at something else from one that is gone."""
@@ -178,7 +181,7 @@ class Group(Ranks):
             parts = [Share(tuple(part), [batches[k].to("cpu") for k in part]) for part in places]
         mine: list[Any] = [None]
         with self._passing():
-            dist.scatter_object_list(mine, parts, src=0)
+            dist.scatter_object_list(mine, parts, src=0, group=self.group)
         share: Share = mine[0]
         return share
 
@@ -189,7 +192,7 @@ class Group(Ranks):
         names = sorted(like)
         is_there = torch.tensor([name in gradients for name in names], dtype=torch.uint8)
         with self._passing():
-            dist.all_reduce(is_there, dist.ReduceOp.MAX)
+            dist.all_reduce(is_there, dist.ReduceOp.MAX, group=self.group)
         found: dict[str, Tensor] = {}
         for some in buckets([n for n, yes in zip(names, is_there.tolist()) if yes], like):
             mine = [
@@ -204,7 +207,7 @@ class Group(Ranks):
         mine = {name: (float(ratio.num), float(ratio.den)) for name, ratio in stats.items()}
         every: list[Any] | None = [None] * self.size if self.rank == 0 else None
         with self._passing():
-            dist.gather_object((mine, seconds), every, dst=0)
+            dist.gather_object((mine, seconds), every, dst=0, group=self.group)
         if every is None:
             return stats
         found: dict[str, Ratio] = {}
@@ -218,30 +221,30 @@ class Group(Ranks):
     def rows(self, rows: Sequence[Tensor]) -> tuple[Tensor, int]:
         every: list[Any] = [None] * self.size
         with self._passing():
-            dist.all_gather_object(every, [r.detach().cpu() for r in rows])
+            dist.all_gather_object(every, [r.detach().cpu() for r in rows], group=self.group)
         first = sum(len(r) for part in every[: self.rank] for r in part)
         both = torch.cat([r for part in every for r in part])
         return both.to(rows[0].device) if rows else both, first
 
     def sum_(self, tensor: Tensor) -> Tensor:
         with self._passing():
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def each(self, claim: bool) -> bool:
         mine = torch.tensor(int(claim))
         with self._passing():
-            dist.all_reduce(mine, dist.ReduceOp.MIN)
+            dist.all_reduce(mine, dist.ReduceOp.MIN, group=self.group)
         return bool(mine)
 
     def given(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         box: list[Any] = [[(n, t.shape, t.dtype, t.device.type) for n, t in tensors.items()]]
         found: dict[str, Tensor] = {}
         with self._passing():
-            dist.broadcast_object_list(box, src=0)
+            dist.broadcast_object_list(box, src=0, group=self.group)
             for name, shape, dtype, device in box[0]:
                 fresh = tensors[name].contiguous() if self.rank == 0 else torch.empty(shape, dtype=dtype, device=device)
-                dist.broadcast(fresh, src=0)
+                dist.broadcast(fresh, src=0, group=self.group)
                 found[name] = fresh
         return found
 
@@ -300,7 +303,10 @@ def join() -> Ranks:
             raise InputError(f"{local} processes were started on this machine, which has {there} GPUs: one each")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=timedelta(seconds=patience_s))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=max(START_S, patience_s)))
+    except RuntimeError as error:
+        raise LostRank(f"the processes of this run did not find each other: {str(error).splitlines()[0]}") from error
     return Group(patience_s)
 
 

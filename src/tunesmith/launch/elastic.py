@@ -21,40 +21,41 @@ from tunesmith.errors import RunError
 
 RESTARTS = 3  # of all processes, where one was lost
 GRACE_S = 10  # until a process that does not end by itself is killed
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # else a new start reads the addresses of the one before
 SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # read by torch 2.12 and later; 30 s before
 
 
 def launch(words: Sequence[str], num: int) -> int:
     """Runs `tunesmith WORDS` in each; returns the leader's exit code."""
-    return launched(num, sys.executable, ("-m", "tunesmith", *words))
-
-
-def launched(num: int, entry: str | Callable[..., Any], words: Sequence[str], method: str = "spawn") -> int:
-    """RunError where a process was lost more often than it is started again."""
     with tempfile.TemporaryDirectory(prefix="tunesmith_launch_") as scratch:
-        folder = Path(scratch)
         os.environ[exits.FOLDER] = scratch
-        os.environ.setdefault(SHUTDOWN, str(GRACE_S))
-        config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=num, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0", max_restarts=RESTARTS, start_method=method,
-            logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torch")), signals_to_handle="SIGHUP,SIGQUIT",
-        )  # fmt: skip
-        try:
-            with passed_on(folder):
-                elastic_launch(config, entry)(*words)
-        except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            raise RunError(
-                f"rank {rank} of {num} ended with exit code {failure.exitcode}, after {RESTARTS} new starts. What was "
-                f"kept before is whole, and a run goes on with --resume. logs/rank_{rank}.log in the run's folder has "
-                "its last words"
-            ) from None
-        finally:
-            del os.environ[exits.FOLDER]
-        code = exits.ended(folder)
-        assert code is not None, "a leader that ends well says how"
-        return code
+        return launched(Path(scratch), num, sys.executable, ("-m", "tunesmith", *words))
+
+
+def launched(
+    folder: Path, num: int, entry: str | Callable[..., Any], words: Sequence[str], method: str = "spawn"
+) -> int:
+    """`folder`: where exits.py finds it. RunError where a process was lost more often than it is started again."""
+    os.environ.setdefault(SHUTDOWN, str(GRACE_S))
+    os.environ[OWN_STORE] = "1"
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=num, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", max_restarts=RESTARTS, start_method=method,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torch")), signals_to_handle="SIGHUP,SIGQUIT",
+    )  # fmt: skip
+    try:
+        with passed_on(folder):
+            elastic_launch(config, entry)(*words)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        log = f"; logs/rank_{rank}.log in the run's folder has its last words" if rank else ""
+        raise RunError(
+            f"rank {rank} of {num} ended with exit code {failure.exitcode}, after {RESTARTS} new starts. What was kept "
+            f"before is whole, and a run goes on with --resume{log}"
+        ) from None
+    code = exits.ended(folder)
+    assert code is not None, "a leader that ends well says how"
+    return code
 
 
 @contextmanager
