@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tunesmith import classes, contaminated, mixed
-from tunesmith.data import ingest
+from tunesmith.data import ingest, synthetic
 from tunesmith.data.alike import places
 from tunesmith.data.audit import Look, audit
 from tunesmith.data.columns import Columns
@@ -174,12 +174,12 @@ def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, 
     of_others = recipe.data.columns if recipe.data.sources else main.columns  # of no source: inferred anew
     undated = replace(of_others, when=None)  # only rows that are drawn need their time
     others = {p: read_rows(recipe, files[p], undated) for p in files if p != "train"}
-    given = {part: read.examples for part, read in others.items()}
+    given = {part: synthetic.real_of(read.examples) for part, read in others.items()}
     dev_frac, test_frac = (0.0 if p in given else getattr(recipe.data, f"{p}_frac") for p in ("dev", "test"))
     seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-    drawing = Drawing(recipe.data.split_by, recipe.data.near_together)
+    real, drawing = synthetic.real_of(main.examples), Drawing(recipe.data.split_by, recipe.data.near_together)
     try:
-        parts = split(main.examples, dev_frac, test_frac, str(seed), ledger=ledger, given=given, drawing=drawing)
+        parts = split(real, dev_frac, test_frac, str(seed), ledger=ledger, given=given, drawing=drawing)
     except DataError as error:
         if main.columns.text is None:
             raise
@@ -187,7 +187,7 @@ def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, 
             f"{error} Plain text is held out by whole documents: say what stands between two of one file, as in "
             "--set 'data.reading.separator=\\n\\n', or name a file with data.test"
         ) from error
-    return main, parts, tuple(others.values())
+    return main, synthetic.joined(parts, main.examples, keep=recipe.data.synthetic), tuple(others.values())
 
 
 def read_ood(

@@ -112,6 +112,7 @@ class Example:
     tests: str = ""  # Python that a program given as the answer must pass, for pass@k
     slices: Mapping[str, str] = field(default_factory=dict)  # column -> value, by which results are shown apart
     when: float | None = None  # it came about, in seconds since 1970 where the file has dates
+    is_synthetic: bool = False  # a model wrote it: learned from, and never a case to be measured on
 
     @property
     def is_text(self) -> bool:

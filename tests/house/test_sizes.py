@@ -29,6 +29,7 @@ THEIR_ARGUMENTS = {
     "src/tunesmith/cli/sweep.py sweep": "the same",
     "src/tunesmith/cli/curve.py curve": "the same",
     "src/tunesmith/cli/ask.py ask": "the same",
+    "src/tunesmith/cli/synthesise.py synthesise": "the same",
     "src/tunesmith/generate/buffers.py decode_attention": "called by transformers' AttentionInterface",
     "src/tunesmith/models/attention.py _forest_attention": "schema of a torch custom operator",
     "src/tunesmith/models/attention.py _": "the same operator's fake",

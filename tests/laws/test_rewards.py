@@ -188,7 +188,7 @@ def test_the_common_subsequence_is_the_table_s(a: str, b: str) -> None:
         last = row[:]
         for j, other in enumerate(b):
             row[j + 1] = last[j] + 1 if char == other else max(last[j + 1], row[j])
-    assert matches.common_chars(a, b) == row[-1]
+    assert matches.in_common(a, b) == row[-1]
 
 
 def test_fuzzy_by_hand() -> None:

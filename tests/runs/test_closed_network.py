@@ -49,6 +49,8 @@ SESSION: dict[str, str] = {
     "prefer": "prefer rows.csv --model model --reward chars.yaml --max-tokens 512 --n 8 --cases 4 --out p.jsonl --json",
     "select": "select rows.csv --keep 5 --by diversity --model model --out chosen.jsonl --json",
     "ask": f"ask pool.csv --model {RUN} --num 4 --sheet to_label.csv --json",
+    "synthesise": "synthesise rows.csv --kind paraphrase --model model --num 1 --requests 8 --max-tokens 512 "
+    "--temperature 1 --out more.jsonl --json",
     "explain": f"explain {RUN} --json",
     "judge": f"judge {RUN} --sheet choices.csv --cases 5 --json",
     "gate": f"gate {RUN} --set gates.effect=-1 --json",

@@ -38,6 +38,10 @@ NOT_RUN = (
         "tunesmith prefer prompts.jsonl --model smollm2-135m-instruct --judge",
         "asks a judge; test_prefer_command.py asks one",
     ),
+    (
+        "tunesmith synthesise recipe.yaml --kind paraphrase",
+        "asks a model elsewhere; test_synthesise_command.py asks one",
+    ),
     ("tunesmith export runs/quickstart --to merged --push", "would send a model to the hub"),
     ("export HF_HUB_OFFLINE", "would stay for the other pages; it is set for all of them here"),
     ("eval", "changes the shell that one sits at; tests/unit/test_schema.py runs the scripts in bash"),

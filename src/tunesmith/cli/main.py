@@ -37,6 +37,7 @@ from tunesmith.cli import (
     serve,
     show,
     sweep,
+    synthesise,
     verify,
 )
 from tunesmith.cli.faults import told
@@ -71,6 +72,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         grade.grade,
         distil.distil,
         prefer.prefer,
+        synthesise.synthesise,
         ask.ask,
         explain.explain,
         gate.gate,

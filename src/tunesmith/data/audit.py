@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data import alike
+from tunesmith.data import alike, synthetic
 from tunesmith.data.ingest import Ingested, Rejected
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
@@ -61,6 +61,7 @@ def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence
             "examples": [asdict(m) for m in split.moved[:MAX_LISTED]],
         },
         "near": {"together": split.num_together, "apart": split.num_apart},
+        "synthetic": synthetic.facts(split.train),
         "columns": {k: v for k, v in asdict(ingested.columns).items() if v},
         "ignored_columns": list(ingested.ignored),
         "files": {path: digest for one in read for path, digest in one.files.items()},
@@ -194,6 +195,11 @@ def _warnings(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"{found['moved']['count']} rows also stood in another split and were taken out: test rows never stand in "
             "training"
+        )
+    if found["synthetic"]["count"]:
+        lines.append(
+            f"{found['synthetic']['count']} training rows ({found['synthetic']['share']:.0%}) were written by a model; "
+            "--set data.synthetic=false leaves them out, to see what they bring"
         )
     if found["twins"]["count"]:
         share = found["twins"]["count"] / max(1, found["splits"]["test"])

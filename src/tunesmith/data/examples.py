@@ -66,7 +66,7 @@ def _to_bytes(example: Example) -> bytes:
         what = [_turn(target.message), target.is_good]
     row = [
         example.id, [_turn(m) for m in example.prompt], type(target).__name__, what, example.group, example.weight,
-        example.source, example.tests, dict(example.slices), *([] if example.when is None else [example.when]),
+        example.source, example.tests, dict(example.slices), example.when, example.is_synthetic,
     ]  # fmt: skip
     return _write(row).encode("utf-8", "surrogatepass")
 

@@ -24,6 +24,7 @@ from tunesmith.data.mixture import Template, applied, phrased
 from tunesmith.data.ranking import Tally, as_list
 from tunesmith.data.rows import About, Reading, Rejected, Row, digest, rows
 from tunesmith.data.stored import Stored, listed
+from tunesmith.data.synthetic import is_synthetic
 from tunesmith.data.threads import as_chats, gather
 from tunesmith.data.traits import KINDS, column
 from tunesmith.errors import DataError
@@ -203,7 +204,7 @@ def _example(row: Row, columns: Columns, there: Examples, source: str, *, is_mix
     there.see(content)
     return Example(
         content, prompt, target, group_of(row, columns), weight_of(row, columns), source, tests_of(row, columns),
-        slices_of(row, columns), when_of(row, columns),
+        slices_of(row, columns), when_of(row, columns), is_synthetic(row),
     )  # fmt: skip
 
 

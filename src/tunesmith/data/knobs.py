@@ -32,6 +32,7 @@ class Data:
     split_by: By = "content"
     near_together: bool = True  # rows that are nearly the same go to one side, so that no test row was nearly learned
     max_tokens: int = 1024  # longest example, prompt and reply together; more takes more memory
+    synthetic: bool = True  # false: rows that `tunesmith synthesise` wrote are left out, to see what they bring
     strict: bool = False  # true: a row that cannot be used is an error; else it is listed and left out
     too_long: Literal["drop", "cut"] = "drop"  # what happens to longer examples: left out, or the prompt is shortened
 

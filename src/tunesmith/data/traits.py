@@ -33,6 +33,7 @@ DTYPE = np.dtype(
         ("masked", alike.DTYPE),  # and of digits
         ("text", alike.DTYPE),  # that, with the answer
         ("again", "?"),  # identical to an earlier one
+        ("synthetic", "?"),
         ("kind", "u1"),  # of target, as in KINDS
         ("label", "i4"),  # number of its name; -1: has none
         ("chars", "i4"),  # of prompt and answer; 0 where there is no single answer
@@ -77,7 +78,7 @@ class Traits:
         texts = (prompt, masked(prompt), masked(f"{prompt}\0{normalised(answer)}"))
         return (
             bytes.fromhex(_key(example.group, turns)), *map(alike.digest, texts), not example.id.endswith("-1"),
-            KINDS.index(type(target).__name__), label, chars,
+            example.is_synthetic, KINDS.index(type(target).__name__), label, chars,
             np.nan if example.when is None else example.when,
         )  # fmt: skip
 

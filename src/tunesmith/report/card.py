@@ -21,6 +21,7 @@ from tunesmith.report.hub_metadata import front_matter
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
 from tunesmith.report.loading import loading
 from tunesmith.report.robustness_view import RobustnessView, robustness
+from tunesmith.report.synthetic_view import SYNTHETIC_HEAD, synthetic_of
 from tunesmith.report.views import claim_rows
 from tunesmith.report.why_view import lines as why_lines
 
@@ -194,6 +195,14 @@ def lineage_lines(facts: Facts) -> list[str]:
     return [*lines, "Lineage:", "", *runs, ""]
 
 
+def synthetic_lines(facts: Facts) -> list[str]:
+    view = synthetic_of(facts)
+    if view is None:
+        return []
+    rows = ([plain_text(cell) for cell in row] for row in view.rows)
+    return ["## Rows that a model wrote", "", plain_text(view.said), "", *table(SYNTHETIC_HEAD, rows)]
+
+
 def cost_lines(cost: Mapping[str, Any]) -> list[str]:
     rows = [
         [plain_text(s.get("name")), words.duration(s.get("seconds")), words.duration(s.get("budget_s"))]
@@ -252,7 +261,7 @@ def report(facts: Facts) -> str:
             "",
         ]
         lines += ["The texts are in report.html and scores/cases.parquet.", ""]
-    lines += [*dialogue_lines(facts), *lineage_lines(facts)]
+    lines += [*dialogue_lines(facts), *synthetic_lines(facts), *lineage_lines(facts)]
     for title, found, make in (
         ("Where it fails", facts.understanding, why_lines),
         ("How far it holds", facts.robustness, lambda found: sheet_lines(robustness(found))),

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tunesmith.errors import DataError
 from tunesmith.report.cases import Case, read_case
 from tunesmith.report.rollouts_view import read_last
+from tunesmith.report.without import other_of, recipe_in, uses
 
 # file -> what a reader does not learn without it
 OPTIONAL = {
@@ -64,6 +65,8 @@ class Facts:
     gates: tuple[Mapping[str, Any], ...] | None  # what the recipe demands, and whether it is met
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
+    uses_synthetic: bool = True  # data.synthetic: whether rows that a model wrote are learned from
+    without: tuple[str, Mapping[str, Any]] | None = None  # name and verdict of the same run where that is otherwise
 
     @property
     def layout(self) -> str:
@@ -138,7 +141,16 @@ def read(folder: Path) -> Facts:
         gates=read_rows(folder / "gates.json"),
         cases=read_cases(folder / "scores" / "cases.parquet"),
         missing=tuple(missing),
+        uses_synthetic=uses(recipe_in(folder)),
+        without=read_without(folder),
     )
+
+
+def read_without(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
+    """(name, verdict) of the run beside it that learned with, or without, rows that a model wrote."""
+    there = other_of(folder)
+    found = None if there is None else read_verdict(there / "verdict.json")
+    return None if there is None or found is None else (there.name, found)
 
 
 def base_model(facts: Facts) -> StartingModel:

@@ -24,6 +24,7 @@ from tunesmith.report.facts import Facts, base_model, read
 from tunesmith.report.lineage_view import HEAD, LOST_HEAD, lineage_of
 from tunesmith.report.robustness_view import robustness
 from tunesmith.report.rollouts_view import rolled
+from tunesmith.report.synthetic_view import SYNTHETIC_HEAD, synthetic_of
 from tunesmith.report.watch_view import watched
 from tunesmith.report.why_view import tags, why
 
@@ -135,6 +136,8 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "lineage": lineage_of(facts),
         "lineage_head": HEAD,
         "lineage_lost": LOST_HEAD,
+        "synthetic": synthetic_of(facts),
+        "synthetic_head": SYNTHETIC_HEAD,
         "robust": robustness(facts.robustness) if facts.robustness is not None else None,
         "reach": context(facts.context) if facts.context is not None else None,
         "why": why(facts.understanding) if facts.understanding is not None else None,

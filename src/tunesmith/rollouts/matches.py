@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from tunesmith.errors import DataError
@@ -63,8 +63,9 @@ def size(attempt: Attempt, unit: str) -> int:
     return len(attempt.text.split()) if unit == "words" else len(attempt.text)
 
 
-def common_chars(a: str, b: str) -> int:
-    """Length of the longest common subsequence. Bit-parallel (Hyyrö 2004): one big integer is a row of the table."""
+def in_common(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence, of characters or words. Bit-parallel (Hyyrö 2004): one big integer is a
+    row of the table."""
     where: dict[str, int] = {}
     for place, char in enumerate(a):
         where[char] = where.get(char, 0) | 1 << place
@@ -80,7 +81,7 @@ def fuzzy(output: object, wanted: object) -> float:
     """2 x the longest common subsequence / both lengths: 1 less the share of insertions and deletions (rapidfuzz's
     ratio). Two empty texts: 1."""
     a, b = str(output)[:LONGEST_FUZZY], str(wanted)[:LONGEST_FUZZY]
-    return 2 * common_chars(a, b) / (len(a) + len(b)) if a or b else 1.0
+    return 2 * in_common(a, b) / (len(a) + len(b)) if a or b else 1.0
 
 
 def gleu(output: object, wanted: object) -> float:
