@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-KEYS = (("task", "metric"), ("evals", "schema"))  # group, key
+KEYS = (("task", "metric"), ("evals", "schema"), ("environment", "file"))  # group, key
 OF_REWARDS = ("file", "schema", "grader")
 
 

@@ -31,6 +31,7 @@ from tunesmith.engine.precision import choose_device, choose_dtype
 from tunesmith.engine.schedule import auto_lr
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
+from tunesmith.episodic import prompts_of
 from tunesmith.errors import DataError
 from tunesmith.evals import dialogues
 from tunesmith.evals.metrics import Metric
@@ -46,7 +47,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.regularisers.still import Still
 from tunesmith.replay import Replayed, general, in_share, replayed
 from tunesmith.roles import Foretold
-from tunesmith.rollouts.draws import Draws, Prompts
+from tunesmith.rollouts.draws import Draws
 from tunesmith.sources import files_of, ood_files, read_rows, read_train
 from tunesmith.types import Example, Label, Record
 from tunesmith.unasked import MAX_NEW_TOKENS, is_text, of_answers, refuse_metrics, suiting, task_of
@@ -309,8 +310,8 @@ def parents_rows(
 def feed_of(recipe: Recipe, base: Base, made: Material) -> FileFeed | Draws:
     t, laying = recipe.train, replace(laying_of(recipe, made.renderer), rope=base.rope)
     if made.kind.rewards:
-        asked = Made(made.split.train, lambda e: made.renderer.prompt(instructed(e, made.instruction).prompt))
-        prompts = Prompts(made.split.train, list(asked), made.renderer.stop_ids, made.renderer.text)
+        put = lambda e: instructed(e, made.instruction).prompt
+        prompts = prompts_of(made.split.train, put, made.renderer, made.means.world, base.context_tokens)
         return Draws(prompts, recipe.objective.policy, t.epochs, recipe.seed, t.micro, base.rope)
     more = {r.what: r.records for r in (made.replay, made.again) if r.records}
     records = reduce(Joined, more.values(), made.train.records)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from tunesmith import feedback, played, preferences, reward
+from tunesmith import episodic, feedback, played, preferences, reward
 from tunesmith.answered import Sitting
 from tunesmith.build import MOST_COMPARED, Material, drawn, is_labelled, prompt_text
 from tunesmith.classes import MEAN
@@ -77,6 +77,9 @@ def ask(
         else:
             answers = _by_likelihood(asking, made)
         return Asked(form.name, tuple(with_numbers(asking, answers, made.means)))
+    if made.means.world is not None:
+        said = episodic.answers(asking, lambda e: form.prompt(e, made.instruction), made.means)
+        return Asked(form.name, tuple(said))
     put = played.Putting(made, form, session.base.context_tokens)
     return Asked(form.name, tuple(played.answers(asking, put)))
 
@@ -189,7 +192,12 @@ def verdict_of(
     for name, asked in (("base", base), ("tuned", tuned)):
         each = [turn for a in asked.answers for turn in a.each]
         running = sum(not a.stopped for a in each)
-        if running:
+        if running and made.means.world is not None:
+            notes.append(
+                f"{running} of {len(each)} episodes of the {name} model were ended by a limit (environment.turns, "
+                "environment.tokens or the tokens of a reply) and not by their environment."
+            )
+        elif running:
             notes.append(
                 f"{running} of {len(each)} answers of the {name} model did not stop within the limit "
                 f"of {made.max_new_tokens} tokens."

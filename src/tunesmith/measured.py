@@ -31,8 +31,10 @@ from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits
 from tunesmith.plain_yaml import load_yaml
 from tunesmith.recipe import Recipe
+from tunesmith.rollouts import worlds
+from tunesmith.rollouts.environment import Staging, World
+from tunesmith.rollouts.rewards import NO_REWARD, Summed, make_reward
 from tunesmith.rollouts.rewards import Means as Graded
-from tunesmith.rollouts.rewards import Summed, make_reward
 from tunesmith.types import Attempt, Completion, Example, Forest, Message, Record, Segment
 
 
@@ -44,6 +46,7 @@ class Means:
     schema: Schema | None = None
     own: own.Own | None = None
     reward: Summed | None = None
+    world: World | None = None  # in which episodes of several replies are played
     code: Code | None = None
     isolate: bool = True  # False: programs run without a sandbox, because the user insists
     words: tuple[tuple[str, str, str], ...] = ()  # rows of the plan: key, value, why
@@ -106,11 +109,19 @@ def brought(means: Means, names: Sequence[str], recipe: Recipe, kept: Path | Non
     """With those of a task's own metrics that read how likely the references are, which need nothing of the user; and
     with the reward that it names, where the task's own metric is that. `kept`: the answers of its judges."""
     if "mean_reward" in names:
-        reward = make_reward(recipe.reward, Graded(recipe.evals.code.trust_local_code, kept))
-        low, high = reward.low, reward.high
+        insist = recipe.evals.code.trust_local_code
+        reward = make_reward(recipe.reward, Graded(insist, kept)) if recipe.reward else NO_REWARD
+        world = worlds.opened(recipe.environment, Staging(insist, kept))
+        low, high = (getattr(reward, end) + (getattr(world, end) if world else 0.0) for end in ("low", "high"))
         metric = replace(METRICS["mean_reward"], low=low, high=high, matters=0.02 * (high - low))
         digests = (*means.digests, *((f"reward {name}", digest) for name, digest in reward.files.items()))
-        return replace(means, metrics=(*means.metrics, metric), reward=reward, digests=digests)
+        words = means.words
+        if world is not None:
+            digests = (*digests, *((f"environment {name}", digest) for name, digest in world.files.items()))
+            most = f"{recipe.environment.turns} turns and {recipe.environment.tokens} tokens"
+            words = (*words, ("environment", recipe.environment.kind, f"{world.words}; at most {most} an episode"))
+        found = (*means.metrics, metric)
+        return replace(means, metrics=found, reward=reward, world=world, digests=digests, words=words)
     more = (METRICS[name] for name in dict.fromkeys(names) if means.named(name) is None)
     return replace(means, metrics=(*means.metrics, *(m for m in more if m.needs == "likelihood")))
 
@@ -138,7 +149,7 @@ def score_once(metrics: Sequence[Metric]) -> None:
             metric.corpus(ANY_ANSWER, ANY_ANSWER)
 
 
-def schema_of(said: str | dict[str, Any]) -> tuple[Any, str]:
+def schema_of(said: str | dict[str, Any], key: str = "evals.schema") -> tuple[Any, str]:
     """(schema, what it is called in errors): a file of JSON or YAML, or the schema as it stands in the recipe."""
     if not isinstance(said, str):
         return said, "in evals.schema"
@@ -146,7 +157,7 @@ def schema_of(said: str | dict[str, Any]) -> tuple[Any, str]:
     try:
         return load_yaml(path.read_text(encoding="utf-8")), str(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"evals.schema names {path}, which cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{key} names {path}, which cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def endpoint_of(evals: Evals) -> Endpoint:

@@ -35,7 +35,8 @@ from tunesmith.objectives.goal import Goal
 from tunesmith.plain_yaml import load_yaml
 from tunesmith.regularisers.average import Average
 from tunesmith.regularisers.strengths import Regularise
-from tunesmith.rollouts import kinds
+from tunesmith.rollouts import environment, kinds
+from tunesmith.rollouts.environment import Environment
 from tunesmith.secret import refuse_secrets
 from tunesmith.space import Sweep, check_sweep
 from tunesmith.spellings import hint as spelled_elsewhere
@@ -130,6 +131,7 @@ class Recipe:
     evals: Evals = field(default_factory=Evals)  # how base and tuned are compared
     # what sampled replies are worth: a list of parts, each with its kind, which are weighed and added up
     reward: tuple[dict[str, Any], ...] = ()
+    environment: Environment = field(default_factory=Environment)  # what answers a reply, in episodes of several
     sweep: Sweep = field(default_factory=Sweep)  # how `tunesmith sweep` looks for better settings, on dev alone
     gates: Gates = field(default_factory=Gates)  # what must hold before it may ship, else exit code 3
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # number format; auto: what this machine is good at
@@ -287,6 +289,7 @@ def check(recipe: Recipe) -> None:
     check_sweep(recipe.sweep)
     mixture.check(d.sources, d.mixing, d.train)
     kinds.read(recipe.reward)
+    environment.check(recipe.environment, has_reward=bool(recipe.reward))
     check_bits(a)
     if t.watch < 0:
         raise RecipeError(f"train.watch is {t.watch}; wanted how many prompts to watch, or 0 for none")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tunesmith.build import TENANT, Material
 from tunesmith.engine.loop import State
 from tunesmith.engine.session import Session
@@ -10,6 +12,7 @@ from tunesmith.generate.limits import Limits
 from tunesmith.recipe import Recipe
 from tunesmith.roles import Feed, Foretold
 from tunesmith.rollouts.draws import Draws
+from tunesmith.rollouts.episodes import Episode, play
 from tunesmith.rollouts.feed import Actor, RolloutFeed
 from tunesmith.types import Attempt
 
@@ -37,4 +40,8 @@ def try_group(session: Session, feed: Foretold, made: Material) -> None:
     most = min(TRIED_TOKENS, feed.asked.max_new_tokens)
     limits = Limits(most, prompts.stop_ids, feed.asked.temperature, rows=NUM_TRIED, tempered=True)
     done = session.sample(TENANT, [prompts.tokens[at]] * NUM_TRIED, limits, decode=prompts.decode)
+    if prompts.stage is not None:
+        episodes = [Episode(prompts.examples[at], prompts.put[at], tuple(prompts.tokens[at])) for _ in done]
+        bounds = replace(prompts.stage.bounds(most), turns=1)
+        play(episodes, prompts.stage.world.hear, lambda live, turn: done, prompts.stage.behind, bounds)
     made.means.reward([Attempt(prompts.examples[at], c.text, c.stopped, len(c.tokens)) for c in done])

@@ -204,6 +204,12 @@ class Forest:
     def num_segments(self) -> int:
         return int(self.start.numel())
 
+    @property
+    def num_learned_S(self) -> Tensor:
+        """[S] int64, learned tokens of each segment."""
+        upto_N = torch.cat([self.start.new_zeros(1), (self.weights != 0).cumsum(0)])
+        return upto_N[self.stop] - upto_N[self.start]
+
     def to(self, device: torch.device | str) -> Forest:
         """The same forest with its tensors on `device`."""
         moved = {

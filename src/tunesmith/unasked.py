@@ -210,10 +210,10 @@ def refuse_loss(recipe: Recipe, task: str) -> None:
             f"objective.preference is how pairs are learned, and the task is {task}: leave it out, or give rows with a "
             "prompt, a chosen and a rejected reply"
         )
-    if task != OF_REWARDS and (recipe.reward or o.policy != Policy()):
+    if task != OF_REWARDS and (recipe.reward or o.policy != Policy() or recipe.environment.kind != "none"):
         raise PlanError(
-            f"reward and objective.policy are for replies that the model writes itself, and the task is {task}: say "
-            f"--set task.name={OF_REWARDS}, or leave them out"
+            f"reward, environment and objective.policy are for replies that the model writes itself, and the task is "
+            f"{task}: say --set task.name={OF_REWARDS}, or leave them out"
         )
     if task != OF_MARKS and o.kto != Kto():
         raise PlanError(
@@ -283,7 +283,7 @@ def unrewarded(recipe: Recipe) -> dict[str, bool]:
     noise = "what is sampled is compared with what is learned, and what is drawn would move that: leave it out"
     return {
         "reward names nothing to grade replies by: say what they are worth, as in reward: [{kind: numeric}]": (
-            not recipe.reward
+            not recipe.reward and recipe.environment.kind != "python"
         ),
         f"objective.preference.{', '.join(unread(o.preference))} is not read by loss {o.preference.loss}, which reads "
         f"{', '.join(LOSSES[o.preference.loss].reads)}: leave it out, or take another loss": bool(unread(o.preference)),

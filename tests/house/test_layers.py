@@ -20,7 +20,7 @@ SERVICES = (
     *("pair_sheet", "label_sheet", "novel", "synthetic_kinds", "synthesise"),
     *("trial", "space", "study", "sweep", "curve", "causes", "beside", "graded"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
-    *("speeds", "unasked", "played", "reference", "feedback", "rewarded", "reward"),
+    *("speeds", "unasked", "played", "reference", "feedback", "rewarded", "reward", "episodic"),
     *("classes", "probing", "class_export", "masked_export", "score_export", "crew"),
 )
 LAYERS = (

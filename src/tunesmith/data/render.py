@@ -19,7 +19,7 @@ import numpy as np
 
 from tunesmith.data.controls import Controls
 from tunesmith.data.encode import Encoder
-from tunesmith.data.frame import Frame
+from tunesmith.data.frame import PROBE, Frame
 from tunesmith.data.outcomes import Outcome, Rendered, gathered, outcomes_of_bytes, outcomes_to_bytes
 from tunesmith.data.pack import path_tokens
 from tunesmith.data.plain_text import PlainText
@@ -69,6 +69,7 @@ class Renderer:
         self._controls = Controls(tokenizer, self.template)
         self._encoder = Encoder(tokenizer, self._controls)
         self._frame = Frame(tokenizer, self._chat, self._controls)
+        self.end_id = self._frame.end_id
         self.plain = PlainText(tokenizer, self._encoder, self._controls, max_tokens)
         self._expected: dict[tuple[object, ...], int] = {}
         eos = tokenizer.eos_token_id
@@ -93,6 +94,16 @@ class Renderer:
         """Token ids of a reply behind that prompt, with its end of turn."""
         turn = self._turn([*prompt_messages, message], len(prompt_messages), 1.0)
         return self._encoder.one(turn.reply, turn.cut, is_inside=not self.is_apart)
+
+    def behind(self, said: Sequence[Message], then: Sequence[Message], is_ended: bool) -> list[int]:
+        """Token ids that the template puts between the last of these turns and where the model goes on behind `then`.
+        `is_ended`: the end of that turn stands there; else it is among them."""
+        num = sum(m.content.count(PROBE) for m in said[:-1])
+        text, cut, _ = self._prompt_text([*said[:-1], replace(said[-1], content=PROBE), *then])
+        _, end, rest = text.split(PROBE, num + 1)[-1].partition(self._frame.end_text)
+        if not end:
+            raise DataError("the model's chat template writes no end of turn behind a reply that others follow.")
+        return self._encoder.one(end + rest, cut, is_inside=True)[is_ended:]  # a text is read by what it stands behind
 
     def choice(self, prompt_messages: Sequence[Message], label: str) -> list[int]:
         """Token ids by which a label is scored behind that prompt: those of the reply that is its name."""

@@ -25,7 +25,7 @@ class Online(Preferring):
             return super().referred(index, batch, logp_S)
         assert isinstance(given, Rollouts), "replies come with what was known when they were sampled"
         assert given.ref_logp is not None, "a pair is compared with what the reference says"
-        sizes = (batch.stop - batch.start).cpu()[replies]
+        sizes = batch.num_learned_S.cpu()[replies]
         found = torch.zeros(batch.num_segments, dtype=torch.float64)
         found.index_add_(0, replies.repeat_interleave(sizes), given.ref_logp.cpu().double())
         return Pairs(index, found.to(logp_S))

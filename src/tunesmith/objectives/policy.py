@@ -130,7 +130,8 @@ def kl_of(asked: Policy) -> float:
 
 class Reinforcing:
     """Completions, or their tokens, are the units, and count for their row's weight. A completion is one learned
-    segment under its prompt; however a group is cut into micro-batches, its advantages were made before."""
+    segment under its prompt, of which tokens that the model did not write weigh 0; however a group is cut into
+    micro-batches, its advantages were made before."""
 
     def __init__(self, asked: Policy) -> None:
         self.asked, self.method = asked, METHODS[asked.method]
@@ -161,7 +162,7 @@ class Reinforcing:
         given, segment_L = batch.extra, segment_L.to(logp_L.device)
         assert isinstance(given, Rollouts), "completions come with what the sampler said of them"
         old, advantage_L = given.old_logp.to(logp_L), given.advantage.to(logp_L)
-        size_S = (batch.stop - batch.start).to(logp_L)
+        size_S = batch.num_learned_S.to(logp_L)
         share_L = weight_L.to(logp_L) * self.method.share(size_S, self.asked.max_new_tokens)[segment_L]
         log_ratio, advantage, weight = logp_L - old, advantage_L, share_L
         if self.method.by != "token":

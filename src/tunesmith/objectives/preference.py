@@ -217,7 +217,7 @@ class Preferring(OfPairs):
         pairs = self.referred(pairs_in(batch), batch, logp_S)
         ref_S, index = pairs.ref_logp, pairs.index.to(logp_S.device)
         assert ref_S is not None
-        size_S = (batch.stop - batch.start).to(logp_S)
+        size_S = batch.num_learned_S.to(logp_S)
         both = [t[index[:, side]] for t in (logp_S, ref_S, size_S) for side in (0, 1)]
         scored = Scored(both[0], both[1], both[2], both[3], both[4], both[5])
         weight = pair_weights(batch, pairs.index).to(logp_S)

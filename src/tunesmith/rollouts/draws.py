@@ -13,10 +13,24 @@ import numpy as np
 from tunesmith.errors import DataError, PlanError
 from tunesmith.objectives.critic import Critic
 from tunesmith.objectives.policy import ONLINE, Policy, has_values, method_of
+from tunesmith.rollouts.environment import World
+from tunesmith.rollouts.episodes import Behind, Bounds
 from tunesmith.rollouts.sampled import Rollout, laid
-from tunesmith.types import Example, Forest, RopeLimit
+from tunesmith.types import Example, Forest, Message, RopeLimit
 
 UNLIKELY = -50.0  # nats of a token that nobody sampled, so that no ratio of it runs out of numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What episodes of several replies are played in."""
+
+    world: World
+    behind: Behind
+    end_id: int  # with which a reply ends where the template ends it
+
+    def bounds(self, max_new_tokens: int) -> Bounds:
+        return Bounds(self.world.asked.turns, self.world.asked.tokens, max_new_tokens, self.end_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,19 @@ class Prompts:
     tokens: Sequence[Sequence[int]]
     stop_ids: tuple[int, ...]
     decode: Callable[[Sequence[int]], str]
+    put: Sequence[tuple[Message, ...]] = ()  # of which turns the tokens are, where episodes go on from them
+    stage: Stage | None = None
+
+    def refuse_longer(self, context: int | None) -> None:
+        """PlanError where an episode may need more than the model can read."""
+        if self.stage is None or context is None:
+            return
+        longest = max(map(len, self.tokens), default=0)
+        if longest + self.stage.world.asked.tokens > context:
+            raise PlanError(
+                f"an episode may have {longest} tokens of its prompt and {self.stage.world.asked.tokens} behind it "
+                f"(environment.tokens), and the model's context is {context}: lower that, or drop long rows"
+            )
 
 
 class Draws:
@@ -40,6 +67,7 @@ class Draws:
         if not prompts.examples:
             raise DataError("there is no prompt to answer: all were dropped or moved. See `tunesmith audit`.")
         refuse(asked)
+        refuse_room(asked, prompts.stage)
         self.prompts, self.asked, self.epochs, self.seed = prompts, asked, epochs, seed
         self.micro_tokens, self.rope = micro_tokens, rope
         self._order: tuple[int, np.ndarray] | None = None
@@ -67,6 +95,18 @@ class Draws:
     def num_updates(self) -> int:
         return self.epochs * self.updates_per_epoch
 
+    @property
+    def room(self) -> int:
+        """Tokens behind a prompt, at most."""
+        stage = self.prompts.stage
+        return self.asked.max_new_tokens if stage is None else stage.world.asked.tokens
+
+    @property
+    def most_written(self) -> int:
+        """Tokens that the model writes behind a prompt, at most."""
+        stage, one = self.prompts.stage, self.asked.max_new_tokens
+        return one if stage is None else min(stage.world.asked.tokens, stage.world.asked.turns * one)
+
     def at(self, number: int) -> int:
         """Which prompt is drawn as the `number`-th of the run."""
         epoch, place = divmod(number, len(self.prompts.examples))
@@ -75,9 +115,9 @@ class Draws:
             self._order = epoch, generator.permutation(len(self.prompts.examples))
         return int(self._order[1][place])
 
-    def seed_of(self, update: int, draw: int) -> int:
+    def seed_of(self, update: int, draw: int, turn: int = 0) -> int:
         """Of what is sampled for an update, whatever was sampled before."""
-        said = repr((self.seed, update, draw)).encode()
+        said = repr((self.seed, update, draw, *([turn] if turn else ()))).encode()
         return int.from_bytes(hashlib.sha256(said).digest()[:7], "big")
 
     def num_seen(self, num_updates: int) -> int:
@@ -91,7 +131,7 @@ class Draws:
     def heaviest(self) -> list[Forest]:
         """The micro-batches of an update of the longest prompts whose replies are all as long as they may be."""
         by_length = sorted(range(len(self.prompts.tokens)), key=lambda at: (-len(self.prompts.tokens[at]), at))
-        num, most = self.asked.max_new_tokens, by_length[: self.asked.prompts]
+        num, most = self.room, by_length[: self.asked.prompts]
         advantage, values = (None, (0.0,) * num) if has_values(self.asked) else (0.0, ())
         longest = [
             Rollout(
@@ -107,19 +147,20 @@ class Draws:
     def shape(self) -> dict[str, Any]:
         """Facts for the plan, of one epoch, where all replies are as long as they may be."""
         lengths, a = np.array([len(t) for t in self.prompts.tokens]), self.asked
-        learned = self.num_learned * a.max_new_tokens
+        learned = self.num_learned * self.most_written
+        behind = self.num_learned * self.room
         most = np.sort(lengths)[::-1][: a.prompts]
         return {
             "num_examples": len(lengths),
             "num_updates": self.num_updates,
             "updates_per_epoch": self.updates_per_epoch,
             "epochs": self.epochs,
-            "tokens": a.inner_epochs * int(lengths.sum() + len(lengths) * learned),
+            "tokens": a.inner_epochs * int(lengths.sum() + len(lengths) * behind),
             "learned_tokens": a.inner_epochs * len(lengths) * learned,
-            "longest_tokens": int(lengths.max()) + a.max_new_tokens,
+            "longest_tokens": int(lengths.max()) + self.room,
             "update_tokens_min": int(lengths.min()) + a.max_new_tokens,
-            "update_tokens_max": -(-(int(most.sum()) + len(most) * learned) // a.mini_batches),
-            "sampled_tokens": len(lengths) * a.group_size * a.max_new_tokens,
+            "update_tokens_max": -(-(int(most.sum()) + len(most) * behind) // a.mini_batches),
+            "sampled_tokens": len(lengths) * a.group_size * self.most_written,
         }
 
     @cached_property
@@ -128,7 +169,18 @@ class Draws:
         hashed = hashlib.sha256(repr((self.asked, self.epochs, self.seed, self.prompts.stop_ids)).encode())
         for example, tokens in zip(self.prompts.examples, self.prompts.tokens, strict=True):
             hashed.update(example.id.encode() + b"\0" + np.array(tokens, np.int64).tobytes())
+        if self.prompts.stage is not None:
+            stage = self.prompts.stage
+            hashed.update(repr((stage.world.asked, sorted(stage.world.files.values()))).encode())
         return hashed.hexdigest()
+
+
+def refuse_room(asked: Policy, stage: Stage | None) -> None:
+    if stage is not None and stage.world.asked.tokens < asked.max_new_tokens:
+        raise PlanError(
+            f"environment.tokens is {stage.world.asked.tokens}, and a reply may have {asked.max_new_tokens} "
+            "(objective.policy.max_new_tokens): use at least as many, or shorter replies"
+        )
 
 
 def refuse(asked: Policy) -> None:

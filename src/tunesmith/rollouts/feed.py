@@ -25,7 +25,8 @@ from tunesmith.objectives.advantage import is_flat
 from tunesmith.objectives.policy import has_values, method_of
 from tunesmith.roles import Reward
 from tunesmith.rollouts import valued
-from tunesmith.rollouts.draws import Draws
+from tunesmith.rollouts.draws import Draws, Stage
+from tunesmith.rollouts.episodes import Episode, Whole, graded, play
 from tunesmith.rollouts.sampled import Rollout, bare, by_token, laid, learned, opened, save
 from tunesmith.types import Attempt, Completion, Forest, Grade
 
@@ -123,19 +124,39 @@ class RolloutFeed:
         limits = Limits(
             asked.max_new_tokens, prompts.stop_ids, asked.temperature, seed=seed, rows=actor.rows, tempered=True
         )
-        done = actor.session.sample(actor.tenant, [prompts.tokens[at] for at in each], limits, decode=prompts.decode)
-        attempts = [Attempt(prompts.examples[at], c.text, c.stopped, len(c.tokens)) for at, c in zip(each, done)]
-        grades = self._reward(attempts)
+        if prompts.stage is None:
+            done = actor.session.sample(
+                actor.tenant, [prompts.tokens[at] for at in each], limits, decode=prompts.decode
+            )
+            attempts = [Attempt(prompts.examples[at], c.text, c.stopped, len(c.tokens)) for at, c in zip(each, done)]
+            whole, grades = [Whole(c) for c in done], self._reward(attempts)
+        else:
+            episodes = self._played(prompts.stage, each, number, limits)
+            whole, attempts = [e.whole() for e in episodes], [e.attempt() for e in episodes]
+            grades = graded(episodes, self._reward(attempts), prompts.stage.world.low)
+            attempts = [replace(a, example=e.example) for a, e in zip(attempts, episodes)]  # as they began, for readers
         refuse_odd(attempts, grades)
         found: list[Rollout] = []
         for k, at in enumerate(chosen):
             mine = slice(k * asked.group_size, (k + 1) * asked.group_size)
             others = [g.value for g in (grades if has_values(asked) else grades[mine])]
-            found += self._compared(number * asked.prompts + k, at, done[mine], grades[mine], is_same=is_flat(others))
+            found += self._compared(number * asked.prompts + k, at, whole[mine], grades[mine], is_same=is_flat(others))
         return found, attempts
 
+    def _played(self, stage: Stage, each: Sequence[int], number: int, limits: Limits) -> list[Episode]:
+        """Episodes of these prompts, all at once."""
+        draws, actor, prompts = self.draws, self._actor, self.draws.prompts
+        episodes = [Episode(prompts.examples[at], prompts.put[at], tuple(prompts.tokens[at])) for at in each]
+
+        def sample(live: Sequence[Sequence[int]], turn: int) -> list[Completion]:
+            now = replace(limits, seed=draws.seed_of(self._position, number, turn))
+            return actor.session.sample(actor.tenant, live, now, decode=prompts.decode)
+
+        play(episodes, stage.world.hear, sample, stage.behind, stage.bounds(self._asked.max_new_tokens))
+        return episodes
+
     def _compared(
-        self, group: int, at: int, done: Sequence[Completion], grades: Sequence[Grade], *, is_same: bool
+        self, group: int, at: int, done: Sequence[Whole], grades: Sequence[Grade], *, is_same: bool
     ) -> list[Rollout]:
         """`is_same`: all that these are compared with got the same; of a value head, the whole draw."""
         by = self._method.advantage
@@ -144,9 +165,10 @@ class RolloutFeed:
         return [
             Rollout(
                 group, example.id, prompt, c.tokens, c.logp, c.text, c.stopped, example.weight, g.value, dict(g.parts),
-                g.why, advantage, is_same,
+                g.why, advantage, is_same, spans=whole.spans, turns=whole.turns,
             )
-            for c, g, advantage in zip(done, grades, advantages, strict=True)
+            for whole, g, advantage in zip(done, grades, advantages, strict=True)
+            for c in (whole.completion,)
         ]  # fmt: skip
 
     def _path(self, update: int) -> Path:
@@ -189,7 +211,7 @@ def refuse_odd(attempts: Sequence[Attempt], grades: Sequence[Grade]) -> None:
 
 def told(found: Sequence[Rollout], group_size: int, num_draws: int) -> dict[str, float]:
     """What a sampling was like."""
-    lengths, rewards = [len(r.tokens) for r in found], [r.reward for r in found]
+    lengths, rewards = [len(r.logp) for r in found], [r.reward for r in found]
     groups = range(0, len(found), group_size)
     return {
         "reward": statistics.fmean(rewards),
@@ -200,6 +222,7 @@ def told(found: Sequence[Rollout], group_size: int, num_draws: int) -> dict[str,
         "distinct_frac": len({(r.group, r.text) for r in found}) / len(found),
         "draws": float(num_draws),
         "sampled_tokens": float(sum(lengths)),
+        **({"turns": statistics.fmean(len(r.spans[::2]) for r in found)} if found[0].spans else {}),
     }
 
 

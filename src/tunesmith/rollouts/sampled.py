@@ -42,6 +42,14 @@ class Rollout:
     ref_logp: tuple[float, ...] = ()  # nats, under the model as it was before update 0; not asked of a flat group
     value: tuple[float, ...] = ()  # what a value head expected before each token
     returns: tuple[float, ...] = ()  # what it should have expected, by what came and by the values behind
+    spans: tuple[int, ...] = ()  # of an episode: lengths of what it wrote, of what was answered, …; (): it wrote all
+    turns: str = ""  # of an episode, as JSON
+
+    @property
+    def is_own(self) -> np.ndarray:
+        """[tokens] which of them the model wrote. Log-probabilities and values are of these alone."""
+        spans = self.spans or (len(self.tokens),)
+        return np.repeat(np.arange(len(spans)) % 2 == 0, spans)
 
 
 def learned(rollouts: Sequence[Rollout], *, by_pairs: bool) -> list[Rollout]:
@@ -86,8 +94,7 @@ def cut(group: Sequence[Rollout], most: int) -> list[list[Rollout]]:
 
 def tree(name: str, part: Sequence[Rollout]) -> Record:
     prompt = np.array(part[0].prompt, np.int64)
-    replies = [np.array(r.tokens, np.int64) for r in part]
-    children = [Segment(t, np.full(len(t), r.weight, np.float32), 0) for t, r in zip(replies, part)]
+    children = [Segment(np.array(r.tokens, np.int64), (r.weight * r.is_own).astype(np.float32), 0) for r in part]
     return Record(name, (Segment(prompt, np.zeros(len(prompt), np.float32)), *children))
 
 
@@ -102,9 +109,9 @@ def scale_of(rollouts: Sequence[Rollout]) -> tuple[float, float]:
 
 
 def advantages(rollout: Rollout, scale: tuple[float, float]) -> list[float]:
-    """Of each token."""
+    """Of each token that the model wrote."""
     if rollout.advantage is not None:
-        return [rollout.advantage] * len(rollout.tokens)
+        return [rollout.advantage] * len(rollout.logp)
     return [(a - v - scale[0]) / scale[1] for a, v in zip(rollout.returns, rollout.value, strict=True)]
 
 
@@ -133,7 +140,7 @@ def by_token(
     found: dict[tuple[int, ...], list[float]] = {}
     for forest, value in zip(forests, values, strict=True):
         learned = torch.nonzero(forest.weights[forest.start] != 0)[:, 0]
-        sizes = (forest.stop - forest.start)[learned].tolist()
+        sizes = forest.num_learned_S[learned].tolist()
         for segment, part in zip(learned.tolist(), value.split(sizes)):
             found[path_of(forest, segment)] = part.tolist()
     return [tuple(found[(*r.prompt, *r.tokens)]) for r in rollouts]
@@ -163,7 +170,7 @@ def save(rollouts: Sequence[Rollout], attempts: Sequence[Attempt], path: Path) -
 def opened(path: Path) -> list[Rollout]:
     names = [name for name in SCHEMA.names if name not in ("source", "asked")]
     rows: list[dict[str, Any]] = pq.read_table(path, columns=names, schema=SCHEMA).to_pylist()
-    lists = ("prompt", "tokens", "logp", "ref_logp", "value", "returns")
+    lists = ("prompt", "tokens", "logp", "ref_logp", "value", "returns", "spans")
     return [
         Rollout(**{**row, "parts": json.loads(row["parts"]), **{name: tuple(row[name]) for name in lists}})
         for row in rows
@@ -183,5 +190,6 @@ SCHEMA = pa.schema(
         "text": pa.string(), "stopped": pa.bool_(), "weight": pa.float64(), "reward": pa.float64(),
         "parts": pa.string(), "why": pa.string(), "advantage": pa.float64(), "is_flat": pa.bool_(),
         "ref_logp": pa.list_(pa.float64()), "value": pa.list_(pa.float64()), "returns": pa.list_(pa.float64()),
+        "spans": pa.list_(pa.int32()), "turns": pa.string(),
     }
 )  # fmt: skip

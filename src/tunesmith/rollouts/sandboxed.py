@@ -47,6 +47,7 @@ class Code:
     memory_bytes: int
     isolate: bool
     first: str = ""  # of our own, run while there still are rights to read the files that it imports
+    is_data: bool = False  # the function returns data (`Sandboxed.data`), else a number
 
 
 class Sandboxed:
@@ -82,6 +83,16 @@ class Sandboxed:
 
     def ask(self, given: Sequence[Any]) -> float:
         """What the function returns for these. Failed where it gives no number."""
+        return number_in(self._said(given), self.code.timeout_s)
+
+    def data(self, given: Sequence[Any]) -> Any:
+        """The same of a function that returns data: what JSON has."""
+        found = said_in(self._said(given), self.code.timeout_s, "answer")
+        if "data" not in found:
+            raise Failed(str(found.get("failed", "nothing was returned"))[:400])
+        return found["data"]
+
+    def _said(self, given: Sequence[Any]) -> Any:
         data = json.dumps(list(given), default=str).encode("utf-8", "surrogatepass")
         if len(data) > MOST_BYTES:
             raise Failed(f"the reply and its facts are more than {MOST_BYTES} bytes")
@@ -93,21 +104,27 @@ class Sandboxed:
                 self.pipes.close()
                 self._start()
                 raise Failed("the grader's process was lost, and started again")
-        return number_in(found.get("said"), self.code.timeout_s)
+        return found.get("said")
+
+
+def said_in(said: Any, timeout_s: float, what: str) -> dict[str, Any]:
+    """A copy's line, which may be anything, as an object. Failed where it is none."""
+    if said is None:
+        raise Failed(f"no {what} within {timeout_s:g} s")
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError):
+        raise Failed(f"its process ended, and there is no {what}") from None
+    return found if isinstance(found, dict) else {}
 
 
 def number_in(said: Any, timeout_s: float) -> float:
-    """The number of a copy's line, which may be anything. Failed where there is none."""
-    if said is None:
-        raise Failed(f"no grade within {timeout_s:g} s")
-    try:
-        found = json.loads(said)
-        value = found.get("value") if isinstance(found, dict) else None
-    except (ValueError, RecursionError):
-        raise Failed("its process ended without a grade") from None
+    """The number of a copy's line. Failed where there is none."""
+    found = said_in(said, timeout_s, "grade")
+    value = found.get("value")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    raise Failed(str(found.get("failed", "no grade"))[:400] if isinstance(found, dict) else "no grade")
+    raise Failed(str(found.get("failed", "no grade"))[:400])
 
 
 class Pipes:
@@ -123,7 +140,7 @@ class Pipes:
             "file": code.file, "function": code.function, "timeout_s": code.timeout_s, "fds": fds, "lifeline": life[0],
             "limits": {**asdict(limits), "cpu_s": None}, "root": self.folder.name if code.isolate else None,
             "packages": [p for p in dict.fromkeys(paths) if os.path.isdir(p)], "wall_s": math.inf, "pause_s": 0.1,
-            "first": code.first, "path": sys.path if code.first else (),
+            "first": code.first, "path": sys.path if code.first else (), "is_data": code.is_data,
         }  # fmt: skip
         try:
             with tempfile.TemporaryFile() as given:
@@ -193,14 +210,16 @@ class Streak:
 
     MOST = 32
 
-    def __init__(self, name: str) -> None:
-        self.name, self.num = name, 0
+    def __init__(self, name: str, *, grades: bool = True) -> None:
+        self.name, self.num, self.grades = name, 0, grades
 
     def passed(self) -> None:
         self.num = 0
 
     def failed(self, why: str) -> None:
         self.num += 1
+        if self.num >= self.MOST and not self.grades:
+            raise RunError(f"{self.name} failed {self.num} times in a row, the last time: {why}. Mend it")
         if self.num >= self.MOST:
             raise RunError(
                 f"the reward {self.name} could not grade {self.num} replies in a row, the last time: {why}. It is the "
