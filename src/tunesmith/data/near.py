@@ -61,8 +61,8 @@ class Words:
         """How rare: the logarithm of texts per text with it."""
         return np.log((len(self) + 1) / np.maximum(1, self.num_of_word[words % TABLE])).astype(np.float32)
 
-    def similarity(self, pairs: np.ndarray) -> np.ndarray:
-        """[n, 2] texts -> weighted Jaccard similarity [n]: weight of the words in both, of that in either."""
+    def similarity(self, pairs: np.ndarray, *, weighed: bool = True) -> np.ndarray:
+        """[n, 2] texts -> Jaccard similarity [n]: weight of the words in both, of that in either; or their number."""
         found = np.empty(len(pairs), np.float32)
         for begin in range(0, len(pairs), PIECE):
             some = pairs[begin : begin + PIECE]
@@ -73,7 +73,7 @@ class Words:
             owner, words = owner[order], words[order]
             is_second = np.zeros(len(words), bool)  # of two equal words of one pair
             is_second[1:] = (words[1:] == words[:-1]) & (owner[1:] == owner[:-1])
-            weights = self.weights(words)
+            weights = self.weights(words) if weighed else np.ones(len(words), np.float32)
             both = np.bincount(owner[is_second], weights[is_second], len(some))
             either = np.bincount(owner[~is_second], weights[~is_second], len(some))
             found[begin : begin + PIECE] = both / np.maximum(either, 1e-9)

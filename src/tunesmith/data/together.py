@@ -11,14 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tunesmith.data import alike
-from tunesmith.data.finding import prompt_of
-from tunesmith.data.near import Bands, Words, alike_in, side_by_side, words_of
-from tunesmith.data.traits import column
+from tunesmith.data.finding import prompt_of, replies_of
+from tunesmith.data.near import LEAST, Bands, Words, side_by_side, words_of
+from tunesmith.data.traits import KINDS, column
 from tunesmith.types import Example, Reply
 
 SAME_REPLY = 0.5  # share of the words in either that are in both
 MOST_FRAC = 0.02  # of the rows: more near copies are a template that the data consists of, of which a test needs some
-MOST_REFUSED = 2**18  # pairs with other replies that are remembered: most meet in many bands
 MOST_ROWS = 4  # that may always stay together
 
 
@@ -26,19 +25,28 @@ class Clusters:
     """Which of n rows are joined; 4 bytes a row. A cluster is named after its first row."""
 
     def __init__(self, num: int) -> None:
-        self._parent = np.arange(num, dtype=np.uint32)
+        self._parent, self._is_flat = np.arange(num, dtype=np.uint32), True
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """The first row of the cluster of each."""
-        found = self._parent[rows]
-        while (self._parent[found] != found).any():
-            found = self._parent[found]
-        self._parent[rows] = found
+        while not self._is_flat:  # each round halves the ways
+            above = self._parent[self._parent]
+            self._is_flat = bool((above == self._parent).all())
+            self._parent = above
+        found: np.ndarray = self._parent[rows]
         return found
 
     def join(self, one: int, other: int) -> None:
-        roots = self.of(np.array([one, other], np.uint32))
-        self._parent[roots.max()] = roots.min()
+        first, last = sorted((self._root(one), self._root(other)))
+        self._is_flat = self._is_flat and first == last
+        self._parent[last] = first
+
+    def _root(self, row: int) -> int:
+        parent = self._parent
+        while (above := int(parent[row])) != row:
+            parent[row] = parent[above]
+            row = above
+        return row
 
     def join_like(self, some: np.ndarray) -> None:
         """Rows whose digests are equal."""
@@ -49,21 +57,25 @@ class Clusters:
 
 def clusters(examples: Sequence[Example]) -> np.ndarray:
     """Of each row the number of the first one in its cluster, uint32."""
-    every = np.arange(len(examples), dtype=np.uint32)
     found = Clusters(len(examples))
     found.join_like(column(examples, "key"))
     found.join_like(column(examples, "masked"))
-    words, refused = Words(map(prompt_of, examples)), set[tuple[int, int]]()
+    words, said = Words(map(prompt_of, examples)), replies(examples)
     for side in side_by_side(Bands(words), np.ones(len(examples), bool)):
         pairs = side[found.of(side[:, 0]) != found.of(side[:, 1])]
-        for one, other, _ in alike_in(words, pairs):
-            if (one, other) in refused:
-                continue
-            if is_answered(examples[one], examples[other]):
-                found.join(one, other)
-            elif len(refused) < MOST_REFUSED:
-                refused.add((one, other))
-    return found.of(every)
+        pairs = pairs[words.similarity(pairs) >= LEAST]
+        if said is not None:
+            pairs = pairs[said.similarity(pairs, weighed=False) >= SAME_REPLY]
+        for one, other in pairs.tolist():
+            found.join(one, other)
+    return found.of(np.arange(len(examples)))
+
+
+def replies(examples: Sequence[Example]) -> Words | None:
+    """Their words, where all rows have replies: labels say nothing of whether two rows are one."""
+    if (column(examples, "kind") != KINDS.index("Reply")).any():
+        return None
+    return Words(text for e in examples for text in replies_of(e))
 
 
 def templates(cluster: np.ndarray) -> np.ndarray:
