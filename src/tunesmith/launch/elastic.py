@@ -29,7 +29,10 @@ def launch(words: Sequence[str], num: int) -> int:
     """Runs `tunesmith WORDS` in each; returns the leader's exit code."""
     with tempfile.TemporaryDirectory(prefix="tunesmith_launch_") as scratch:
         os.environ[exits.FOLDER] = scratch
-        return launched(Path(scratch), num, sys.executable, ("-m", "tunesmith", *words))
+        try:
+            return launched(Path(scratch), num, sys.executable, ("-m", "tunesmith", *words))
+        finally:
+            del os.environ[exits.FOLDER]  # this process is none of those
 
 
 def launched(
