@@ -64,7 +64,8 @@ def findings(examples: Sequence[Example], split: Split) -> Iterator[Finding]:
         rows = [_row(examples[n.at], examples[n.like], n) for n in near[:SHOWN]]
         yield finding("near_duplicates", len(near), len(examples), rows, (
             "rows are nearly the same as an earlier one (more than digits differ)",
-            "what they say weighs more than all else", "keep some of each kind, or " + GROUP))  # fmt: skip
+            "what they say weighs more than all else",
+            "keep some of each kind; a drawn split has them on one side (`data.near_together`)"))  # fmt: skip
     for name in ("dev", "test"):
         part: Sequence[Example] = getattr(split, name)
         found = leaks(split, name) if len(part) else []
