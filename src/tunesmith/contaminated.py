@@ -10,6 +10,7 @@ from typing import Any
 
 from tunesmith.data.contained import Contained, Items, Search, counts
 from tunesmith.data.finding import SHOWN, Row, excerpt, finding, prompt_of
+from tunesmith.data.knobs import Data
 from tunesmith.data.leaks import leaks
 from tunesmith.data.located import files_named
 from tunesmith.data.rows import Reading, Rejected, rows
@@ -17,7 +18,6 @@ from tunesmith.data.split import Split
 from tunesmith.data.stored import Stored, listed
 from tunesmith.errors import DataError
 from tunesmith.evals.probes import PROBES
-from tunesmith.recipe import Data
 from tunesmith.types import Example
 
 # Where a benchmark's file holds what is asked; the first that is there

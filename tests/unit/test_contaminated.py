@@ -9,9 +9,9 @@ import pytest
 
 from tunesmith.contaminated import asked_in, of_public_tests, told
 from tunesmith.data.ingest import read
+from tunesmith.data.knobs import Data
 from tunesmith.data.split import split
 from tunesmith.errors import DataError
-from tunesmith.recipe import Data
 
 ASKED = "Which river flows through the city where my aunt repairs clocks?"
 
