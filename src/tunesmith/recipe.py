@@ -235,6 +235,7 @@ def parse(settings: dict[str, Any]) -> Recipe:
         near = did_you_mean(str(first["input"]), re.findall(r"'([^']+)'", first["msg"]))
         raise RecipeError(f"{where} is {first['input']!r}; wanted {said}.{near}") from error
     check(recipe)
+    mixture.check(recipe.data.sources, recipe.data.mixing, recipe.data.train)
     return recipe
 
 
@@ -287,7 +288,6 @@ def check(recipe: Recipe) -> None:
     }  # fmt: skip
     check_strengths(recipe.regularise, recipe.objective, off_at_0)
     check_sweep(recipe.sweep)
-    mixture.check(d.sources, d.mixing, d.train)
     kinds.read(recipe.reward)
     environment.check(recipe.environment, has_reward=bool(recipe.reward))
     check_bits(a)
