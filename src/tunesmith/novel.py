@@ -14,7 +14,7 @@ from tunesmith.rollouts.matches import in_common
 LEFT_OVER = re.compile(
     r"\[(?:insert|your|name|topic|company|date|product)[^\]\n]{0,40}\]|\{[a-z_ ]{1,30}\}|<(?:insert|your)[^>\n]{0,40}>"
     r"|^(?:sure|certainly|of course|here (?:is|are|'s)|okay)\b[^\n]{0,80}[:!]"
-    r"|^\s*(?:rewritten|paraphrase|translation)\s*:",
+    r"|^\s*(?:rewritten|paraphrase|translation)\s*:|\bas an? (?:chatbot|assistant)\b",
     re.IGNORECASE,
 )
 LENGTH = (0.33, 3.0)  # of the shortest and the longest seed, in words, between which a prompt has to be

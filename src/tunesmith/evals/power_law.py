@@ -58,9 +58,11 @@ class Curve:
         return ends(np.clip(at(self.draws, rows, self.top), *self.bounds))
 
     def change(self, before: float, after: float) -> tuple[float, float]:
-        """Interval of the change between two numbers of rows."""
-        there, then = (np.clip(at(self.draws, n, self.top), *self.bounds) for n in (before, after))
-        return ends(then - there)
+        """Interval of the change between two numbers of rows, as far as there is room for it. Laws that have left the
+        bounds are not held back there: they would seem to change nothing."""
+        low, high = ends(at(self.draws, after, self.top) - at(self.draws, before, self.top))
+        least, most = (bound - self.of(before) for bound in self.bounds)
+        return float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
     @property
     def exponents(self) -> tuple[float, float]:

@@ -12,6 +12,10 @@ from tunesmith.report import charts
 from tunesmith.report.html import make_environment
 from tunesmith.report.words import number
 
+HEADLINES = {
+    "more": "More data would help.", "less": "More data of this kind would do harm.",
+    "little": "More data would change little.", "not known": "What more data would bring is not known.",
+}  # fmt: skip
 LEFT, RIGHT, TOP, BASE = 48, charts.WIDTH - 12, 10, 190
 WIDE = 40  # characters of a strip on the screen
 
@@ -86,7 +90,8 @@ def markdown(facts: Mapping[str, Any]) -> str:
 
 def page(facts: Mapping[str, Any], name: str) -> str:
     template = make_environment().get_template("curve.html")
-    return template.render(name=name, facts=facts, said=summary(facts), figure=picture(facts))
+    headline = HEADLINES[facts["twice"]["decision"]] if "twice" in facts else "Too few sizes so far."
+    return template.render(name=name, facts=facts, headline=headline, said=summary(facts), figure=picture(facts))
 
 
 def ends_of(facts: Mapping[str, Any]) -> tuple[float, float]:

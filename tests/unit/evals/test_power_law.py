@@ -97,3 +97,13 @@ def test_the_exponent_is_determined_only_where_the_values_tell_it() -> None:
     flat = np.full(6, 0.7) + np.random.default_rng(0).normal(0, 0.01, 6)
     assert curve(SIZES, steep, np.tile(steep, (200, 1)), 0).is_determined
     assert not curve(SIZES, flat, np.tile(flat, (200, 1)), 0).is_determined
+
+
+def test_a_law_that_has_left_the_bounds_is_no_sign_of_no_change() -> None:
+    """Both draws are below 0 at 16 and 32 rows; held back at 0 there, they would say that nothing changes."""
+    draws = np.array([[-4.0, 4.5, 0.5], [-5.0, 5.5, 0.5]])
+    found = Curve(8.0, np.array([0.5, 0.0, 0.5]), draws, (0.0, 1.0))
+    assert found.interval(16) == (0.0, 0.0)
+    low, high = found.change(16, 32)
+    assert low == -0.5  # as far as there is room
+    assert high < 0
