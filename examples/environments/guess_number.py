@@ -21,7 +21,7 @@ class Guess:
 
     def step(self, reply):
         self.num += 1
-        found = re.findall(r"\d+", reply)
+        found = re.findall(r"-?\d+", reply)
         if len(found) == 1 and int(found[0]) == self.secret:
             return None, 1 - 0.15 * (self.num - 1)
         if self.num == GUESSES:

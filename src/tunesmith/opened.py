@@ -27,6 +27,7 @@ from tunesmith.evals.tasks import label_record
 from tunesmith.files import read_json
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.stream import Ask, Piece
+from tunesmith.generate.structured import Form, form
 from tunesmith.models.artifact import read_weights
 from tunesmith.models.catalogue import locate
 from tunesmith.models.class_head import gives_several, labels_of
@@ -108,6 +109,13 @@ class Opened:
         """Greedy, with the stops of training and the run's longest answer; `changes` are fields of Limits."""
         base = {"max_new_tokens": self.served.max_new_tokens, "stop_ids": self.renderer.stop_ids}
         return Limits(**{**base, **changes})
+
+    def form(self, *, schema: Any = None, pattern: str = "") -> Form:
+        """What answers have to be: of a JSON schema, or of a pattern. InputError where it cannot be had."""
+        base = self.session.base
+        if base.layout != "forest" or base.by_head:
+            raise InputError(f"{self.name}: answers of a given form are for language models of the forest layout")
+        return form(base.tokenizer, self.renderer.stop_ids, schema=schema, pattern=pattern)
 
     def complete(
         self, who: str, prompts: Sequence[Sequence[Message]], limits: Limits | None = None,

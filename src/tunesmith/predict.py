@@ -15,6 +15,7 @@ from tunesmith.errors import DataError, InputError
 from tunesmith.evals.calibration import DIGITS, Calibration, probabilities
 from tunesmith.evals.score import all_that_fit
 from tunesmith.files import read_json
+from tunesmith.generate.structured import Form
 from tunesmith.opened import TUNED, Opened, Served
 from tunesmith.types import Completion, Message
 from tunesmith.unasked import IN_CHAT, refuse_command
@@ -60,11 +61,16 @@ class Predictor:
     """One of an opened run's models, asked in batches. The calibration is that of the tuned model, and of no other."""
 
     def __init__(
-        self, opened: Opened, calibration: Calibration | None, model: str = TUNED, best: BestOf | None = None
+        self,
+        opened: Opened,
+        calibration: Calibration | None,
+        model: str = TUNED,
+        best: BestOf | None = None,
+        form: Form | None = None,
     ) -> None:
         refuse_command(opened.served.task, f"{opened.name} learned from", IN_CHAT, writes=True)
         opened.who(model)  # refuses a name that is not there
-        self.opened, self.model, self.best = opened, model, best
+        self.opened, self.model, self.best, self.form = opened, model, best, form
         self.labelled = is_labelled(opened.served) or bool(opened.renderer.several)
         self.calibration = calibration if model == TUNED and self.labelled else None
         self.batch_rows = LABEL_ROWS if self.labelled else opened.recipe.evals.rows
@@ -132,7 +138,7 @@ class Predictor:
         for rows in [together, *([i] for i, n in enumerate(lengths) if n > usual)]:
             if not rows:
                 continue
-            limits = self.opened.limits(rows=len(rows))
+            limits = self.opened.limits(rows=len(rows), form=self.form)
             done.update(zip(rows, self.opened.complete(self.model, [prompts[i] for i in rows], limits)))
         return [written(done[i]) for i in range(len(prompts))]
 

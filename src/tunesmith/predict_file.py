@@ -26,7 +26,9 @@ from tunesmith.data.write import check_name, write_rows
 from tunesmith.errors import DataError, InputError, Interrupted
 from tunesmith.files import sha256_text
 from tunesmith.folder import Teller
-from tunesmith.opened import TUNED, Served, open_run
+from tunesmith.generate.structured import Form
+from tunesmith.measured import schema_of
+from tunesmith.opened import TUNED, Opened, Served, open_run
 from tunesmith.predict import Prediction, Predictor, Unusable, calibration_of, is_labelled
 from tunesmith.stopping import Stop
 from tunesmith.types import Message
@@ -45,6 +47,8 @@ class Asked:
     resume: bool = False
     best_of: int = 1  # answers sampled, of which `reward` picks one
     reward: Path | None = None
+    schema: Path | None = None  # of JSON, that answers fit
+    pattern: str = ""  # that answers fit as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ def predict_file(folder: Path, source: Path, out: Path, asked: Asked, tell: Tell
             tell.say(f"the file has a column {name!r} of its own, so what is added is called {column!r}")
     best = best_of(asked.best_of, asked.reward)
     opened = open_run(folder)
-    predictor = Predictor(opened, calibration, asked.model, best)
+    predictor = Predictor(opened, calibration, asked.model, best, form_of(asked, opened))
     if predictor.labelled and predictor.calibration is None:
         why = "the run had too few dev cases, or the base was asked"
         why = "several labels may fit a text" if opened.renderer.several else why
@@ -107,6 +111,19 @@ def predict_file(folder: Path, source: Path, out: Path, asked: Asked, tell: Tell
         str(out), found.num_rows, totals["problem"], totals["unsure"] if "unsure" in added else None,
         totals["cut"] if "cut" in added else None, added,
     )  # fmt: skip
+
+
+def form_of(asked: Asked, opened: Opened) -> Form | None:
+    """What answers have to be; None for any text."""
+    if asked.schema is None and not asked.pattern:
+        return None
+    if (asked.schema is not None and asked.pattern) or asked.best_of > 1 or is_labelled(opened.served):
+        raise InputError(
+            "--schema and --pattern are two ways to say what an answer has to be, and go neither together nor with "
+            "--best-of or with labels: leave one out"
+        )
+    schema = None if asked.schema is None else schema_of(str(asked.schema), "--schema")[0]
+    return opened.form(schema=schema, pattern=asked.pattern)
 
 
 def refuse_existing(out: Path, journal: Journal, *, resume: bool) -> None:
@@ -199,6 +216,7 @@ def fingerprint(folder: Path, source: Path, asked: Asked, predictor: Predictor) 
         "prompt": list(asked.prompt),
         "each label": asked.each_label,
         "reward": [] if predictor.best is None else predictor.best.facts,
+        "form": "" if predictor.form is None else predictor.form.grammar,
         "rows of a batch": predictor.batch_rows,
         "device": f"{base.model.device} {base.model.dtype} torch {torch.__version__}",
         "threads": torch.get_num_threads(),

@@ -39,7 +39,7 @@ SINGLE_FILES = {*LAYERS[0], *SERVICES}  # files, not folders: those of one line 
 # Each of these has one file that wraps it, so that the rest of the package runs without it.
 HEAVY = (
     *("vllm", "ray", "fastapi", "bitsandbytes", "llama_cpp", "liger_kernel", "torchao", "sacrebleu", "rouge_score"),
-    *("tensorboard", "wandb", "mlflow", "trackio", "lm_eval", "optuna", "reasoning_gym"),
+    *("tensorboard", "wandb", "mlflow", "trackio", "lm_eval", "optuna", "reasoning_gym", "llguidance"),
 )
 
 

@@ -174,6 +174,18 @@ def test_columns_of_the_same_name_are_kept_and_said(here: Path, tmp_path: Path) 
     assert any("'answer' of its own" in line for line in tell.said)
 
 
+def test_answers_of_a_form(here: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    source = csv_file(tmp_path / "in.csv", [{"prompt": f"fox {i}: what is it?"} for i in range(5)])
+    asked = Asked(pattern="(a|b)c")
+    done = predict_file(here / "texts", source, tmp_path / "out.csv", asked, SILENT)
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
+    assert done.num_rows == 5
+    assert all(row["answer"] in ("ac", "bc") and row["cut"] == "no" for row in rows)
+    with pytest.raises(InputError, match="--schema and --pattern are two ways"):
+        predict_file(here / "texts", source, tmp_path / "no.csv", Asked(pattern="a", schema=tmp_path), SILENT)
+
+
 def test_a_file_of_predictions_can_be_graded(here: Path, tmp_path: Path) -> None:
     """Its answers are the outputs, the file's own columns the facts; a row without an answer is left out."""
     rows = [{**row, "answer": "fox"} for row in messages(5)]

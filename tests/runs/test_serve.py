@@ -128,6 +128,18 @@ def test_stop_texts_end_an_answer(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == cut.message.content
 
 
+def test_a_response_format_is_followed(client: openai.OpenAI) -> None:
+    pytest.importorskip("llguidance")
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
+              "additionalProperties": False}  # fmt: skip
+    form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    answer = client.chat.completions.create(model="tuned", messages=QUESTION, max_tokens=40, response_format=form)
+    assert json.loads(answer.choices[0].message.content or "") in ({"ok": True}, {"ok": False})
+    form["json_schema"]["schema"] = {"type": "nope"}
+    with pytest.raises(openai.BadRequestError, match="the JSON schema cannot be followed"):
+        client.chat.completions.create(model="tuned", messages=QUESTION, response_format=form)
+
+
 def test_seeds(client: openai.OpenAI) -> None:
     def drawn(**changes: Any) -> str:
         return text(client, temperature=1.5, max_tokens=20, **changes)
@@ -143,7 +155,7 @@ def test_seeds(client: openai.OpenAI) -> None:
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     "penalty": ({"presence_penalty": 0.5}, "presence_penalty"),
-    "format": ({"response_format": {"type": "json_object"}}, "response_format"),
+    "format": ({"response_format": {"type": "grammar"}}, "response_format"),
     "unknown": ({"extra_body": {"best_of": 2}}, "best_of"),
     "image": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

@@ -26,6 +26,8 @@ def predict(
         int, typer.Option("--best-of", help="Sample so many answers, and keep the best by --reward.")
     ] = 1,
     reward: Annotated[Path | None, typer.Option(help="The run of a reward model, or its folder.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="A JSON schema that each answer has to fit.")] = None,
+    pattern: Annotated[str, typer.Option(help="A regular expression that each whole answer has to fit.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a prediction that was stopped.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +36,7 @@ def predict(
     Example: tunesmith predict runs/quickstart messages.csv answers.csv
     """
     job = part("predict_file")
-    asked = job.Asked(model, tuple(prompt or ()), each_label, resume, best_of, reward)
+    asked = job.Asked(model, tuple(prompt or ()), each_label, resume, best_of, reward, schema, pattern)
     with show.Screen(quiet=as_json) as tell:
         done = job.predict_file(folder, source, out, asked, tell)
     if as_json:

@@ -176,9 +176,13 @@ class Sampler:
         hidden, buffers = self.read_in(tails, prefix, limits.max_new_tokens)
         noise = [torch.Generator().manual_seed((limits.seed * 1_000_003 + row) % 2**63) for row in rows]
         alive = list(range(len(tails)))  # rows of the buffers, as indices into tails
+        guides = limits.form.start(len(tails)) if limits.form else None
         for step in range(limits.max_new_tokens):
-            logp_V = self.head.logits(hidden).float().log_softmax(-1)
+            logits_V = self.head.logits(hidden).float()
+            logp_V = (guides.masked(logits_V, alive) if guides else logits_V).log_softmax(-1)
             picked = pick(logp_V, limits, [noise[i] for i in alive])
+            if guides:
+                guides.add(alive, picked.tolist())
             best = logp_V.topk(min(top, logp_V.shape[-1])) if top else None
             if limits.tempered and limits.temperature not in (0, 1):
                 logp_V = (logp_V / limits.temperature).log_softmax(-1)

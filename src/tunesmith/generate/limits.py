@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from tunesmith.errors import RunError
+from tunesmith.generate.structured import Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Limits:
     deadline_s: float | None = (
         None  # of the whole call; RunError past it, since a clock must not decide what an answer scores
     )
+    form: Form | None = None  # what answers have to be; then what is told is how likely a token was among those allowed
     spent_s: float = 0.0  # of the deadline, by earlier calls of the same asking
 
     def until(self) -> float | None:

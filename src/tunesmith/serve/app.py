@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tunesmith.errors import InputError, TunesmithError
 from tunesmith.files import sha256_text, tensors_digest
 from tunesmith.generate.limits import Limits
 from tunesmith.generate.stream import Ask, Piece
+from tunesmith.generate.structured import Form
 from tunesmith.opened import TUNED, Opened
 from tunesmith.serve.desk import Desk, Gone, Job, Late
 from tunesmith.serve.door import Door
@@ -66,7 +67,10 @@ class Service:
         who = self.names[asked.model]
         prompt = await asyncio.to_thread(self._prompt, asked)
         ask = Ask(asked.num, asked.top, asked.stop)
-        job = Job(who, asked.turns, self._limits(asked, len(prompt)), ask, time.monotonic() + self.rules.timeout_s)
+        limits = self._limits(asked, len(prompt))
+        if asked.schema is not None:
+            limits = replace(limits, form=await asyncio.to_thread(self._form, asked))
+        job = Job(who, asked.turns, limits, ask, time.monotonic() + self.rules.timeout_s)
         writer = Writer(
             asked.model,
             self.fingerprints[who],
@@ -104,6 +108,12 @@ class Service:
             return self.opened.prompt(asked.turns)
         except InputError as error:
             raise Refused(400, str(error), param="messages") from error
+
+    def _form(self, asked: Asked) -> Form:
+        try:
+            return self.opened.form(schema=asked.schema)
+        except InputError as error:
+            raise Refused(400, str(error), param="response_format") from error
 
     def _limits(self, asked: Asked, num_prompt: int) -> Limits:
         context = self.opened.session.base.context_tokens

@@ -17,7 +17,15 @@ MOST_ANSWERS, MOST_STOPS, MOST_TOP = 8, 4, 20
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 READ = (
     *("model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens", "max_completion_tokens"),
-    *("n", "stop", "seed", "logprobs", "top_logprobs", "user"),  # `user` names a person to OpenAI and asks for nothing
+    *(
+        "n",
+        "stop",
+        "seed",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+        "user",
+    ),  # `user` names a person to OpenAI and asks for nothing
 )
 # Fields that clients send with the value that asks for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -27,7 +35,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "store": (False,),
 }
@@ -68,6 +75,7 @@ class Asked:
     seed: int | None
     with_logprobs: bool
     top: int
+    schema: Any  # JSON schema that the answer has to fit; None: it may be any text
 
 
 def bad(param: str, found: Any, wanted: str) -> Refused:
@@ -105,6 +113,7 @@ def parse(body: Any) -> Asked:
         seed=whole(said, "seed", -(2**63), 2**63 - 1),
         with_logprobs=flag(said, "logprobs"),
         top=top(said),
+        schema=schema(said.get("response_format", {"type": "text"})),
     )
 
 
@@ -199,6 +208,20 @@ def top(said: Mapping[str, Any]) -> int:
     if found and not said.get("logprobs"):
         raise Refused(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     return found
+
+
+def schema(said: Any) -> Any:
+    """Of response_format; None for any text."""
+    kind = said.get("type") if isinstance(said, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    inner = said.get("json_schema") if kind == "json_schema" else None
+    if isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
+        return inner["schema"]
+    wanted = '{"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema": {…}}}'
+    raise bad("response_format", said, wanted)
 
 
 def usage_wanted(options: Any) -> bool:
