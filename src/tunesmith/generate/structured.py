@@ -79,7 +79,7 @@ def form(tokenizer: Any, stop_ids: Sequence[int], *, schema: Any = None, pattern
         if pattern:
             grammar = made.grammar_from_regex(pattern)
         else:
-            grammar = made.grammar_from_json_schema(json.dumps(schema), overrides=SPACED)
+            grammar = made.grammar_from_json_schema(json.dumps(schema), overrides=SPACED)  # type: ignore[arg-type]
         own = tokens_of(tokenizer, tuple(stop_ids))
         trouble = made.validate_grammar(grammar, own)
     except ValueError as error:
