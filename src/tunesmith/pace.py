@@ -93,7 +93,13 @@ class Job:
             return 0.0
         turns = rounds(some, plays=self.made.plays and most is None)
         each = [max(1, round(num * len(part) / len(some))) for part in turns]
-        return sum(self.side_by_side(who, form, part, most, n) for part, n in zip(turns, each))
+        seconds = sum(self.side_by_side(who, form, part, most, n) for part, n in zip(turns, each))
+        return seconds * (self.turns if most is None else 1)
+
+    @property
+    def turns(self) -> int:
+        """Replies to a prompt, one behind the other; of an episode as many as there may be."""
+        return 1 if self.recipe.environment.kind == "none" else self.recipe.environment.turns
 
     def side_by_side(self, who: str, form: Form, some: Sequence[Example], most: int | None, num: int) -> float:
         """Of `num` answers that are given side by side, to cases like these."""
@@ -194,8 +200,9 @@ class Job:
         draws = -(-self.updates // (asked.inner_epochs * asked.mini_batches))
         lengths = [len(self.made.renderer.prompt(e.prompt)) for e in self.made.split.train[:NUM_LOOKED_AT]]
         each = [lengths[k % len(lengths)] for k in range(asked.prompts) for _ in range(asked.group_size)]
-        written = self.answers(self.speeds.tuned, self.base_lengths, each, 0, asked.max_new_tokens)
-        tokens = sum(lengths) / len(lengths) * asked.prompts + len(each) * float(np.mean(self.base_lengths))
+        written = self.turns * self.answers(self.speeds.tuned, self.base_lengths, each, 0, asked.max_new_tokens)
+        replied = self.turns * float(np.mean(self.base_lengths))
+        tokens = sum(lengths) / len(lengths) * asked.prompts + len(each) * replied
         read = self.speeds.score.of(tokens, tokens / self.recipe.train.micro)
         return draws * (written + read * (2 if has_values(asked) else 1))
 
