@@ -62,7 +62,7 @@ def dpo(session: Any, rows: Sequence[Any], updates: int) -> tuple[Any, Any, floa
     """(feed, objective, seconds of the reference a row)"""
     from tunesmith.data import ingest
     from tunesmith.data.columns import Columns
-    from tunesmith.data.feed import FileFeed
+    from tunesmith.data.feed import FileFeed, Laying
     from tunesmith.data.pack import pack
     from tunesmith.data.render import Renderer
     from tunesmith.objectives.preference import Preference, Preferring
@@ -71,7 +71,7 @@ def dpo(session: Any, rows: Sequence[Any], updates: int) -> tuple[Any, Any, floa
     base = session.base
     records_ = Renderer(base.tokenizer, MAX_TOKENS).records(ingest.read([rows], Columns()).examples).records
     tokens = sum(r.num_tokens for r in records_)
-    feed = FileFeed(records_, round(tokens / updates), 2048, 1, 0, base.rope)
+    feed = FileFeed(records_, round(tokens / updates), 2048, 1, 0, Laying(rope=base.rope))
     began, reference = time.perf_counter(), {}
     for forest in pack(records_, 2048, base.rope):
         sums = sums_of(forest, session.logprobs("speed", [forest])[0])

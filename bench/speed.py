@@ -76,7 +76,7 @@ def ours(rows: Path, adapt: str, num: int, compiled: bool, precision: str) -> di
 
     from tunesmith.data import ingest
     from tunesmith.data.columns import Columns
-    from tunesmith.data.feed import FileFeed
+    from tunesmith.data.feed import FileFeed, Laying
     from tunesmith.data.pack import pack
     from tunesmith.data.render import Renderer
     from tunesmith.engine.loop import State, train
@@ -102,7 +102,7 @@ def ours(rows: Path, adapt: str, num: int, compiled: bool, precision: str) -> di
         )
     learned, held_out = records[:num], records[-NUM_HELD_OUT:]
     tokens = sum(r.num_tokens for r in learned)
-    feed = FileFeed(learned, round(EXAMPLES_AN_UPDATE * tokens / num), 2048, 1, 0, base.rope)
+    feed = FileFeed(learned, round(EXAMPLES_AN_UPDATE * tokens / num), 2048, 1, 0, Laying(rope=base.rope))
     if feed.num_updates == 1:
         raise SystemExit(f"{num} examples make one update, and the first is left out. Raise --examples")
     session = Session(base, compiled=compiled)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tunesmith.data import ingest
 from tunesmith.data.columns import Columns
-from tunesmith.data.feed import FileFeed
+from tunesmith.data.feed import FileFeed, Laying
 from tunesmith.data.pack import pack
 from tunesmith.data.render import Renderer
 from tunesmith.data.split import split
@@ -54,7 +54,7 @@ def learner(base: Base, rows: Sequence[Record], out: Path, epochs: int) -> tuple
     session = Session(base)
     adapt = Adapt(rank=16, alpha=32)
     session.create("tuned", Spec(adapt, seed=SEED))
-    feed = FileFeed(rows, UPDATE_TOKENS, MICRO_TOKENS, epochs, SEED, base.rope)
+    feed = FileFeed(rows, UPDATE_TOKENS, MICRO_TOKENS, epochs, SEED, Laying(rope=base.rope))
     lr, _ = auto_lr(adapt.method, base.num_weights, feed.num_updates)
     state = State("tuned", SFT(), Schedule("cosine", warmup_frac=0.05), lr, feed.num_updates)
     newest, _ = checkpoint.newest(out / "checkpoints")

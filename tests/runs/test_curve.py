@@ -117,7 +117,7 @@ def test_what_is_kept_says_the_same_everywhere(place: Path, whole: tuple[dict[st
 
 def test_a_time_that_is_too_short_is_refused_before_anything_is_trained(place: Path) -> None:
     (place / "recipe.yaml").write_text(yaml.safe_dump(settings(place)))
-    said = typed(["curve", str(place / "recipe.yaml"), "--budget", "1s", "--out", str(place / "short")])
+    said = typed(["curve", str(place / "recipe.yaml"), "--budget", "0.1s", "--out", str(place / "short")])
     assert said.code == 2
     assert "the shortest ladder (" in said.text
     assert not (place / "short" / "rungs").exists()
