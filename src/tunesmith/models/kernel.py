@@ -22,6 +22,7 @@ from tunesmith.errors import ModelError
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
+LIBRARIES = ("-lstdc++",)  # which gcc or cc in CXX do not bring
 # A longer segment is done in pieces, so that there is work for every thread: few, since each keeps aside what it adds
 # to those before it, and many would take memory with the square of the tokens
 MOST_TOKENS, MOST_PIECES = 256, 8
@@ -45,7 +46,9 @@ def built() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.so"
         try:
-            done = subprocess.run([compiler, *FLAGS, "-o", str(path), str(SOURCE)], capture_output=True, text=True)
+            done = subprocess.run(
+                [compiler, *FLAGS, "-o", str(path), str(SOURCE), *LIBRARIES], capture_output=True, text=True
+            )
         except OSError as error:
             raise ModelError(f"train.compile needs a C++ compiler, and {compiler} cannot be run: {error}") from error
         if done.returncode:

@@ -123,6 +123,13 @@ def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch
     kernel.built.cache_clear()
 
 
+def test_a_compiler_of_c_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "gcc")
+    kernel.built.cache_clear()
+    assert kernel.built()
+    kernel.built.cache_clear()
+
+
 def test_a_long_segment_is_cut_into_few_pieces() -> None:
     """What is kept aside grows with the tokens, and not with their square."""
     start, stop, parent = kernel.pieces(
