@@ -21,7 +21,7 @@ import torch
 
 from tunesmith import evaluate, pace
 from tunesmith.answered import Sitting
-from tunesmith.build import Compute, Material, compute, feed_of, load_base, material, num_updates
+from tunesmith.build import Material, compute, feed_of, load_base, material, num_updates
 from tunesmith.data.pack import pack
 from tunesmith.data.split import keys_of
 from tunesmith.data.stored import Chosen
@@ -35,14 +35,13 @@ from tunesmith.files import write_json, write_text
 from tunesmith.fitted import Fitted, fit_or_halve
 from tunesmith.folder import CHECKPOINTS, RunFolder, Teller
 from tunesmith.measured import outputs
-from tunesmith.models.load import Base
 from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe
 from tunesmith.report import curve_page
 from tunesmith.settled import BEST as BEST_WEIGHTS
 from tunesmith.sources import check_files
 from tunesmith.speeds import Speeds, session_of, try_out
-from tunesmith.trial import Clock, Within, attempted, learned, put_away, refuse_changed, refuse_other
+from tunesmith.trial import Clock, Shared, Within, attempted, learned, put_away, refuse_changed, refuse_other
 
 NAME, SAME, RUNG, SPEEDS = "curve.json", "same.json", "rung.json", "speeds.json"
 NUM_RUNGS, LEAST_ROWS = 6, 8  # of a whole ladder, each of twice the rows of the one below; rows of the lowest
@@ -53,15 +52,9 @@ On = Literal["loss", "score"]
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What all rungs share. `made` holds no test case; `order`: example numbers, of which a rung takes the first."""
+class Bench(Shared):
+    """What all rungs share. `order`: example numbers, of which a rung takes the first."""
 
-    recipe: Recipe
-    text: str
-    folder: RunFolder
-    base: Base
-    made: Material
-    where: Compute
     fitted: Fitted
     on: On
     order: np.ndarray

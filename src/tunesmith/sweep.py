@@ -21,8 +21,6 @@ import yaml
 from tunesmith import evaluate, method
 from tunesmith.answered import Sitting
 from tunesmith.build import (
-    Compute,
-    Material,
     compute,
     learning_rate,
     load_base,
@@ -35,7 +33,6 @@ from tunesmith.fitted import fit, fit_or_halve
 from tunesmith.folder import CHECKPOINTS, RunFolder, Teller
 from tunesmith.heritage import refuse_unlike
 from tunesmith.importing.reading import flat
-from tunesmith.models.load import Base
 from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe, known_keys, parse, place
 from tunesmith.report import sweep_page
@@ -43,7 +40,7 @@ from tunesmith.settled import BEST as BEST_WEIGHTS
 from tunesmith.sources import check_files
 from tunesmith.space import Dimension, dimensions, full_key, usual
 from tunesmith.study import NUM_LOOKS, Asked, Study, best
-from tunesmith.trial import Clock, Ended, Within, attempted, learned, put_away, refuse_changed, refuse_other
+from tunesmith.trial import Clock, Ended, Shared, Within, attempted, learned, put_away, refuse_changed, refuse_other
 
 NAME, BEST = "sweep.json", "best.yaml"
 SAME = "same.json"  # what must be the same for a search to go on
@@ -70,15 +67,9 @@ class Looking(Clock):
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What all trials share. `made` holds no test case."""
+class Bench(Shared):
+    """What all trials share."""
 
-    recipe: Recipe
-    text: str
-    folder: RunFolder
-    base: Base
-    made: Material
-    where: Compute
     dimensions: tuple[Dimension, ...]
     lr: float  # that the recipe takes by itself
 

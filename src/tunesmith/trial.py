@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tunesmith import reference
-from tunesmith.build import Material, num_updates
+from tunesmith.build import Compute, Material, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.engine.cuts import Cuts, give_back
 from tunesmith.engine.session import Session
@@ -27,6 +27,18 @@ from tunesmith.teach import teach
 from tunesmith.trackers.tracked import Tracked
 
 Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all trainings share. `made` holds no test case."""
+
+    recipe: Recipe
+    text: str
+    folder: RunFolder
+    base: Base
+    made: Material
+    where: Compute
 
 
 class Ended(TunesmithError):

@@ -95,6 +95,18 @@ def test_two_models_and_empty_choices(prompts: Path) -> None:
     assert len(Path("pairs.jsonl.left_out.jsonl").read_text().splitlines()) == NUM - 6
     refused = typed(f"ask prompts.jsonl --pairs --model {url}#small --by both --sheet t.csv".split())
     assert "--by is not read with --pairs" in refused.text
+    for words, said in (
+        ("--read one.csv --key s.key.json --out x.jsonl --pairs --num 3", "--num is not read with --read"),
+        ("prompts.jsonl --read one.csv --key s.key.json --out x.jsonl", "prompts.jsonl is not read with --read"),
+        (
+            f"prompts.jsonl --model {url}#small --sheet t.csv --seed 0 --yes-send",
+            "--seed, --yes-send is not read without",
+        ),
+        (f"prompts.jsonl --model {url}#small --sheet t.csv --out x.jsonl", "--out is not read with --sheet"),
+    ):
+        refused = typed(["ask", *words.split()])
+        assert refused.code == 2
+        assert said in refused.text
 
 
 def groups(num: int) -> list[Group]:

@@ -96,6 +96,7 @@ def test_expansion_keeps_what_is_new_and_says_why_the_rest_is_not(place: Path) -
     assert all(novel.rouge_l(novel.words(a), novel.words(b)) <= 0.7 for a in texts for b in texts if a != b)
     with server(writer) as (url, _):
         assert typed(words(url, "expand")).code == 2  # made.jsonl is there
+        assert "--through is not read with --kind expand" in typed(words(url, "expand", "--through", "Dutch")).text
     found = ingest.read([Path("rows.jsonl"), Path("made.jsonl")])  # in the columns of the seeds
     assert sum(e.is_synthetic for e in found.examples) == 8
     assert len(found.examples) == 8 + len(FRUITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,10 @@ from tunesmith.cli.judge import beside
 from tunesmith.cli.options import Json, part
 from tunesmith.errors import InputError
 
-OF_ROWS, OF_PAIRS = ("by", "labels"), ("against", "twice", "temperature", "max_tokens", "instruction", "key_env")
+NUM = 100  # rows or prompts
+OF_ROWS = ("by", "labels")
+OF_PAIRS = ("against", "twice", "temperature", "max_tokens", "instruction", "seed", "key_env", "yes_send", "resume")
+OF_SHEETS = ("model", "num", *OF_ROWS, *OF_PAIRS)  # which read nothing back
 
 
 def ask(
@@ -23,14 +27,14 @@ def ask(
     model: Annotated[str | None, typer.Option(help="Who is uncertain, or answers. " + WHAT)] = None,
     against: Annotated[str | None, typer.Option(help="With --pairs: who gives the other answer; else --model.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write the sheet here: .csv or .xlsx.")] = None,
-    num: Annotated[int, typer.Option(help="Most rows, or prompts, that people are asked about.")] = 100,
+    num: Annotated[int | None, typer.Option(help="Most rows, or prompts, that people are asked about: 100.")] = None,
     by: Annotated[str | None, typer.Option(help="both (the default), uncertainty or diversity.")] = None,
     labels: Annotated[str | None, typer.Option(help="What may be answered, a,b,c; else the run's labels.")] = None,
     twice: Annotated[float | None, typer.Option(help="Share of pairs that stand there twice: 0.1.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of sampling the answers: 1.0.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of an answer: 256; one cut off there is left out.")] = None,
     instruction: Annotated[str | None, typer.Option(help="Before each prompt; else the run's; '' for none.")] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling the answers.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of sampling the answers: 0.")] = None,
     read: Annotated[list[Path] | None, typer.Option(help="A filled sheet; again for each further person.")] = None,
     key: Annotated[Path | None, typer.Option(help="What the sheet is of; beside the sheet without it.")] = None,
     out: Annotated[Path | None, typer.Option(help="With --read: the file of rows, .jsonl, that is written.")] = None,
@@ -48,26 +52,29 @@ def ask(
             "one of the two is wanted: `tunesmith ask POOL --model MODEL --sheet FILE` writes a sheet, `tunesmith ask "
             "--read FILE --out ROWS.jsonl` reads it back"
         )
+    given = {"model": model, "num": num, "by": by, "labels": labels, "against": against, "twice": twice,
+             "temperature": temperature, "max_tokens": max_tokens, "instruction": instruction, "seed": seed, "out": out,
+             "key_env": key_env, "yes_send": yes_send or None, "resume": resume or None}  # fmt: skip
+    said = {name: value for name, value in given.items() if value is not None}
     if read:
         if out is None:
             raise InputError("--read wants --out: the file of rows, .jsonl, that is written")
+        if pool is not None:
+            raise InputError(f"{pool} is not read with --read, whose key knows the pool: leave it out")
+        refuse_unread(said, OF_SHEETS, "with --read")
         found = part("pair_sheet" if pairs else "label_sheet").read(read, key or beside(read[0]), out)
         lines = read_back(found, out, pairs=pairs)
     else:
         if pool is None or model is None or sheet is None:
             raise InputError("a sheet is of a pool and by a model: tunesmith ask POOL --model MODEL --sheet FILE")
-        given = {"by": by, "labels": labels, "against": against, "twice": twice, "temperature": temperature,
-                 "max_tokens": max_tokens, "instruction": instruction, "key_env": key_env}  # fmt: skip
-        said = {name: value for name, value in given.items() if value is not None}
-        unread = [f"--{n.replace('_', '-')}" for n in (OF_ROWS if pairs else OF_PAIRS) if n in said]
-        if unread:
-            raise InputError(f"{', '.join(unread)} is not read {'with' if pairs else 'without'} --pairs: leave it out")
+        refuse_unread(said, ("out",), "with --sheet")
+        refuse_unread(said, OF_ROWS if pairs else OF_PAIRS, "with --pairs" if pairs else "without --pairs")
         with show.Screen(quiet=as_json) as tell:
             place = (sheet, key or beside(sheet), tell)
             if pairs:
-                found = pairs_to_choose(pool, model, num, said | {"seed": seed, "resume": resume}, place, yes_send)
+                found = pairs_to_choose(pool, model, said, place)
             else:
-                found = rows_to_label(pool, model, num, said, place)
+                found = rows_to_label(pool, model, said, place)
         lines = written(found, pairs=pairs)
     if as_json:
         show.out(json.dumps(found, ensure_ascii=False))
@@ -76,29 +83,30 @@ def ask(
         show.out(line)
 
 
-def pairs_to_choose(
-    pool: Path, model: str, num: int, said: dict[str, Any], place: tuple[Path, Path, Any], may_send: bool
-) -> dict[str, Any]:
+def refuse_unread(said: dict[str, Any], names: Sequence[str], where: str) -> None:
+    if unread := [f"--{name.replace('_', '-')}" for name in names if name in said]:
+        raise InputError(f"{', '.join(unread)} is not read {where}: leave it out")
+
+
+def pairs_to_choose(pool: Path, model: str, said: dict[str, Any], place: tuple[Path, Path, Any]) -> dict[str, Any]:
     samplers, job = part("samplers"), part("pair_sheet")
     draw = samplers.Draw(
-        2, said.get("temperature", 1.0), said.get("max_tokens", 256), said["seed"], said.get("instruction")
+        2, said.get("temperature", 1.0), said.get("max_tokens", 256), said.get("seed", 0), said.get("instruction")
     )
-    wanted = job.Wanted(num, said.get("twice", 0.1), draw, said["resume"])
+    wanted = job.Wanted(said.get("num", NUM), said.get("twice", 0.1), draw, "resume" in said)
     names = [model, *([said["against"]] if "against" in said else [])]
-    who = [samplers.sampler(name, said.get("key_env"), may_send=may_send) for name in names]
+    who = [samplers.sampler(name, said.get("key_env"), may_send="yes_send" in said) for name in names]
     found: dict[str, Any] = job.write(pool, who, wanted, *place)
     return found
 
 
-def rows_to_label(
-    pool: Path, model: str, num: int, said: dict[str, Any], place: tuple[Path, Path, Any]
-) -> dict[str, Any]:
+def rows_to_label(pool: Path, model: str, said: dict[str, Any], place: tuple[Path, Path, Any]) -> dict[str, Any]:
     by = said.get("by", "both")
     if by not in ("both", "uncertainty", "diversity"):
         raise InputError(f"--by is {by!r}; wanted both, uncertainty or diversity")
     names = [name.strip() for name in said.get("labels", "").split(",") if name.strip()]
     job = part("label_sheet")
-    found: dict[str, Any] = job.write(model, pool, job.Wanted(num, by, tuple(names)), *place)
+    found: dict[str, Any] = job.write(model, pool, job.Wanted(said.get("num", NUM), by, tuple(names)), *place)
     return found
 
 

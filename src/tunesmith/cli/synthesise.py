@@ -11,6 +11,7 @@ import typer
 from tunesmith.cli import show
 from tunesmith.cli.evaluate import KEY, WHAT
 from tunesmith.cli.options import Json, part
+from tunesmith.errors import InputError
 
 
 def synthesise(
@@ -30,8 +31,10 @@ def synthesise(
     tokens: Annotated[int | None, typer.Option(help="At most so many tokens of answers, whatever they use.")] = None,
     temperature: Annotated[float, typer.Option(help="Of sampling.")] = 0.8,
     max_tokens: Annotated[int, typer.Option(help="Of an answer; one that is cut off there is left out.")] = 256,
-    language: Annotated[str, typer.Option(help="Of the rows: what back-translation comes back to.")] = "English",
-    through: Annotated[str, typer.Option(help="The language of back-translation.")] = "French",
+    language: Annotated[
+        str | None, typer.Option(help="Of the rows, what back-translation comes back to: English.")
+    ] = None,
+    through: Annotated[str | None, typer.Option(help="The language of back-translation: French.")] = None,
     seed: Annotated[int, typer.Option(help="Of sampling, and of which rows are shown.")] = 0,
     key_env: Annotated[str | None, typer.Option(help=KEY + "--model.")] = None,
     yes_send: Annotated[bool, typer.Option("--yes-send", help="Rows may leave this machine.")] = False,
@@ -44,7 +47,10 @@ def synthesise(
     """
     job, samplers = part("synthesise"), part("samplers")
     draw = samplers.Draw(1, temperature, max_tokens, seed, "")
-    said = part("synthetic_kinds").Said(language, through)
+    ways = {name: value for name, value in (("language", language), ("through", through)) if value is not None}
+    if ways and kind != "back-translation":
+        raise InputError(f"--{', --'.join(ways)} is not read with --kind {kind}: leave it out")
+    said = part("synthetic_kinds").Said(**ways)
     wanted = job.Wanted(kind, num, draw, requests, tokens, said)
     place = part("rows_out").Place(out, "synthesise")
     place.check(resume=resume)
