@@ -10,7 +10,7 @@ from tests.house.source import PACKAGE, Source, at, functions, package
 SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "rows_out", "stopping", "evaluate", "guards", "teach", "watch"),
     *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
-    *("power", "contaminated"),
+    *("power", "contaminated", "toxic_model"),
     *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "best_of", "predict_file", "api"),
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),
@@ -40,6 +40,7 @@ SINGLE_FILES = {*LAYERS[0], *SERVICES}  # files, not folders: those of one line 
 HEAVY = (
     *("vllm", "ray", "fastapi", "bitsandbytes", "llama_cpp", "liger_kernel", "torchao", "sacrebleu", "rouge_score"),
     *("tensorboard", "wandb", "mlflow", "trackio", "lm_eval", "optuna", "reasoning_gym", "llguidance"),
+    *("py3langid", "profanity_check"),
 )
 
 

@@ -42,6 +42,7 @@ NOT_RUN = (
         "tunesmith synthesise recipe.yaml --kind paraphrase",
         "asks a model elsewhere; test_synthesise_command.py asks one",
     ),
+    ("tunesmith audit --data letters.jsonl --toxicity", "asks a classifier; test_encoders.py asks a run and a folder"),
     ("tunesmith export runs/quickstart --to merged --push", "would send a model to the hub"),
     ("export HF_HUB_OFFLINE", "would stay for the other pages; it is set for all of them here"),
     ("eval", "changes the shell that one sits at; tests/unit/test_schema.py runs the scripts in bash"),

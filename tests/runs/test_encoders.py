@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,9 +18,11 @@ from tests import encoders
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
 
-from tunesmith import heritage
+from tunesmith import heritage, toxic_model
 from tunesmith.api import Run
+from tunesmith.cli.main import app
 from tunesmith.deliver import deliver
 from tunesmith.errors import DataError, InputError, PlanError
 from tunesmith.folder import Silent
@@ -47,6 +50,43 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tiny_runs.labelled_file(at / "rows.jsonl", 160)
     do(settings(model, data, rehearsal=True, lr=1e-3, update_tokens=128, epochs=6), at / "out")
     return at / "out"
+
+
+def test_a_classifier_of_ones_own_tells_toxic_rows(finished: Path, tmp_path: Path) -> None:
+    """A run and its exported folder; mutant: the label that was named is not the one that is looked at."""
+    texts = [f"where is the {word}" for word in ("fox", "dog", "clips")]
+    said = [one.probabilities or {} for one in Run(finished).predict(texts)]
+    model = AutoModelForSequenceClassification.from_pretrained(finished / "merged").eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished / "merged")
+    names = {name: k for k, name in model.config.id2label.items()}
+    plain = encoders.logits(model, tokenizer, texts).softmax(1)
+    for label in ("fox", "dog"):
+        assert toxic_model.reader(f"{finished}:{label}").score(texts).tolist() == [shares[label] for shares in said]
+        found = toxic_model.reader(f"{finished / 'merged'}:{label}").score(texts * 20)  # in several batches
+        np.testing.assert_allclose(found, plain[:, names[label]].tile(20), atol=1e-4)
+    with pytest.raises(InputError, match=r"its labels are clips, dog, fox. Say which"):
+        toxic_model.reader(str(finished))
+    rows, asked = tmp_path / "rows.jsonl", [f"{text} {k}" for k in range(20) for text in texts]
+    rows.write_text("".join(json.dumps({"text": text, "label": "xy"[k % 2]}) + "\n" for k, text in enumerate(asked)))
+    num = int((toxic_model.reader(f"{finished}:fox").score(asked) >= toxic_model.SURE).sum())
+    assert 0 < num < 60
+    words = ["audit", "--model", str(finished.parent / "model"), "--data", str(rows), "--toxicity", f"{finished}:fox"]
+    done = CliRunner().invoke(app, [*words, "--fix", str(tmp_path / "out"), "--drop", "toxic_prompts"])
+    assert f"60 rows read = {60 - num} written (0 masked) + {num} dropped" in done.output, done.output
+    for more, why in ((["--drop", "toxic_prompts"], "name its folder with --fix"), (["--drop", "x"], "wanted one of")):
+        assert why in typed([*words, *more]).text
+
+
+@pytest.mark.parametrize(
+    ("labels", "bad"),
+    [
+        (("LABEL_0", "toxic"), ["toxic"]),
+        (("non-toxic", "not_toxic", "nothate", "toxic", "hate speech"), ["toxic", "hate speech"]),
+        (("neutral", "severe_toxic", "identity_hate"), ["severe_toxic", "identity_hate"]),
+    ],
+)
+def test_labels_whose_names_say_that_they_are_toxic(labels: tuple[str, ...], bad: list[str]) -> None:
+    assert toxic_model.toxic_labels("m", labels, "", may_be_all=False) == bad
 
 
 def test_a_run_of_an_encoder_ends_in_a_verdict(finished: Path) -> None:

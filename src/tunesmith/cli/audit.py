@@ -16,6 +16,13 @@ Fix = Annotated[Path | None, typer.Option(help="A new folder for the training fi
 Benchmarks = Annotated[
     list[Path] | None, typer.Option("--benchmark", help="A file of a public test: do training rows contain its items?")
 ]
+Toxicity = Annotated[
+    str | None,
+    typer.Option(help="Who tells toxic texts: a classifier (folder, hub name or run), MODEL or MODEL:LABEL."),
+]
+Drop = Annotated[
+    list[str] | None, typer.Option(help="With --fix: a kind of finding whose rows are dropped, such as toxic_replies.")
+]
 Out = Annotated[Path | None, typer.Option(help="A folder for audit.json and audit.html.")]
 
 
@@ -30,6 +37,8 @@ def audit(
     strict: Strict = False,
     out: Out = None,
     fix: Fix = None,
+    drop: Drop = None,
+    toxicity: Toxicity = None,
     as_json: Json = False,
 ) -> None:
     """What is in the data, what is wrong with it, and what would leak into the test set.
@@ -46,14 +55,18 @@ def audit(
             and (not folder.is_dir() or (fix == folder and any(folder.iterdir())))
         ):
             raise InputError(f"{name} {folder} is there already: name a folder that is new")
+    refuse_drop(drop or [], fix)
     build = part("build")
     part("sources").check_files(recipe)
     base = build.load_base(recipe, build.compute(recipe))
-    look = part("data.examined").Look()
+    doubts = part("data.doubtful").Doubts(drop=tuple(drop or ()))
+    if toxicity is not None:
+        doubts.reader = part("toxic_model").reader(toxicity)
+    look = part("data.examined").Look(doubts)
     found = build.material(recipe, base, look=look).audit
     names = ", ".join(Path(name).name for name in recipe.data.named)
     written = write(found, out, names) if out is not None else []
-    mended = part("data.mend").mend(look.read, recipe.data.reading, fix) if fix is not None else None
+    mended = part("data.mend").mend(look.read, recipe.data.reading, fix, doubts.dropped) if fix is not None else None
     found |= {"mended": dict(mended.counts)} if mended is not None else {}
     if as_json:
         show.out(json.dumps(found, ensure_ascii=False))
@@ -69,6 +82,15 @@ def audit(
                 f"mended     {num['read']} rows read = {num['written']} written ({num['masked']} masked) + "
                 f"{num['dropped']} dropped + {num['left out']} left out; {mended.ledger} says which and why"
             )
+
+
+def refuse_drop(drop: list[str], fix: Path | None) -> None:
+    kinds = part("data.doubtful").KINDS
+    odd = next((name for name in drop if name not in kinds), None)
+    if odd is not None:
+        raise InputError(f"--drop {odd}: wanted one of {', '.join(kinds)}")
+    if drop and fix is None:
+        raise InputError("--drop leaves rows out of a mended copy: name its folder with --fix")
 
 
 def write(found: dict[str, Any], folder: Path, name: str) -> list[Path]:

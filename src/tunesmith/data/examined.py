@@ -11,6 +11,7 @@ from tunesmith.data import label_errors, leaks, shift, triggers
 from tunesmith.data.audit import FEW_PER_CLASS, audit
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
+from tunesmith.data.doubtful import Doubts, lines
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of
 from tunesmith.data.ingest import Ingested
 from tunesmith.data.records import sizes_of
@@ -28,21 +29,26 @@ class Look:
 
     read: Ingested
 
+    def __init__(self, doubts: Doubts | None = None) -> None:
+        self.doubts = doubts or Doubts()
+
     def __call__(
         self, read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()
     ) -> dict[str, Any]:
+        """The content of audit.json with `findings`."""
         self.read = read
-        return examined(read, split, rendered, others)
+        return examined(self.doubts, (read, *others), split, rendered)
 
 
-def examined(read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()) -> dict[str, Any]:
-    """The content of audit.json with `findings`."""
+def examined(doubts: Doubts, files: Sequence[Ingested], split: Split, rendered: Rendered) -> dict[str, Any]:
+    read, *others = files
     found = audit(read, split, rendered, others)
     held_out = [example for one in others for example in one.examples]
     every: Sequence[Example] = Joined(read.examples, held_out) if held_out else read.examples
     findings = [
         *counted(found, every),
         *blemishes(every),
+        *doubts.findings(every),
         *leaks.findings(read.examples, split),
         *label_errors.findings(split.train),
         *shift.findings(split, read.examples),
@@ -51,7 +57,7 @@ def examined(read: Ingested, split: Split, rendered: Rendered, others: Sequence[
     counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
     found["tokens"]["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
     found["findings"] = [one.as_dict() for one in findings]
-    return found
+    return found | doubts.facts()
 
 
 def counted(found: dict[str, Any], examples: Sequence[Example]) -> list[Finding]:
@@ -105,7 +111,8 @@ def _rows(found: dict[str, Any], examples: Sequence[Example]) -> list[Row]:
 
 def summary_lines(found: dict[str, Any]) -> list[str]:
     """For people: the counts, then each finding with what mends it."""
-    said = audit_lines({**found, "warnings": found["understood"]["notices"]})
+    counted, notices = audit_lines({**found, "warnings": []}), found["understood"]["notices"]
+    said = [*counted, *lines(found), *(f"note       {sentence}" for sentence in notices)]
     for one in found["findings"]:
         first = next((f"; the first: {row['source']}" for row in one["rows"] if row["source"]), "")
         said += [f"found      {one['count']:,} of {one['of']:,} {one['what']}: {one['why']}{first}"]

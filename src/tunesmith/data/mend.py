@@ -2,7 +2,7 @@
 
 Dropped: rows identical to an earlier one; where they are few, replies that say nothing and refusals. Masked: keys,
 tokens, passwords, card numbers, bank accounts and social security numbers. Rows that could not be read are left out.
-Everything else that the audit finds is left to a person.
+Everything else that the audit finds is left to a person, who may name kinds of rows to drop.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Mended:
     counts: Mapping[str, int]  # written, masked (of these), dropped, left out; read = written + dropped + left out
 
 
-def mend(read: Ingested, reading: Reading, folder: Path) -> Mended:
-    """Writes the mended copies of the files that were read, and the ledger, into a folder."""
+def mend(read: Ingested, reading: Reading, folder: Path, doubted: Mapping[str, str] | None = None) -> Mended:
+    """Writes the mended copies of the files that were read, and the ledger, into a folder. `doubted`: file:line -> why
+    of more rows to drop."""
     if read.columns.conversation is not None:
         raise InputError(
             "--fix mends rows, and a row of these files is one message of a conversation: write them as one "
@@ -48,6 +49,7 @@ def mend(read: Ingested, reading: Reading, folder: Path) -> Mended:
         raise InputError(f"--fix {folder}: {said}. Name another folder, or mend one file after the other")
     folder.mkdir(parents=True, exist_ok=True)
     reasons = {
+        **(doubted or {}),
         **dropped(read.examples),
         **{f"{r.file}:{r.line}": f"could not be used: {r.reason}" for r in read.rejected},
     }

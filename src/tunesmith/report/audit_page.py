@@ -25,13 +25,18 @@ def page(found: Mapping[str, Any], name: str) -> str:
         name=name, found=found, findings=findings, share=share, counted=counted(found),
         notices=found["understood"]["notices"],
         shares=bars(shares, "share of rows per finding") if shares else None,
-        labels=bars([(label, float(num), f"{num:,}") for label, num in labels], "training rows per label"),
+        labels=by_rows(dict(labels), "training rows per label"),
+        languages=[(side, by_rows(counts, f"languages of {side}")) for side, counts in found["languages"].items()],
         lengths=histogram(found["tokens"]["histogram"]),
     )  # fmt: skip
 
 
 def share(value: float) -> str:
     return f"{100 * value:.1f}%" if value >= 0.001 else f"{100 * value:.3f}%"
+
+
+def by_rows(counts: Mapping[str, int], label: str) -> Markup | None:
+    return bars([(name, float(num), f"{num:,}") for name, num in counts.items()], label)
 
 
 def bars(rows: Sequence[tuple[str, float, str]], label: str) -> Markup | None:

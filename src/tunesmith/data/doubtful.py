@@ -1,0 +1,76 @@
+"""Rows that only a person can judge: with toxic words, or in a language that is not usual. They are told, and dropped
+where their kind is named (`tunesmith audit --fix FOLDER --drop KIND`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.data import languages, toxic
+from tunesmith.data.blemishes import Tally
+from tunesmith.data.finding import Finding
+from tunesmith.types import Example
+
+SHOWN = 8  # languages of a side, in a line
+# Kind of finding -> why a row of it was dropped, for the ledger
+KINDS = {
+    "toxic_replies": "a reply reads as toxic",
+    "toxic_prompts": "the prompt reads as toxic",
+    "other_language": "asks in a language of which there are few rows",
+    "reply_language": "answers in another language than is usual for its prompt's",
+}
+
+
+@dataclass(slots=True)
+class Doubts:
+    """Who judges, and what was found. None: nobody, which is told."""
+
+    reader: toxic.Reader | None = field(default_factory=toxic.reader)
+    identify: languages.Identify | None = field(default_factory=languages.identifier)
+    drop: Sequence[str] = ()  # of KINDS
+    dropped: dict[str, str] = field(default_factory=dict)  # file:line -> why, of rows of these kinds
+    shares: dict[str, dict[str, int]] = field(default_factory=dict)  # prompts, replies -> language -> rows
+    not_looked_for: list[str] = field(default_factory=list)
+
+    def findings(self, examples: Sequence[Example]) -> list[Finding]:
+        tallies: dict[str, Tally] = {}
+        found: list[Finding] = []
+        if self.reader is None:
+            self.not_looked_for.append(toxic.NO_LIBRARY)
+        else:
+            self._see(toxic.told(examples, self.reader), tallies)
+            found += toxic.findings(tallies, len(examples))
+        if self.identify is None:
+            self.not_looked_for.append(languages.NO_LIBRARY)
+        else:
+            told = languages.languages(examples, self.identify)
+            self.shares = told.shares()
+            self._see(languages.odd(examples, told), tallies)
+            found += languages.findings(told, tallies)
+        return found
+
+    def _see(self, told: Iterator[tuple[str, Example, str, int, str]], tallies: dict[str, Tally]) -> None:
+        for kind, example, text, at, note in told:
+            tallies.setdefault(kind, Tally()).add(example, text, at, note)
+            if kind in self.drop:
+                self.dropped.setdefault(example.source, f"{KINDS[kind]} ({note})")
+
+    def facts(self) -> dict[str, Any]:
+        """For audit.json."""
+        return {"languages": self.shares, "not_looked_for": self.not_looked_for}
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The languages of prompts and replies in shares, the most first, and what was not looked for."""
+    said = []
+    for side, counts in found["languages"].items():
+        total, unknown = sum(counts.values()), counts.get(languages.NOT_KNOWN, 0)
+        known = [(name, num) for name, num in counts.items() if name != languages.NOT_KNOWN]
+        parts = [f"{name} {num / total:.1%}" for name, num in known[:SHOWN]]
+        if len(known) > SHOWN:
+            parts.append(f"{len(known) - SHOWN} more {sum(num for _, num in known[SHOWN:]) / total:.1%}")
+        parts += [f"too short or unclear to say {unknown / total:.1%}"] * bool(unknown)
+        said.append(f"languages  of {side}: {', '.join(parts)}")
+    return said + [f"not done   {sentence}" for sentence in found["not_looked_for"]]
