@@ -19,9 +19,10 @@ from tunesmith.types import Example, Label, Reply
 USUAL_FRAC = 0.9  # of the long replies, that end with a mark: where so many do, one that does not was cut
 SAME_LENGTH = 5  # long replies of just the greatest length, half of them without an end: a tool cut them there
 BOILERPLATE_FRAC, BOILERPLATE_ROWS = 0.05, 20
-RARE_WRITING_FRAC = 0.05  # rows in another writing are a finding where they are fewer
+RARE_FRAC = 0.05  # rows in another writing, or with a late system turn, are a finding where they are fewer
 LETTERS_READ = 400  # of a row, to tell its writing
 MENDED_FRAC = 0.05  # of the replies, from which on a refusal, or a mark alone, may be what is taught
+HEADS = ("system", "developer")
 WRITINGS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI", "HANGUL", "CJK",
             "HIRAGANA", "KATAKANA", "ETHIOPIC", "GEORGIAN", "ARMENIAN")  # fmt: skip
 PERSONAL = {
@@ -80,6 +81,9 @@ class Blemishes:
                 if found:
                     kinds.setdefault(kind, (text, found.start(), []))[2].append(found[0])
             letters += text[: LETTERS_READ - len(letters)]
+        late = next((m for k, m in enumerate(example.prompt) if m.role in HEADS and late_head(example, k)), None)
+        if late is not None:
+            self.tally("late_system").add(example, late.content)
         for kind, (text, at, values) in kinds.items():
             tally = self.tally(kind)
             tally.add(example, text, at, repr(values[0]) if kind == "control_tokens" else "")
@@ -111,6 +115,11 @@ class Blemishes:
         there = dict(replies.edges(reply))
         for where, digests in self.edges.items():
             digests += alike.digest(masked(normalised(there[where]))) if where in there else bytes(alike.BYTES)
+
+
+def late_head(example: Example, at: int) -> bool:
+    """Whether others have spoken before this turn."""
+    return any(message.role not in HEADS for message in example.prompt[:at])
 
 
 def calls(example: Example) -> bool:
@@ -186,6 +195,12 @@ def _injected(seen: Blemishes) -> Iterator[Finding]:
             "rows hold the turn markers or control tokens of a chat template in their text",
             "tunesmith learns them as plain text, other tools as turns: whoever writes them speaks for the model",
             "cut such rows into turns (`data.columns.transcripts`), or take the markers out"))  # fmt: skip
+    late = seen.tallies.get("late_system")
+    if late and late.count < RARE_FRAC * seen.num:
+        yield finding("late_system", late.count, seen.num, late.rows, (
+            "rows have a system turn behind another turn, where nearly all have none",
+            "a user's text with turn markers in it, once it is cut into turns, gives the model orders in this way",
+            "look at who wrote these turns, and take out those that are not yours"))  # fmt: skip
     if "hidden_characters" in seen.tallies:
         tally = seen.tallies["hidden_characters"]
         yield finding("hidden_characters", tally.count, seen.num, tally.rows, (
@@ -223,7 +238,7 @@ def _writings(seen: Blemishes) -> Iterator[Finding]:
     """Rows in another writing than nearly all."""
     total = sum(tally.count for tally in seen.writings.values())
     for name, tally in sorted(seen.writings.items(), key=lambda item: -item[1].count):
-        if tally.count < RARE_WRITING_FRAC * total:
+        if tally.count < RARE_FRAC * total:
             yield finding("other_writing", tally.count, seen.num, tally.rows, (
                 f"rows are mostly written in {name} letters", "too few to learn a language from, and often a mistake",
                 "take them out, or add more of them"))  # fmt: skip

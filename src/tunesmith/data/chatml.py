@@ -1,4 +1,6 @@
-"""Text files in ChatML (<|im_start|>role … <|im_end|>) to conversations, so that no marker is learned as text."""
+"""ChatML (<|im_start|>role … <|im_end|>), as text files and in columns, to conversations, so that no marker is learned
+as text.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from tunesmith.data.lines import Rejected, Row, check_text
 BEGIN, END = "<|im_start|>", "<|im_end|>"
 COLUMN = "messages"
 TURN = re.compile(r"<\|im_start\|>[ \t]*(\w+)[ \t]*\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
+CALLED_UPON = re.compile(r"<\|im_start\|>[ \t]*assistant\s*\Z")
 
 
 def is_chatml(head: bytes) -> bool:
@@ -44,12 +47,31 @@ def conversations(stream: IO[bytes], path: Path, encoding: str) -> Iterator[tupl
 def _row(held: str, path: Path, line: int, reason: str) -> Iterator[tuple[int, Row] | Rejected]:
     if not held.strip() and not reason:
         return
-    turns = [{"role": role.lower(), "content": content.rstrip("\n")} for role, content in TURN.findall(held)]
-    left = TURN.sub("", held).replace("<|endoftext|>", "").strip()
-    if not reason and (left or not turns or held.count(BEGIN) != held.count(END)):
-        reason = f"is not ChatML: {left[:40]!r} stands outside of a turn" if left else "a turn of it is never closed"
     try:
+        turns = turns_of(held)
         check_text(held)
     except ValueError as error:
-        reason = reason or str(error)
+        turns, reason = [], reason or str(error)
     yield Rejected(str(path), line, reason) if reason else (line, {COLUMN: turns})
+
+
+def turns_of(text: str) -> list[dict[str, str]]:
+    """The turns of a text that is ChatML and nothing else; ValueError says what else it is."""
+    turns = [{"role": role.lower(), "content": content.rstrip("\n")} for role, content in TURN.findall(text)]
+    left = TURN.sub("", text).replace("<|endoftext|>", "").strip()
+    if left or not turns or text.count(BEGIN) != text.count(END):
+        said = f"is not ChatML: {left[:40]!r} stands outside of a turn" if left else "a turn of it is never closed"
+        raise ValueError(said)
+    return turns
+
+
+def in_column(text: str) -> list[dict[str, str]]:
+    """The same of one cell, which may end by calling upon the assistant; that turn is left out."""
+    return turns_of(CALLED_UPON.sub("", text))
+
+
+def is_whole(text: str) -> bool:
+    try:
+        return bool(in_column(text))
+    except ValueError:
+        return False

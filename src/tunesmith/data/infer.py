@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tunesmith.data.chatml import BEGIN, in_column
 from tunesmith.data.columns import Columns
 from tunesmith.data.marks import column_of
 from tunesmith.data.names import CONTENT, CONVERSATION, LABELLED, MESSAGES, PAIRS, PLAIN, REPLIES, ROLE, TIME
 from tunesmith.data.profile import is_number
 from tunesmith.data.ranking import columns_of
 from tunesmith.data.rows import Row, parse_json
-from tunesmith.data.transcripts import told
+from tunesmith.data.transcripts import is_chat, told
 from tunesmith.errors import DataError, did_you_mean
 
 TARGETS = ("messages", "text", "reply", "label", "chosen", "ranked", "conversation")
@@ -126,6 +127,9 @@ def _inferred_target(known: Mapping[str, str], sample: Sequence[Row]) -> dict[st
             return {"prompt": (known[text],), "label": known[label]}
     if thread is not None:
         return thread
+    for name in known.values():
+        if is_chat([row.get(name) for row in sample]):
+            return {"messages": name}
     if len(known) == 1 and (only := next(iter(known))) in PLAIN:
         return {"text": known[only]}
     return next(({"messages": known[name]} for name in MESSAGES if name in known), None)
@@ -143,7 +147,7 @@ def _are_numbers(sample: Sequence[Row], *names: str) -> bool:
 
 
 def _is_messages(value: Any) -> bool:
-    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith(("[", BEGIN)))
 
 
 def _thread(said: Columns, known: Mapping[str, str], found: tuple[str, ...] | None) -> dict[str, Any] | None:
@@ -184,7 +188,7 @@ def _facts(columns: Columns, found: tuple[str, ...], sample: Sequence[Row]) -> t
 def _last_role(value: Any) -> str | None:
     if isinstance(value, str):
         try:
-            value = parse_json(value)
+            value = in_column(value) if value.lstrip().startswith(BEGIN) else parse_json(value)
         except ValueError:
             return None
     is_list = isinstance(value, list) and value and isinstance(value[-1], Mapping)

@@ -1,5 +1,5 @@
-"""Dialogues written into one text ("Human: … Assistant: …"), as turns. As they stand the model's template would be put
-around the marks of another one, and both be learned.
+"""Dialogues written into one text ("Human: … Assistant: …", or in ChatML), as turns. As they stand the model's template
+would be put around the marks of another one, and both be learned.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tunesmith.data.chatml import BEGIN, in_column, is_whole
 from tunesmith.data.columns import Columns
 from tunesmith.data.fill import is_template
 from tunesmith.data.turns import MARK, SPEAKERS, turns_in
@@ -34,10 +35,21 @@ def read_of(columns: Columns) -> list[str]:
     return [*alone, *named]
 
 
+def is_chat(values: Sequence[Any]) -> bool:
+    """Whether every one of these texts is ChatML and nothing else, and an assistant speaks in all. One text that is not
+    is enough to leave them all as they are: else who writes markers into a row would speak in its turns."""
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    return bool(texts) and all(
+        is_whole(text) and any(turn["role"] == "assistant" for turn in in_column(text)) for text in texts
+    )
+
+
 def is_transcript(values: Sequence[Any]) -> bool:
     """Whether nearly all of these texts begin with a speaker's name, and an assistant speaks in some, or is
-    called upon to."""
+    called upon to. In ChatML they are all, and nothing else."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
+    if any(BEGIN in text for text in texts):
+        return all(is_whole(text) for text in texts)
     begun = sum(bool(turns_in(text)) for text in texts)
     is_answered = any(SPEAKERS[name] == "assistant" for text in texts for name in MARK.findall(text))
     return is_answered and begun >= NEARLY_ALL * len(texts)
@@ -51,6 +63,13 @@ def notes(columns: Columns, said: Columns, sample: Sequence[Mapping[str, Any]]) 
         return [
             f"{names} {holds} dialogues as text (such as {marks(columns.transcripts, sample)}): they were cut into "
             "turns, which the model's own template marks. To learn them as they are: --set data.columns.transcripts=[]"
+        ]
+    chat = columns.messages
+    if chat is not None and is_chat([row.get(chat) for row in sample]):
+        return [
+            f"{chat!r} holds ChatML and nothing else in all {len(sample)} rows looked at: it is read as turns, which "
+            "the model's own template marks, and a row that is no ChatML is left out and listed. To learn it as it is: "
+            f"--set data.columns.text={chat}"
         ]
     prompt = columns.prompt or ()
     if said.transcripts is None and columns.reply is not None and len(prompt) == 1 and not is_template(prompt[0]):
@@ -72,5 +91,7 @@ def is_asked(text: str) -> bool:
 def marks(names: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str:
     """The speakers' names as they stand in the first rows."""
     texts = [str(row.get(name) or "") for row in sample for name in names]
+    if any(BEGIN in text for text in texts):
+        return f"{BEGIN}user"
     found = dict.fromkeys(f"{name}:" for text in texts for name in MARK.findall(text))
     return " ".join(list(found)[:2])

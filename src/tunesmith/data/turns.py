@@ -15,6 +15,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from tunesmith.data import chatml
 from tunesmith.data.rows import check_text, parse_json
 from tunesmith.errors import DataError
 from tunesmith.types import Example, Label, Message, Pair, Ranked, Reply
@@ -38,7 +39,10 @@ SPEAKERS = {"Human": "user", "User": "user", "Assistant": "assistant", "AI": "as
 
 
 def turns_in(text: str) -> list[dict[str, str]]:
-    """The turns of a transcript, those of one speaker in a row as one; none where it does not begin with a speaker."""
+    """The turns of a transcript, those of one speaker in a row as one; none where it does not begin with a speaker.
+    Of a text in ChatML its own."""
+    if text.lstrip().startswith(chatml.BEGIN):
+        return chatml.in_column(text) if chatml.is_whole(text) else []
     before, *pieces = MARK.split(text)
     turns: list[dict[str, str]] = []
     for name, said in zip(pieces[::2], map(str.strip, pieces[1::2])):
@@ -112,10 +116,12 @@ def is_messages(value: Any) -> bool:
 
 def messages_of(value: Any, name: str, default_weight: float = 1.0) -> tuple[Message, ...]:
     """`default_weight`: of assistant turns that say none."""
-    if isinstance(value, str):  # CSV and Parquet often hold it as JSON text
+    if isinstance(value, str) and value.lstrip().startswith(chatml.BEGIN):
+        value = chatml.in_column(value)
+    elif isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # CSV and Parquet often hold it as JSON text
         value = parse_json(value)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"the column '{name}' is no list of messages")
+        raise ValueError(f"the column '{name}' is no list of messages, and no ChatML")
     return tuple(_message(item, at, default_weight) for at, item in enumerate(value, 1))
 
 
