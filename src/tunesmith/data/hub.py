@@ -1,17 +1,20 @@
 """The seam to data sets on the hub: the only place of data/ that reaches a network. Tests put a folder in its place.
 
 Files are taken from the hub's own Parquet copy (refs/convert/parquet: CONFIG/SPLIT/0000.parquet), else as the data set
-was uploaded. No code of a data set is run. HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
+was uploaded. With `?rows=N` the first N rows of each split are streamed instead, and kept in tunesmith's own cache.
+No code of a data set is run. HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import IO, Protocol
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, HfFileSystem, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -21,12 +24,15 @@ from huggingface_hub.errors import (
 )
 
 from tunesmith.data.rows import format_of, of_one_kind
+from tunesmith.data.streamed import first_rows
 from tunesmith.errors import DataError
+from tunesmith.files import sha256_text
 from tunesmith.offline import forbidden_by
+from tunesmith.places import cache_dir
 
 TIMEOUT_S = 20.0
 CONVERTED, UPLOADED = "refs/convert/parquet", "main"
-NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?::([\w.+-]+)(?:/([\w.+-]+))?)?")
+NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?::([\w.+-]+)(?:/([\w.+-]+))?)?(?:\?rows=([1-9]\d*))?")
 LONG = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
 
 
@@ -41,6 +47,14 @@ class Hub(Protocol):
 
     def download(self, name: str, revision: str, files: Sequence[str]) -> Path:
         """A folder that holds these files. Raises Unreachable."""
+        ...
+
+    def commit(self, name: str, revision: str) -> str:
+        """Changes when the data set does. Raises Unreachable."""
+        ...
+
+    def opened(self, name: str, commit: str, file: str) -> AbstractContextManager[IO[bytes]]:
+        """A file's bytes, fetched where they are read. Raises Unreachable."""
         ...
 
 
@@ -75,9 +89,25 @@ class RealHub:
         except (HTTPError, OSError) as error:
             raise Unreachable(type(error).__name__) from error
 
+    def commit(self, name: str, revision: str) -> str:
+        try:
+            return str(HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT_S).sha)
+        except (HTTPError, OSError) as error:
+            raise Unreachable(type(error).__name__) from error
+
+    @contextmanager
+    def opened(self, name: str, commit: str, file: str) -> Iterator[IO[bytes]]:
+        try:
+            # without fsspec's own cache: several columns are read in turn, and each would drop the others' piece
+            with HfFileSystem().open(f"datasets/{name}/{file}", "rb", revision=commit, cache_type="none") as source:
+                yield source
+        except (HTTPError, OSError) as error:
+            raise Unreachable(type(error).__name__) from error
+
 
 def is_hub_name(text: str) -> bool:
-    """Whether it reads as owner/name, owner/name:config or owner/name:config/split rather than as a path here."""
+    """Whether it reads as owner/name, owner/name:config or owner/name:config/split (and ?rows=N) rather than as a path
+    here."""
     match = NAME.fullmatch(text)
     return match is not None and format_of(Path(match[1])) is None and not Path(text.split("/")[0]).exists()
 
@@ -86,16 +116,25 @@ def fetch(text: str, hub: Hub | None = None) -> dict[str, list[Path]]:
     """Split -> files on this machine, of the one configuration and, where it was named, the one split."""
     match = NAME.fullmatch(text)
     assert match is not None, text
-    name, config, split = match.groups()
+    name, config, split, rows = match.groups()
     hub = hub or RealHub()
+    kept = cache_dir() / "hub" / name.replace("/", "--") / sha256_text(text)[:8]  # a folder a commit
     try:
         for revision in (CONVERTED, UPLOADED):
             configs = _configs(hub.files(name, revision), revision)
             if configs:
+                if rows is not None:
+                    whole = {name: _without_partial(splits) for name, splits in configs.items()}
+                    files = _chosen(text, whole, config, split)
+                    commit = hub.commit(name, revision)
+                    opened = partial(hub.opened, name, commit)
+                    return first_rows(files, int(rows), kept / commit[:12], opened)
                 files = _chosen(text, configs, config, split)
                 folder = hub.download(name, revision, [file for part in files.values() for file in part])
                 return {part: [folder / file for file in names] for part, names in files.items()}
     except Unreachable as error:
+        if rows is not None and (found := _streamed_before(kept)):
+            return found
         switch = forbidden_by()
         if switch is not None:
             raise DataError(
@@ -109,6 +148,18 @@ def fetch(text: str, hub: Hub | None = None) -> dict[str, list[Path]]:
     raise DataError(
         f"{name}: the hub's data set holds no file that can be read (Parquet, JSON, JSONL, CSV, plain text)."
     )
+
+
+def _streamed_before(kept: Path) -> dict[str, list[Path]]:
+    """What is here of a stream, of the newest commit."""
+    folders = sorted(kept.glob("*/"), key=lambda folder: folder.stat().st_mtime)
+    files = sorted(folders[-1].glob("*.first_*")) if folders else []
+    return {file.name.partition(".first_")[0]: [file] for file in files}
+
+
+def _without_partial(splits: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Of a large split the hub's copy holds the first part, and no more is asked for."""
+    return {part.removeprefix("partial-"): files for part, files in splits.items()}
 
 
 def _configs(files: Sequence[str], revision: str) -> dict[str, dict[str, list[str]]]:
@@ -141,16 +192,15 @@ def _chosen(
     if (config or usual) not in configs:
         raise DataError(
             f"{text}: the data set's configurations are {', '.join(sorted(configs)[:20])}. Name one: "
-            f"{text.split(':')[0]}:{sorted(configs)[0]}."
+            f"{re.split('[:?]', text)[0]}:{sorted(configs)[0]}."
         )
     splits = configs[config or usual]
     if split is not None and split not in splits:
         raise DataError(f"{text}: the splits of {config or usual} are {', '.join(splits)}. Name one of these.")
     chosen = splits if split is None else {split: splits[split]}
-    partial = next((part for part in chosen if part.startswith("partial-")), None)
-    if partial is not None:
+    if any(part.startswith("partial-") for part in chosen):
         raise DataError(
-            f"{text}: is so large that the hub's Parquet copy holds only a part of it. Bring the files that you want "
-            "here, and name them."
+            f"{text}: is so large that the hub's Parquet copy holds only a part of it. Take its first rows, as "
+            f"'{text}?rows=100000' does, or bring the files that you want here, and name them."
         )
     return chosen

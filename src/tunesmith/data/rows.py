@@ -243,8 +243,8 @@ def _json(stream: IO[bytes], path: Path, encoding: str) -> Iterator[tuple[int, R
 
 
 def _parquet(source: Any) -> Iterator[pa.RecordBatch]:
-    # without a buffer size, whole columns of a row group, and that may be the file
-    yield from pq.ParquetFile(source, buffer_size=2**20).iter_batches(batch_size=BATCH_ROWS)
+    # without a buffer size, whole columns of a row group, and with pre_buffer all row groups: that may be the file
+    yield from pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
 
 
 def _arrow(source: Any) -> Iterator[pa.RecordBatch]:
