@@ -10,7 +10,7 @@ from tests.house.source import PACKAGE, Source, at, functions, package
 SERVICES = (
     *("recipe", "plan", "build", "folder", "answered", "rows_out", "stopping", "evaluate", "guards", "teach", "watch"),
     *("opened", "measured", "judged", "preferences", "run", "deliver", "quickstart", "init", "fit", "schema"),
-    *("power", "contaminated", "toxic_model"),
+    *("power", "contaminated", "toxic_model", "target_inputs"),
     *("spellings", "importing", "runs", "doctor", "compared", "calibrate", "predict", "best_of", "predict_file", "api"),
     *("gates", "openings", "seeds", "explain", "explained", "understanding", "candidates", "ranked", "room"),
     *("robustness", "footprint", "fitted", "pace", "harness", "limits", "method", "replay", "looks", "settled"),

@@ -31,13 +31,19 @@ def test_audit_writes_what_it_found_and_a_mended_copy(tmp_path: Path, monkeypatc
     model = tiny_runs.model_folder(tmp_path / "model")
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     words = ["audit", "--model", str(model), "--data", "rows.jsonl", "--set", "data.max_tokens=256"]
-    done = CliRunner().invoke(app, [*words, "--out", "found", "--fix", "mended"], catch_exceptions=False)
+    Path("asked.jsonl").write_text("".join(json.dumps({"prompt": f"refund me {k}"}) + "\n" for k in range(60)))
+    more = ["--out", "found", "--fix", "mended", "--inputs", "asked.jsonl"]
+    done = CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
     assert done.exit_code == 0
     num = len(rows())
     assert f"1 of {num} rows are identical to an earlier one" in done.output
     assert f"mended     {num} rows read = {num - 2} written (1 masked) + 2 dropped + 0 left out" in done.output
     kept = json.loads(Path("found/audit.json").read_text())
-    assert {"exact_duplicates", "empty_replies", "api_token"} <= {one["kind"] for one in kept["findings"]}
+    assert kept["alike"]["inputs"]["low"] > 0.9
+    assert "training and inputs: a small model that has not seen them tells 100% right" in done.output
+    assert {"exact_duplicates", "empty_replies", "api_token", "target_shift"} <= {
+        one["kind"] for one in kept["findings"]
+    }
     assert sum(kept["tokens"]["histogram"]["counts"]) == kept["splits"]["train"]
     page = Path("found/audit.html").read_text()
     assert "rows.jsonl:" in page

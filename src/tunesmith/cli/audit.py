@@ -16,6 +16,9 @@ Fix = Annotated[Path | None, typer.Option(help="A new folder for the training fi
 Benchmarks = Annotated[
     list[Path] | None, typer.Option("--benchmark", help="A file of a public test: do training rows contain its items?")
 ]
+Inputs = Annotated[
+    str | None, typer.Option(help="A file of what will really be asked, without answers: is it learned?")
+]
 Toxicity = Annotated[
     str | None,
     typer.Option(help="Who tells toxic texts: a classifier (folder, hub name or run), MODEL or MODEL:LABEL."),
@@ -34,6 +37,7 @@ def audit(
     sets: Set = None,
     parent: GoOn = None,
     benchmark: Benchmarks = None,
+    inputs: Inputs = None,
     strict: Strict = False,
     out: Out = None,
     fix: Fix = None,
@@ -62,7 +66,8 @@ def audit(
     doubts = part("data.doubtful").Doubts(drop=tuple(drop or ()))
     if toxicity is not None:
         doubts.reader = part("toxic_model").reader(toxicity)
-    look = part("data.examined").Look(doubts)
+    asked = part("target_inputs").reader(inputs, recipe.data.reading) if inputs is not None else None
+    look = part("data.examined").Look(doubts, asked)
     found = build.material(recipe, base, look=look).audit
     names = ", ".join(Path(name).name for name in recipe.data.named)
     written = write(found, out, names) if out is not None else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from tunesmith.data import label_errors, leaks, shift, triggers
 from tunesmith.data.audit import FEW_PER_CLASS, audit
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
+from tunesmith.data.columns import Columns
 from tunesmith.data.doubtful import Doubts, lines
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of
 from tunesmith.data.ingest import Ingested
@@ -29,35 +30,33 @@ class Look:
 
     read: Ingested
 
-    def __init__(self, doubts: Doubts | None = None) -> None:
-        self.doubts = doubts or Doubts()
+    def __init__(self, doubts: Doubts | None = None, inputs: Callable[[Columns], Sequence[str]] | None = None) -> None:
+        """`inputs`: texts that will really be asked, by the columns of training."""
+        self.doubts, self.inputs = doubts or Doubts(), inputs or (lambda columns: ())
 
     def __call__(
         self, read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()
     ) -> dict[str, Any]:
         """The content of audit.json with `findings`."""
         self.read = read
-        return examined(self.doubts, (read, *others), split, rendered)
-
-
-def examined(doubts: Doubts, files: Sequence[Ingested], split: Split, rendered: Rendered) -> dict[str, Any]:
-    read, *others = files
-    found = audit(read, split, rendered, others)
-    held_out = [example for one in others for example in one.examples]
-    every: Sequence[Example] = Joined(read.examples, held_out) if held_out else read.examples
-    findings = [
-        *counted(found, every),
-        *blemishes(every),
-        *doubts.findings(every),
-        *leaks.findings(read.examples, split),
-        *label_errors.findings(split.train),
-        *shift.findings(split, read.examples),
-        *triggers.findings(read.examples),
-    ]
-    counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
-    found["tokens"]["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
-    found["findings"] = [one.as_dict() for one in findings]
-    return found | doubts.facts()
+        found = audit(read, split, rendered, others)
+        held_out = [example for one in others for example in one.examples]
+        every: Sequence[Example] = Joined(read.examples, held_out) if held_out else read.examples
+        alike = shift.compared(split, self.inputs(read.columns))
+        findings = [
+            *counted(found, every),
+            *blemishes(every),
+            *self.doubts.findings(every),
+            *leaks.findings(read.examples, split),
+            *label_errors.findings(split.train),
+            *shift.findings(alike),
+            *shift.linked(read.examples),
+            *triggers.findings(read.examples),
+        ]
+        counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
+        found["tokens"]["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
+        found["findings"] = [one.as_dict() for one in findings]
+        return found | self.doubts.facts() | {"alike": shift.facts(alike)}
 
 
 def counted(found: dict[str, Any], examples: Sequence[Example]) -> list[Finding]:
@@ -112,7 +111,12 @@ def _rows(found: dict[str, Any], examples: Sequence[Example]) -> list[Row]:
 def summary_lines(found: dict[str, Any]) -> list[str]:
     """For people: the counts, then each finding with what mends it."""
     counted, notices = audit_lines({**found, "warnings": []}), found["understood"]["notices"]
-    said = [*counted, *lines(found), *(f"note       {sentence}" for sentence in notices)]
+    alike = [
+        f"alike      training and {name}: a small model that has not seen them tells {one['right_frac']:.0%} right "
+        f"(interval {one['low']:.0%} to {one['high']:.0%}; half: they are alike)"
+        for name, one in found["alike"].items()
+    ]
+    said = [*counted, *alike, *lines(found), *(f"note       {sentence}" for sentence in notices)]
     for one in found["findings"]:
         first = next((f"; the first: {row['source']}" for row in one["rows"] if row["source"]), "")
         said += [f"found      {one['count']:,} of {one['of']:,} {one['what']}: {one['why']}{first}"]

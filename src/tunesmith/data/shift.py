@@ -1,4 +1,4 @@
-"""Whether the test is like training, and whether a label goes with a group.
+"""Whether the test, and what will really be asked, is like training; and whether a label goes with a group.
 
 A classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv:1610.06545): a small model learns from half of the rows to
 tell test prompts from training ones; of the other half it is right in every second case where both are alike.
@@ -25,6 +25,16 @@ MOST, LEAST = 2000, 50  # rows of each side
 SHIFTED = 0.55  # right share, that the interval's lower end must pass: less hardly matters
 LEVEL = 0.95  # of the interval
 TELLING = 8  # words of each side that are shown
+WORDS = {
+    "test": (
+        "shift", "the test is of other cases than those that are learned: its score says how well that carries over",
+        "where that is not wanted, draw the test from the same rows: leave `data.test` out",
+    ),
+    "inputs": (
+        "target_shift", "what will be asked is not what is learned, and the score on the test says little of it",
+        "label some of them and add them to training: `tunesmith ask` picks those most worth it",
+    ),
+}  # fmt: skip
 LINKED, ALPHA = 0.1, 0.001  # Cramér's V and the p-value of a link worth a look
 
 
@@ -63,22 +73,43 @@ def wilson(right: int, num: int) -> tuple[float, float]:
     return middle - spread / (num + z * z), middle + spread / (num + z * z)
 
 
-def findings(split: Split, examples: Sequence[Example]) -> Iterator[Finding]:
-    num = min(len(split.train), len(split.test), MOST)
-    if num >= LEAST:
-        train, test = ([prompt_of(e) for e in drawn(part, num)] for part in (split.train, split.test))
-        told = told_apart(train, test)
-        if told.low > SHIFTED:
-            rows = [
-                Row("", ", ".join(told.first_words), "words of training"),
-                Row("", ", ".join(told.second_words), "words of test"),
-            ]
-            yield finding("shift", round(told.right_frac * 2 * num), 2 * num, rows, (
-                "training and test rows are told apart by a small model that has not seen them "
-                f"({told.right_frac:.0%}, interval {told.low:.0%} to {told.high:.0%}; half where both are alike)",
-                "the test is of other cases than those that are learned: its score says how well that carries over",
-                "where that is not wanted, draw the test from the same rows: leave `data.test` out"))  # fmt: skip
-    yield from linked(examples)
+def compared(split: Split, inputs: Sequence[str]) -> dict[str, tuple[Told, int]]:
+    """Training prompts beside those of the test, and beside `inputs`: how well they are told apart, and of how many
+    each. What has fewer than LEAST is not there."""
+    test = min(len(split.test), MOST)
+    others = {"test": [prompt_of(e) for e in drawn(split.test, test)] if test else [], "inputs": list(inputs[:MOST])}
+    found = {}
+    for name, texts in others.items():
+        num = min(len(split.train), len(texts))
+        if num >= LEAST:
+            train = [prompt_of(e) for e in drawn(split.train, num)]
+            found[name] = told_apart(train, texts[:num]), num
+    return found
+
+
+def facts(found: Mapping[str, tuple[Told, int]]) -> dict[str, dict[str, float]]:
+    """For audit.json."""
+    return {
+        name: {"right_frac": told.right_frac, "low": told.low, "high": told.high, "rows_each": num}
+        for name, (told, num) in found.items()
+    }
+
+
+def findings(found: Mapping[str, tuple[Told, int]]) -> Iterator[Finding]:
+    """Of what was `compared`, where the two are told apart."""
+    for name, (told, num) in found.items():
+        if told.low <= SHIFTED:
+            continue
+        rows = [
+            Row("", ", ".join(told.first_words), "words of training"),
+            Row("", ", ".join(told.second_words), f"words of {name}"),
+        ]
+        kind, why, mend = WORDS[name]
+        what = (
+            f"training rows and {name} are told apart by a small model that has not seen them ({told.right_frac:.0%}, "
+            f"interval {told.low:.0%} to {told.high:.0%}; half where both are alike)"
+        )
+        yield finding(kind, round(told.right_frac * 2 * num), 2 * num, rows, (what, why, mend))
 
 
 def drawn(part: Sequence[Example], num: int) -> Sequence[Example]:

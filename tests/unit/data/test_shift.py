@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tunesmith.data.shift import cramers_v, linked, told_apart, wilson
+from tunesmith import target_inputs
+from tunesmith.data.columns import Columns
+from tunesmith.data.lines import Reading
+from tunesmith.data.shift import compared, cramers_v, facts, findings, linked, told_apart, wilson
+from tunesmith.data.split import split
+from tunesmith.errors import DataError
 from tunesmith.types import Example, Label, Message
 
 WORDS = [f"{a}{b}" for a in ("lo", "ka", "mi", "ru", "te", "so") for b in ("ran", "vel", "dor", "nis", "pal", "gum")]
@@ -30,6 +37,40 @@ def test_another_set_is_told_by_its_word() -> None:
     found = told_apart(texts(rng, 400), texts(rng, 400, "refund"))
     assert found.low > 0.65
     assert found.second_words[0] == "refund"
+
+
+def rows(rng: random.Random, num: int, name: str, rare: str = "") -> list[Example]:
+    return [Example(f"{name}{k}-1", (Message("user", text),), Label("x"), source=f"{name}:{k}")
+            for k, text in enumerate(texts(rng, num, rare))]  # fmt: skip
+
+
+def test_what_will_be_asked_is_held_against_training() -> None:
+    """Alike ones are shown and no finding; mutant: the test stands in for the inputs."""
+    rng = random.Random(3)
+    parts = split(rows(rng, 400, "train"), 0.0, 0.0, "salt", given={"test": rows(rng, 200, "test")})
+    found = compared(parts, texts(rng, 300, "refund"))
+    assert {name: num for name, (_, num) in found.items()} == {"test": 200, "inputs": 300}
+    [finding] = findings(found)
+    assert (finding.kind, finding.rows[1].text.split(",")[0]) == ("target_shift", "refund")
+    assert facts(found)["test"]["low"] < 0.5 < facts(found)["test"]["high"]
+    same = compared(parts, texts(rng, 300))
+    assert (list(findings(same)), "inputs" in same) == ([], True)
+    assert "inputs" not in compared(parts, texts(rng, 49))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [("subject", Columns(prompt=("{subject}: {body}",))), ("question", Columns(prompt=("prompt",)))],
+)
+def test_inputs_are_read_by_the_columns_of_training_or_as_prompts(tmp_path: Path, name: str, columns: Columns) -> None:
+    path = tmp_path / "asked.jsonl"
+    said = [{name: f"s{k}", "body": f"b{k}"} for k in range(60)] + [{name: "", "body": ""}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in said))
+    found = target_inputs.texts(str(path), columns, Reading())
+    assert sorted(found) == sorted(f"s{k}: b{k}" if name == "subject" else f"s{k}" for k in range(60))
+    path.write_text(json.dumps(said[0]) + "\n")
+    with pytest.raises(DataError, match="holds 1 prompts"):
+        target_inputs.texts(str(path), columns, Reading())
 
 
 def test_wilson_by_hand() -> None:
