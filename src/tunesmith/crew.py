@@ -11,10 +11,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -29,14 +30,13 @@ from tunesmith.engine.ranks import ALONE, LEAVE, REST, Group, Ranks, obey
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
 from tunesmith.errors import LostRank, RunError
-from tunesmith.folder import RunFolder
+from tunesmith.folder import LOGS, RunFolder, Teller
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe
 from tunesmith.roles import Foretold
 from tunesmith.rollouts.draws import Draws
 from tunesmith.speeds import session_on
 
-LOGS = "logs"
 ENLIST = "enlist"
 
 
@@ -51,6 +51,7 @@ class Orders:
     gives_back: bool  # freed memory
     spec: Spec
     head: Mapping[str, torch.Tensor] | None  # that a new class head began with
+    is_sharded: bool
 
 
 @contextmanager
@@ -101,7 +102,18 @@ def enlisted(ranks: Ranks, orders: Orders) -> Session:
     session = session_on(base, orders.recipe.train, Cuts(), gives_back=orders.gives_back)
     session.create(TENANT, replace(orders.spec, teacher=base.teacher))
     session.ranks = ranks
+    if orders.is_sharded:
+        session.spread(TENANT)
+        forget_whole(session)
     return session
+
+
+def forget_whole(session: Session) -> None:
+    """The base, which nobody asks here: its part of it is enough."""
+    for slot in session.slots.values():
+        slot.live, slot.neutral = {}, {}
+    session.base.model.to(device=torch.device("meta"))  # type: ignore[call-arg]
+    give_back_freed_memory()
 
 
 @contextmanager
@@ -110,11 +122,12 @@ def at_work(ranks: Ranks, folder: RunFolder, recipe: Recipe, session: Session) -
     if ranks.size == 1:
         yield
         return
-    threads, tenant = torch.get_num_threads(), session.tenants[TENANT]
-    assert tenant.spec.reference is None, "a follower's reference is the base"
+    threads, spec = torch.get_num_threads(), session.tenants[TENANT].spec
+    assert spec.reference is None, "a follower's reference is the base"
+    is_sharded = recipe.train.parallel == "fsdp"
     orders = Orders(
         folder.path / LOGS, recipe, str(session.base.model.dtype).removeprefix("torch."), session.base.digest,
-        session.waits, replace(tenant.spec, teacher=None), head_of(session.base, folder),
+        session.waits, replace(spec, teacher=None), head_of(session.base, folder), is_sharded,
     )  # fmt: skip
     tensors, facts = session.save_state(TENANT)
     try:
@@ -122,13 +135,73 @@ def at_work(ranks: Ranks, folder: RunFolder, recipe: Recipe, session: Session) -
         with folder.doing("the model loaded by the other processes"):
             with ranks.all(ENLIST, orders):
                 session.ranks = ranks
+                if is_sharded:
+                    session.spread(TENANT)
             session.load_state(TENANT, tensors, facts)
         del tensors
         yield
     finally:
+        if is_sharded and session.learner.is_sharded and not ranks.is_broken:
+            with folder.doing("weights gathered"):
+                session.gather(TENANT)
         session.ranks = ALONE
         torch.set_num_threads(threads)
         ranks.dismiss(REST)
+
+
+def learning(folder: RunFolder, recipe: Recipe) -> Callable[[Session], AbstractContextManager[None]]:
+    """For what is tried beforehand: with the other ranks where one process alone could not hold what learning takes."""
+    is_sharded = recipe.train.parallel == "fsdp"
+    return lambda session: at_work(folder.ranks, folder, recipe, session) if is_sharded else nullcontext()
+
+
+class Logged:
+    """Tells, and adds to a file what was told, as all that the other ranks print is added to theirs."""
+
+    def __init__(self, tell: Teller, path: Path) -> None:
+        self.tell, self.path = tell, path
+        self.has_begun = False  # before that the folder may be another's
+
+    def note(self, text: str) -> None:
+        self.has_begun = True
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def stage(self, name: str, budget_s: float | None) -> None:
+        self.note(name)
+        self.tell.stage(name, budget_s)
+
+    def step(self, done: int, total: int, text: str) -> None:
+        if done == total:
+            self.note(f"{text}: {total}")
+        self.tell.step(done, total, text)
+
+    def updated(self, update: int, num_updates: int, facts: Mapping[str, float]) -> None:
+        self.note(f"update {update} of {num_updates}: {', '.join(f'{k} {v:.6g}' for k, v in facts.items())}")
+        self.tell.updated(update, num_updates, facts)
+
+    def say(self, text: str) -> None:
+        self.note(text)
+        self.tell.say(text)
+
+    def understood(self, facts: Mapping[str, Any]) -> None:
+        self.tell.understood(facts)
+
+
+@contextmanager
+def logged(tell: Teller, ranks: Ranks, run: Path) -> Iterator[Teller]:
+    """Where there are several processes, what the leader says is kept too, and what it ends with."""
+    if ranks.size == 1:
+        yield tell
+        return
+    log = Logged(tell, run / LOGS / f"rank_{ranks.rank}.log")
+    try:
+        yield log
+    except BaseException as error:
+        if log.has_begun and run.is_dir():
+            log.note(f"ended by {type(error).__name__}: {error}")
+        raise
 
 
 def share(where: Compute, base: Base, feed: Foretold) -> float:
@@ -146,9 +219,7 @@ def rows(where: Compute, base: Base, feed: Foretold) -> list[tuple[str, object, 
         return []
     costs = list(map(cost_of(base), feed.heaviest()))
     busiest = share_of_longest(costs, where.processes)
-    why = (
-        f"each holds all weights; of an update's {len(costs)} micro-batches the busiest does {busiest:.0%} of the work"
-    )
+    why = f"of an update's {len(costs)} micro-batches the busiest does {busiest:.0%} of the work"
     if len(costs) < where.processes:
         why += "; some have nothing to do: more train.update_tokens or fewer train.micro_tokens would change that"
     if isinstance(feed, Draws):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from tunesmith import classes, method
+from tunesmith import classes, method, parallel
 from tunesmith.build import Compute, Material, feed_of, load_base
 from tunesmith.data.records import sizes_of
 from tunesmith.errors import NoRoom
@@ -24,7 +24,8 @@ from tunesmith.unasked import suiting
 
 LEAST_MICRO_TOKENS = 256
 KEPT_COSTS = 4.5  # of a micro-batch's tensors: what freed memory takes where it is kept; measured 4.2 with 135M weights
-KEYS = ("micro_tokens", "checkpointing")  # of the lock
+KEYS = ("micro_tokens", "checkpointing")
+LOCKED = (*KEYS, "parallel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,15 @@ def fit(
     tried: list[tuple[Recipe, Footprint]] = []
     try:
         asking = asking_bytes(recipe, base, made) if measures else None
-        for candidate in candidates(recipe, base, made, kept, most_tokens(recipe, where)):
+        for candidate in shared(recipe, base, made, where, kept):
             feed = feed_of(candidate, base, made)
-            found = footprint(candidate, base, made, feed, asking)
+            found = footprint(candidate, base, made, feed, asking, where.processes)
             tried.append((candidate, found))
             if found.above_gib <= free:
-                rows = words(recipe, tried, kept, where, free)
+                rows = (
+                    *parallel.row(candidate, recipe.train.parallel, where),
+                    *words(recipe, tried, kept, where, free),
+                )
                 short = is_short(found, free, where)
                 found = found if short else unhurried(found)
                 return Fitted(candidate, feed, found, short, trained_in(recipe, base, made), rows)
@@ -131,6 +135,15 @@ def most_tokens(recipe: Recipe, where: Compute) -> int:
     return max(LEAST_MICRO_TOKENS, min(MICRO_TOKENS, recipe.train.update_tokens // (2 * where.processes)))
 
 
+def shared(
+    recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None
+) -> Iterator[Recipe]:
+    """What may be picked for each way in which processes may share the work, the one that sends least first."""
+    for way in parallel.ways(recipe, base, made, where, kept):
+        asked = replace(recipe, train=replace(recipe.train, parallel=way))
+        yield from candidates(asked, base, made, kept, most_tokens(recipe, where))
+
+
 def candidates(
     recipe: Recipe, base: Base, made: Material, kept: Mapping[str, Any] | None, most: int = MICRO_TOKENS
 ) -> Iterator[Recipe]:
@@ -167,7 +180,7 @@ def untraced(
     recipe: Recipe, base: Base, made: Material, where: Compute, kept: Mapping[str, Any] | None, why: str
 ) -> Fitted:
     """Nothing is known but the least that it takes."""
-    first = next(candidates(recipe, base, made, kept, most_tokens(recipe, where)))
+    first = next(shared(recipe, base, made, where, kept))
     first = replace(first, train=replace(first.train, checkpointing="off" if kept is None and
         first.train.checkpointing == "auto" else first.train.checkpointing))  # fmt: skip
     feed = feed_of(first, base, made)
@@ -176,6 +189,7 @@ def untraced(
     wanted = need(base.model, first.adapt, min(tokens, shape["update_tokens_max"]))
     said = check_memory(wanted, where.device, free_each(where), tokens, shape["longest_tokens"])
     return Fitted(first, feed, None, False, trained_in(recipe, base, made), (
+        *parallel.row(first, recipe.train.parallel, where),
         ("memory", f"{wanted.memory_gib:.2g} GiB", f"{said}; not predicted: {why}"),
         ("train.micro_tokens", tokens, "said in the recipe" if recipe.train.micro_tokens != "auto" else "the default"),
         ("train.checkpointing", first.train.checkpointing, "said in the recipe or not predicted"),
@@ -222,7 +236,7 @@ def refusal(tried: list[tuple[Recipe, Footprint]], free: float, where: Compute, 
     if stage in leaves_out:
         ways.append(f"--set {leaves_out[stage]} leaves that stage out")
     if where.beside > 1 and where.device == "cpu":
-        ways.append("fewer processes: each holds all weights, and takes an equal part of the memory")
+        ways.append("fewer processes: they share the memory of this machine")
     if where.dtype == torch.float32:
         ways.append("--set precision=bfloat16 takes about half for weights and layers")
     ways.append("take a smaller model (`tunesmith models` shows which fit)")

@@ -26,6 +26,7 @@ from tunesmith.stopping import Stop
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+LOGS = "logs"  # of each of several processes
 LOCK = ".lock"
 PROCESS = "process.json"  # by it `tunesmith runs` tells a run that is on from one that was stopped
 

@@ -30,6 +30,7 @@ from tunesmith.folder import peak_gib
 from tunesmith.generate.buffers import NAME as DECODE
 from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix, laid
 from tunesmith.method import heads_of, objective_of, regularisers_of
+from tunesmith.models.adapters import layers_in, stacks_of
 from tunesmith.models.blockwise import num_bytes
 from tunesmith.models.forward import attention
 from tunesmith.models.load import Base
@@ -84,8 +85,10 @@ class Asking:
     labelled: tuple[Record, ...]  # the longest of those that are scored instead of an answer
 
 
-def footprint(recipe: Recipe, base: Base, made: Material, feed: Foretold, asking: Asking | None) -> Footprint:
-    """`asking` None: of training and export alone."""
+def footprint(
+    recipe: Recipe, base: Base, made: Material, feed: Foretold, asking: Asking | None, processes: int = 1
+) -> Footprint:
+    """`asking` None: of training and export alone. Of several processes the first, which takes most."""
     model, is_lora = base.model, recipe.adapt.method == "lora"
     objective = objective_of(recipe, made.kind, made.split.train)
     heads = heads_of(objective)
@@ -104,11 +107,13 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: Foretold, asking
     pending = four if len(batches) > 1 or each < 4 else 0
     copied = 3 * four + mean  # for a checkpoint that is written while training goes on
     clip = four + (trace_clip(base, spec) if spec.regularisers else 0)
-    learning = state + max(pending + activations, clip)
+    learning, published = state + max(pending + activations, clip), state + four
+    if processes > 1 and recipe.train.parallel == "fsdp":
+        learning, state = sharded_bytes(base, spec, trained, activations, processes)
+        published, copied = slot + 2 * four, copied + four  # weights that are whole to be asked
     scored = scored_bytes(base, made.train.records, recipe.train.micro)  # dev's loss, the train-dev gap
     told = scored if any(m.needs == "likelihood" for m in made.means.metrics) else 0  # references, whole
     towards_base = state + 2 * four + scored if average.base_share else 0  # two points of the line at once
-    published = state + four
     stages = {
         "train": max(learning, towards_base, state + copied, state + scored),
         "export": published + opened_bytes(recipe, base),
@@ -129,6 +134,21 @@ def footprint(recipe: Recipe, base: Base, made: Material, feed: Foretold, asking
     by_stage = {name: rounding * stages[name] / GIB + libraries for name in STAGES if stages.get(name)}
     beside = rounding * (max(learning + copied, towards_base) - max(learning, towards_base, state + copied)) / GIB
     return Footprint(by_stage, there, before, rounding * activations / GIB, beside)
+
+
+def sharded_bytes(base: Base, spec: Spec, trained: int, activations: int, processes: int) -> tuple[int, int]:
+    """(while it learns, of what stays) of the first process: the model and its slot whole, to be asked; a part of
+    weights, masters, gradient and moments; and of the model in parts what is whole at once, with its gradient: the
+    layer that runs, the next, which is fetched already, and what stands outside of the layers."""
+    model, each = base.model, base.model.dtype.itemsize
+    whole = num_bytes(model)
+    layers = [sum(p.numel() for p in layer.parameters()) for s in stacks_of(model) for layer in layers_in(s)]
+    at_once = each * (model.num_parameters() - sum(layers) + 2 * max(layers))
+    is_full = not spec.adapt.is_adapter
+    slot = trained * each * (1 if is_full else 2)
+    held = slot + (whole + each * trained * (not is_full) + (4 + MOMENTS) * trained) // processes
+    passing = max(0, activations - each * trained) + at_once * (2 if is_full else 1)
+    return held + 4 * trained // processes + passing, held
 
 
 def libraries_gib(dtype: torch.dtype) -> float:

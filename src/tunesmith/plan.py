@@ -26,7 +26,7 @@ from tunesmith import (
 )  # fmt: skip
 from tunesmith.build import MOST_COMPARED, Compute, Material, learning_rate, num_updates
 from tunesmith.files import code_digest
-from tunesmith.fitted import KEYS, Fitted
+from tunesmith.fitted import LOCKED, Fitted
 from tunesmith.models.load import Base
 from tunesmith.power import detectable_effect, shown, wanted_row
 from tunesmith.recipe import Recipe
@@ -201,5 +201,5 @@ def lock(recipe: Recipe, base: Base, made: Material, where: Compute) -> dict[str
         **({} if where.processes == 1 else {"processes": where.processes}),
         "layout": base.layout,
         "compiled": recipe.train.compile,
-        "fitted": {key: getattr(recipe.train, key) for key in KEYS},
+        "fitted": {key: getattr(recipe.train, key) for key in LOCKED},
     }

@@ -88,6 +88,9 @@ class Train:
     micro_tokens: int | Literal["auto"] = "auto"
     # decoder layers run again in the backward: a third more time for much less memory; auto: where it fits only so
     checkpointing: Literal["auto", "on", "off"] = "auto"
+    # of several processes: each holds all weights (ddp), or trains a part of each tensor (fsdp), which takes less
+    # memory and sends more; auto: fsdp where a run fits only so
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     every_checkpoint: int = 50  # updates between two saved states, from which --resume goes on
     on_nan: Literal["abort", "skip", "rollback"] = "abort"  # a loss that is no number: end, leave out, or go back
     # all that a run will do, tried once before it begins: what would fail late fails early; auto: where that takes at

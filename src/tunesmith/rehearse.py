@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from tunesmith import class_export
 from tunesmith.build import TENANT, Compute, Material
+from tunesmith.crew import learning
 from tunesmith.data.pack import forest
 from tunesmith.engine import checkpoint
 from tunesmith.engine.loop import State
@@ -36,6 +37,7 @@ from tunesmith.roles import Foretold
 from tunesmith.speeds import Tried, longest_of
 
 NAME = "rehearsal.json"
+Together = Callable[[Session], AbstractContextManager[None]]  # held while something is learned
 NUM_ASKED, NUM_TOKENS = 2, 4  # longest prompts, and tokens of each answer
 SCRATCH = f"{PARTIAL}rehearsal"  # swept by the next start, if this one is killed
 
@@ -57,7 +59,7 @@ def rehearse(fitted: Fitted, folder: RunFolder, made: Material, where: Compute, 
         try:
             with doing("longest micro-batch, forward and backward, and a step"):
                 if not tried.speeds.is_done:
-                    learn_longest(session, state, feed)
+                    learn_longest(session, state, feed, learning(folder, recipe))
             with doing("longest prompts answered"):
                 answer_longest(session, made)
             if made.kind.rewards:
@@ -80,10 +82,11 @@ def rehearse(fitted: Fitted, folder: RunFolder, made: Material, where: Compute, 
     folder.write(NAME, {"seconds": took, "total_s": round(sum(took.values()), 2)})
 
 
-def learn_longest(session: Session, state: State, feed: Foretold) -> None:
+def learn_longest(session: Session, state: State, feed: Foretold, together: Together) -> None:
     """NotFinite, naming the examples, unless the run would leave them out."""
     try:
-        update(session, TENANT, [longest_of(feed)], state.objective, state.lr)
+        with together(session):
+            update(session, TENANT, [longest_of(feed)], state.objective, state.lr)
     except NotFinite:
         if state.on_nan == "abort":
             raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -10,6 +12,7 @@ from tunesmith import evaluate
 from tunesmith.build import Material
 from tunesmith.folder import RunFolder
 from tunesmith.report import card, html
+from tunesmith.trackers import energy
 
 
 def write_reports(out: Path) -> None:
@@ -32,3 +35,15 @@ def finish_reports(folder: RunFolder) -> None:
     write_reports(folder.path)
     for name in folder.read("export.json"):
         card.write_model_card(folder.path, folder.path / name)
+
+
+def cost_of(folder: RunFolder, verdict: Mapping[str, Any], span: float) -> dict[str, Any]:
+    """Time, memory, energy; and where something was gained, what each hundredth of the metric's range has cost."""
+    cost = folder.cost() | energy.summed(folder.path)
+    points = 100 * verdict["effect"] / span
+    if verdict["decision"] == "better" and points > 0:
+        counted = cost.get("energy", {})
+        cost["per_point"] = {"seconds": cost["total_s"] / points} | {
+            key: counted[key] / points for key in ("kwh", "co2e_kg") if key in counted
+        }
+    return cost

@@ -14,6 +14,7 @@ from tunesmith.recipe import Recipe, read
 MAY_CHANGE = ("export", "trackers", "gates", "energy")  # keys of a recipe that no number depends on
 MOVED = "parent.run"  # a folder: what it holds is told by the lock
 ON_NAN = ("abort", "skip", "rollback")  # each does what the next one does, until it ends the run
+FREE = ("processes", "threads", "fitted.parallel")  # with another number of processes
 
 
 def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
@@ -42,7 +43,7 @@ def refuse_other_lock(before: dict[str, Any] | None, locked: dict[str, Any], say
     if then.get("processes", 1) != now.get("processes", 1):
         say(f"going on with {now.get('processes', 1)} processes instead of {then.get('processes', 1)}: the same "
             "updates but for their last bits")  # fmt: skip
-        then, now = ({k: v for k, v in lock.items() if k not in ("processes", "threads")} for lock in (then, now))
+        then, now = ({k: v for k, v in lock.items() if k not in FREE} for lock in (then, now))
     different = [k for k in {**then, **now} if then.get(k) != now.get(k)]
     if not different:
         return

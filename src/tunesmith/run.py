@@ -35,7 +35,7 @@ from tunesmith import (
 from tunesmith.answered import Sitting
 from tunesmith.build import Compute, Material, compute, load_base, material
 from tunesmith.calibrate import calibrate
-from tunesmith.crew import at_work
+from tunesmith.crew import at_work, learning, logged
 from tunesmith.data.audit import list_rejected, summary_lines, too_long
 from tunesmith.data.split import Ledger
 from tunesmith.engine.cuts import Cuts
@@ -56,7 +56,7 @@ from tunesmith.preferences import preferences
 from tunesmith.recipe import Recipe
 from tunesmith.rehearse import NAME as REHEARSED
 from tunesmith.rehearse import rehearse
-from tunesmith.reports import finish_reports, report_base, write_reports
+from tunesmith.reports import cost_of, finish_reports, report_base, write_reports
 from tunesmith.resumed import refuse_other_lock, refuse_other_recipe
 from tunesmith.rewarded import JUDGED, rolling
 from tunesmith.room import check_disk, disk_need
@@ -111,6 +111,14 @@ def in_folder(
     work: Callable[[RunFolder, Tracked, energy.Meter], dict[str, Any]], *, resume: bool, ranks: Ranks,
 ) -> dict[str, Any]:  # fmt: skip
     """`work` in a run folder that is held, can be stopped, and is sealed and recorded behind it."""
+    with logged(tell, ranks, out) as told:
+        return held(recipe, text, out, told, work, resume=resume, ranks=ranks)
+
+
+def held(
+    recipe: Recipe, text: str, out: Path, tell: Teller,
+    work: Callable[[RunFolder, Tracked, energy.Meter], dict[str, Any]], *, resume: bool, ranks: Ranks,
+) -> dict[str, Any]:  # fmt: skip
     check_files(recipe)
     openings.check_writable()
     openings.rows()  # a record that cannot be read is said now, not hours in
@@ -249,7 +257,7 @@ def rehearsed(
     """The run's session, after the rehearsal in the one that was tried; both cut as this run's memory has shown."""
     is_due = "rehearsal" in folder.read("plan.json")["seconds"]["stages"] and folder.read(REHEARSED) is None
     if is_due and isinstance(tried, Cuts):
-        tried = try_out(fitted, base, made, tried)
+        tried = try_out(fitted, base, made, tried, together=learning(folder, fitted.recipe))
     cuts = tried if isinstance(tried, Cuts) else tried.session.cuts
     if not isinstance(tried, Cuts):
         if is_due:
@@ -271,18 +279,6 @@ def opened_before(folder: RunFolder, made: Material) -> list[openings.Opening]:
         kept = [asdict(o) for o in openings.open_cases([e.id for e in made.split.test], folder.path)]
         folder.write("openings.json", kept)
     return [openings.Opening(**o) for o in kept]
-
-
-def cost_of(folder: RunFolder, verdict: Mapping[str, Any], span: float) -> dict[str, Any]:
-    """Time, memory, energy; and where something was gained, what each hundredth of the metric's range has cost."""
-    cost = folder.cost() | energy.summed(folder.path)
-    points = 100 * verdict["effect"] / span
-    if verdict["decision"] == "better" and points > 0:
-        counted = cost.get("energy", {})
-        cost["per_point"] = {"seconds": cost["total_s"] / points} | {
-            key: counted[key] / points for key in ("kwh", "co2e_kg") if key in counted
-        }
-    return cost
 
 
 def prepare(
@@ -320,7 +316,7 @@ def prepare(
     tried: Tried | Cuts = cuts
     if kept is None:
         with folder.doing("speed measured"):
-            tried = try_out(fitted, base, made, cuts, measures=not only)
+            tried = try_out(fitted, base, made, cuts, measures=not only, together=learning(folder, recipe))
     speeds = tried.speeds if isinstance(tried, Tried) else Speeds.of(kept or {})
     planned = plan.make(fitted, base, made, where, speeds, began, only)
     folder.write("plan.json", planned)

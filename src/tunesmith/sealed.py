@@ -11,21 +11,22 @@ from typing import Any
 from tunesmith.deaths import WORKING
 from tunesmith.errors import DataError
 from tunesmith.files import sha256_file, write_text
-from tunesmith.folder import LOCK
+from tunesmith.folder import LOCK, LOGS
 
 SEAL = "seal.json"
 UNSEALED = (SEAL, LOCK, WORKING)  # the last two are of the process that fills the folder
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """Name -> path of every regular file, links left out: what they lead to is not the run's."""
+    """Name -> path of every regular file, links left out: what they lead to is not the run's. Logs are left out too:
+    other processes may still write to theirs."""
     found = {}
     for at, _, names in os.walk(folder):  # does not follow links to folders
         for name in names:
             path = Path(at) / name
             if path.is_file() and not path.is_symlink():
                 found[path.relative_to(folder).as_posix()] = path
-    return {name: found[name] for name in sorted(found) if name not in UNSEALED}
+    return {name: found[name] for name in sorted(found) if name not in UNSEALED and not name.startswith(f"{LOGS}/")}
 
 
 def seal(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,10 +114,11 @@ class Tried:
 
 
 def try_out(
-    fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None, *, measures: bool = True
+    fitted: Fitted, base: Base, made: Material, cuts: Cuts | None = None, *, measures: bool = True,
+    together: Callable[[Session], AbstractContextManager[None]] = lambda session: nullcontext(),
 ) -> Tried:  # fmt: skip
     """An update, answers of base and tuned, and scoring. Where nothing is measured the base answers nothing, and its
-    speed is taken to be the tuned model's. Who calls closes the session."""
+    speed is taken to be the tuned model's. `together`: held while it learns. Who calls closes the session."""
     if not made.split.test:
         raise PlanError("there is no test case: give data.test, or a data.test_frac above 0")
     began, recipe = time.monotonic(), fitted.recipe
@@ -124,7 +126,8 @@ def try_out(
     try:
         of_base = answering(session, None, made, recipe.evals.rows) if measures else None
         state = start(recipe, session, made, num_updates(recipe, fitted.feed), most_general=1)
-        learn, step_s, is_done = learning(session, state, longest_of(fitted.feed))
+        with together(session):
+            learn, step_s, is_done = learning(session, state, longest_of(fitted.feed))
         score, head_s = scoring(session, made, recipe.train.micro, min(SCORED_TOKENS, int(LEARN_S / learn.token_s)))
         of_tuned = answering(session, TENANT, made, recipe.evals.rows)
     except BaseException:

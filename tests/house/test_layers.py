@@ -21,7 +21,7 @@ SERVICES = (
     *("trial", "space", "study", "sweep", "curve", "causes", "beside", "graded"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked", "played", "reference", "feedback", "rewarded", "reward", "episodic"),
-    *("classes", "probing", "class_export", "masked_export", "score_export", "crew"),
+    *("classes", "probing", "class_export", "masked_export", "score_export", "crew", "parallel"),
 )
 LAYERS = (
     ("types", "roles", "errors", "files", "places", "offline", "plain_yaml", "secret", "exits"),

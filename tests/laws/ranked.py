@@ -19,7 +19,9 @@ from tests.laws.sessions import ADAPTS, base_of, records
 from tests.laws.test_kto import MARKS
 from tests.laws.test_kto import REFERENCE as MARKED
 from tests.laws.test_objectives import Contrast
+from tests.laws.test_policy import groups, laid
 from tests.laws.test_preference import pairs
+from tests.tiny import VOCABULARY
 from torch import Tensor
 
 from tunesmith.data.feed import FileFeed
@@ -32,11 +34,12 @@ from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
 from tunesmith.models.load import Base
 from tunesmith.objectives.kto import Kto, Marking
+from tunesmith.objectives.policy import Policy, Reinforcing
 from tunesmith.objectives.preference import Preference, Preferring
 from tunesmith.objectives.sft import SFT
 from tunesmith.regularisers.mixout import Mixout
 from tunesmith.regularisers.neftune import NEFTune
-from tunesmith.types import Forest, Record
+from tunesmith.types import Forest, Record, Rollouts
 
 FORKS = mp.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.laws.ranked"])
@@ -58,11 +61,24 @@ class Case:
     shape: tuple[tuple[str, float], ...] = ()
     micro: int = 48
     updates: int = 20
+    extra: Callable[[Forest], Forest] = lambda batch: batch  # with what hangs on a micro-batch
+
+
+def sampled(batch: Forest) -> Forest:
+    """What a sampler would have said of the replies, which were as likely as any others; and their values."""
+    rows = {r.example_id: r for r in groups(24)}
+    even = {n: [torch.full((len(s.tokens),), -np.log(VOCABULARY)) for s in r.segments[1:]] for n, r in rows.items()}
+    done = laid([rows[name] for name in batch.example_ids], even)
+    assert isinstance(done.extra, Rollouts)
+    extra = replace(done.extra, value=0.1 * done.extra.advantage, returns=done.extra.advantage)
+    return replace(done, extra=extra)
 
 
 NEARBY = {f"e{i}": (-12.0 - i % 3, -10.0 + i % 2) for i in range(24)}  # so that no margin is far from 0
 NOISY = Spec(replace(ADAPTS["lora"], dropout=0.2), OPTIM, 5, regularisers=(Mixout(0.3), NEFTune(5.0)))
 FULL = Spec(ADAPTS["full"], OPTIM, seed=5)
+KEYED = Spec(replace(ADAPTS["lora"], dropout=0.2), OPTIM, 5, regularisers=(NEFTune(5.0),))
+VALUED = replace(FULL, heads=("value",))
 GENTLE = replace(FULL, adapt=ADAPTS["lora"], optim=replace(OPTIM, clip_norm=0.005))
 CASES = {  # those that take their way through the same code make fewer updates
     "supervised": Case(SFT),
@@ -71,14 +87,18 @@ CASES = {  # those that take their way through the same code make fewer updates
     "pairs": Case(lambda: Preferring(Preference(), NEARBY), pairs, micro=60),
     "marks": Case(lambda: Marking(Kto(beta=0.05), MARKED, MARKS), pairs, GENTLE, micro=60, updates=4),
     "contrast": Case(Contrast, updates=4),
-}
+    "keyed noise": Case(SFT, spec=KEYED, updates=4),
+    "replies": Case(lambda: Reinforcing(Policy()), lambda num: groups(num), micro=120, updates=8, extra=sampled),
+    "values": Case(lambda: Reinforcing(Policy(method="ppo")), lambda num: groups(num), VALUED, micro=120, updates=4,
+                   extra=sampled),
+}  # fmt: skip
 
 
 class Averaged(Group):
     """The mutant that data parallelism is by itself: each rank's mean, and the mean of these."""
 
-    def dealt(self, batches: Any, base: Any) -> Any:
-        share = super().dealt(batches, base)
+    def dealt(self, batches: Any, base: Any, *, pads: bool = False) -> Any:
+        share = super().dealt(batches, base, pads=pads)
         self.mine = sum((b.weights.sum() for b in share.batches), torch.zeros(()))
         return share
 
@@ -103,14 +123,49 @@ class KeyedApart(Group):
         return range(num)
 
 
+class Counted(Group):
+    """The mutant that learns from what other ranks are waited for with."""
+
+    def dealt(self, batches: Any, base: Any, *, pads: bool = False) -> Any:
+        share = super().dealt(batches, base, pads=pads)
+        numbers = share.numbers + tuple(range(len(share.idle)))
+        return replace(share, numbers=numbers, batches=[*share.batches, *share.idle], idle=())
+
+
+class ClippedByParts(Group):
+    """The mutant that takes the norm of the part of the gradient that a rank holds."""
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+class Cast(Group):
+    """The mutant whose forward pass casts what it is given, advantages and the sampler's nats among it."""
+
+    def dealt(self, batches: Any, base: Any, *, pads: bool = False) -> Any:
+        share = super().dealt(batches, base, pads=pads)
+        return replace(share, batches=[replace(b, extra=cast(b.extra)) for b in share.batches])
+
+
+def cast(extra: Any) -> Any:
+    half = {name: getattr(extra, name).bfloat16() for name in ("old_logp", "advantage", "ref_logp")}
+    return replace(extra, **half)
+
+
 MUTANTS = {"supervised": (Averaged, ClippedApart), "all weights, a library's dropout": (KeyedApart,)}
+SPREAD_MUTANTS = {"supervised": (Counted, ClippedByParts), "replies": (Cast,)}
+KINDS = {kind.__name__: kind for kind in (Group, Averaged, ClippedApart, KeyedApart, Counted, ClippedByParts, Cast)}
 
 
 class Noted(FileFeed):
     """Tells which examples were in which micro-batch."""
 
+    def __init__(self, case: Case) -> None:
+        super().__init__(case.rows(24), 160, case.micro, 20, seed=3)
+        self.extra = case.extra
+
     def update(self) -> list[Forest]:
-        batches = super().update()
+        batches = [self.extra(batch) for batch in super().update()]
         self.seen = [*vars(self).get("seen", []), [b.example_ids for b in batches]]
         return batches
 
@@ -122,28 +177,32 @@ def base_for(family: str, shape: tuple[tuple[str, float], ...]) -> Base:
 
 def learned(case: Case, group: Any, folder: Path, how: str) -> dict[str, Any] | None:
     """One run: clipped gradients of every update, what is left, and which examples were in which. `how`: "save" after
-    some updates, "resume" from there."""
-    session = Session(base_for(case.family, case.shape))
+    some updates, "resume" from there, with "fsdp" the weights are spread over the ranks, with "again" layers run again.
+    The last word is that of the checkpoints' folder."""
+    session = Session(base_for(case.family, case.shape), checkpointing="again" in how)
     session.create("t", case.spec)
     session.ranks = group
-    if group.rank:
-        obey(group, session)
-        session.close()
-        return None
+    if "fsdp" in how:
+        session.spread("t")
     clipped: list[dict[str, np.ndarray]] = []
     tenant = session.tenants["t"]
 
     def keep(*_: Any) -> None:
-        clipped.append({n: p.grad.numpy().copy() for n, p in tenant.masters.items() if p.grad is not None})
+        there = {n: p.grad for n, p in tenant.masters.items() if p.grad is not None}
+        clipped.append({n: g.numpy().copy() for n, g in session.learner.whole(there).items()})
 
     tenant.optimizer.register_step_pre_hook(keep)
-    feed = Noted(case.rows(24), 160, case.micro, 20, seed=3)
+    if group.rank:
+        obey(group, session)
+        session.close()
+        return None
+    feed = Noted(case)
     state = State("t", case.objective(), Schedule("cosine", 0.2), 2e-3, case.updates)
-    if how == "resume":
+    if "resume" in how:
         path, _ = checkpoint.newest(folder)
         assert path is not None
         checkpoint.load(path, session, state, feed)
-    if how == "save":
+    if "save" in how:
         train(session, state, feed, SAVED)
         checkpoint.save(folder, session, state, feed)
     train(session, state, feed, case.updates)
@@ -159,11 +218,10 @@ def worker(rank: int, size: int, home: str, asked: Sequence[tuple[str, str, str]
     os.environ["LOCAL_WORLD_SIZE"] = str(size)
     store = dist.FileStore(f"{home}/store_{size}", size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=PATIENCE_S))
-    kinds = {kind.__name__: kind for kind in (Group, Averaged, ClippedApart, KeyedApart)}
     found = {}
     for name, kind, how in asked:
-        group = kinds[kind](PATIENCE_S)
-        found[name, kind, how] = learned(CASES[name], group, Path(home) / name.replace(" ", "_"), how)
+        group = KINDS[kind](PATIENCE_S)
+        found[name, kind, how] = learned(CASES[name], group, Path(home) / how.rpartition(" ")[2], how)
     if rank == 0:
         answer.send(found)
     dist.destroy_process_group()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.laws import cases, ranked
-from tests.laws.ranked import CASES, MUTANTS
+from tests.laws.ranked import CASES, MUTANTS, SPREAD_MUTANTS
 from tests.laws.sessions import base_of
 
 from tunesmith.engine.dealing import cost_of, deal, share_of_longest
@@ -29,12 +29,18 @@ NEAR_LARGEST = 5e-6  # the same, of the largest of its kind; float32 has 1.2e-7,
 
 Found = dict[tuple[str, str, str], Any]
 ASKED = {  # each on several ranks, the dearest on as few as show the law
-    4: [("supervised", "Group", "save"), ("pairs", "Group", ""), ("marks", "Group", ""), ("noise", "Group", "")],
-    1: [("supervised", "Group", "resume")],
-    2: [("supervised", "Group", "resume"), ("supervised", "Group", ""),
+    4: [("supervised", "Group", "save four"), ("pairs", "Group", ""), ("marks", "Group", ""), ("noise", "Group", ""),
+        ("replies", "Group", "")],
+    3: [("supervised", "Group", "resume four"), ("supervised", "Group", ""), ("contrast", "Group", ""),
+        ("all weights, a library's dropout", "Group", ""), ("noise", "Group", ""),
+        ("supervised", "Group", "fsdp save parts"), ("all weights, a library's dropout", "Group", "fsdp"),
+        ("contrast", "Group", "fsdp"), ("keyed noise", "Group", "fsdp again"), ("values", "Group", "fsdp"),
+        *((name, mutant.__name__, "fsdp") for name, mutants in SPREAD_MUTANTS.items() for mutant in mutants)],
+    1: [("supervised", "Group", "resume four"), ("supervised", "Group", "resume parts")],
+    2: [("supervised", "Group", "resume four"), ("supervised", "Group", ""), ("replies", "Group", ""),
+        ("supervised", "Group", "fsdp resume parts"), ("supervised", "Group", "fsdp"), ("pairs", "Group", "fsdp"),
+        ("replies", "Group", "fsdp"),
         *((name, mutant.__name__, "") for name, mutants in MUTANTS.items() for mutant in mutants)],
-    3: [("supervised", "Group", "resume"), ("supervised", "Group", ""), ("contrast", "Group", ""),
-        ("all weights, a library's dropout", "Group", ""), ("noise", "Group", "")],
 }  # fmt: skip
 
 
@@ -51,7 +57,7 @@ def one(home: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(home: Path) -> dict[int, Found]:
-    """4 first: they write the checkpoint from which the others go on."""
+    """4 and 3 first: they write the checkpoints from which the others go on."""
     return {size: ranked.together(size, home, asked) for size, asked in ASKED.items()}
 
 
@@ -78,17 +84,16 @@ def assert_near(mine: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "name"),
-    [(n, name) for n, asked in ASKED.items() for name, k, h in asked if k == "Group" and h != "resume"],
+    ("size", "name", "how"),
+    [(n, name, h) for n, asked in ASKED.items() for name, k, h in asked if k == "Group" and "resume" not in h],
 )
 def test_the_number_of_ranks_changes_nothing(
-    size: int, name: str, one: dict[str, Any], found: dict[int, Found]
+    size: int, name: str, how: str, one: dict[str, Any], found: dict[int, Found]
 ) -> None:
     """Gradients as they were clipped, weights and moments; updates have 2 or 3 micro-batches of unequal counts, so that
-    of 3 and 4 ranks some have none. The examples of each micro-batch are the same ones."""
-    mine = next(
-        run for (case, kind, how), run in found[size].items() if (case, kind) == (name, "Group") and how != "resume"
-    )
+    of 3 and 4 ranks some have none. The examples of each micro-batch are the same ones. Nor does it change anything
+    whether each rank has all weights or (fsdp) a part of them."""
+    mine = found[size][name, "Group", how]
     norms = [np.sqrt(sum(float((g**2).sum()) for g in update.values())) for update in mine["clipped"]]
     clip = CASES[name].spec.optim.clip_norm
     assert max(norms) < clip * 1.0001
@@ -99,9 +104,15 @@ def test_the_number_of_ranks_changes_nothing(
     assert min(len(update) for update in mine["seen"]) < max(len(update) for update in mine["seen"])
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_checkpoint_of_four_ranks_goes_on_with_fewer(size: int, one: dict[str, Any], found: dict[int, Found]) -> None:
-    mine = found[size]["supervised", "Group", "resume"]
+@pytest.mark.parametrize(
+    ("size", "how"),
+    [(1, "resume four"), (2, "resume four"), (3, "resume four"), (1, "resume parts"), (2, "fsdp resume parts")],
+)
+def test_a_checkpoint_goes_on_with_fewer_ranks(
+    size: int, how: str, one: dict[str, Any], found: dict[int, Found]
+) -> None:
+    """Of four that held all weights, and of three that held a third of each tensor: it is one kind of file."""
+    mine = found[size]["supervised", "Group", how]
     assert len(mine["clipped"]) == CASES["supervised"].updates - ranked.SAVED
     assert_near(mine, one["supervised"])
     assert mine["seen"] == one["supervised"]["seen"][ranked.SAVED :]
@@ -113,9 +124,17 @@ def test_mutants_are_seen(name: str, mutant: str, one: dict[str, Any], found: di
     assert far(found[2][name, mutant, ""], one[name])[0] > 1000 * NEAR
 
 
+@pytest.mark.parametrize(("name", "mutant"), [(n, m.__name__) for n, kinds in SPREAD_MUTANTS.items() for m in kinds])
+def test_mutants_of_spread_weights_are_seen(
+    name: str, mutant: str, one: dict[str, Any], found: dict[int, Found]
+) -> None:
+    """Padding that counts; the norm of a part; a forward pass that casts its batch."""
+    assert far(found[3][name, mutant, "fsdp"], one[name])[0] > 100 * NEAR
+
+
 def test_one_rank_is_one_process_to_the_last_bit(home: Path, found: dict[int, Found]) -> None:
-    mine = found[1]["supervised", "Group", "resume"]
-    wanted = ranked.learned(CASES["supervised"], ALONE, home / "supervised", "resume")
+    mine = found[1]["supervised", "Group", "resume four"]
+    wanted = ranked.learned(CASES["supervised"], ALONE, home / "four", "resume four")
     assert wanted is not None
     assert far(mine, wanted) == (0, 0)
 

@@ -136,7 +136,7 @@ def test_what_was_picked_is_locked_and_kept(given: Given, monkeypatch: pytest.Mo
     monkeypatch.setenv(MEMORY, "1000")
     first = fit(recipe, base, made, where)
     locked = plan.lock(first.recipe, base, made, where)
-    assert locked["fitted"] == {"micro_tokens": 2048, "checkpointing": "off"}
+    assert locked["fitted"] == {"micro_tokens": 2048, "checkpointing": "off", "parallel": "auto"}
     kept = fit(recipe, base, made, where, {"micro_tokens": 512, "checkpointing": "on"})
     assert (kept.recipe.train.micro_tokens, kept.recipe.train.checkpointing) == (512, "on")
     assert plan.lock(kept.recipe, base, made, where) != locked

@@ -13,10 +13,12 @@ from tunesmith.types import Forest
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A rank's micro-batches. `numbers`: their places in the whole update, which do not depend on who gets them."""
+    """A rank's micro-batches. `numbers`: their places in the whole update, which do not depend on who gets them.
+    `idle`: what is run and counts for nothing, where every rank has to make as many passes as the busiest."""
 
     numbers: tuple[int, ...]
     batches: list[Forest]
+    idle: tuple[Forest, ...] = ()
 
 
 def deal(costs: Sequence[float], size: int) -> list[list[int]]:
@@ -29,6 +31,16 @@ def deal(costs: Sequence[float], size: int) -> list[list[int]]:
         parts[rank].append(place)
         loads[rank] += costs[place]
     return [sorted(part) for part in parts]
+
+
+def shares(costs: Sequence[float], batches: Sequence[Forest], size: int, *, pads: bool) -> list[Share]:
+    """Of each rank. With `pads` all have as many: the cheapest of the update, again."""
+    places = deal(costs, size)
+    most = max(map(len, places)) if pads else 0
+    cheapest = batches[min(range(len(costs)), key=lambda k: costs[k])].to("cpu")
+    return [
+        Share(tuple(part), [batches[k].to("cpu") for k in part], (cheapest,) * (most - len(part))) for part in places
+    ]
 
 
 def cost_of(base: Base) -> Callable[[Forest], float]:

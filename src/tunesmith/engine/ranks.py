@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tunesmith.engine.dealing import Share, cost_of, deal
+from tunesmith.engine.dealing import Share, cost_of, shares
 from tunesmith.errors import InputError, LostRank, NotFinite, Overflow
 from tunesmith.models.load import Base
 from tunesmith.types import Forest, Ratio
@@ -44,8 +44,8 @@ class Ranks:
         """Inside, every rank does this verb of the session."""
         return nullcontext()
 
-    def dealt(self, batches: Sequence[Forest], base: Base) -> Share:
-        """My part of the micro-batches, which the leader alone knows."""
+    def dealt(self, batches: Sequence[Forest], base: Base, *, pads: bool = False) -> Share:
+        """My part of the micro-batches, which the leader alone knows. `pads`: all make as many passes."""
         return Share(tuple(range(len(batches))), list(batches))
 
     def keys(self, share: Share, num: int) -> Sequence[object]:
@@ -72,8 +72,8 @@ class Ranks:
         """Whether it is true on every rank."""
         return claim
 
-    def given(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The leader's."""
+    def given(self, tensors: Mapping[str, Tensor], part: Callable[[str, Tensor], Tensor]) -> Mapping[str, Tensor]:
+        """Of each of the leader's, by its name, my part."""
         return tensors
 
     def dismiss(self, verb: str = LEAVE) -> None:
@@ -174,11 +174,10 @@ class Group(Ranks):
 
     # -- tensors ------------------------------------------------------------------------------------------------
 
-    def dealt(self, batches: Sequence[Forest], base: Base) -> Share:
+    def dealt(self, batches: Sequence[Forest], base: Base, *, pads: bool = False) -> Share:
         parts: list[Share] | None = None
         if self.rank == 0:
-            places = deal(list(map(cost_of(base), batches)), self.size)
-            parts = [Share(tuple(part), [batches[k].to("cpu") for k in part]) for part in places]
+            parts = shares(list(map(cost_of(base), batches)), batches, self.size, pads=pads)
         mine: list[Any] = [None]
         with self._passing():
             dist.scatter_object_list(mine, parts, src=0, group=self.group)
@@ -237,7 +236,7 @@ class Group(Ranks):
             dist.all_reduce(mine, dist.ReduceOp.MIN, group=self.group)
         return bool(mine)
 
-    def given(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def given(self, tensors: Mapping[str, Tensor], part: Callable[[str, Tensor], Tensor]) -> Mapping[str, Tensor]:
         box: list[Any] = [[(n, t.shape, t.dtype, t.device.type) for n, t in tensors.items()]]
         found: dict[str, Tensor] = {}
         with self._passing():
@@ -245,7 +244,7 @@ class Group(Ranks):
             for name, shape, dtype, device in box[0]:
                 fresh = tensors[name].contiguous() if self.rank == 0 else torch.empty(shape, dtype=dtype, device=device)
                 dist.broadcast(fresh, src=0, group=self.group)
-                found[name] = fresh
+                found[name] = part(name, fresh)
         return found
 
 

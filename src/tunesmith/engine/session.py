@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunesmith.engine.cuts import Cuts
+from tunesmith.engine.learner import Holder, Learner, said
 from tunesmith.engine.memory import keep_freed_memory
 from tunesmith.engine.optim import global_norm, step
 from tunesmith.engine.ranks import ALONE, Ranks
-from tunesmith.engine.sharing import loss_of, others_of, shares_of
-from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who, begun_prompts, drawing
+from tunesmith.engine.sharded import Sharded
+from tunesmith.engine.tenant import Snapshot, Spec, Tenant, Who, begun_prompts
 from tunesmith.errors import NotFinite, Overflow, PlanError, RunError
 from tunesmith.generate.decode import Sampler
 from tunesmith.generate.kept import Kept
@@ -33,16 +35,13 @@ from tunesmith.models.adapters import Slot, activate_adapter, layers_of, open_sl
 from tunesmith.models.artifact import about_adapter, read_adapter, save_weights
 from tunesmith.models.before import Prefixed
 from tunesmith.models.depth import depths
-from tunesmith.models.forward import layers_again
 from tunesmith.models.load import Base
-from tunesmith.models.output import ForwardOutput, output
+from tunesmith.models.output import ForwardOutput
 from tunesmith.models.peft_methods import take_out
-from tunesmith.models.prompts import begun
-from tunesmith.models.score_head import scalars
 from tunesmith.models.seq2seq import asking
 from tunesmith.objectives.policy import tempered
 from tunesmith.roles import Objective, Site
-from tunesmith.types import Completion, Forest, Ratio, Shared
+from tunesmith.types import Completion, Forest, Ratio
 
 
 class Session:
@@ -50,6 +49,8 @@ class Session:
 
     def __init__(self, base: Base, *, compiled: bool = False, checkpointing: bool = False) -> None:
         self.base, self.compiled, self.checkpointing = base, compiled, checkpointing
+        self.learner = Learner(base, self._put, checkpointing=checkpointing)
+        self._lent: Snapshot | None = None  # a sharded tenant's weights, whole, while it is asked
         self.tenants: dict[str, Tenant] = {}
         self.slots: dict[str, Slot] = {}
         self.cuts, self.waits = Cuts(), False
@@ -102,13 +103,16 @@ class Session:
     ) -> dict[str, Ratio]:
         """Add the gradient of `scale` times the summed loss of the micro-batches to the tenant's pending gradients."""
         with self._lock, self.ranks.all("forward_backward", name, (), objective, scale):
-            tenant, mine, began = self._tenant(name), self.ranks.dealt(batches, self.base), time.monotonic()
+            mine = self.ranks.dealt(batches, self.base, pads=self.learner.is_sharded)
+            tenant, self._lent, began = self._tenant(name), None, time.monotonic()
 
-            def teach(cut: Sequence[Forest]) -> dict[str, Ratio]:
-                return self._teach(tenant, cut, objective, scale, self.ranks.keys(mine, len(cut)))
+            def teach(cut: list[Forest]) -> dict[str, Ratio]:
+                keys = self.ranks.keys(mine, len(cut))
+                return self.learner.teach(tenant, replace(mine, batches=cut), keys, objective, scale, self.ranks)
 
             # what is pending could not be made again, and other ranks do not make again what they shared
-            if tenant.pending or (self.ranks.size > 1 and "shared" in objective.needs):
+            is_shared = self.learner.is_sharded or (self.ranks.size > 1 and "shared" in objective.needs)
+            if tenant.pending or is_shared:
                 stats = teach(mine.batches)
             else:
                 stats = self.cuts.learned(mine.batches, tenant.num_updates + 1, teach)
@@ -132,7 +136,7 @@ class Session:
         with self._lock, self.ranks.all("optim_step", name, lr):
             tenant = self._tenant(name)
             params = {n: tenant.masters[n] for n in tenant.trainable}
-            tenant.pending = self.ranks.summed(tenant.pending, params)
+            tenant.pending = self.learner.summed(tenant.pending, params, self.ranks)
             if not tenant.pending:
                 raise RunError(f"tenant {name} has no pending gradient: call forward_backward first")
             for n, master in params.items():
@@ -143,7 +147,7 @@ class Session:
                 for regulariser in tenant.spec.regularisers:
                     regulariser.before_clip(self._site(tenant))
                 gradients = {n: p.grad for n, p in params.items() if p.grad is not None}
-                norm = global_norm(gradients)
+                norm = self.learner.norm(gradients)
                 if not norm.isfinite():
                     raise NotFinite(ids)
                 if limit and norm > limit:
@@ -154,8 +158,8 @@ class Session:
                 for master in params.values():
                     master.grad = None
             tenant.num_updates += 1
-            tenant.slot.holder = None
-            if not global_norm(params).isfinite():
+            tenant.slot.holder = self._lent = None
+            if not self.learner.norm(params).isfinite():
                 raise Overflow(tenant.num_updates, lr)
             for regulariser in tenant.spec.regularisers:
                 regulariser.on_update(self._site(tenant))
@@ -238,23 +242,25 @@ class Session:
 
     def publish(self, name: str) -> Snapshot:
         """The tenant's weights as they are now, for samplers and evaluation."""
-        with self._lock:
+        with self._lock, self._everyone("publish", name):
             tenant = self._tenant(name)
-            return Snapshot(
-                f"{name}@{tenant.num_updates}", tenant.slot, {n: t.clone() for n, t in tenant.masters.items()}
-            )
+            values = {n: t.clone() for n, t in self.learner.whole(tenant.masters).items()}
+            return Snapshot(f"{name}@{tenant.num_updates}", self.slots[tenant.slot.key], values)
 
     def save_state(self, name: str, *, with_optimizer: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        with self._lock:
+        return self.state_of(name, with_optimizer)
+
+    def state_of(self, name: str, with_optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        with self._lock, self._everyone("state_of", name, with_optimizer):
             tensors, facts = self._tenant(name).state(with_optimizer=with_optimizer)
-            return tensors, {**facts, "base_digest": self.base.digest}
+            return self.learner.whole(tensors), {**facts, "base_digest": self.base.digest}
 
     def load_state(
         self, name: str, tensors: Mapping[str, Tensor], facts: dict[str, Any], *, insist: bool = False
     ) -> None:
         """Restore what `save_state` gave. Another base is refused unless the user insists."""
         with self._lock, self.ranks.all("load_state", name, {}, facts):
-            tensors = self.ranks.given(tensors)
+            tensors = self.ranks.given(tensors, self.learner.part)
             if facts["base_digest"] != self.base.digest and not insist:
                 raise RunError(
                     f"the state was made on a base with digest {facts['base_digest'][:12]}, this one is "
@@ -262,7 +268,22 @@ class Session:
                 )
             tenant = self._tenant(name)
             tenant.load(tensors, facts)
-            tenant.slot.holder = None
+            tenant.slot.holder = self._lent = None
+
+    def spread(self, name: str) -> None:
+        """Over the ranks, each of which does this: a part of every tensor on each, from here to `gather`."""
+        with self._lock:
+            self._put(None)
+            learner = Sharded(self.base, self._tenant(name), self.ranks, checkpointing=self.checkpointing)
+            self.learner, self.tenants[name] = learner, learner.tenant
+
+    def gather(self, name: str) -> None:
+        """The tenant whole in the leader again, without the optimizer's moments: nothing is learned any more."""
+        with self._lock:
+            tensors, facts = self.save_state(name, with_optimizer=False)
+            self.learner, self.ranks = Learner(self.base, self._put, checkpointing=self.checkpointing), ALONE
+            self.create(name, self.tenants.pop(name).spec)
+            self.load_state(name, tensors, facts)
 
     def export(self, who: Who, folder: Path) -> None:
         """Write the weights in peft's layout (LoRA) or transformers' (weights of the model), with the base's digest."""
@@ -289,11 +310,16 @@ class Session:
             raise RunError(f"no tenant {name}; there are: {', '.join(self.tenants) or 'none'}")
         return self.tenants[name]
 
-    def _holder(self, who: Who) -> Tenant | Snapshot | None:
-        return self._tenant(who) if isinstance(who, str) else who
+    def _holder(self, who: Who) -> Holder:
+        if not isinstance(who, str):
+            return who
+        if self.learner.is_sharded:
+            self._lent = self._lent or self.publish(who)
+            return self._lent
+        return self._tenant(who)
 
     @torch.no_grad()
-    def _put(self, holder: Tenant | Snapshot | None) -> Tenant | Snapshot | None:
+    def _put(self, holder: Holder) -> Holder:
         """Copy the weights of a tenant, a snapshot or the base (None) into their slot, unless they are there."""
         slot = self._active if holder is None else holder.slot
         if slot is None:
@@ -311,87 +337,15 @@ class Session:
         slot.holder = token
         return holder
 
-    def _output(self, holder: Tenant | Snapshot | None, batch: Forest) -> ForwardOutput:
-        """Forward pass of whoever is in the slot."""
-        before, heads = (holder.slot.before, holder.slot.heads) if holder is not None else ((), None)
-        batch = begun(batch, before)
-        out = output(self.base.model, self.base.head, batch, self.base.layout)
-        out.scalars |= scalars(self.base.head, heads, out.hidden, out.at, batch)
-        return out
-
-    @torch.no_grad()
-    def _others(self, tenant: Tenant, batch: Forest, objective: Objective) -> dict[str, Any]:
-        """Outputs, without gradients, of the frozen models that the objective asks for. Their heads are their own."""
-        return others_of(tenant, batch, objective, lambda frozen: self._output(self._put(frozen), batch))
-
-    def _teach(
-        self, tenant: Tenant, batches: Sequence[Forest], objective: Objective, scale: float, keys: Sequence[object]
-    ) -> dict[str, Ratio]:
-        """Forward and backward of micro-batches, one after the other. Without a gradient left where one fails."""
-        batches = [b.to(self.base.model.device) for b in batches]
-        others = [self._others(tenant, b, objective) for b in batches]
-        self._put(tenant)
-        stats: dict[str, Ratio] = {}
-        with self._training(tenant):
-            noisy = lambda k, batch: self._noisy_output(tenant, keys[k], batch)
-            shares = shares_of(noisy, batches, objective, others, self.ranks)
-            for index, batch in enumerate(batches):
-                given = (shares[index] if shares else None, others[index])
-                with drawing(tenant, keys[index], batch):
-                    found = self._learn(tenant, batch, objective, scale, given)
-                for key, ratio in found.items():
-                    stats[key] = stats[key] + ratio if key in stats else ratio
-        return stats
-
-    def _learn(
-        self, tenant: Tenant, batch: Forest, objective: Objective, scale: float,
-        given: tuple[tuple[Shared, Tensor] | None, dict[str, Any]],
-    ) -> dict[str, Ratio]:  # fmt: skip
-        """Forward and backward of one micro-batch. `given`: what all shared, with my cotangent; the frozen outputs."""
-        share, others = given
-        out = self._output(tenant, batch)
-        loss = loss_of(objective, out, batch, share[0] if share else None, others)
-        total, stats = loss.total * scale, loss.stats
-        for term in (r.term(out, batch, others) for r in tenant.spec.regularisers):
-            if term is not None:
-                total, stats = total + term.total * scale, {**stats, **term.stats}
-        if share is not None and "held" not in objective.needs:
-            total = total + (objective.share(out, batch) * share[1]).sum() * scale
-        if total.requires_grad:  # an empty micro-batch has nothing to send back
-            total.backward()
-        tenant.take_gradients()
-        tenant.pending_ids.extend(batch.example_ids)
-        return {"loss": Ratio(loss.total.detach().double(), objective.count(batch)), **stats}
-
-    def _noisy_output(self, tenant: Tenant, key: object, batch: Forest) -> ForwardOutput:
-        with drawing(tenant, key, batch):
-            return self._output(tenant, batch)
+    def _output(self, holder: Holder, batch: Forest) -> ForwardOutput:
+        return said(self.base, holder, batch)
 
     def _site(self, tenant: Tenant) -> Site:
-        slot, num = tenant.slot, tenant.num_updates
-        fixed = (self.base.model, slot.live, tenant.masters, slot.neutral, tenant.trainable, slot.pairs, slot.draw)
-        return Site(*fixed, seed=tenant.spec.seed, update=num)
+        return self.learner.site(tenant)
 
-    @contextmanager
-    def _training(self, tenant: Tenant) -> Iterator[None]:
-        """Train mode, the tenant's tensors require gradients, its regularisers are attached; undone at the end."""
-        site = self._site(tenant)
-        undo = [r.attach(site) for r in tenant.spec.regularisers]
-        self.base.model.train()
-        for name in tenant.trainable:
-            tenant.slot.live[name].requires_grad_(True)
-        try:
-            with layers_again(self.base.model, self.base.layout) if self.checkpointing else nullcontext():
-                yield
-        except BaseException:
-            tenant.forget_gradients()
-            raise
-        finally:
-            for name in tenant.trainable:
-                tenant.slot.live[name].requires_grad_(False)
-            self.base.model.eval()
-            for call in reversed(undo):
-                call()
+    def _everyone(self, verb: str, *words: Any) -> AbstractContextManager[None]:
+        """Inside, every rank does this verb, where each holds a part of the weights."""
+        return self.ranks.all(verb, *words) if self.learner.is_sharded else nullcontext()
 
     def _eager(self) -> AbstractContextManager[Any]:
         """Generation never runs the compiled layers: its shapes change at every token."""

@@ -59,8 +59,10 @@ def shares_of(
     objective: Objective,
     others: Sequence[dict[str, Any]],
     ranks: Ranks,
+    then: Callable[[], None],
 ) -> list[tuple[Shared, Tensor]]:
-    """(what all shared, cotangent of mine) of each micro-batch, [U, K] both; nothing where nothing is shared.
+    """(what all shared, cotangent of mine) of each micro-batch, [U, K] both; nothing where nothing is shared. `then` is
+    called behind the forward passes.
 
     The loss is differentiated with respect to the shares; a second forward pass sends that into the weights.
     """
@@ -72,6 +74,7 @@ def shares_of(
             out = forward(index, batch)
             outs.append(out)
             rows.append(objective.share(out, batch))
+        then()
     return exchange(objective, outs, batches, rows, others, ranks)
 
 

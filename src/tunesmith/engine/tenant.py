@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,14 +75,14 @@ class Tenant:
             name, spec, slot, masters, build(masters, spec.optim, factors(depth, spec.by_depth)), frozenset(masters)
         )
 
-    def take_gradients(self) -> None:
-        """Move the gradients of the live parameters into `pending`, in float32, and clear them."""
+    def take_gradients(self, part: Callable[[Tensor], Tensor]) -> None:
+        """Move `part` of the gradients of the live parameters into `pending`, in float32, and clear them."""
         for name in sorted(self.trainable):
             gradient = self.slot.live[name].grad
             if gradient is None:
                 continue
             self.slot.live[name].grad = None
-            gradient = gradient.contiguous()
+            gradient = part(gradient).contiguous()
             if name in self.pending:
                 add_to(self.pending[name], gradient)
             else:

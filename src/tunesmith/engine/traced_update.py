@@ -1,5 +1,5 @@
 """Memory that an update's forward and backward take at most, with its objective and regularisers, on a twin of the
-model that holds no numbers. What `Session._teach` does, of the largest micro-batch."""
+model that holds no numbers. What `Learner.teach` does, of the largest micro-batch."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def trace_update(
         }
         others: dict[str, Any] = {role: outs[at] for role, outs in frozen.items()}
         undo = [regulariser.attach(site) for regulariser in spec.regularisers]
-        out = ask(largest)
-        kept = living.now
-        total = loss(objective, out, largest, others)
-        for term in (r.term(out, largest, others) for r in spec.regularisers):
-            total = total if term is None else total + term.total
+        kept, total = forward(living, others)
         total.backward()
         for call in undo:
             call()
         return kept
+
+    def forward(living: Living, others: dict[str, Any]) -> tuple[int, Tensor]:
+        out = ask(largest)  # gone before the backward
+        return living.now, loss(objective, spec, out, largest, others)
 
     twin.train()
     for parameter in slot.live.values():
@@ -92,12 +92,12 @@ def there(batch: Forest) -> Forest:
     return replace(batch, tokens=batch.tokens.to(META), positions=batch.positions.to(META))
 
 
-def loss(objective: Objective, out: ForwardOutput, batch: Forest, others: dict[str, Any]) -> Tensor:
-    """What is shared between micro-batches is small, and its loss is left out."""
+def loss(objective: Objective, spec: Spec, out: ForwardOutput, batch: Forest, others: dict[str, Any]) -> Tensor:
+    """With the terms of regularisers. What is shared between micro-batches is small, and its loss is left out."""
     weights = learned_weights(batch) if "shared" in objective.needs else objective.linear_weights(batch)
-    if weights is not None:
-        return out.linear_loss(weights.to(META))[0]
-    return objective(out, batch, None, others).total
+    total = objective(out, batch, None, others).total if weights is None else out.linear_loss(weights.to(META))[0]
+    terms = [r.term(out, batch, others) for r in spec.regularisers]
+    return sum((term.total for term in terms if term is not None), start=total)
 
 
 def site_of(twin: Any, slot: Slot, spec: Spec) -> Site:
