@@ -39,6 +39,11 @@ def test_audit_writes_what_it_found_and_a_mended_copy(tmp_path: Path, monkeypatc
     assert f"1 of {num} rows are identical to an earlier one" in done.output
     assert f"mended     {num} rows read = {num - 2} written (1 masked) + 2 dropped + 0 left out" in done.output
     kept = json.loads(Path("found/audit.json").read_text())
+    longest, context = kept["tokens"]["length_quantiles"]["1"], kept["tokens"]["context_tokens"]
+    assert (
+        f"longest {longest:,} tokens, of 256 that data.max_tokens lets in; the model reads {context:,}" in done.output
+    )
+    assert f"up to 256 are let in, and the model reads {context:,}" in Path("found/audit.html").read_text()
     assert kept["alike"]["inputs"]["low"] > 0.9
     assert "training and inputs: a small model that has not seen them tells 100% right" in done.output
     assert {"exact_duplicates", "empty_replies", "api_token", "target_shift"} <= {

@@ -67,7 +67,8 @@ def audit(
     if toxicity is not None:
         doubts.reader = part("toxic_model").reader(toxicity)
     asked = part("target_inputs").reader(inputs, recipe.data.reading) if inputs is not None else None
-    look = part("data.examined").Look(doubts, asked)
+    examined = part("data.examined")
+    look = examined.Look(doubts, examined.Room(recipe.data.max_tokens, base.context_tokens), asked)
     found = build.material(recipe, base, look=look).audit
     names = ", ".join(Path(name).name for name in recipe.data.named)
     written = write(found, out, names) if out is not None else []
@@ -77,7 +78,7 @@ def audit(
         show.out(json.dumps(found, ensure_ascii=False))
     else:
         show.Screen().understood(found["understood"])
-        for line in part("data.examined").summary_lines(found):
+        for line in examined.summary_lines(found):
             show.out(line)
         for path in written:
             show.out(f"written    {path}")

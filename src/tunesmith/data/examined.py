@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,22 @@ HISTOGRAM = 24  # columns
 MOST_OF_ONE_FRAC = 0.9  # of the training rows, that have one label
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Tokens of an example: what data.max_tokens lets in, and what the model reads (None: it says no limit)."""
+
+    max_tokens: int
+    context_tokens: int | None
+
+
 class Look:
     """What `tunesmith audit` does with the data; it keeps the rows that were read."""
 
     read: Ingested
 
-    def __init__(self, doubts: Doubts | None = None, inputs: Callable[[Columns], Sequence[str]] | None = None) -> None:
+    def __init__(self, doubts: Doubts, room: Room, inputs: Callable[[Columns], Sequence[str]] | None = None) -> None:
         """`inputs`: texts that will really be asked, by the columns of training."""
-        self.doubts, self.inputs = doubts or Doubts(), inputs or (lambda columns: ())
+        self.doubts, self.room, self.inputs = doubts, room, inputs or (lambda columns: ())
 
     def __call__(
         self, read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()
@@ -54,6 +63,7 @@ class Look:
             *triggers.findings(read.examples),
         ]
         counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
+        found["tokens"] |= asdict(self.room)
         found["tokens"]["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
         found["findings"] = [one.as_dict() for one in findings]
         return found | self.doubts.facts() | {"alike": shift.facts(alike)}
@@ -116,7 +126,11 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         f"(interval {one['low']:.0%} to {one['high']:.0%}; half: they are alike)"
         for name, one in found["alike"].items()
     ]
-    said = [*counted, *alike, *lines(found), *(f"note       {sentence}" for sentence in notices)]
+    tokens = found["tokens"]
+    reads = f"; the model reads {tokens['context_tokens']:,}" if tokens["context_tokens"] else ""
+    longest = f"longest {tokens['length_quantiles']['1']:,} tokens" if tokens["length_quantiles"] else "none is learned"
+    room = f"room       {longest}, of {tokens['max_tokens']:,} that data.max_tokens lets in{reads}"
+    said = [*counted, room, *alike, *lines(found), *(f"note       {sentence}" for sentence in notices)]
     for one in found["findings"]:
         first = next((f"; the first: {row['source']}" for row in one["rows"] if row["source"]), "")
         said += [f"found      {one['count']:,} of {one['of']:,} {one['what']}: {one['why']}{first}"]
