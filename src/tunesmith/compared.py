@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from tunesmith import evaluations
-from tunesmith.errors import DataError, InputError
+from tunesmith.errors import InputError
 from tunesmith.evals.compare import BETTER, SAME, UNKNOWN, WORSE, Cases, Effect, Rules, decide, measure, plain, signed
 from tunesmith.evals.dialogues import over_turns
 from tunesmith.evals.metrics import METRICS, Metric
@@ -20,6 +20,7 @@ from tunesmith.plain_yaml import load_yaml
 from tunesmith.report import facts
 from tunesmith.report.cases import Case
 from tunesmith.report.facts import Facts
+from tunesmith.report.shared import Shared, claims_of, matters_of, outputs, shared_cases, unreadable
 
 NUM_LARGEST = 3  # cases shown under a comparison
 PROMPT_CHARS = 60
@@ -78,40 +79,6 @@ class Compared:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """The cases that all runs held out, in one order: by run, what was asked and answered."""
-
-    cases: tuple[tuple[Case, ...], ...]
-    references: tuple[str | tuple[str, ...], ...]
-    groups: tuple[str | None, ...] | None
-
-    def outputs(self, run: int, metric: Metric, who: str = "tuned") -> list[object]:
-        return outputs(self.cases[run], metric, who)
-
-
-def outputs(cases: Sequence[Case], metric: Metric, who: str = "tuned") -> list[object]:
-    """What the metric reads of each answer: its text, or what was measured when the run asked for it."""
-    if metric.needs == "answer":
-        return [c.said(who) or "" for c in cases]
-    found = [c.measured(who) for c in cases]
-    if metric.needs == "judge" or any(m is None for m in found):
-        raise unreadable(metric)
-    return list(found)
-
-
-def unreadable(metric: Metric) -> InputError:
-    why = (
-        ": a judge compared each tuned model with its own base, not with another run's."
-        if metric.needs == "judge"
-        else ", and not all of these runs measured it as their (first) primary metric."
-    )
-    return InputError(
-        f"the metric {metric.name} cannot be worked out from the texts of a run{why} Name one that reads the answers, "
-        "such as --metric rouge_l."
-    )
-
-
 def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Compared:
     """Every pair of runs. Raises InputError where they share no case, or were measured by different metrics."""
     if len(folders) < 2:
@@ -120,7 +87,7 @@ def compare_runs(folders: Sequence[Path], metric_name: str | None = None) -> Com
         )
     runs = [finished(Path(folder)) for folder in folders]
     verdicts = [r.verdict or {} for r in runs]
-    metrics, common = metrics_of(verdicts, metric_name), shared_cases(folders, runs)
+    metrics, common = metrics_of(verdicts, metric_name), shared_cases(folders, [r.cases or () for r in runs])
     if any(c.turns for c in common.cases[0]):
         metrics = list(map(over_turns, metrics))
     metric = metrics[0]
@@ -149,11 +116,6 @@ def finished(folder: Path) -> Facts:
     return found
 
 
-def claims_of(verdict: Any) -> list[Any]:
-    """Of each primary metric, the first one first; an evaluation has one."""
-    return list(verdict.get("claims") or [verdict])
-
-
 def metrics_of(verdicts: Sequence[Any], name: str | None) -> list[Metric]:
     """The one that is named, or the first of all verdicts and what else all of them have as a primary metric."""
     names = sorted({str(v["metric"]) for v in verdicts})
@@ -170,34 +132,6 @@ def metrics_of(verdicts: Sequence[Any], name: str | None) -> list[Metric]:
 
 def named(verdict: Any) -> list[str]:
     return [str(c["metric"]) for c in claims_of(verdict)]
-
-
-def matters_of(verdicts: Sequence[Any], metric: Metric) -> float:
-    own = [c for v in verdicts for c in claims_of(v) if c["metric"] == metric.name]
-    return min((c["smallest_that_matters"] for c in own if "smallest_that_matters" in c), default=metric.matters)
-
-
-def shared_cases(folders: Sequence[Path], runs: Sequence[Facts]) -> Shared:
-    """By example id, which is the hash of prompt and answer. What all runs held out, none of them learned from."""
-    by_id = [{c.example_id: c for c in run.cases or ()} for run in runs]
-    ids = sorted(set.intersection(*(set(found) for found in by_id)))
-    if not ids:
-        counts = ", ".join(f"{folder} held out {len(found)}" for folder, found in zip(folders, by_id))
-        raise InputError(
-            f"the runs share no held-out case ({counts}): they can be compared on one test file, given to all of them "
-            "as data.test"
-        )
-    cases = tuple(tuple(found[i] for i in ids) for found in by_id)
-    if any(c.tuned_output is None for row in cases for c in row):
-        raise DataError("a run holds cases that its tuned model did not answer: run it to its end first")
-    first = cases[0]
-    groups = tuple(c.group or None for c in first)
-    if any(len({len(c.turns) for c in same}) > 1 for same in zip(*cases)):
-        raise InputError(
-            "not all of these played the shared dialogues through on the model's own answers, so their scores are not "
-            "of the same thing: run them with the same evals.history (`tunesmith evaluate` asks the last answer only)"
-        )
-    return Shared(cases, tuple(c.wanted for c in first), groups if any(groups) else None)
 
 
 def side(at: int, folder: str, run: Facts, common: Shared, metric: Metric, alpha: float) -> Side:

@@ -245,6 +245,7 @@ def test_a_report_shows_the_verdict_with_and_without_them(place: Path) -> None:
         for text in (Path(f"runs/{name}/{file}").read_text() for file in ("report.md", "report.html")):
             assert "all rows" in text
             assert "without synthetic rows" in text
+            assert "minus without them, paired over the" in text
     Path("runs/without/recipe.yaml").write_text(yaml.safe_dump(tiny_runs.changed(without, {"train": {"epochs": 3}})))
     assert typed(["report", "runs/with"]).code == 0
     assert "without synthetic rows" not in Path("runs/with/report.md").read_text()  # another recipe is no comparison

@@ -200,7 +200,8 @@ def synthetic_lines(facts: Facts) -> list[str]:
     if view is None:
         return []
     rows = ([plain_text(cell) for cell in row] for row in view.rows)
-    return ["## Rows that a model wrote", "", plain_text(view.said), "", *table(SYNTHETIC_HEAD, rows)]
+    lines = ["## Rows that a model wrote", "", plain_text(view.said), "", *table(SYNTHETIC_HEAD, rows)]
+    return [*lines, plain_text(view.paired), ""] if view.paired else lines
 
 
 def cost_lines(cost: Mapping[str, Any]) -> list[str]:

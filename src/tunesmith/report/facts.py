@@ -40,6 +40,15 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A run in a folder beside this one."""
+
+    name: str
+    verdict: Mapping[str, Any]
+    cases: tuple[Case, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """A run folder's files as plain records; None: the file is not there."""
 
@@ -66,7 +75,7 @@ class Facts:
     cases: tuple[Case, ...] | None
     missing: tuple[Missing, ...]
     uses_synthetic: bool = True  # data.synthetic: whether rows that a model wrote are learned from
-    without: tuple[str, Mapping[str, Any]] | None = None  # name and verdict of the same run where that is otherwise
+    without: Beside | None = None  # the same run where that is otherwise
 
     @property
     def layout(self) -> str:
@@ -146,11 +155,13 @@ def read(folder: Path) -> Facts:
     )
 
 
-def read_without(folder: Path) -> tuple[str, Mapping[str, Any]] | None:
-    """(name, verdict) of the run beside it that learned with, or without, rows that a model wrote."""
+def read_without(folder: Path) -> Beside | None:
+    """The run beside it that learned with, or without, rows that a model wrote."""
     there = other_of(folder)
     found = None if there is None else read_verdict(there / "verdict.json")
-    return None if there is None or found is None else (there.name, found)
+    if there is None or found is None:
+        return None
+    return Beside(there.name, found, read_cases(there / "scores" / "cases.parquet"))
 
 
 def base_model(facts: Facts) -> StartingModel:
