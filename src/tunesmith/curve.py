@@ -6,7 +6,6 @@ is the training of a run, on a base that is loaded once; finished ones are kept.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import time
@@ -23,8 +22,6 @@ from tunesmith import evaluate, pace
 from tunesmith.answered import Sitting
 from tunesmith.build import Material, compute, feed_of, load_base, material, num_updates
 from tunesmith.data.pack import pack
-from tunesmith.data.split import keys_of
-from tunesmith.data.stored import Chosen
 from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
@@ -35,6 +32,7 @@ from tunesmith.files import write_json, write_text
 from tunesmith.fitted import Fitted, fit_or_halve
 from tunesmith.folder import CHECKPOINTS, RunFolder, Teller
 from tunesmith.measured import outputs
+from tunesmith.nested import nested_order, smaller
 from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe
 from tunesmith.report import curve_page
@@ -122,7 +120,7 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, on: On | None) -> Ben
     folder.tell.say(
         f"measured by {named(on, made.alone)} on {len(made.split.dev)} dev cases; no test case is looked at"
     )
-    return Bench(recipe, text, folder, base, made, where, fitted, on, nested(made))
+    return Bench(recipe, text, folder, base, made, where, fitted, on, nested_order(made))
 
 
 def named(on: On, metric: Metric) -> str:
@@ -137,30 +135,12 @@ def refuse(recipe: Recipe, made: Material, on: On | None) -> None:
         raise PlanError("a curve is of rows that are learned from, and here each update samples its own replies")
     if recipe.train.max_updates is not None:
         raise PlanError("train.max_updates gives all sizes as many updates: leave it out, the time has --budget")
-    if made.replay.num_rows or made.again.num_rows or made.mixture:
-        raise PlanError("a curve is of data.train alone: leave data.sources, data.replay and parent.replay out")
+    if made.replay.num_rows or made.again.num_rows:
+        raise PlanError("a curve is of the rows of data alone: leave data.replay and parent.replay out")
+    if any(source.shots for source in recipe.data.sources):
+        raise PlanError("data.sources has shots, and these are rows that a small size is not to see: leave shots out")
     if on == "loss" and made.kind.prefers:
         raise PlanError("the loss of pairs and marks is none of single tokens: leave --on out, or say --on score")
-
-
-def nested(made: Material) -> np.ndarray:
-    """Numbers of the training examples that can be learned from, in an order by hash in which groups stay together."""
-    usable = {r.example_id for r in made.train.records}
-    examples = made.split.train
-    keys = [hashlib.sha256(bytes(k)).digest() for k in keys_of(examples)]
-    ids = [e.id for e in examples]
-    return np.array(sorted((i for i, name in enumerate(ids) if name in usable), key=lambda i: (keys[i], ids[i])))
-
-
-def smaller(bench: Bench, num: int) -> Material:
-    """With the first `num` rows of the order alone."""
-    made = bench.made
-    at = np.sort(bench.order[:num])
-    examples = Chosen(made.split.train, at)
-    names = {e.id for e in examples}
-    records = [k for k, r in enumerate(made.train.records) if r.example_id in names]
-    train = replace(made.train, records=Chosen(made.train.records, np.array(records)))
-    return replace(made, train=train, split=replace(made.split, train=examples))
 
 
 def ladder(top: int) -> list[int]:
@@ -212,7 +192,7 @@ def foretold(bench: Bench, speeds: Speeds, sizes: Sequence[int]) -> float:
     """Seconds of these rungs, and of a look at the base."""
     recipe, fitted, seconds, measured_s = bench.fitted.recipe, bench.fitted, 0.0, 0.0
     for num in sizes:
-        made = as_test(smaller(bench, num))
+        made = as_test(smaller(bench.made, bench.order, num))
         feed = feed_of(recipe, bench.base, made)
         job = pace.Job(
             recipe, bench.base, made, feed, num_updates(recipe, feed), speeds, fitted.num_trained, fitted.gives_back
@@ -260,7 +240,7 @@ def trained(bench: Bench, size: int, until: float) -> dict[str, Any]:
     row: dict[str, Any] = {"rows": size, "state": "done", "why": "", "updates": 0}
     path = bench.folder.path / "rungs" / f"rows_{size:09d}"
     path.parent.mkdir(exist_ok=True)
-    made = smaller(bench, size)
+    made = smaller(bench.made, bench.order, size)
     fitted = replace(bench.fitted, feed=feed_of(bench.fitted.recipe, bench.base, made))
     inner = RunFolder.open(path, Within(bench.folder.tell), resume=(path / "recipe.yaml").is_file())
     inner.stop = bench.folder.stop

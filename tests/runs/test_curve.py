@@ -15,9 +15,9 @@ import yaml
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 
-from tunesmith import curve
-from tunesmith.build import Material
-from tunesmith.errors import InputError
+from tunesmith import curve, nested
+from tunesmith.build import Material, compute, load_base, material
+from tunesmith.errors import InputError, PlanError
 from tunesmith.folder import Silent
 from tunesmith.recipe import parse
 from tunesmith.report import curve_page
@@ -83,7 +83,7 @@ def test_each_size_is_contained_in_the_next_and_none_holds_a_test_case(
 def test_groups_come_together(whole: tuple[dict[str, Any], list[Material]]) -> None:
     made = whole[1][-1]
     train = [replace(e, group="one" if i % 2 else "two") for i, e in enumerate(made.split.train)]
-    order = curve.nested(replace(made, split=replace(made.split, train=train)))
+    order = nested.nested_order(replace(made, split=replace(made.split, train=train)))
     assert len(set((order[: len(train) // 2] % 2).tolist())) == 1
 
 
@@ -162,3 +162,42 @@ def test_the_answer_in_a_sentence(decision: str, interval: list[float], less: bo
     twice = {"rows": 200, "from": 0.8, "to": 0.83, "gain": 0.03, "interval": interval, "matters": 0.02}
     facts = {"metric": "accuracy", "num_rows": 100, "less_is_better": less, "twice": {**twice, "decision": decision}}
     assert curve_page.answer(facts) == sentence
+
+
+def test_sizes_of_a_mixture_have_its_shares_and_are_nested(place: Path) -> None:
+    """90 rows of one source, 30 of another that counts for as much: of each size a quarter of the rows are the other's
+    and half of an epoch. A mutant that takes rows by hash alone, or leaves an epoch as it is, is off by more."""
+    few = tiny_runs.reply_file(place / "few.jsonl", 30)
+    many = tiny_runs.labelled_file(place / "many.jsonl", 90)
+    said = tiny_runs.settings(place / "model", few, epochs=1)
+    del said["data"]["train"]
+    said["data"] |= {"sources": [{"files": [str(p)], "weight": 1} for p in (few, many)], "mixing": {"rows": 60}}
+    recipe = parse(said)
+    made = material(recipe, load_base(recipe, compute(recipe)))
+    curve.refuse(recipe, made, None)
+    order = nested.nested_order(made)
+    assert sorted(order.tolist()) == list(range(len(made.split.train)))
+    sizes = {part.name: part.stop - part.begin for part in made.mixture.parts} if made.mixture else {}
+    found = {n: nested.smaller(made, order, n) for n in (8, 16, 32, len(order))}
+    for num, one in found.items():
+        assert one.mixture is not None
+        assert len(one.train.records) == len(one.split.train) == num == one.mixture.parts[-1].stop
+        for part in one.mixture.parts:
+            assert part.stop - part.begin == pytest.approx(sizes[part.name] * num / len(order), abs=1)
+            assert part.quota == pytest.approx(30 * num / len(order), abs=0.5)
+            own = {one.train.records[k].example_id for k in range(part.begin, part.stop)}
+            whole = next(p for p in made.mixture.parts if p.name == part.name)  # type: ignore[union-attr]
+            assert own <= {made.train.records[k].example_id for k in range(whole.begin, whole.stop)}
+    assert all(set(ids(a)) < set(ids(b)) for a, b in pairwise(found.values()))
+    with pytest.raises(PlanError, match="shots"):
+        curve.refuse(
+            parse(
+                tiny_runs.changed(
+                    said, {"data": {"sources": [{"files": [str(few)], "shots": 1}, {"files": [str(many)]}]}}
+                )
+            ),
+            made,
+            None,
+        )
+    with pytest.raises(PlanError, match="no row of source few"):
+        nested.of_fewer(made.mixture, np.arange(40, 60))  # type: ignore[arg-type]
