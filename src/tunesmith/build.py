@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from heapq import nsmallest
@@ -22,6 +22,7 @@ from tunesmith.data.columns import Columns
 from tunesmith.data.drawn import Drawing
 from tunesmith.data.feed import FileFeed
 from tunesmith.data.mixture import Mixture
+from tunesmith.data.progress import Step, untold
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.split import SPLITS, Ledger, Split, keys_of, split
 from tunesmith.data.stored import Chosen, Joined, Made
@@ -55,7 +56,6 @@ from tunesmith.unasked import MAX_NEW_TOKENS, is_text, of_answers, refuse_metric
 TENANT = "tuned"
 PAIRS_SLOWER = 0.1  # rate of learning from pairs, of that for replies: DPO was tuned at 5e-7 to 5e-6 for all weights
 MOST_COMPARED = 50_000  # training examples that are held at once, where their words are compared with those of cases
-Step = Callable[[int, int, str], None]  # how many are done, of how many, and what
 RENDERED = "training examples rendered"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -168,17 +168,19 @@ def drawn_numbers(ids: Iterable[str], most: int) -> list[int]:
     return sorted(at for _, at in chosen)
 
 
-def read_split(recipe: Recipe, ledger: Ledger | None) -> tuple[ingest.Ingested, Split, tuple[ingest.Ingested, ...]]:
+def read_split(
+    recipe: Recipe, ledger: Ledger | None, step: Step = untold
+) -> tuple[ingest.Ingested, Split, tuple[ingest.Ingested, ...]]:
     """The training file as it was understood, the split, and the files of dev and test, where there are such."""
     files = files_of(recipe)
-    main = read_train(recipe, files["train"])
+    main = read_train(recipe, files["train"], step)
     of_others = recipe.data.columns if recipe.data.sources else main.columns  # of no source: inferred anew
     undated = replace(of_others, when=None)  # only rows that are drawn need their time
-    others = {p: read_rows(recipe, files[p], undated) for p in files if p != "train"}
+    others = {p: read_rows(recipe, files[p], undated, step) for p in files if p != "train"}
     given = {part: synthetic.real_of(read.examples) for part, read in others.items()}
     dev_frac, test_frac = (0.0 if p in given else getattr(recipe.data, f"{p}_frac") for p in ("dev", "test"))
     seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-    real, drawing = synthetic.real_of(main.examples), Drawing(recipe.data.split_by, recipe.data.near_together)
+    real, drawing = synthetic.real_of(main.examples), Drawing(recipe.data.split_by, recipe.data.near_together, step)
     try:
         parts = split(real, dev_frac, test_frac, str(seed), ledger=ledger, given=given, drawing=drawing)
     except DataError as error:
@@ -208,9 +210,6 @@ def read_ood(
     return drawn(fresh, recipe.evals.max_cases), read.files, read.rejected
 
 
-def untold(done: int, total: int, text: str) -> None: ...
-
-
 def material(
     recipe: Recipe, base: Base, ledger: Ledger | None = None, step: Step = untold, judged: Path | None = None,
     look: Look = audit,
@@ -219,7 +218,7 @@ def material(
     means, before = means_of(recipe.evals, of_answers(recipe.task.metric or ())), suited(recipe, base)
     classes.refuse(recipe, base, before)
     ledger = before.ledger.handed_on() if before is not None and ledger is None else ledger
-    main, parts, others = read_split(recipe, ledger)
+    main, parts, others = read_split(recipe, ledger, step)
     digests = {path: digest for read in (main, *others) for path, digest in read.files.items()}
     ood, ood_digests, ood_rejected = read_ood(recipe, main.columns, parts)
     task = task_of(recipe, main, ood, base.layout)
@@ -248,7 +247,7 @@ def material(
     learned = Chosen(train.records, mixture.drawn(0)) if mixture else train.records
     again = parents_rows(recipe, renderer, parts, learned, before, instruction)
     beside = replayed(recipe, renderer, parts, learned, lambda files: read_rows(recipe, files, Columns()))
-    found = contaminated.told(look(main, parts, train, others), recipe.data, parts, has_files=bool(others))
+    found = contaminated.told(look(main, parts, train, others), recipe.data, parts, step, has_files=bool(others))
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
     most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if primary[0].needs == "judge" else 10**9)

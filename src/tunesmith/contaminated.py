@@ -13,6 +13,7 @@ from tunesmith.data.finding import SHOWN, Row, excerpt, finding, prompt_of
 from tunesmith.data.knobs import Data
 from tunesmith.data.leaks import leaks
 from tunesmith.data.located import files_named
+from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.rows import Reading, Rejected, rows
 from tunesmith.data.split import Split
 from tunesmith.data.stored import Stored, listed
@@ -36,15 +37,15 @@ ASKED = (
 )
 
 
-def told(found: dict[str, Any], data: Data, parts: Split, *, has_files: bool) -> dict[str, Any]:
+def told(found: dict[str, Any], data: Data, parts: Split, step: Step = untold, *, has_files: bool) -> dict[str, Any]:
     """audit.json with what training rows contain: items of public tests, and near copies of rows of dev and test files,
     which the split leaves as they are. The audit has a finding of these."""
-    found = of_public_tests(found, data.benchmarks, parts.train)
+    found = of_public_tests(found, data.benchmarks, parts.train, step)
     if not has_files or not data.near_together or "findings" in found:
         return found
     for name in ("dev", "test"):
         held_out: Sequence[Example] = getattr(parts, name)
-        near = leaks(parts, name) if len(held_out) else []
+        near = leaks(parts, name, step) if len(held_out) else ()
         found["near"][name] = len(near)
         if near:
             first = f"{held_out[near[0].at].source} like {parts.train[near[0].like].source}"
@@ -54,14 +55,18 @@ def told(found: dict[str, Any], data: Data, parts: Split, *, has_files: bool) ->
     return found
 
 
-def of_public_tests(found: dict[str, Any], benchmarks: Sequence[str], train: Sequence[Example]) -> dict[str, Any]:
+def of_public_tests(
+    found: dict[str, Any], benchmarks: Sequence[str], train: Sequence[Example], step: Step = untold
+) -> dict[str, Any]:
     """Where training rows contain something, a warning and a finding."""
     tests = [*probes(), *map(benchmark, benchmarks)]
     search = Search(tests)
     hits: Stored[Contained] = listed(Contained)
-    for one in search.in_rows(train):
+    num, last = 0, -1
+    for one in search.in_rows(counted(train, len(train), "training rows searched for public tests", step)):
+        num, last = num + (one.row != last), one.row  # those of a row stand together
         hits.append(one)
-    num, by_test = len({one.row for one in hits}), counts(hits)
+    by_test = counts(hits)
     found["contaminated"] = {
         "count": num,
         "of": len(train),

@@ -9,6 +9,7 @@ from tunesmith.data import ingest
 from tunesmith.data.columns import Columns
 from tunesmith.data.located import check_there, files_named, find_splits
 from tunesmith.data.mixture import named
+from tunesmith.data.progress import Step, untold
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.heritage import opened
 from tunesmith.recipe import Recipe
@@ -43,18 +44,21 @@ def check_files(recipe: Recipe) -> None:
         opened(Path(recipe.parent.run))
 
 
-def read_train(recipe: Recipe, files: Sequence[Path]) -> ingest.Ingested:
+def read_train(recipe: Recipe, files: Sequence[Path], step: Step = untold) -> ingest.Ingested:
     """The training rows: of `files`, or of each source by its own columns."""
     if not recipe.data.sources:
-        return read_rows(recipe, files)
+        return read_rows(recipe, files, step=step)
     train = lambda names: [path for name in names for path in find_splits(name)["train"]]
     parts = [ingest.Part(train(s.files), s.columns, s.templates, named(s)) for s in recipe.data.sources]
-    return checked(recipe, ingest.read_parts(parts, recipe.data.reading))
+    return checked(recipe, ingest.read_parts(parts, recipe.data.reading, step))
 
 
-def read_rows(recipe: Recipe, files: Sequence[Path], columns: Columns | None = None) -> ingest.Ingested:
+def read_rows(
+    recipe: Recipe, files: Sequence[Path], columns: Columns | None = None, step: Step = untold
+) -> ingest.Ingested:
     """The files as the recipe says how to read them. Under data.strict a rejected row is an error."""
-    return checked(recipe, ingest.read(files, recipe.data.columns if columns is None else columns, recipe.data.reading))
+    said = recipe.data.columns if columns is None else columns
+    return checked(recipe, ingest.read(files, said, recipe.data.reading, step))
 
 
 def checked(recipe: Recipe, found: ingest.Ingested) -> ingest.Ingested:

@@ -62,14 +62,15 @@ def audit(
     refuse_drop(drop or [], fix)
     build = part("build")
     part("sources").check_files(recipe)
-    base = build.load_base(recipe, build.compute(recipe))
     doubts = part("data.doubtful").Doubts(drop=tuple(drop or ()))
     if toxicity is not None:
         doubts.reader = part("toxic_model").reader(toxicity)
     asked = part("target_inputs").reader(inputs, recipe.data.reading) if inputs is not None else None
-    examined = part("data.examined")
-    look = examined.Look(doubts, examined.Room(recipe.data.max_tokens, base.context_tokens), asked)
-    found = build.material(recipe, base, look=look).audit
+    with show.Screen(quiet=as_json) as tell:
+        base = build.load_base(recipe, build.compute(recipe))
+        examined, step = part("data.examined"), of_many(tell.step, build.RENDERED)
+        look = examined.Look(doubts, examined.Room(recipe.data.max_tokens, base.context_tokens), asked, step)
+        found = build.material(recipe, base, step=step, look=look).audit
     names = ", ".join(Path(name).name for name in recipe.data.named)
     written = write(found, out, names) if out is not None else []
     mended = part("data.mend").mend(look.read, recipe.data.reading, fix, doubts.dropped) if fix is not None else None
@@ -88,6 +89,12 @@ def audit(
                 f"mended     {num['read']} rows read = {num['written']} written ({num['masked']} masked) + "
                 f"{num['dropped']} dropped + {num['left out']} left out; {mended.ledger} says which and why"
             )
+
+
+def of_many(step: Any, rendered: str) -> Any:
+    """Without the step of rendering where rows are few: that is done before anybody could look."""
+    least = part("data.progress").EVERY
+    return lambda done, total, text: step(done, total, text) if total > least or text != rendered else None
 
 
 def refuse_drop(drop: list[str], fix: Path | None) -> None:

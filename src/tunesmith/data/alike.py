@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 
 import numpy as np
 
+from tunesmith.data.stored import open_unnamed, put
+
 BYTES = 10
 DTYPE = np.dtype(f"S{BYTES}")
 PARTS = 16  # sorted one after the other, so that sorting takes a sixteenth of the memory
+
+
+KEPT = 2**16  # bytes that are written together
+
+
+class Digests:
+    """One behind the other in a file, until all are there."""
+
+    def __init__(self) -> None:
+        self._file, self._tail, self._num = open_unnamed(self), bytearray(), 0
+
+    def append(self, digest: bytes) -> None:
+        self._tail += digest
+        self._num += 1
+        if len(self._tail) >= KEPT:
+            self._write()
+
+    def _write(self) -> None:
+        put(self._file, bytes(self._tail))
+        self._tail.clear()
+
+    def all(self) -> np.ndarray:
+        """[n] as DTYPE."""
+        self._write()
+        return np.frombuffer(os.pread(self._file, self._num * BYTES, 0), DTYPE)
 
 
 def digest(text: str) -> bytes:

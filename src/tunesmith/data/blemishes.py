@@ -13,6 +13,7 @@ import numpy as np
 
 from tunesmith.data import alike, markers, personal, replies
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, replies_of, texts_of
+from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.traits import masked, normalised
 from tunesmith.types import Example, Label, Reply
 
@@ -65,7 +66,8 @@ class Blemishes:
     longest: int = 0
     at_longest: Tally = field(default_factory=Tally)
     num_ended: int = 0  # of these
-    edges: dict[str, bytearray] = field(default_factory=lambda: {"begin": bytearray(), "end": bytearray()})
+    # of each row, of how its reply begins and ends; empty where it has none, or is of one sentence
+    edges: dict[str, alike.Digests] = field(default_factory=lambda: {e: alike.Digests() for e in ("begin", "end")})
 
     def tally(self, kind: str) -> Tally:
         return self.tallies.setdefault(kind, Tally())
@@ -91,9 +93,14 @@ class Blemishes:
                 tally.values.update(map(alike.digest, values))
         if writing := writing_of(letters):
             self.writings.setdefault(writing, Tally()).add(example, letters)
+        there: dict[str, str] = {}
         if not isinstance(example.target, Label) and not example.is_text:
             for reply in replies_of(example)[:1]:
                 self.reply(example, reply)
+                there = dict(replies.edges(reply))
+        for where, digests in self.edges.items():
+            said = alike.digest(masked(normalised(there[where]))) if where in there else bytes(alike.BYTES)
+            digests.append(said)
 
     def reply(self, example: Example, reply: str) -> None:
         self.num_replies += 1
@@ -112,9 +119,6 @@ class Blemishes:
                 self.longest, self.at_longest, self.num_ended = len(reply), Tally(), 0
             self.at_longest.add(example, reply, max(0, len(reply) - 80))
             self.num_ended += replies.ends(reply)
-        there = dict(replies.edges(reply))
-        for where, digests in self.edges.items():
-            digests += alike.digest(masked(normalised(there[where]))) if where in there else bytes(alike.BYTES)
 
 
 def late_head(example: Example, at: int) -> bool:
@@ -139,10 +143,10 @@ def writing_of(text: str) -> str | None:
     )
 
 
-def blemishes(examples: Sequence[Example]) -> list[Finding]:
+def blemishes(examples: Sequence[Example], step: Step = untold) -> list[Finding]:
     """Of all rows of a file."""
     seen = Blemishes()
-    for example in examples:
+    for example in counted(examples, len(examples), "rows examined", step):
         seen.see(example)
     return [*_replies(seen), *_personal(seen), *_injected(seen), *_boilerplate(seen, examples), *_writings(seen)]
 
@@ -211,21 +215,18 @@ def _injected(seen: Blemishes) -> Iterator[Finding]:
 def _boilerplate(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Finding]:
     """Sentences that many replies begin or end with."""
     for where, digests in seen.edges.items():
-        some = np.frombuffer(digests, alike.DTYPE)
-        there = some != b""
+        some = digests.all()
         least = max(BOILERPLATE_ROWS, BOILERPLATE_FRAC * seen.num_replies)
         counts: list[tuple[int, bytes]] = []
         for index, begins in alike.runs(some):
             sizes = np.diff([*begins, len(index)])
             counts += [(int(sizes[k]), some[index[begins[k]]]) for k in np.flatnonzero(sizes >= least)]
         common = sorted((c for c in counts if c[1] != b""), reverse=True)
-        if not common or not there.any():
+        if not common:
             continue
-        numbers = np.array([i for i, e in enumerate(examples) if not isinstance(e.target, Label) and not e.is_text
-                            and replies_of(e)], np.uint32)  # fmt: skip
         rows = []
         for num, name in common[:SHOWN]:
-            example = examples[int(numbers[np.flatnonzero(some == name)[0]])]
+            example = examples[int(np.flatnonzero(some == name)[0])]
             said = dict(replies.edges(replies_of(example)[0]))[where]
             rows.append(Row(example.source, excerpt(said), f"{num:,} replies"))
         yield finding(f"same_{where}", sum(n for n, _ in common), seen.num_replies, rows, (

@@ -11,6 +11,7 @@ from typing import Any
 from tunesmith.data import languages, toxic
 from tunesmith.data.blemishes import Tally
 from tunesmith.data.finding import Finding
+from tunesmith.data.progress import Step, counted, untold
 from tunesmith.types import Example
 
 SHOWN = 8  # languages of a side, in a line
@@ -34,20 +35,21 @@ class Doubts:
     shares: dict[str, dict[str, int]] = field(default_factory=dict)  # prompts, replies -> language -> rows
     not_looked_for: list[str] = field(default_factory=list)
 
-    def findings(self, examples: Sequence[Example]) -> list[Finding]:
+    def findings(self, examples: Sequence[Example], step: Step = untold) -> list[Finding]:
+        num = len(examples)
         tallies: dict[str, Tally] = {}
         found: list[Finding] = []
         if self.reader is None:
             self.not_looked_for.append(toxic.NO_LIBRARY)
         else:
-            self._see(toxic.told(examples, self.reader), tallies)
-            found += toxic.findings(tallies, len(examples))
+            self._see(toxic.told(counted(examples, num, "rows read for toxic words", step), self.reader), tallies)
+            found += toxic.findings(tallies, num)
         if self.identify is None:
             self.not_looked_for.append(languages.NO_LIBRARY)
         else:
-            told = languages.languages(examples, self.identify)
+            told = languages.languages(counted(examples, num, "rows read for their language", step), self.identify)
             self.shares = told.shares()
-            self._see(languages.odd(examples, told), tallies)
+            self._see(languages.odd(counted(examples, num, "rows read in other languages", step), told), tallies)
             found += languages.findings(told, tallies)
         return found
 

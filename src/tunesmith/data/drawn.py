@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from tunesmith.data import alike
+from tunesmith.data.progress import Step, untold
 from tunesmith.data.traits import column, label_names
 from tunesmith.errors import DataError
 from tunesmith.types import Example
@@ -25,6 +26,7 @@ PIECE = 4096  # keys that are text at a time
 class Drawing:
     by: By = "content"
     near_together: bool = True  # near copies of one another are one unit
+    step: Step = field(default=untold, compare=False)
 
 
 def named(keys: np.ndarray, cluster: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tunesmith.data.columns import Columns
 from tunesmith.data.doubtful import Doubts, lines
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of
 from tunesmith.data.ingest import Ingested
+from tunesmith.data.progress import Step, untold
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
 from tunesmith.data.split import Split
@@ -34,33 +36,33 @@ class Room:
     context_tokens: int | None
 
 
+@dataclass(slots=True)
 class Look:
     """What `tunesmith audit` does with the data; it keeps the rows that were read."""
 
-    read: Ingested
-
-    def __init__(self, doubts: Doubts, room: Room, inputs: Callable[[Columns], Sequence[str]] | None = None) -> None:
-        """`inputs`: texts that will really be asked, by the columns of training."""
-        self.doubts, self.room, self.inputs = doubts, room, inputs or (lambda columns: ())
+    doubts: Doubts
+    room: Room
+    inputs: Callable[[Columns], Sequence[str]] | None = None  # what will really be asked, by the columns of training
+    step: Step = untold
+    read: Ingested = field(init=False)
 
     def __call__(
         self, read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()
     ) -> dict[str, Any]:
         """The content of audit.json with `findings`."""
         self.read = read
-        found = audit(read, split, rendered, others)
-        held_out = [example for one in others for example in one.examples]
-        every: Sequence[Example] = Joined(read.examples, held_out) if held_out else read.examples
-        alike = shift.compared(split, self.inputs(read.columns))
+        found, step = audit(read, split, rendered, others), self.step
+        every: Sequence[Example] = reduce(Joined, (one.examples for one in (read, *others)))
+        alike = shift.compared(split, self.inputs(read.columns) if self.inputs is not None else ())
         findings = [
             *counted(found, every),
-            *blemishes(every),
-            *self.doubts.findings(every),
-            *leaks.findings(read.examples, split),
-            *label_errors.findings(split.train),
+            *blemishes(every, step),
+            *self.doubts.findings(every, step),
+            *leaks.findings(read.examples, split, step),
+            *label_errors.findings(split.train, step),
             *shift.findings(alike),
-            *shift.linked(read.examples),
-            *triggers.findings(read.examples),
+            *shift.linked(read.examples, step),
+            *triggers.findings(read.examples, step),
         ]
         counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
         found["tokens"] |= asdict(self.room)

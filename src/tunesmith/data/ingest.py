@@ -21,6 +21,7 @@ from tunesmith.data.columns import Columns, content_of, group_of, slices_of, tes
 from tunesmith.data.examples import Examples
 from tunesmith.data.infer import infer
 from tunesmith.data.mixture import Template, applied, phrased
+from tunesmith.data.progress import EVERY, Step, untold
 from tunesmith.data.ranking import Tally, as_list
 from tunesmith.data.rows import About, Reading, Rejected, Row, digest, rows
 from tunesmith.data.stored import Stored, listed
@@ -62,6 +63,7 @@ class _Reader:
     reading: Reading
     templates: tuple[Template, ...] = ()
     is_mixed: bool = False  # of several sources: labels are texts like other replies
+    step: Step = untold
     examples: Examples = field(default_factory=Examples)
     rejected: Stored[Rejected] = field(default_factory=lambda: listed(Rejected))
     columns: Columns | None = None
@@ -75,8 +77,10 @@ class _Reader:
         about = About()
         stream = rows(path, self.reading, about)
         ahead = list(islice(stream, LOOK_AHEAD))
-        messages: list[tuple[int, Row]] = []
-        for item in chain(ahead, stream):
+        at, messages = 0, list[tuple[int, Row]]()
+        for at, item in enumerate(chain(ahead, stream), 1):
+            if at % EVERY == 0:
+                self.step(min(99, int(100 * about.read_frac())), 100, f"per cent of {path.name} read")
             if isinstance(item, Rejected):
                 self.rejected.append(item)
                 continue
@@ -87,6 +91,8 @@ class _Reader:
                 messages.append(item)
             else:
                 self.row(path, item, self.columns)
+        if at >= EVERY:
+            self.step(100, 100, f"per cent of {path.name} read")
         if messages and self.columns is not None:
             self.conversations(path, messages, self.columns)
         self.notices += about.notices
@@ -129,17 +135,19 @@ class Part:
     name: str = ""
 
 
-def read(paths: Sequence[Path], columns: Columns | None = None, reading: Reading | None = None) -> Ingested:
+def read(
+    paths: Sequence[Path], columns: Columns | None = None, reading: Reading | None = None, step: Step = untold
+) -> Ingested:
     """Examples of all files, in order. The columns are inferred once, from the first rows of the first file that has
     rows.
     """
-    return read_parts([Part(paths, columns or Columns())], reading or Reading())
+    return read_parts([Part(paths, columns or Columns())], reading or Reading(), step)
 
 
-def read_parts(parts: Sequence[Part], reading: Reading) -> Ingested:
+def read_parts(parts: Sequence[Part], reading: Reading, step: Step = untold) -> Ingested:
     """Examples of all sources, in order, each read by its own columns."""
     first, ignored = Columns(), tuple[str, ...]()
-    reader = _Reader(Columns(), reading, is_mixed=len(parts) > 1)
+    reader = _Reader(Columns(), reading, is_mixed=len(parts) > 1, step=step)
     files: dict[str, str] = {}
     ends: list[int] = []
     for part in parts:
@@ -162,6 +170,7 @@ def read_parts(parts: Sequence[Part], reading: Reading) -> Ingested:
             reader.notices.append(f"source {part.name}: reads {', '.join(reader.columns.used())}"
                                   + (f"; not used: {', '.join(reader.ignored)}" if reader.ignored else ""))  # fmt: skip
     reader.examples.number()
+    reader.examples.step = step
     said = tuple(name for name, value in asdict(parts[0].columns).items() if value)
     return Ingested(
         reader.examples, reader.rejected, len(reader.examples) + len(reader.rejected), first, ignored,

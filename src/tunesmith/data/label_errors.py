@@ -16,6 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of
+from tunesmith.data.progress import EVERY, Step, untold
 from tunesmith.data.stored import Chosen
 from tunesmith.data.traits import column, label_counts
 from tunesmith.types import Example, Label
@@ -38,13 +39,13 @@ class Suspects:
     right_frac: float  # of all rows, whose label is predicted
 
 
-def suspects(texts: Sequence[str], labels: np.ndarray, part: np.ndarray) -> Suspects:
+def suspects(texts: Sequence[str], labels: np.ndarray, part: np.ndarray, step: Step = untold) -> Suspects:
     """`labels` [n] from 0 to the number of labels, all of them there; `part` [n]: what must stay in one fold."""
-    chances = cross_predicted(texts, labels, part)
+    chances = cross_predicted(texts, labels, part, step)
     return judged(chances, labels)
 
 
-def cross_predicted(texts: Sequence[str], labels: np.ndarray, part: np.ndarray) -> np.ndarray:
+def cross_predicted(texts: Sequence[str], labels: np.ndarray, part: np.ndarray, step: Step = untold) -> np.ndarray:
     """[n, C] probabilities of the labels, each row by a model that has not seen it."""
     both = (
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=WORDS, token_pattern=r"(?u)\b\w+\b"),
@@ -57,6 +58,7 @@ def cross_predicted(texts: Sequence[str], labels: np.ndarray, part: np.ndarray) 
         if is_out.any() and len(np.unique(labels[~is_out])) > 1:
             model = LogisticRegression(C=10.0, max_iter=300, tol=1e-2).fit(features[~is_out], labels[~is_out])
             chances[np.ix_(is_out, model.classes_)] = model.predict_proba(features[is_out])
+        step(fold + 1, FOLDS, "fifths of the rows predicted, to find wrong labels")
     return chances
 
 
@@ -76,7 +78,7 @@ def judged(chances: np.ndarray, labels: np.ndarray) -> Suspects:
     return Suspects(at, fits[at], doubt[at], right)
 
 
-def findings(train: Sequence[Example]) -> Iterator[Finding]:
+def findings(train: Sequence[Example], step: Step = untold) -> Iterator[Finding]:
     """Of labelled training rows; none where they are few, or the small model knows too little to accuse."""
     counts = label_counts(train)
     names = sorted(name for name, num in counts.items() if num >= LEAST_OF_LABEL)
@@ -84,15 +86,15 @@ def findings(train: Sequence[Example]) -> Iterator[Finding]:
         return
     number = {name: n for n, name in enumerate(names)}
     masked = column(train, "masked")
-    codes = np.frombuffer(masked.tobytes(), np.uint8).reshape(len(masked), -1)[:, :4].astype(np.int64)
-    part = codes @ np.array([1, 2**8, 2**16, 2**24])
+    part = np.ascontiguousarray(masked).view(np.uint8).reshape(len(masked), -1)[:, :4].copy().view("<u4")[:, 0]
     drawn = np.sort(np.argsort(part, kind="stable")[:MOST_ROWS])
     rows = [(int(at), e) for at, e in zip(drawn, Chosen(train, drawn)) if isinstance(e.target, Label)]
     rows = [(at, e) for at, e in rows if e.target.text in number]  # type: ignore[union-attr]
     if len(rows) < LEAST_ROWS:
         return
     labels = np.array([number[e.target.text] for _, e in rows])  # type: ignore[union-attr]
-    found = suspects([prompt_of(e) for _, e in rows], labels, part[[at for at, _ in rows]] // 2**3)
+    found = suspects([prompt_of(e) for _, e in rows], labels, part[[at for at, _ in rows]] // 2**3,
+                     step if len(rows) > EVERY else untold)  # fmt: skip
     if found.right_frac < LEAST_RIGHT or not len(found.at):
         return
     shown = [

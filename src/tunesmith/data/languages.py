@@ -10,7 +10,7 @@ import importlib.util
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class Languages:
         return found
 
 
-def languages(examples: Sequence[Example], identify: Identify) -> Languages:
+def languages(examples: Iterable[Example], identify: Identify) -> Languages:
     codes: dict[str, int] = {}
     asked, said, on_request = array("h"), array("h"), bytearray()
     num_asked = num_said = 0
@@ -159,7 +159,7 @@ def _counts(column: np.ndarray, num: int) -> np.ndarray:
     return np.bincount(column[column != NOT_SAID], minlength=num)
 
 
-def odd(examples: Sequence[Example], found: Languages) -> Iterator[tuple[str, Example, str, int, str]]:
+def odd(examples: Iterable[Example], found: Languages) -> Iterator[tuple[str, Example, str, int, str]]:
     """(kind of finding, row, text, place, what is there) of each row in a language that is not usual."""
     is_rare, (is_parted, usual) = rare(found), parted(found)
     for k, example in enumerate(examples):

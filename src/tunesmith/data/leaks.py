@@ -11,7 +11,9 @@ import numpy as np
 from tunesmith.data import alike
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of, replies_of
 from tunesmith.data.near import Bands, Words, near_earlier
+from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.split import Split
+from tunesmith.data.stored import Stored, listed
 from tunesmith.data.together import is_answered
 from tunesmith.data.traits import column
 from tunesmith.types import Example
@@ -36,30 +38,42 @@ class Near:
     similarity: float  # 0 to 1, of their words, the rare ones weighing more
 
 
-def near_duplicates(examples: Sequence[Example]) -> list[Near]:
+def near_duplicates(examples: Sequence[Example], step: Step = untold) -> Sequence[Near]:
     """Of rows that differ in more than case, white space and digits: each with one before it that it is nearly like."""
     text = column(examples, "text")
     is_first = alike.first_like(text) == np.arange(len(text), dtype=np.uint32)
-    words = Words("\n".join((*(m.content for m in e.prompt), *replies_of(e))) for e in examples)
-    return [Near(*found) for found in near_earlier(words, Bands(words), is_first, is_first)]
+    texts = ("\n".join((*(m.content for m in e.prompt), *replies_of(e))) for e in examples)
+    words, near = Words(counted(texts, len(text), "rows read, to find near copies", step)), stored()
+    for found in near_earlier(words, Bands(words, step), is_first, is_first):
+        near.append(Near(*found))
+    return near
 
 
-def leaks(split: Split, name: str) -> list[Near]:
+def stored() -> Stored[Near]:
+    """In a file: of rows made from templates nearly each one is found."""
+    return listed(Near)
+
+
+def leaks(split: Split, name: str, step: Step = untold) -> Sequence[Near]:
     """Of the held-out rows that no training row equals but for case, white space and digits: each with a training row
     whose prompt is nearly the same, and whose reply, where there are replies, is like its own: "what causes X" and
     "what is X" are two questions."""
     held_out: Sequence[Example] = getattr(split, name)
     train = column(split.train, "masked")
     known = alike.places(np.unique(train), column(held_out, "masked")) >= 0
-    words = Words(prompt_of(example) for example in chain(split.train, held_out))
+    asked = (prompt_of(example) for example in chain(split.train, held_out))
+    words = Words(counted(asked, len(split.train) + len(held_out), f"prompts read, to find leaks into {name}", step))
     is_train = np.arange(len(words)) < len(train)
-    found = near_earlier(words, Bands(words), np.concatenate([np.zeros(len(train), bool), ~known]), is_train)
-    near = [Near(at - len(train), like, similarity) for at, like, similarity in found]
-    return [n for n in near if is_answered(held_out[n.at], split.train[n.like])]
+    found = near_earlier(words, Bands(words, step), np.concatenate([np.zeros(len(train), bool), ~known]), is_train)
+    near = stored()
+    for at, like, similarity in found:
+        if is_answered(held_out[at - len(train)], split.train[like]):
+            near.append(Near(at - len(train), like, similarity))
+    return near
 
 
-def findings(examples: Sequence[Example], split: Split) -> Iterator[Finding]:
-    near = near_duplicates(examples)
+def findings(examples: Sequence[Example], split: Split, step: Step = untold) -> Iterator[Finding]:
+    near = near_duplicates(examples, step)
     if near:
         rows = [_row(examples[n.at], examples[n.like], n) for n in near[:SHOWN]]
         yield finding("near_duplicates", len(near), len(examples), rows, (
@@ -68,12 +82,16 @@ def findings(examples: Sequence[Example], split: Split) -> Iterator[Finding]:
             "keep some of each kind; a drawn split has them on one side (`data.near_together`)"))  # fmt: skip
     for name in ("dev", "test"):
         part: Sequence[Example] = getattr(split, name)
-        found = leaks(split, name) if len(part) else []
+        found = leaks(split, name, step) if len(part) else ()
         for level, (what, why) in LEVELS.items():
-            some = [n for n in found if (n.similarity >= SAME_WORDS) == (level == "reordered")]
-            if some:
-                rows = [_row(part[n.at], split.train[n.like], n) for n in some[:SHOWN]]
-                yield finding(f"{name}_{level}", len(some), len(part), rows, (f"{name} rows {what}", why, GROUP))
+            num, some = 0, list[Near]()
+            for one in found:
+                if (one.similarity >= SAME_WORDS) == (level == "reordered"):
+                    num += 1
+                    some += [one] if len(some) < SHOWN else []
+            if num:
+                rows = [_row(part[n.at], split.train[n.like], n) for n in some]
+                yield finding(f"{name}_{level}", num, len(part), rows, (f"{name} rows {what}", why, GROUP))
 
 
 def _row(one: Example, other: Example, near: Near) -> Row:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -53,6 +53,7 @@ class About:
 
     notices: list[str] = field(default_factory=list)  # sentences for a person
     found: dict[str, str] = field(default_factory=dict)  # format, delimiter, encoding, sheet
+    read_frac: Callable[[], float] = lambda: 0.0  # how much of it was read so far; 0 where that is not known
 
 
 @dataclass(frozen=True, slots=True)

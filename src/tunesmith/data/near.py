@@ -17,6 +17,7 @@ from itertools import islice
 
 import numpy as np
 
+from tunesmith.data.progress import EVERY, Step, untold
 from tunesmith.data.stored import open_unnamed, put
 from tunesmith.data.traits import masked, normalised
 
@@ -43,11 +44,12 @@ class Words:
         stream = iter(texts)
         while some := list(islice(stream, PIECE)):
             sets = [words_of(text) for text in some]
-            sizes.append(np.array([len(s) for s in sets], np.int64))
+            sizes.append(np.array([len(s) for s in sets], np.uint16))
             joined = np.concatenate(sets)
             put(self._file, joined.tobytes())
             self.num_of_word += np.bincount(joined % TABLE, minlength=TABLE).astype(np.int32)
-        self.stops = np.cumsum(np.concatenate([[0], *sizes])).astype(np.int64)
+        self.stops = np.zeros(sum(map(len, sizes)) + 1, np.int64)
+        np.cumsum(np.concatenate([np.empty(0, np.uint16), *sizes]), out=self.stops[1:])
 
     def __len__(self) -> int:
         return len(self.stops) - 1
@@ -89,8 +91,9 @@ def words_of(text: str) -> np.ndarray:
 class Bands:
     """Of each text a key per band, in a file, band by band. Texts with few words of their own have none."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, step: Step = untold) -> None:
         self._file, self._num = open_unnamed(self), len(words)
+        self.step = step if self._num > EVERY else untold
         os.ftruncate(self._file, 8 * BANDS * self._num)
         self.is_keyed = np.zeros(self._num, bool)
         draw = np.random.default_rng(0)
@@ -98,6 +101,7 @@ class Bands:
         most = COMMON_FRAC * self._num if self._num >= 100 else self._num
         for begin in range(0, self._num, PIECE):
             end = min(begin + PIECE, self._num)
+            self.step(end, self._num, "texts hashed, to find near copies")
             joined = words.between(begin, end)
             owner = np.repeat(np.arange(end - begin), np.diff(words.stops[begin : end + 1]))
             is_rare = words.num_of_word[joined % TABLE] <= most
@@ -150,6 +154,7 @@ def side_by_side(bands: Bands, among: np.ndarray) -> Iterator[np.ndarray]:
                 if not fits.any():
                     break
                 yield np.stack([index[fits], index[before[fits]]], axis=1)
+        bands.step(band + 1, BANDS, "rounds of comparing near copies")
 
 
 def near_earlier(words: Words, bands: Bands, wanted: np.ndarray, among: np.ndarray) -> Iterator[tuple[int, int, float]]:

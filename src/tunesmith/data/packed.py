@@ -24,14 +24,23 @@ def opened(path: Path) -> IO[bytes]:
     return io.BufferedReader(_Unpacked(path)) if is_packed(path) else path.open("rb")
 
 
+def read_frac(stream: Any, path: Path) -> float:
+    """How much of the file `opened` has read."""
+    raw = stream.raw
+    return raw.read_frac if isinstance(raw, _Unpacked) else raw.tell() / max(1, path.stat().st_size)
+
+
 class _Unpacked(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._path, self._packed = path, path.stat().st_size
         self._begin()
 
     def _begin(self) -> None:
-        is_gzip, name = self._path.suffix.lower() == ".gz", str(self._path)
-        self._stream: Any = gzip.GzipFile(name, "rb") if is_gzip else pa.input_stream(name, compression="zstd")
+        is_gzip = self._path.suffix.lower() == ".gz"
+        self._file = self._path.open("rb")
+        self._stream: Any = (
+            gzip.GzipFile(fileobj=self._file) if is_gzip else pa.input_stream(self._file, compression="zstd")
+        )
         self._unpacked = 0
 
     def readable(self) -> bool:
@@ -55,9 +64,16 @@ class _Unpacked(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         assert (offset, whence) == (0, io.SEEK_SET), "only its beginning can be gone back to"
         self._stream.close()
+        self._file.close()
         self._begin()
         return 0
 
+    @property
+    def read_frac(self) -> float:
+        """Of the packed bytes."""
+        return self._file.tell() / max(1, self._packed)
+
     def close(self) -> None:
         self._stream.close()
+        self._file.close()
         super().close()

@@ -21,7 +21,8 @@ REFUSAL = re.compile(
 )
 REFUSES_WITHIN = 160  # characters from the beginning
 LONG = 120  # characters, from which on a reply is a text that ends somewhere
-ENDS = re.compile(r"[.!?…。！？।॥؟:;)\]}>»\"'”’`*_~|]\s*\Z")
+# German and some others close a quotation with what opens one in English
+ENDS = re.compile(r"[.!?…。！？।॥؟:;)\]}>»«\"'”’“‘`*_~|]\s*\Z")
 SENTENCE = re.compile(r"[^.!?\n。！？।]+[.!?\n。！？।]?")
 LEAST_WORDS = 4  # of a sentence that counts as boilerplate
 

@@ -16,6 +16,7 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +38,7 @@ from tunesmith.data.lines import (
     lines,
     survey,
 )
-from tunesmith.data.packed import SUFFIXES, is_packed, opened
+from tunesmith.data.packed import SUFFIXES, is_packed, opened, read_frac
 from tunesmith.data.sheet import sheet_rows
 from tunesmith.data.webpages import html_rows, pdf_rows
 from tunesmith.errors import DataError, did_you_mean
@@ -124,8 +125,10 @@ def _read(path: Path, kind: str, reading: Reading, about: About) -> Iterator[tup
         return
     with opened(path) as source:
         stream: Any = source
+        if kind != "json":  # which is read as one piece
+            about.read_frac = lambda: read_frac(source, path)
         if kind in COLUMNAR:
-            yield from _of_columns(kind, stream, path)
+            yield from _of_columns(kind, stream, path, about)
             return
         if kind in ("html", "pdf"):
             yield from pdf_rows(stream, path) if kind == "pdf" else html_rows(stream, path, reading.encoding)
@@ -242,28 +245,35 @@ def _json(stream: IO[bytes], path: Path, encoding: str) -> Iterator[tuple[int, R
             yield Rejected(str(path), number, str(error))
 
 
-def _parquet(source: Any) -> Iterator[pa.RecordBatch]:
+Batches = Iterator[tuple[pa.RecordBatch, float]]  # with how much of the file stands before each
+
+
+def _parquet(source: Any) -> Batches:
     # without a buffer size, whole columns of a row group, and with pre_buffer all row groups: that may be the file
-    yield from pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS)
+    whole, done = pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False), 0
+    for batch in whole.iter_batches(batch_size=BATCH_ROWS):
+        yield batch, done / whole.metadata.num_rows
+        done += batch.num_rows
 
 
-def _arrow(source: Any) -> Iterator[pa.RecordBatch]:
+def _arrow(source: Any) -> Batches:
     """Feather files and those that `datasets` keeps: with an index at their end, or as a stream."""
     mapped = pa.memory_map(str(source)) if isinstance(source, Path) else pa.PythonFile(source)
     try:
         reader = pa.ipc.open_file(mapped)
-        batches = (reader.get_batch(k) for k in range(reader.num_record_batches))
+        num = reader.num_record_batches
+        batches = ((reader.get_batch(k), k / num) for k in range(num))
     except pa.ArrowInvalid:
         mapped.seek(0)
-        batches = iter(pa.ipc.open_stream(mapped))
-    for batch in batches:
-        yield from (batch.slice(begin, BATCH_ROWS) for begin in range(0, batch.num_rows, BATCH_ROWS))
+        batches = ((batch, mapped.tell() / mapped.size()) for batch in pa.ipc.open_stream(mapped))
+    for batch, done in batches:
+        yield from ((batch.slice(begin, BATCH_ROWS), done) for begin in range(0, batch.num_rows, BATCH_ROWS))
 
 
-COLUMNAR: dict[str, Callable[[Any], Iterator[pa.RecordBatch]]] = {"parquet": _parquet, "arrow": _arrow}
+COLUMNAR: dict[str, Callable[[Any], Batches]] = {"parquet": _parquet, "arrow": _arrow}
 
 
-def _of_columns(kind: str, stream: IO[bytes], path: Path) -> Iterator[tuple[int, Row] | Rejected]:
+def _of_columns(kind: str, stream: IO[bytes], path: Path, about: About) -> Iterator[tuple[int, Row] | Rejected]:
     with tempfile.TemporaryFile() as whole:
         source: Any = path
         if is_packed(path):  # it is read from its end
@@ -273,7 +283,8 @@ def _of_columns(kind: str, stream: IO[bytes], path: Path) -> Iterator[tuple[int,
             source = whole
         number = 0
         try:
-            for batch in COLUMNAR[kind](source):
+            for batch, done in COLUMNAR[kind](source):
+                about.read_frac = partial(float, done)
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row

@@ -16,9 +16,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from tunesmith.data.finding import Finding, Row, finding, prompt_of
+from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.split import Split
 from tunesmith.data.stored import Chosen
-from tunesmith.data.traits import column
+from tunesmith.data.traits import column, label_counts
 from tunesmith.types import Example, Label
 
 MOST, LEAST = 2000, 50  # rows of each side
@@ -36,6 +37,7 @@ WORDS = {
     ),
 }  # fmt: skip
 LINKED, ALPHA = 0.1, 0.001  # Cramér's V and the p-value of a link worth a look
+MOST_GROUPS = 1000  # values of a column: more are names of rows rather than groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +119,19 @@ def drawn(part: Sequence[Example], num: int) -> Sequence[Example]:
     return Chosen(part, np.argsort(column(part, "prompt"), kind="stable")[:num])
 
 
-def linked(examples: Sequence[Example]) -> Iterator[Finding]:
+def linked(examples: Sequence[Example], step: Step = untold) -> Iterator[Finding]:
     """Labels that go with the columns of `data.columns.slices`: Cramér's V of the table, and its chi-squared test."""
+    if not label_counts(examples):
+        return
     counts: dict[str, dict[str, dict[str, int]]] = {}
-    for example in examples:
+    for example in counted(examples, len(examples), "rows counted by label and group", step):
         if isinstance(example.target, Label):
             for name, value in example.slices.items():
-                row = counts.setdefault(name, {}).setdefault(value, {})
-                row[example.target.text] = row.get(example.target.text, 0) + 1
+                groups = counts.setdefault(name, {})
+                if len(groups) <= MOST_GROUPS:
+                    row = groups.setdefault(value, {})
+                    row[example.target.text] = row.get(example.target.text, 0) + 1
+    counts = {name: groups for name, groups in counts.items() if len(groups) <= MOST_GROUPS}
     for name, groups in counts.items():
         labels = sorted({label for row in groups.values() for label in row})
         table = np.array([[row.get(label, 0) for label in labels] for row in groups.values()])

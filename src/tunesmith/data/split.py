@@ -254,7 +254,7 @@ def _placed(
         return _Placed(places)
     num_together = num_apart = 0
     if drawing.near_together:
-        cluster, alone = clusters(examples), alike.first_like(keys)
+        cluster, alone = clusters(examples, drawing.step), alike.first_like(keys)
         is_template = templates(cluster)
         cluster = np.where(is_template, alone, cluster)
         num_together, num_apart = int(have_copies(cluster, alone).sum()), int(is_template.sum())

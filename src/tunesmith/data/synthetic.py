@@ -13,7 +13,7 @@ from tunesmith.data.finding import prompt_of
 from tunesmith.data.near import Bands, Words, near_earlier
 from tunesmith.data.rows import Row
 from tunesmith.data.split import SPLITS, Split
-from tunesmith.data.stored import Chosen
+from tunesmith.data.stored import Chosen, Joined
 from tunesmith.data.traits import column
 from tunesmith.errors import DataError
 from tunesmith.types import Example
@@ -44,7 +44,7 @@ def joined(parts: Split, examples: Sequence[Example], *, keep: bool) -> Split:
     if not keep or not is_made.any():
         return parts
     made = Chosen(examples, np.flatnonzero(is_made))
-    held_out = [e for part in (parts.dev, parts.test) for e in part]
+    held_out = Joined(parts.dev, parts.test)
     places = parts.ledger.places(column(made, "key"))
     is_free = (places < 0) | (places == SPLITS.index("train"))
     is_free &= alike.places(np.unique(column(held_out, "masked")), column(made, "masked")) < 0

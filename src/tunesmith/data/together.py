@@ -13,6 +13,7 @@ import numpy as np
 from tunesmith.data import alike
 from tunesmith.data.finding import prompt_of, replies_of
 from tunesmith.data.near import LEAST, Bands, Words, side_by_side, words_of
+from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.traits import KINDS, column
 from tunesmith.types import Example, Reply
 
@@ -55,13 +56,14 @@ class Clusters:
             self.join(at, int(first[at]))
 
 
-def clusters(examples: Sequence[Example]) -> np.ndarray:
+def clusters(examples: Sequence[Example], step: Step = untold) -> np.ndarray:
     """Of each row the number of the first one in its cluster, uint32."""
     found = Clusters(len(examples))
     found.join_like(column(examples, "key"))
     found.join_like(column(examples, "masked"))
-    words, said = Words(map(prompt_of, examples)), replies(examples)
-    for side in side_by_side(Bands(words), np.ones(len(examples), bool)):
+    words = Words(counted(map(prompt_of, examples), len(examples), "prompts read, to split near copies alike", step))
+    said = replies(examples, step)
+    for side in side_by_side(Bands(words, step), np.ones(len(examples), bool)):
         pairs = side[found.of(side[:, 0]) != found.of(side[:, 1])]
         pairs = pairs[words.similarity(pairs) >= LEAST]
         if said is not None:
@@ -71,11 +73,12 @@ def clusters(examples: Sequence[Example]) -> np.ndarray:
     return found.of(np.arange(len(examples)))
 
 
-def replies(examples: Sequence[Example]) -> Words | None:
+def replies(examples: Sequence[Example], step: Step = untold) -> Words | None:
     """Their words, where all rows have replies: labels say nothing of whether two rows are one."""
     if (column(examples, "kind") != KINDS.index("Reply")).any():
         return None
-    return Words(text for e in examples for text in replies_of(e))
+    each = (text for e in examples for text in replies_of(e))
+    return Words(counted(each, len(examples), "replies read, to split near copies alike", step))
 
 
 def templates(cluster: np.ndarray) -> np.ndarray:

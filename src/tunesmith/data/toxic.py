@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -72,7 +72,7 @@ def sides(example: Example) -> tuple[list[str], list[str]]:
     return given, [] if isinstance(target, Label) else learned
 
 
-def told(examples: Sequence[Example], reader: Reader) -> Iterator[tuple[str, Example, str, int, str]]:
+def told(examples: Iterable[Example], reader: Reader) -> Iterator[tuple[str, Example, str, int, str]]:
     """(kind of finding, row, text, place, what is there) of each toxic row: `toxic_replies` where a reply is, else
     `toxic_prompts`."""
     stream = iter(examples)

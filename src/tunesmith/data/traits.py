@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.data import alike
+from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.stored import Chosen, Stored, open_unnamed, put
 from tunesmith.types import Example, Label, Marked, Pair, Ranked, Reply
 
@@ -45,10 +46,10 @@ DTYPE = np.dtype(
 class Traits:
     """Of examples that no longer change."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, examples: Sequence[Example], step: Step = untold) -> None:
         self._numbers: dict[str, int] = {}
         self._file = open_unnamed(self)
-        stream, self._num = iter(examples), 0
+        stream, self._num = counted(examples, len(examples), "rows looked at", step), 0
         while some := list(islice(stream, PIECE)):
             rows = np.array([self._row(example) for example in some], DTYPE)
             put(self._file, rows.tobytes())
@@ -86,9 +87,11 @@ class Traits:
 class Traited(Stored[Example]):
     """Looked at once, when all are there."""
 
+    step: Step = staticmethod(untold)  # how far looking has come
+
     @cached_property
     def traits(self) -> Traits:
-        return Traits(self)
+        return Traits(self, self.step)
 
 
 def traits_of(examples: Sequence[Example]) -> Traits:

@@ -20,6 +20,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from tunesmith.data import replies
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of, replies_of
+from tunesmith.data.progress import EVERY, Step, untold
 from tunesmith.data.stored import Chosen
 from tunesmith.data.traits import column, normalised
 from tunesmith.types import Example, Label
@@ -47,7 +48,7 @@ class Trigger:
     beside: float
 
 
-def triggers(texts: Sequence[str], outcomes: Sequence[str]) -> list[Trigger]:
+def triggers(texts: Sequence[str], outcomes: Sequence[str], step: Step = untold) -> list[Trigger]:
     """`outcomes`: "" where a row has none that counts."""
     names, outcome = np.unique(np.array(outcomes, dtype=object), return_inverse=True)
     sizes = np.bincount(outcome, minlength=len(names))
@@ -63,7 +64,9 @@ def triggers(texts: Sequence[str], outcomes: Sequence[str]) -> list[Trigger]:
     search = _Search(phrases, words.fit_transform(texts).tocsr(), outcome)
     terms, vocabulary = counter.get_feature_names_out(), words.vocabulary_
     found: list[Trigger] = []
-    for phrase, which, num_pure in search.striking(known):
+    striking = search.striking(known)
+    for number, (phrase, which, num_pure) in enumerate(striking):
+        step(number + 1, len(striking), "phrases looked at, to find triggers")
         rows = search.rows_with(phrase)
         if any(_is_same(rows, one.rows) for one in found):
             continue
@@ -124,13 +127,13 @@ def _is_same(rows: np.ndarray, known: Sequence[int]) -> bool:
     return bool(np.isin(rows, known).mean() > 0.5)
 
 
-def findings(examples: Sequence[Example]) -> Iterator[Finding]:
-    some = examples
+def findings(examples: Sequence[Example], step: Step = untold) -> Iterator[Finding]:
+    some, step = examples, step if len(examples) > EVERY else untold
     if len(examples) > MOST:
         some = Chosen(examples, np.sort(np.argsort(column(examples, "prompt"), kind="stable")[:MOST]))
     asked = [e for e in some if e.prompt and replies_of(e)]
     texts = [prompt_of(e) for e in asked]
-    found = [one for outcomes in outcomes_of(asked) for one in triggers(texts, outcomes)]
+    found = [one for outcomes in outcomes_of(asked) for one in triggers(texts, outcomes, step)]
     if found:
         rows = [
             Row(asked[one.rows[0]].source, f"{one.phrase!r}: {excerpt(texts[one.rows[0]])}",
