@@ -1,5 +1,6 @@
-"""Rows that only a person can judge: with toxic words, or in a language that is not usual. They are told, and dropped
-where their kind is named (`tunesmith audit --fix FOLDER --drop KIND`).
+"""Rows that only a person can judge: with toxic words, in a language that is not usual, nearly like others, or with a
+label that is likely wrong. They are told, and dropped where their kind is named (`tunesmith audit --fix FOLDER --drop
+KIND`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 from tunesmith.data import languages, toxic
 from tunesmith.data.blemishes import Tally
 from tunesmith.data.finding import Finding
+from tunesmith.data.leaks import LEVELS
 from tunesmith.data.progress import Step, counted, untold
 from tunesmith.types import Example
 
@@ -21,6 +23,9 @@ KINDS = {
     "toxic_prompts": "the prompt reads as toxic",
     "other_language": "asks in a language of which there are few rows",
     "reply_language": "answers in another language than is usual for its prompt's",
+    "near_duplicates": "nearly the same as an earlier row",
+    "label_errors": "its label is likely wrong",
+    **{f"{part}_{level}": f"nearly like a {part} row" for part in ("dev", "test") for level in LEVELS},
 }
 
 
@@ -59,6 +64,13 @@ class Doubts:
             if kind in self.drop:
                 self.dropped.setdefault(example.source, f"{KINDS[kind]} ({note})")
 
+    def listed(self, findings: Sequence[Finding]) -> None:
+        """Findings that were made elsewhere, and know all of their rows."""
+        for one in findings:
+            if one.kind in self.drop and one.every is not None:
+                for source in one.every():
+                    self.dropped.setdefault(source, KINDS[one.kind])
+
     def facts(self) -> dict[str, Any]:
         """For audit.json."""
         return {"languages": self.shares, "not_looked_for": self.not_looked_for}
@@ -70,9 +82,13 @@ def lines(found: dict[str, Any]) -> list[str]:
     for side, counts in found["languages"].items():
         total, unknown = sum(counts.values()), counts.get(languages.NOT_KNOWN, 0)
         known = [(name, num) for name, num in counts.items() if name != languages.NOT_KNOWN]
-        parts = [f"{name} {num / total:.1%}" for name, num in known[:SHOWN]]
+        parts = [f"{name} {percent(num, total)}" for name, num in known[:SHOWN]]
         if len(known) > SHOWN:
-            parts.append(f"{len(known) - SHOWN} more {sum(num for _, num in known[SHOWN:]) / total:.1%}")
-        parts += [f"too short or unclear to say {unknown / total:.1%}"] * bool(unknown)
+            parts.append(f"{len(known) - SHOWN} more {percent(sum(num for _, num in known[SHOWN:]), total)}")
+        parts += [f"too short or unclear to say {percent(unknown, total)}"] * bool(unknown)
         said.append(f"languages  of {side}: {', '.join(parts)}")
     return said + [f"not done   {sentence}" for sentence in found["not_looked_for"]]
+
+
+def percent(num: int, of: int) -> str:
+    return f"{num / of:.1%}" if num >= 0.001 * of else "under 0.1%"

@@ -64,6 +64,7 @@ class Look:
             *shift.linked(read.examples, step),
             *triggers.findings(read.examples, step),
         ]
+        self.doubts.listed(findings)
         counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
         found["tokens"] |= asdict(self.room)
         found["tokens"]["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tunesmith.data.personal import masked
@@ -92,10 +92,12 @@ class Finding:
     why: str
     mend: str
     rows: tuple[Row, ...] = ()  # at most SHOWN
+    every: Callable[[], Iterable[str]] | None = None  # file:line of all training rows that `--drop` takes
 
     def as_dict(self) -> dict[str, Any]:
         """As audit.json lists it."""
-        return {**asdict(self), "rows": [asdict(row) for row in self.rows], "share": self.count / max(1, self.of)}
+        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "every"}
+        return {**said, "rows": [asdict(row) for row in self.rows], "share": self.count / max(1, self.of)}
 
 
 def finding(kind: str, count: int, of: int, rows: Iterable[Row] = (), words: Sequence[str] | None = None) -> Finding:

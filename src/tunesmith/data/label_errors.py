@@ -8,7 +8,7 @@ times as surely as the given one. The surest come first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import hstack
@@ -105,8 +105,11 @@ def findings(train: Sequence[Example], step: Step = untold) -> Iterator[Finding]
         )
         for at, fit, doubt in zip(found.at[:SHOWN].tolist(), found.fits.tolist(), found.doubt.tolist())
     ]
-    yield finding("label_errors", len(found.at), len(rows), shown, (
+    made = finding("label_errors", len(found.at), len(rows), shown, (
         "training rows likely have a wrong label (predicted from the other rows"
         + (f"; drawn from {len(train):,})" if len(train) > len(rows) else ")"),
         "what is learned from them is wrong, and in the test they hide what is right",
-        "look at the rows that are listed, the surest first, and correct those that are wrong"))  # fmt: skip
+        "look at the rows that are listed, the surest first, and correct those that are wrong; "
+        "`--fix FOLDER --drop label_errors` drops all of them"))  # fmt: skip
+    where = np.array([rows[at][0] for at in found.at.tolist()], np.uint32)
+    yield replace(made, every=lambda: (example.source for example in Chosen(train, where)))

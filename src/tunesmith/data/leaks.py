@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 
@@ -76,22 +77,32 @@ def findings(examples: Sequence[Example], split: Split, step: Step = untold) -> 
     near = near_duplicates(examples, step)
     if near:
         rows = [_row(examples[n.at], examples[n.like], n) for n in near[:SHOWN]]
-        yield finding("near_duplicates", len(near), len(examples), rows, (
+        made = finding("near_duplicates", len(near), len(examples), rows, (
             "rows are nearly the same as an earlier one (more than digits differ)",
             "what they say weighs more than all else",
-            "keep some of each kind; a drawn split has them on one side (`data.near_together`)"))  # fmt: skip
+            "keep some of each kind; a drawn split has them on one side (`data.near_together`); "
+            "`--fix FOLDER --drop near_duplicates` keeps the first of each"))  # fmt: skip
+        yield replace(made, every=lambda: (examples[n.at].source for n in near))
     for name in ("dev", "test"):
         part: Sequence[Example] = getattr(split, name)
         found = leaks(split, name, step) if len(part) else ()
         for level, (what, why) in LEVELS.items():
-            num, some = 0, list[Near]()
-            for one in found:
-                if (one.similarity >= SAME_WORDS) == (level == "reordered"):
-                    num += 1
-                    some += [one] if len(some) < SHOWN else []
+            is_level = partial(_of_level, level)
+            num = sum(map(is_level, found))
             if num:
-                rows = [_row(part[n.at], split.train[n.like], n) for n in some]
-                yield finding(f"{name}_{level}", num, len(part), rows, (f"{name} rows {what}", why, GROUP))
+                rows = [_row(part[n.at], split.train[n.like], n) for n in islice(filter(is_level, found), SHOWN)]
+                kind = f"{name}_{level}"
+                mend = f"{GROUP}; `--fix FOLDER --drop {kind}` drops the training rows that are named"
+                made = finding(kind, num, len(part), rows, (f"{name} rows {what}", why, mend))
+                yield replace(made, every=partial(_training, split, found, level))
+
+
+def _of_level(level: str, near: Near) -> bool:
+    return (near.similarity >= SAME_WORDS) == (level == "reordered")
+
+
+def _training(split: Split, found: Iterable[Near], level: str) -> Iterator[str]:
+    yield from (split.train[n.like].source for n in found if _of_level(level, n))
 
 
 def _row(one: Example, other: Example, near: Near) -> Row:

@@ -16,6 +16,7 @@ from typing import Any
 from tunesmith.data import personal, replies
 from tunesmith.data.blemishes import MENDED_FRAC, calls
 from tunesmith.data.ingest import Ingested
+from tunesmith.data.packed import is_packed
 from tunesmith.data.rows import Reading, Rejected, Row, format_of, rows
 from tunesmith.data.write import write_rows
 from tunesmith.errors import InputError
@@ -84,7 +85,7 @@ def mend(read: Ingested, reading: Reading, folder: Path, doubted: Mapping[str, s
 
 def name_of(path: Path) -> str:
     """Of the copy: rows of CSV and TSV stay so, all others become JSON lines."""
-    stem = path.name.removesuffix(".gz")
+    stem = path.with_suffix("").name if is_packed(path) else path.name
     return stem if format_of(path) in STAY else f"{Path(stem).stem}.jsonl"
 
 

@@ -64,6 +64,9 @@ def test_findings_name_the_row_and_what_would_fit() -> None:
     rows = [example(text, f"label {label}", line) for line, (text, label) in enumerate(zip(texts, labels.tolist()))]
     [found] = findings(rows)
     assert found.of == NUM
+    assert found.every is not None
+    every = list(found.every())
+    assert (len(every), every[: len(found.rows)]) == (found.count, [row.source for row in found.rows])
     first = found.rows[0]
     given = labels[int(first.source.removeprefix("rows:"))]
     assert first.note.startswith(f"label {given}, rather label {given ^ 1} (")

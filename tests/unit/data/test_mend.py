@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tunesmith.data import leaks
+from tunesmith.data.doubtful import Doubts
 from tunesmith.data.ingest import read
 from tunesmith.data.lines import Reading
 from tunesmith.data.mend import mend
+from tunesmith.data.split import split
 from tunesmith.errors import InputError
 
 TOKEN = "ghp_" + "a1" * 12
@@ -76,6 +83,44 @@ def test_tables_stay_tables(tmp_path: Path) -> None:
         assert list(csv.reader(stream)) == [["id", "text", "label"], ["1", "a; b", "x"], ["2", "c", "y"]]
 
 
+def of_kind(kind: str, folder: Path) -> Path:
+    """Forty rows and one that cannot be used, as a file of this kind."""
+    path = folder / f"rows.{kind}"
+    pairs = [{"prompt": f"ask {i}", "completion": f"answer {i}"} for i in range(40)]
+    table, turn = pa.table({k: [*(row[k] for row in pairs), None] for k in pairs[0]}), "<|im_start|>{}\n{}<|im_end|>\n"
+    chats = [turn.format("user", row["prompt"]) + turn.format("assistant", row["completion"]) for row in pairs]
+    texts = {
+        "jsonl": "".join(json.dumps(row) + "\n" for row in pairs) + "{}\n",
+        "json": json.dumps([*pairs, 3]),
+        "csv": "prompt,completion\n" + "".join(f"{row['prompt']},{row['completion']}\n" for row in pairs) + "a,b,c\n",
+        "tsv": "prompt\tcompletion\n" + "".join(f"{row['prompt']}\t{row['completion']}\n" for row in pairs) + "a\n",
+        "txt": "\n".join([*chats, "<|im_start|>user\nnever closed"]),
+        "chat.jsonl": "".join(json.dumps({"text": chat}) + "\n" for chat in chats) + "{}\n",
+    }  # fmt: skip
+    bare = kind.removesuffix(".gz").removesuffix(".zst")
+    if bare == "parquet":
+        pq.write_table(table, path)
+    elif bare == "arrow":
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    else:
+        raw, compression = texts[bare].encode(), {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+        with pa.output_stream(str(path), compression=compression) as out:
+            out.write(raw)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "txt", "chat.jsonl", "parquet", "arrow", "jsonl.gz",
+                                  "csv.gz", "csv.zst", "jsonl.zst"])  # fmt: skip
+def test_the_copy_of_any_kind_of_file_reads_as_the_same_examples(tmp_path: Path, kind: str) -> None:
+    """Mutant: a name keeps the `.zst` of a table that is written unpacked, and nobody can read it."""
+    found = read([of_kind(kind, tmp_path)])
+    done = mend(found, Reading(), tmp_path / "out")
+    assert dict(done.counts) == {"read": 41, "written": 40, "masked": 0, "dropped": 0, "left out": 1}
+    assert len(done.ledger.read_text().splitlines()) == 1
+    assert [e.id for e in read(done.files).examples] == [e.id for e in found.examples]
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     file = written(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(InputError, match="is there already"):
@@ -87,3 +132,28 @@ def test_messages_are_not_mended_one_by_one(tmp_path: Path) -> None:
     file.write_text("ticket_id,sender,text\n" + "".join(f"{i},customer,hi {i}\n{i},agent,yes {i}\n" for i in range(3)))
     with pytest.raises(InputError, match="one message"):
         mend(read([file]), Reading(), tmp_path / "out")
+
+
+def test_every_row_of_a_finding_that_is_named_is_dropped_and_not_only_those_shown(tmp_path: Path) -> None:
+    """30 near copies, of which 20 are shown; mutant: those that are shown."""
+    draw = random.Random(4)
+    words = [f"{a}{b}{c}{d}" for a in "bdfg" for b in "aeiou" for c in "klmn" for d in "aeiou"]
+    said = [" ".join(draw.choices(words, k=12)) for _ in range(90)]
+    rows = [{"prompt": text, "completion": f"answer {text[:9]}"} for text in said]
+    rows += [{**row, "prompt": f"{row['prompt']} then"} for row in rows[:30]]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read([file])
+    doubts = Doubts(None, None, drop=("near_duplicates",))
+    made = list(leaks.findings(found.examples, split(found.examples, 0.1, 0.1, "salt")))
+    doubts.listed(made)
+    done = mend(found, Reading(), tmp_path / "out", doubts.dropped)
+    assert (len(made[0].rows), done.counts["dropped"], done.counts["written"]) == (20, 30, 90)
+    assert [json.loads(line)["row"].rpartition(":")[2] for line in done.ledger.read_text().splitlines()] == [
+        str(line) for line in range(91, 121)
+    ]
+    assert "every" not in made[0].as_dict()
+    held_out = replace(found.examples[100], source="test:1")
+    parts = split(found.examples[:90], 0.0, 0.0, "salt", given={"test": [held_out]})
+    [leak] = leaks.findings(parts.train, parts)
+    assert (leak.kind, list(leak.every())) == ("test_edited", [f"{file}:11"])  # type: ignore[misc]
