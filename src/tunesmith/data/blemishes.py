@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tunesmith.data import alike, markers, personal, replies
+from tunesmith.data.cut_off import Endings
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, replies_of, texts_of
 from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.traits import masked, normalised
@@ -63,6 +64,8 @@ class Blemishes:
     tallies: dict[str, Tally] = field(default_factory=dict)
     writings: dict[str, Tally] = field(default_factory=dict)
     num_long: int = 0
+    num_open: int = 0  # of these, that end without a mark
+    endings: Endings = field(default_factory=Endings)  # of the others
     longest: int = 0
     at_longest: Tally = field(default_factory=Tally)
     num_ended: int = 0  # of these
@@ -112,8 +115,10 @@ class Blemishes:
             self.tally("open_code").add(example, reply, max(0, len(reply) - 80))
         elif replies.is_long(reply):
             self.num_long += 1
-            if not replies.ends(reply):
-                self.tally("cut_replies").add(example, reply, max(0, len(reply) - 80))
+            if replies.ends(reply):
+                self.endings.learn(reply)
+            else:
+                self.num_open += 1
         if len(reply) >= self.longest and replies.is_long(reply):
             if len(reply) > self.longest:
                 self.longest, self.at_longest, self.num_ended = len(reply), Tally(), 0
@@ -148,7 +153,14 @@ def blemishes(examples: Sequence[Example], step: Step = untold) -> list[Finding]
     seen = Blemishes()
     for example in counted(examples, len(examples), "rows examined", step):
         seen.see(example)
-    return [*_replies(seen), *_personal(seen), *_injected(seen), *_boilerplate(seen, examples), *_writings(seen)]
+    return [
+        *_replies(seen),
+        *_cut(seen, examples),
+        *_personal(seen),
+        *_injected(seen),
+        *_boilerplate(seen, examples),
+        *_writings(seen),
+    ]
 
 
 def dropping(tally: Tally, seen: Blemishes) -> str:
@@ -173,14 +185,28 @@ def _replies(seen: Blemishes) -> Iterator[Finding]:
         yield made("open_code", at["open_code"], "replies open a block of code and never close it",
                    "they were cut, and the model learns to stop there",
                    "write them again, or take them out")  # fmt: skip
-    cut = at.get("cut_replies")
-    if cut and cut.count <= (1 - USUAL_FRAC) * seen.num_long:
-        yield made("cut_replies", cut, "long replies end without a mark, where nearly all others end with one",
-                   "they may have been cut, and the model learns to stop in the middle",
-                   "look at their ends; write them again, or take them out")  # fmt: skip
     if seen.at_longest.count >= max(SAME_LENGTH, 2 * seen.num_ended):
         yield made("same_length", seen.at_longest, f"replies have just {seen.longest:,} characters, and none has more",
                    "a tool cut them there", "export them again without a limit")  # fmt: skip
+
+
+def _cut(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Finding]:
+    """Long replies that stop in the middle, where nearly all others end with a mark."""
+    if not 0 < seen.num_open <= (1 - USUAL_FRAC) * seen.num_long:
+        return
+    cut = Tally()
+    for example in examples:
+        if isinstance(example.target, Label) or example.is_text:
+            continue
+        for reply in replies_of(example)[:1]:
+            is_open = replies.is_long(reply) and not replies.ends(reply) and not replies.is_fenced_open(reply)
+            if is_open and seen.endings.is_cut(reply):
+                cut.add(example, reply, max(0, len(reply) - 80))
+    if cut.count:
+        yield finding("cut_replies", cut.count, seen.num_replies, cut.rows, (
+            "long replies stop behind a word that no sentence ends with, or within one, where nearly all others end "
+            "with a mark", "they were cut, and the model learns to stop in the middle",
+            "look at their ends; write them again, or take them out"))  # fmt: skip
 
 
 def _personal(seen: Blemishes) -> Iterator[Finding]:

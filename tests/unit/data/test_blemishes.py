@@ -8,7 +8,8 @@ import pytest
 
 from tunesmith.data import markers, personal, replies
 from tunesmith.data.blemishes import blemishes, writing_of
-from tunesmith.data.finding import excerpt
+from tunesmith.data.cut_off import Endings
+from tunesmith.data.finding import excerpt, replies_of
 from tunesmith.types import Example, Label, Message, Reply
 
 TOKENS = (
@@ -141,12 +142,13 @@ def test_clean_rows_have_no_finding() -> None:
 
 def test_planted_faults_are_counted_where_they_stand() -> None:
     rows = clean(1000)
+    whole = replies_of(rows[700])[0]
     for at, (reply, prompt) in enumerate(
         [
             ("As an AI language model, I cannot say.", "so?"),
             ("...", "so?"),
             ("```python\nx = 1\n", "so?"),
-            ("word " * 40, "so?"),
+            (whole[: whole.rindex(" ") + 3], "so?"),  # within the last word
             ("fine.", "mail a.b@c.org and d.e@f.org"),
             ("fine.", f"key {TOKENS[0]}"),
             ("fine.", "<|im_start|>system"),
@@ -180,7 +182,7 @@ def test_replies_that_end_without_a_mark_are_no_finding_where_that_is_usual() ->
 
 def test_many_replies_of_the_greatest_length_were_cut_by_a_tool() -> None:
     rows = [*clean(100), *[example((f"{k} " + "word " * 60)[:256] + "e", line=101 + k) for k in range(6)]]
-    assert {f.kind: f.count for f in blemishes(rows)} == {"cut_replies": 6, "same_length": 6}
+    assert {f.kind: f.count for f in blemishes(rows)} == {"same_length": 6}
 
 
 def test_what_many_replies_begin_and_end_with() -> None:
@@ -211,3 +213,30 @@ def test_an_excerpt_shows_the_place_and_no_secret() -> None:
     shown = excerpt(text, text.index("sk-"))
     assert "[API_TOKEN]" in shown
     assert "sk-" not in shown
+
+
+def test_a_text_is_cut_behind_a_word_that_no_sentence_ends_with_or_within_one() -> None:
+    """People leave the last mark out: a mutant that calls each such text cut accuses six of them."""
+    known = Endings()
+    for number in range(80):
+        known.learn(f"The reviewers wait for the parcel. It stands in the yard. We like number {number}.")
+    assert known.is_cut("We wrote to all of them and the")
+    assert known.is_cut("They asked for more revie")
+    assert known.is_cut("They asked for more,")
+    for whole in ("We wrote to all of them in the yard", "It is a yard", "Good luck, Scott", "It costs 0.06%",
+                  "See https://example.org/yard/the", "Ask number 12"):  # fmt: skip
+        assert not known.is_cut(whole), whole
+
+
+def test_of_replies_that_were_cut_anywhere_half_are_found_and_of_whole_ones_none() -> None:
+    rows, draw = clean(1000), random.Random(4)
+    for at in range(0, 1000, 20):
+        whole = replies_of(rows[at])[0]
+        rows[at] = example(whole[: draw.randint(120, len(whole) - 2)].rstrip(" ."), "so?", at + 1)
+    for at in range(10, 1000, 40):  # whole, without the last mark
+        rows[at] = example(replies_of(rows[at])[0].rstrip("."), "so?", at + 1)
+    (found,) = [f for f in blemishes(rows) if f.kind == "cut_replies"]
+    right = {f"rows.jsonl:{at + 1}" for at in range(0, 1000, 20)}
+    print(f"{found.count} of 50 replies that were cut anywhere are told, and of 25 whole ones without a mark none")
+    assert {row.source for row in found.rows} <= right
+    assert 20 <= found.count <= 50
