@@ -302,7 +302,7 @@ class Job:
         out = self.trained * 4 if is_adapter else self.base.num_weights * model.dtype.itemsize
         out += 4 * self.base.num_weights if has_merged else 0
         written_s = out / GIB * speeds.disk_s + speeds.tokenizer_s * (1 + has_merged)
-        return compared * (1 + openings) + speeds.load_s * (openings + is_again) + written_s
+        return (compared + speeds.load_s) * (openings + is_again) + compared + written_s
 
     def rehearsal(self) -> float:
         """What is left of it: prompts, a checkpoint, the export; the longest micro-batch where it was cut before."""

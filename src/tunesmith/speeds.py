@@ -39,6 +39,7 @@ WARM_TOKENS = 64  # of the first, untimed passes
 LEARN_S = 3.0  # that the timed micro-batch may take; a larger one is cut
 READ_S, READ_TOKENS, LEAST_READ = 1.5, 256, 64  # of prompts that are read at once for the timing: seconds, tokens
 SCORED_TOKENS = 384
+STEADY_S, MOST_TIMES = 0.5, 5  # what takes less is timed again, this often at most, and its median counts
 LEAST_SHARE = 0.5  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
 LEAST_WRITTEN, MOST_WRITTEN = 2**24, 2**28  # bytes, for the clock: an eighth of a checkpoint
@@ -164,6 +165,14 @@ def timed(work: Callable[[], Found], device: torch.device) -> tuple[float, Found
     return time.monotonic() - began, found
 
 
+def steady(work: Callable[[], float]) -> float:
+    """Seconds of what `work` times."""
+    found = [work()]
+    while len(found) < MOST_TIMES and sum(found) < STEADY_S:
+        found.append(work())
+    return float(np.median(found))
+
+
 def learning(session: Session, state: State, longest: Forest) -> tuple[Line, float, bool]:
     """(a micro-batch, seconds of a step, whether the longest micro-batch was tried well). A small piece comes first:
     for what is built once, and to see how much of the longest can be tried."""
@@ -174,8 +183,8 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
         return timed(lambda: session.forward_backward(TENANT, [batch], state.objective, 1.0 / units), device)[0]
 
     def line() -> Line:
-        less_s = learn(less) if less.num_tokens < part.num_tokens else 0.0
-        return Line.through(less.num_tokens, less_s, part.num_tokens, learn(part))
+        less_s = steady(lambda: learn(less)) if less.num_tokens < part.num_tokens else 0.0
+        return Line.through(less.num_tokens, less_s, part.num_tokens, steady(lambda: learn(part)))
 
     small, _ = ends_of(longest, WARM_TOKENS)
     warm_s = min(learn(small) for _ in range(2))  # the first builds what is built once
@@ -217,7 +226,7 @@ def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Li
 
     def read(batch: Forest) -> float:
         ask = session.scores if base.scores else session.logprobs
-        return timed(lambda: ask(TENANT, [batch]), device)[0]
+        return steady(lambda: timed(lambda: ask(TENANT, [batch]), device)[0])
 
     less_s, few_s, all_s = read(less), read(batch), read(every)
     few, num = int((batch.weights != 0).sum()), batch.num_tokens
