@@ -37,7 +37,10 @@ SHORT = [
     "evals.explain_cases=0",
 ]
 SUMS = ["train.max_updates=24", "train.lr=3e-4", "objective.policy.max_new_tokens=24", *SHORT[1:3]]
-GYM = "reasoning-gym/chain_sum?size=700&max_terms=2&max_digits=2"
+GYM = "reasoning-gym/"
+CHAIN_SUM = f"{GYM}chain_sum?size=700&max_terms=2&max_digits=2"
+FEW_WORDS = "reward=[{kind: expression, expression: 'stopped * (num_words >= 3) * (num_words <= 10)'}]"
+SAMPLED = ("reinforce", "ppo")
 PAIRS = ["train.max_updates=24", *SHORT[1:3]]
 Row = dict[str, Any]
 
@@ -61,6 +64,11 @@ def conversation(row: Row) -> Row:
         elif role and (turns or role == "user"):
             turns.append({"role": role, "content": said.strip()})
     return {"messages": turns}
+
+
+def in_few_words(row: Row) -> Row:
+    asked = f"{row['instruction']}\n{row['input']}".strip()
+    return {"messages": [{"role": "user", "content": f"{asked}\nAnswer in at most ten words."}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +109,26 @@ SETS = {
         "Sums and differences of two numbers of up to two digits, made by reasoning-gym, learned by GRPO",
         SUMS,
         "reinforce",
-        data=GYM,
+        data=CHAIN_SUM,
     ),
     "sums_by_ppo": Set(
-        "The same sums, replies and rate, learned by PPO", [*SUMS, "train.rehearsal=false"], "ppo", data=GYM
+        "The same sums, replies and rate, learned by PPO", [*SUMS, "train.rehearsal=false"], "ppo", data=CHAIN_SUM
+    ),
+    "letters_by_rewards": Set(
+        "How often a letter stands in one to three words, made by reasoning-gym, learned by GRPO",
+        SUMS,
+        "reinforce",
+        data=f"{GYM}letter_counting?size=700&min_words=1&max_words=3",
+    ),
+    "few_words_by_rewards": Set(
+        "Instructions to be answered in three to ten words, whatever they say (Apache-2.0), learned by GRPO",
+        [*SUMS, "objective.policy.max_new_tokens=32", FEW_WORDS],
+        "reinforce",
+        in_few_words,
+        data="rasbt_instructions",
+    ),
+    "harmless_preferences": Set(
+        "Harmless before harmful replies (MIT), by DPO", PAIRS, "preferences", data="hh_harmless"
     ),
     "legal_plain_summaries": Set(
         "Terms of service in plain words (Apache-2.0)", [*SHORT, "data.columns.group=id"], "legal"
@@ -135,7 +159,7 @@ SETS = {
 def rows_of(name: str, data: Path, folder: Path) -> Path:
     """The files to read: the set's own, or copies in `folder` with each row made anew. Of one file alone is learned."""
     remade, source = SETS[name].row, data / (SETS[name].data or name)
-    if SETS[name].data.startswith("reasoning-gym/"):
+    if SETS[name].data.startswith(GYM):
         return Path(SETS[name].data)
     files = sorted(source.glob("*.jsonl*"))
     if remade is None:
@@ -152,7 +176,7 @@ def rows_of(name: str, data: Path, folder: Path) -> Path:
 def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
     """One run of the command line; the row that is kept of it."""
     chosen, folder = SETS[name], out / name
-    settings = [*([] if chosen.data == GYM else OF_ROWS), *COMMON, *chosen.sets]
+    settings = [*([] if chosen.recipe in SAMPLED else OF_ROWS), *COMMON, *chosen.sets]
     sets = [word for s in settings for word in ("--set", s)]
     recipe = [str(RECIPES / f"{chosen.recipe}.yaml")] if chosen.recipe else []
     rows = rows_of(name, data, out / "rows" / name)

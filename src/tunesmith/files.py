@@ -6,21 +6,26 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tunesmith.errors import DataError, of_the_system
+from tunesmith.errors import DataError
 from tunesmith.places import cache_dir as cache_dir
 
 MANIFEST = "manifest.json"
 PARTIAL, STALE = ".partial_", ".stale_"  # how names begin of what is being written, and of what is being replaced
+PIECE, CACHED = 2**24, 2**26  # bytes that are written at once, and that the system's page cache may hold of a file
+KINDS = {  # in the order in which a safetensors file has them
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 BASE_CONFIG = "base_config.json"  # beside an adapter for a longer context: what its base has to be opened with
 
 
@@ -47,9 +52,13 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def sync(path: Path) -> None:
@@ -60,8 +69,9 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def publish_folder(write: Callable[[Path], None], final: Path) -> Path:
-    """Let `write(folder)` fill a folder that appears whole under `final`, or not at all. An old one is replaced.
+def publish_folder(write: Callable[[Path], object], final: Path) -> Path:
+    """Let `write(folder)` fill a folder that appears whole under `final`, or not at all. An old one is replaced. It may
+    give {name: SHA-256} of files that it hashed while it wrote them.
 
     Everything is on the disk before the name is, so that a machine that loses power leaves the old state or the new one
     (Pillai et al. 2014, "All file systems are not created equal").
@@ -71,11 +81,12 @@ def publish_folder(write: Callable[[Path], None], final: Path) -> Path:
         sync(final.parent.parent)
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
     try:
-        write(partial)
+        hashed = found if isinstance(found := write(partial), Mapping) else {}
         partial.chmod(0o755)
         inside = sorted(partial.rglob("*"))
         files = [p for p in inside if p.is_file()]
-        manifest = {p.relative_to(partial).as_posix(): sha256_file(p) for p in files}
+        names = [p.relative_to(partial).as_posix() for p in files]
+        manifest = {name: hashed.get(name) or sha256_file(p) for name, p in zip(names, files)}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
         folders = [p for p in reversed(inside) if p.is_dir()]
         for path in [*files, partial / MANIFEST, *folders, partial]:
@@ -132,15 +143,48 @@ def read_manifest(folder: Path) -> dict[str, str] | None:
     return wanted if isinstance(wanted, dict) and all(isinstance(d, str) for d in wanted.values()) else None
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file. What the system refused is raised as the OSError that it is."""
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> str:
+    """Write a safetensors file, byte for byte as that library does; gives its SHA-256. What the system refused is
+    raised as the OSError that it is, with the path.
+
+    The library leaves the whole file in the page cache. Where that has to be found first, in containers and virtual
+    machines, this was seen to take four times as long as the disk; and the file was read again to be hashed.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (list(KINDS).index(item[1].dtype), item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    said = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    said += b" " * (-len(said) % 8)
+    digest, unsynced = hashlib.sha256(), 0
     try:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata)
-    except SafetensorError as error:
-        refused = of_the_system(error)
-        if refused is None:
-            raise
-        raise OSError(refused.errno, refused.strerror, str(path)) from error
+        with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
+            for piece in pieces_of([len(said).to_bytes(8, "little") + said], (bytes_of(t) for _, t in ordered)):
+                hashed = beside.submit(digest.update, piece)
+                unsynced += file.write(piece)
+                hashed.result()
+                if unsynced >= CACHED:
+                    give_back_pages(file)
+                    unsynced = 0
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return digest.hexdigest()
+
+
+def pieces_of(*parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    for part in parts:
+        for data in part:
+            yield from (data[first : first + PIECE] for first in range(0, len(data), PIECE))
+
+
+def give_back_pages(file: BinaryIO) -> None:
+    """What was written so far is brought to the disk, and leaves the page cache (Linux)."""
+    file.flush()
+    if sys.platform == "linux":
+        os.fdatasync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_json(path: Path) -> Any:

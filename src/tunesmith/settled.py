@@ -32,7 +32,7 @@ def averaged(session: Session) -> Snapshot:
 def keep_best(run: Path, snapshot: Snapshot) -> None:
     """The best weights so far, in the place of those before, whole or not at all."""
     tensors = {n: t.detach().cpu() for n, t in snapshot.values.items()}
-    publish_folder(lambda out: save_tensors(tensors, out / BEST.name), run / BEST.parent)
+    publish_folder(lambda out: {BEST.name: save_tensors(tensors, out / BEST.name)}, run / BEST.parent)
 
 
 def settle(recipe: Recipe, folder: RunFolder, session: Session, made: Material) -> Snapshot:

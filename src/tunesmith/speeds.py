@@ -40,7 +40,7 @@ LEARN_S = 3.0  # that the timed micro-batch may take; a larger one is cut
 READ_S, READ_TOKENS, LEAST_READ = 1.5, 256, 64  # of prompts that are read at once for the timing: seconds, tokens
 SCORED_TOKENS = 384
 STEADY_S, MOST_TIMES = 0.5, 5  # what takes less is timed again, this often at most, and its median counts
-LEAST_SHARE = 0.5  # of a timed pass that is taken to grow with its tokens
+LEAST_SHARE = 0.3  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
 LEAST_WRITTEN, MOST_WRITTEN = 2**24, 2**28  # bytes, for the clock: an eighth of a checkpoint
 Found = TypeVar("Found")
@@ -189,6 +189,8 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
     small, _ = ends_of(longest, WARM_TOKENS)
     warm_s = min(learn(small) for _ in range(2))  # the first builds what is built once
     most = int(LEARN_S / max(warm_s, 1e-6) * small.num_tokens)
+    if warm_s < 2 * LEARN_S:  # two sizes at least: with Mixout most of a pass does not grow with its tokens
+        most = max(most, 3 * small.num_tokens)
     _, part = ends_of(longest, most)
     less, _ = ends_of(longest, part.num_tokens // 3)
     step_s, is_finite = 0.0, True
@@ -297,11 +299,10 @@ def read_tokens(lengths: Sequence[int], rows: int, shared: int = 0) -> tuple[int
 
 
 def writing(num_bytes: int) -> float:
-    """Seconds of a GiB: written, synced, hashed. Small files may fall on blocks that were just freed: a large
-    checkpoint was seen to take more than twice as long a byte."""
-    tensors: dict[str, Any] = {"tensor": torch.zeros(num_bytes // 4)}
+    """Seconds of a GiB: written, synced, hashed."""
+    tensors, name = {"tensor": torch.zeros(num_bytes // 4)}, "tensor.safetensors"
     with tempfile.TemporaryDirectory(prefix="tunesmith_", dir=place()) as scratch:
-        fill = lambda out: save_tensors(tensors, out / "tensor.safetensors")
+        fill = lambda out: {name: save_tensors(tensors, out / name)}
         seconds, _ = timed(lambda: publish_folder(fill, Path(scratch) / "tried"), torch.device("cpu"))
     return seconds * 2**30 / num_bytes
 

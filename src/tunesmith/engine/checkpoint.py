@@ -63,9 +63,9 @@ def settings(session: Session, state: State) -> str:
 def write(folder: Path, copy: Copy) -> Path:
     """`folder/update_…`, whole or absent."""
 
-    def fill(out: Path) -> None:
-        save_tensors(copy.tensors, out / TENSORS)
+    def fill(out: Path) -> dict[str, str]:
         (out / FACTS).write_text(json.dumps(copy.facts, allow_nan=False), encoding="utf-8")
+        return {TENSORS: save_tensors(copy.tensors, out / TENSORS)}
 
     return publish_folder(fill, folder / checkpoint_name(copy.update))
 
