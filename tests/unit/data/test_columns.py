@@ -104,7 +104,7 @@ BAD_CHATS: list[tuple[str, str]] = [
     (chat(("user", [{"type": "image_url"}]), ("assistant", "b")), "not text"),
     ('{"messages": []}', "no list of messages"),
     ('{"messages": ["a"]}', "message 1 is a str"),
-    ('{"messages": "hello"}', "not JSON"),
+    ('{"messages": "hello"}', "no list of messages, and no ChatML"),
 ]
 
 
