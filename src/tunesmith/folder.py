@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tunesmith import lineage
 from tunesmith.answered import Sitting
 from tunesmith.deaths import WORKING, working
-from tunesmith.engine.ranks import ALONE, Ranks
+from tunesmith.engine.ranks import ALONE, Ranks, is_launched
 from tunesmith.errors import InputError
 from tunesmith.files import read_json, sha256_text, sweep, write_json, write_text
 from tunesmith.stopping import Stop
@@ -62,7 +62,24 @@ class Silent:
 
 def this_process() -> dict[str, Any]:
     """Who fills a folder: a process number alone is used again, with its start it is not."""
-    return {"host": sha256_text(platform.node())[:12], "pid": os.getpid(), "began_s": psutil.Process().create_time()}
+    host, began_s = sha256_text(platform.node())[:12], psutil.Process().create_time()
+    return {"host": host, "pid": os.getpid(), "began_s": began_s, "launcher": launcher()}
+
+
+def launcher() -> str:
+    """Who started this process and would start it again: torchrun's agent, which outlives its processes; "" of none."""
+    if not is_launched():
+        return ""
+    agent = psutil.Process(os.getppid())
+    return f"{sha256_text(platform.node())[:12]} {agent.pid} {agent.create_time()}"
+
+
+def is_started_again(path: Path) -> bool:
+    """Whether this launch has filled the run's folder before. torch counts new starts only where the process was lost
+    on the same machine as this one."""
+    whole = path / PROCESS
+    known = json.loads(whole.read_text(encoding="utf-8")).get("launcher") if whole.is_file() else None
+    return bool(known) and known == launcher()
 
 
 def peak_gib() -> float:

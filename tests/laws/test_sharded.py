@@ -15,14 +15,17 @@ from torch.distributed.tensor import DTensor
 
 from tunesmith.data.pack import forest
 from tunesmith.engine import sharded
-from tunesmith.engine.dealing import shares
+from tunesmith.engine.dealing import Share, shares
 from tunesmith.engine.ranks import Group
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
+from tunesmith.errors import LostRank
 from tunesmith.models.adapters import Adapt, open_slot
 from tunesmith.models.peft_methods import take_out
+from tunesmith.objectives.sft import SFT
 
 ROWS = records()
+DORA = Adapt("lora", rank=4, dora=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,13 +46,13 @@ def group() -> Iterator[Group]:
 
 def session_of(group: Group, adapt: str, **how: Any) -> Session:
     session = Session(base_of(), **how)
-    session.create("t", Spec(ADAPTS[adapt]))
+    session.create("t", Spec(DORA if adapt == "dora" else ADAPTS[adapt]))
     moved(session, "t")
     session.ranks = group
     return session
 
 
-@pytest.mark.parametrize("adapt", ADAPTS)
+@pytest.mark.parametrize("adapt", [*ADAPTS, "dora"])
 def test_a_sharded_tenant_learns_is_asked_and_kept_as_a_whole_one(group: Group, adapt: str) -> None:
     """To the last bit, on one rank; and goes on whole, without moments, when it was gathered."""
     session = session_of(group, adapt)
@@ -112,6 +115,29 @@ def test_norms_and_adapters_are_of_one_number_format(group: Group) -> None:
     session.spread("t")
     with pytest.raises(AssertionError, match="uniform original parameter dtype"):
         gradient(session, "t", [forest(ROWS)])
+
+
+def test_a_rank_that_is_lost_in_a_pass_is_told_so(group: Group) -> None:
+    """And what else goes wrong there is not taken for it."""
+    session = session_of(group, "lora")
+    session.spread("t")
+
+    def gone(work: object) -> torch.Tensor:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2000")
+
+    def wrong(work: object) -> torch.Tensor:
+        raise RuntimeError("shapes differ")
+
+    session.learner.run = wrong  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        session.learner.teach(*asked(session))
+    session.learner.run = gone  # type: ignore[method-assign]
+    with pytest.raises(LostRank, match="another process of this run is gone"):
+        session.learner.teach(*asked(session))
+
+
+def asked(session: Session) -> tuple[Any, ...]:
+    return session.tenants["t"], Share((0,), [forest(ROWS)]), (0,), SFT(), 1.0, session.ranks
 
 
 def test_every_rank_makes_as_many_passes() -> None:

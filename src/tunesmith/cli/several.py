@@ -46,6 +46,7 @@ def several(processes: int | None, ranks: Any, out: Path | None, folder: Path) -
 
 def goes_on(out: Path | None) -> bool:
     """Whether torch started all processes again, so that nobody says --resume, and there is a run to go on with."""
-    if out is None or part("engine.ranks").num_restarts() == 0:
+    if out is None or not part("engine.ranks").is_launched():
         return False
-    return any(out.glob("recipe.yaml")) or any(out.glob("seed_*/recipe.yaml"))
+    begun = [path.parent for name in ("", "seed_*/") for path in out.glob(f"{name}recipe.yaml")]
+    return any(map(part("folder").is_started_again, begun)) or (bool(begun) and part("engine.ranks").num_restarts() > 0)

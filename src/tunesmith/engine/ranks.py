@@ -165,12 +165,25 @@ class Group(Ranks):
         try:
             yield
         except RuntimeError as error:
-            self.is_broken = True
-            said = str(error).splitlines()[0]
-            raise LostRank(
-                f"another process of this run is gone, or gave no answer for {self.patience_s:g} s ({said}). The last "
-                f"whole checkpoint is kept. Where an update takes longer than that: {PATIENCE} says how long to wait"
-            ) from error
+            raise self.lost(error) from error
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Passes that talk to other ranks in between; what else goes wrong in them stays as it is."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise self.lost(error) from error
+            raise
+
+    def lost(self, error: RuntimeError) -> LostRank:
+        self.is_broken = True
+        said = str(error).splitlines()[0]
+        return LostRank(
+            f"another process of this run is gone, or gave no answer for {self.patience_s:g} s ({said}). The last "
+            f"whole checkpoint is kept. Where an update takes longer than that: {PATIENCE} says how long to wait"
+        )
 
     # -- tensors ------------------------------------------------------------------------------------------------
 
@@ -193,7 +206,7 @@ class Group(Ranks):
         with self._passing():
             dist.all_reduce(is_there, dist.ReduceOp.MAX, group=self.group)
         found: dict[str, Tensor] = {}
-        for some in buckets([n for n, yes in zip(names, is_there.tolist()) if yes], like):
+        for some in buckets({n: like[n].numel() for n, yes in zip(names, is_there.tolist()) if yes}):
             mine = [
                 gradients.pop(n).reshape(-1) if n in gradients else torch.zeros_like(like[n]).reshape(-1) for n in some
             ]
@@ -224,6 +237,13 @@ class Group(Ranks):
         first = sum(len(r) for part in every[: self.rank] for r in part)
         both = torch.cat([r for part in every for r in part])
         return both.to(rows[0].device) if rows else both, first
+
+    def gathered(self, flat: Tensor) -> Tensor | None:
+        """[ranks, len(flat)] of all, on the leader."""
+        every = [torch.empty_like(flat) for _ in range(self.size)] if self.rank == 0 else None
+        with self._passing():
+            dist.gather(flat, every, dst=0, group=self.group)
+        return None if every is None else torch.stack(every)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         with self._passing():
@@ -262,16 +282,16 @@ def obey(group: Group, session: Any) -> str:
     return said[0]
 
 
-def buckets(names: Sequence[str], like: Mapping[str, Tensor]) -> Iterator[list[str]]:
+def buckets(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     """In their order, each of at most BUCKET numbers unless one tensor has more."""
     some: list[str] = []
     total = 0
-    for name in names:
-        if some and total + like[name].numel() > BUCKET:
+    for name, size in sizes.items():
+        if some and total + size > BUCKET:
             yield some
             some, total = [], 0
         some.append(name)
-        total += like[name].numel()
+        total += size
     if some:
         yield some
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -16,19 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from tunesmith.engine.dealing import Share
 from tunesmith.engine.learner import Holder, Learner, said
 from tunesmith.engine.optim import build, global_norm
-from tunesmith.engine.ranks import Group, Ranks
+from tunesmith.engine.ranks import Group, Ranks, buckets
 from tunesmith.engine.tenant import Tenant, drawing
 from tunesmith.models.adapters import layers_in, stacks_of
 from tunesmith.models.depth import depths, factors
 from tunesmith.models.load import Base
 from tunesmith.models.output import ForwardOutput
-from tunesmith.types import Forest
+from tunesmith.roles import Objective
+from tunesmith.types import Forest, Ratio
 
 STATE = re.compile(r"(masters|optimizer\.\w+?)\.")  # what stands before a tensor's name in a tenant's state
 
@@ -99,6 +101,12 @@ class Sharded(Learner):
             slot.holder = self.tenant
         return holder
 
+    def teach(
+        self, tenant: Tenant, share: Share, keys: Sequence[object], objective: Objective, scale: float, ranks: Ranks
+    ) -> dict[str, Ratio]:
+        with self.ranks.computing():
+            return super().teach(tenant, share, keys, objective, scale, ranks)
+
     def switch(self, tenant: Tenant, *, on: bool) -> None:
         """Nothing: FSDP has noted what trains."""
 
@@ -143,24 +151,32 @@ class Sharded(Learner):
 
     @torch.no_grad()
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = {}
-        for key, tensor in tensors.items():
-            shape = self.shapes.get(STATE.sub("", key, 1))
-            if shape is not None and tensor.dim():
-                stride = torch.empty(shape, device="meta").stride()
-                spread_out = DTensor.from_local(
-                    tensor, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
-                )
-                tensor = spread_out.full_tensor()
-            if self.ranks.rank == 0:
-                found[key] = tensor
-        return found
+        """In few pieces, and on the CPU. Of each tensor the ranks' rows follow each other, and what is padded comes
+        last."""
+        shapes = {key: shape for key, t in tensors.items() if t.dim() and (shape := self.shape(key)) is not None}
+        sizes = {key: self.rows(shape) * shape[1:].numel() for key, shape in shapes.items()}
+        found = {key: t for key, t in tensors.items() if key not in shapes}
+        for keys in buckets(sizes):
+            flat = torch.cat([pad(tensors[key].reshape(-1), (0, sizes[key] - tensors[key].numel())) for key in keys])
+            every = self.ranks.gathered(flat)
+            if every is not None:
+                for key, piece in zip(keys, every.split([sizes[key] for key in keys], 1)):
+                    found[key] = piece.reshape(-1)[: shapes[key].numel()].view(shapes[key]).cpu()
+        return {key: found[key] for key in tensors} if self.ranks.rank == 0 else {}
+
+    def shape(self, key: str) -> torch.Size | None:
+        """Of the whole tensor that a key of a tenant's state is about; None: it is no part of one."""
+        return self.shapes.get(STATE.sub("", key, 1))
+
+    def rows(self, shape: torch.Size) -> int:
+        """Of each rank but the last ones that have any."""
+        return -(-shape[0] // self.ranks.size)
 
     def part(self, key: str, tensor: Tensor) -> Tensor:
         """The rows of this rank, as torch.chunk cuts them; the last ranks may have none."""
-        if self.shapes.get(STATE.sub("", key, 1)) != tensor.shape:
+        if self.shape(key) != tensor.shape:
             return tensor
-        rows = -(-len(tensor) // self.ranks.size)
+        rows = self.rows(tensor.shape)
         return tensor[rows * self.ranks.rank : rows * (self.ranks.rank + 1)].clone()
 
     def summed(self, gradients: dict[str, Tensor], like: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
