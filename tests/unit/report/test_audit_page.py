@@ -16,10 +16,12 @@ def found(num_findings: int = 1) -> dict:
     return {
         "rows": 5000, "accepted": 5000, "rejected": {"count": 0, "rows": []},
         "splits": {"train": 4000, "dev": 500, "test": 500},
-        "tokens": {"total": 9, "learned": 3, "learned_frac": 0.333,
+        "tokens": {"total": 9, "learned": 3, "learned_frac": 0.333, "max_tokens": 1024, "context_tokens": 8192,
                    "histogram": {"edges": [1, 2, 3], "counts": [1, 4]}},
         "classes": {"yes": {"train": 30, "dev": 0, "test": 1}, EVIL: {"train": 10, "dev": 0, "test": 1}},
         "understood": {"notices": ["look here"]}, "findings": [one] * num_findings,
+        "languages": {"prompts": {"English": 40, "not known": 2}},
+        "not_looked_for": ["toxic words were not looked for"],
     }  # fmt: skip
 
 
@@ -33,6 +35,9 @@ def test_findings_stand_on_the_page_with_their_rows() -> None:
         "a.jsonl:7",
         "like b",
         "look here",
+        "up to 1,024 are let in, and the model reads 8,192",
+        "Languages of prompts",
+        "Toxic words were not looked for.",
     ):
         assert words in html
     assert EVIL not in html
