@@ -132,7 +132,7 @@ def test_a_short_pass_takes_more_a_token_than_a_long_one() -> None:
     assert line.of(2000) == pytest.approx(0.2 + 2000 * 0.002)
     assert line.of(2000, passes=4) == pytest.approx(4 * 0.2 + 2000 * 0.002)
     assert Line.through(100, 1.4, 400, 1.0).of(400) == pytest.approx(1.0)  # a disturbed clock
-    assert Line.through(100, 1.4, 400, 1.0).token_s == pytest.approx(0.00075)
+    assert Line.through(100, 1.4, 400, 1.0).token_s == pytest.approx(0.00025)
     assert Line.through(100, 0.01, 400, 1.0).token_s == pytest.approx(0.0025)  # a pass takes no less than nothing
     assert Line.through(64, 1.0, 64, 1.0) == Line(0.0, 1 / 64)
 
