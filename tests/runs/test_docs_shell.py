@@ -32,6 +32,9 @@ NOT_RUN = (
     ("vllm", "needs a GPU"),
     ("curl", "asks a server; tests/runs/test_serve.py asks the same of a real one"),
     ("from openai import OpenAI", "asks a server; tests/runs/test_serve.py asks the same with the same client"),
+    ("from datasets import", "a library that is not installed here; what it wrote was compared by hand"),
+    ("import ray", "wants a cluster"),
+    ("from datatrove", "a library that is not installed here"),
     ("tunesmith serve", "runs until Ctrl-C; tests/runs/test_serve.py starts it and asks it"),
     ("tunesmith evaluate runs/first --against https", "asks a service elsewhere; tests ask one on this machine"),
     (
