@@ -110,7 +110,8 @@ def footprint(
     learning, published = state + max(pending + activations, clip), state + four
     if processes > 1 and recipe.train.parallel == "fsdp":
         learning, state = sharded_bytes(base, spec, trained, activations, processes)
-        published, copied = slot + 2 * four, copied + four  # weights that are whole to be asked
+        published = slot + 2 * four
+        copied = copied + four if model.device.type == "cpu" else 0  # gathered there; and what is whole to be asked
     scored = scored_bytes(base, made.train.records, recipe.train.micro)  # dev's loss, the train-dev gap
     told = scored if any(m.needs == "likelihood" for m in made.means.metrics) else 0  # references, whole
     towards_base = state + 2 * four + scored if average.base_share else 0  # two points of the line at once

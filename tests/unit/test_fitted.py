@@ -157,3 +157,27 @@ def test_a_model_that_cannot_be_traced_is_said_so(
     assert found.footprint is None
     assert found.facts() is None
     assert "not predicted" in found.rows[0][2]
+
+
+def test_weights_are_spread_over_the_processes_where_they_fit_only_so(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four processes of one machine, each with a quarter of its memory; the first one's needs decide."""
+    settings, _, base, made, where = given
+    four, sizes = replace(where, processes=4, beside=4), {"train__micro_tokens": 256, "train__checkpointing": "on"}
+
+    def fitted(way: str, free: float) -> Any:
+        monkeypatch.setenv(MEMORY, str(free))
+        recipe = changed(settings, adapt={"method": "full"}, train__parallel=way, **sizes)
+        return fit(recipe, base, made, four, measures=False)
+
+    plenty = {way: fitted(way, 1000).footprint for way in ("ddp", "fsdp")}
+    needed = {way: found.above_gib - found.copied_gib for way, found in plenty.items()}  # where training waits for it
+    assert needed["fsdp"] < needed["ddp"]
+    between = 4 * (needed["ddp"] + needed["fsdp"]) / 2
+    found = fitted("auto", between)
+    assert found.recipe.train.parallel == "fsdp"
+    assert any(row[:2] == ("train.parallel", "fsdp") and "would not fit" in row[2] for row in found.rows)
+    assert fitted("auto", 1000).recipe.train.parallel == "ddp"
+    with pytest.raises(PlanError, match="too little memory"):
+        fitted("ddp", between)
