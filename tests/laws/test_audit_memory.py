@@ -12,6 +12,7 @@ import random
 import re
 import tracemalloc
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from tunesmith.data import (
     examined,
     ingest,
     label_errors,
+    languages,
     leaks,
     near,
     progress,
     shift,
     stored,
+    toxic,
     traits,
     triggers,
 )
@@ -40,7 +43,7 @@ from tunesmith.data.doubtful import Doubts
 from tunesmith.data.progress import Step, untold
 from tunesmith.data.split import split
 
-SMALL, LARGE = 1_000, 2_200
+SMALL, LARGE = 600, 1_200
 MOST_BYTES = 100.0  # a row may add at the peak: digests, numbers and marks of some ten columns
 VOCABULARY = 400
 
@@ -61,17 +64,23 @@ def written(path: Path, num: int, *, labels: bool) -> Path:
     return path
 
 
+@cache
+def judges() -> tuple[toxic.Reader | None, languages.Identify | None]:
+    return toxic.reader(), languages.identifier()
+
+
 def finders(path: Path, step: Step = untold) -> dict[str, Callable[[], Any]]:
     """All that `examined` calls; rows, split and records are there before."""
     read = ingest.read([path], Columns(slices=("region",) if "labels" in path.name else ()))
     rows, parts = read.examples, split(read.examples, 0.1, 0.1, "salt")
     rendered = unrendered(parts.train)
+    judges()  # opened before anything is counted
     found = audit(read, parts, rendered)
     return {
         "audit": lambda: audit(read, parts, rendered),
         "counted": lambda: examined.counted(found, rows),
         "blemishes": lambda: blemishes(rows, step),
-        "doubts.findings": lambda: Doubts().findings(rows, step),
+        "doubts.findings": lambda: Doubts(*judges()).findings(rows, step),
         "leaks.findings": lambda: list(leaks.findings(rows, parts, step)),
         "label_errors.findings": lambda: list(label_errors.findings(parts.train, step)),
         "shift.findings": lambda: list(shift.findings(shift.compared(parts, ()))),
@@ -101,7 +110,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         *((module, "PIECE", 200) for module in (near, traits, contained, audit_of_rows)),
         (audit_of_rows, "MAX_LISTED", 9), (near, "PART", 1024), (near, "TABLE", 2**10),
         (shift, "MOST", 60), (label_errors, "MOST_ROWS", 200), (label_errors, "WORDS", 200),
-        (label_errors, "LETTERS", 200), (triggers, "MOST", 200), (stored, "KEPT_BYTES", 2**14),
+        (toxic, "PIECE", 50), (label_errors, "LETTERS", 200), (triggers, "MOST", 200), (stored, "KEPT_BYTES", 2**14),
         *((module, "EVERY", 200) for module in (near, progress)),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, size)
