@@ -78,7 +78,7 @@ def finders(path: Path, step: Step = untold) -> dict[str, Callable[[], Any]]:
     found = audit(read, parts, rendered)
     return {
         "audit": lambda: audit(read, parts, rendered),
-        "counted": lambda: examined.counted(found, rows),
+        "counted": lambda: examined.counted(found, rows, rows),
         "blemishes": lambda: blemishes(rows, step),
         "doubts.findings": lambda: Doubts(*judges()).findings(rows, step),
         "leaks.findings": lambda: list(leaks.findings(rows, parts, step)),

@@ -68,6 +68,12 @@ def first_like(some: np.ndarray) -> np.ndarray:
     return found
 
 
+def again(some: np.ndarray) -> np.ndarray:
+    """Numbers of those that an earlier one is equal to."""
+    found: np.ndarray = np.flatnonzero(first_like(some) != np.arange(len(some), dtype=np.uint32))
+    return found
+
+
 def occurrence(some: np.ndarray) -> np.ndarray:
     """1 for the first of its kind, 2 for the next one that is equal to it …; as few bytes each as will do."""
     found = np.ones(len(some), np.uint8)

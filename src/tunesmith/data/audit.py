@@ -119,15 +119,21 @@ def _contradictions(examples: Sequence[Example]) -> dict[str, Any]:
     """Prompts that stand with more than one label. Several replies to one prompt are no contradiction, and are not
     counted.
     """
+    first, at = contradicting(examples)
+    prompts = np.unique(first)
+    listed = [_by_label(Chosen(examples, at), np.flatnonzero(first == one)) for one in prompts[:MAX_LISTED]]
+    return {"prompts": len(prompts), "rows": len(at), "examples": listed}
+
+
+def contradicting(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """(first row of the same prompt, number of the row) of all rows whose prompt has more than one label."""
     label = column(examples, "label")
     labelled = np.flatnonzero(label >= 0).astype(np.uint32)
     label = label[labelled]
     first = alike.first_like(column(examples, "prompt")[labelled])
     is_bad = np.zeros(len(first), bool)
     is_bad[first[label != label[first]]] = True
-    there = Chosen(examples, labelled)
-    listed = [_by_label(there, np.flatnonzero(first == at)) for at in np.flatnonzero(is_bad)[:MAX_LISTED]]
-    return {"prompts": int(is_bad.sum()), "rows": int(is_bad[first].sum()), "examples": listed}
+    return first[is_bad[first]], labelled[is_bad[first]]
 
 
 def _by_label(labelled: Sequence[Example], members: np.ndarray) -> dict[str, list[str]]:

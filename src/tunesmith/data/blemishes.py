@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,9 +45,12 @@ class Tally:
     count: int = 0
     rows: list[Row] = field(default_factory=list)
     values: set[bytes] = field(default_factory=set)  # digests of what was found, at most MOST_VALUES
+    every: list[str] | None = None  # file:line of all of them, where somebody wants to drop them
 
     def add(self, example: Example, text: str, at: int = 0, note: str = "") -> None:
         self.count += 1
+        if self.every is not None:
+            self.every.append(example.source)
         if len(self.rows) < SHOWN:
             self.rows.append(Row(example.source, excerpt(text, at), note))
 
@@ -57,8 +60,9 @@ MOST_VALUES = 10_000
 
 @dataclass(slots=True)
 class Blemishes:
-    """What the pass has counted so far."""
+    """What the pass has counted so far. `drop`: kinds of findings whose rows are all wanted."""
 
+    drop: Collection[str] = ()
     num: int = 0
     num_replies: int = 0  # that are text, not labels
     tallies: dict[str, Tally] = field(default_factory=dict)
@@ -67,13 +71,16 @@ class Blemishes:
     num_open: int = 0  # of these, that end without a mark
     endings: Endings = field(default_factory=Endings)  # of the others
     longest: int = 0
-    at_longest: Tally = field(default_factory=Tally)
+    at_longest: Tally = field(default_factory=Tally)  # of no row: none is as short
     num_ended: int = 0  # of these
     # of each row, of how its reply begins and ends; empty where it has none, or is of one sentence
     edges: dict[str, alike.Digests] = field(default_factory=lambda: {e: alike.Digests() for e in ("begin", "end")})
 
+    def made(self, kind: str) -> Tally:
+        return Tally(every=[] if kind in self.drop else None)
+
     def tally(self, kind: str) -> Tally:
-        return self.tallies.setdefault(kind, Tally())
+        return self.tallies.setdefault(kind, self.made(kind))
 
     def see(self, example: Example) -> None:
         self.num += 1
@@ -95,7 +102,7 @@ class Blemishes:
             if len(tally.values) < MOST_VALUES:
                 tally.values.update(map(alike.digest, values))
         if writing := writing_of(letters):
-            self.writings.setdefault(writing, Tally()).add(example, letters)
+            self.writings.setdefault(writing, self.made("other_writing")).add(example, letters)
         there: dict[str, str] = {}
         if not isinstance(example.target, Label) and not example.is_text:
             for reply in replies_of(example)[:1]:
@@ -121,7 +128,7 @@ class Blemishes:
                 self.num_open += 1
         if len(reply) >= self.longest and replies.is_long(reply):
             if len(reply) > self.longest:
-                self.longest, self.at_longest, self.num_ended = len(reply), Tally(), 0
+                self.longest, self.at_longest, self.num_ended = len(reply), self.made("same_length"), 0
             self.at_longest.add(example, reply, max(0, len(reply) - 80))
             self.num_ended += replies.ends(reply)
 
@@ -148,9 +155,9 @@ def writing_of(text: str) -> str | None:
     )
 
 
-def blemishes(examples: Sequence[Example], step: Step = untold) -> list[Finding]:
+def blemishes(examples: Sequence[Example], step: Step = untold, drop: Collection[str] = ()) -> list[Finding]:
     """Of all rows of a file."""
-    seen = Blemishes()
+    seen = Blemishes(drop)
     for example in counted(examples, len(examples), "rows examined", step):
         seen.see(example)
     return [
@@ -163,38 +170,45 @@ def blemishes(examples: Sequence[Example], step: Step = untold) -> list[Finding]
     ]
 
 
-def dropping(tally: Tally, seen: Blemishes) -> str:
+def told(kind: str, tally: Tally, of: int, *words: str) -> Finding:
+    """`words`: what it is, why it hurts, what mends it."""
+    made = finding(kind, tally.count, of, tally.rows, words)
+    return made if tally.every is None else replace(made, every=lambda: tally.every or ())
+
+
+def taken_out(kind: str) -> str:
+    return f"`--fix FOLDER --drop {kind}` drops these rows"
+
+
+def dropping(kind: str, seen: Blemishes) -> str:
     """What mends such replies: where they are many, they may be wanted."""
-    few = tally.count < MENDED_FRAC * seen.num_replies
-    return "`--fix FOLDER` drops them" if few else "take out those that are not wanted; `--fix` leaves so many"
+    few = seen.tallies[kind].count < MENDED_FRAC * seen.num_replies
+    return "`--fix FOLDER` drops them" if few else f"`--fix` leaves so many; {taken_out(kind)}"
 
 
 def _replies(seen: Blemishes) -> Iterator[Finding]:
-    def made(kind: str, tally: Tally, *words: str) -> Finding:
-        return finding(kind, tally.count, seen.num_replies, tally.rows, words)
-
-    at = seen.tallies
+    num, at = seen.num_replies, seen.tallies
     if "empty_replies" in at:
-        yield made("empty_replies", at["empty_replies"], "replies say nothing",
-                   "the model learns to say nothing", dropping(at["empty_replies"], seen))  # fmt: skip
+        yield told("empty_replies", at["empty_replies"], num, "replies say nothing",
+                   "the model learns to say nothing", dropping("empty_replies", seen))  # fmt: skip
     if "refused_replies" in at:
-        yield made("refused_replies", at["refused_replies"], "replies refuse, or say that they are a model",
-                   "the model learns to refuse what it could answer",
-                   dropping(at["refused_replies"], seen))  # fmt: skip
+        yield told("refused_replies", at["refused_replies"], num, "replies refuse, or say that they are a model",
+                   "the model learns to refuse what it could answer", dropping("refused_replies", seen))  # fmt: skip
     if "open_code" in at:
-        yield made("open_code", at["open_code"], "replies open a block of code and never close it",
+        yield told("open_code", at["open_code"], num, "replies open a block of code and never close it",
                    "they were cut, and the model learns to stop there",
-                   "write them again, or take them out")  # fmt: skip
+                   f"write them again; {taken_out('open_code')}")  # fmt: skip
     if seen.at_longest.count >= max(SAME_LENGTH, 2 * seen.num_ended):
-        yield made("same_length", seen.at_longest, f"replies have just {seen.longest:,} characters, and none has more",
-                   "a tool cut them there", "export them again without a limit")  # fmt: skip
+        yield told("same_length", seen.at_longest, num,
+                   f"replies have just {seen.longest:,} characters, and none has more", "a tool cut them there",
+                   f"export them again without a limit; {taken_out('same_length')}")  # fmt: skip
 
 
 def _cut(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Finding]:
     """Long replies that stop in the middle, where nearly all others end with a mark."""
     if not 0 < seen.num_open <= (1 - USUAL_FRAC) * seen.num_long:
         return
-    cut = Tally()
+    cut = seen.made("cut_replies")
     for example in examples:
         if isinstance(example.target, Label) or example.is_text:
             continue
@@ -203,10 +217,12 @@ def _cut(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Finding]:
             if is_open and seen.endings.is_cut(reply):
                 cut.add(example, reply, max(0, len(reply) - 80))
     if cut.count:
-        yield finding("cut_replies", cut.count, seen.num_replies, cut.rows, (
+        yield told(
+            "cut_replies", cut, seen.num_replies,
             "long replies stop behind a word that no sentence ends with, or within one, where nearly all others end "
             "with a mark", "they were cut, and the model learns to stop in the middle",
-            "look at their ends; write them again, or take them out"))  # fmt: skip
+            f"look at their ends, and write them again; {taken_out('cut_replies')}",
+        )  # fmt: skip
 
 
 def _personal(seen: Blemishes) -> Iterator[Finding]:
@@ -214,28 +230,32 @@ def _personal(seen: Blemishes) -> Iterator[Finding]:
         if kind in seen.tallies:
             tally = seen.tallies[kind]
             distinct = f"{len(tally.values):,}{'+' if len(tally.values) >= MOST_VALUES else ''} different"
-            words = (f"rows hold {name} ({distinct})", LEARNED, MASKED if kind in personal.SAFE else REPEATED)
-            yield finding(kind, tally.count, seen.num, tally.rows, words)
+            mend = MASKED if kind in personal.SAFE else f"{REPEATED}; {taken_out(kind)}"
+            yield told(kind, tally, seen.num, f"rows hold {name} ({distinct})", LEARNED, mend)
 
 
 def _injected(seen: Blemishes) -> Iterator[Finding]:
     if "control_tokens" in seen.tallies:
-        tally = seen.tallies["control_tokens"]
-        yield finding("control_tokens", tally.count, seen.num, tally.rows, (
+        yield told(
+            "control_tokens", seen.tallies["control_tokens"], seen.num,
             "rows hold the turn markers or control tokens of a chat template in their text",
             "tunesmith learns them as plain text, other tools as turns: whoever writes them speaks for the model",
-            "cut such rows into turns (`data.columns.transcripts`), or take the markers out"))  # fmt: skip
+            f"cut such rows into turns (`data.columns.transcripts`); {taken_out('control_tokens')}",
+        )  # fmt: skip
     late = seen.tallies.get("late_system")
     if late and late.count < RARE_FRAC * seen.num:
-        yield finding("late_system", late.count, seen.num, late.rows, (
-            "rows have a system turn behind another turn, where nearly all have none",
+        yield told(
+            "late_system", late, seen.num, "rows have a system turn behind another turn, where nearly all have none",
             "a user's text with turn markers in it, once it is cut into turns, gives the model orders in this way",
-            "look at who wrote these turns, and take out those that are not yours"))  # fmt: skip
+            f"look at who wrote these turns; {taken_out('late_system')}",
+        )  # fmt: skip
     if "hidden_characters" in seen.tallies:
-        tally = seen.tallies["hidden_characters"]
-        yield finding("hidden_characters", tally.count, seen.num, tally.rows, (
+        yield told(
+            "hidden_characters", seen.tallies["hidden_characters"], seen.num,
             "rows hold characters that nobody sees (of direction, of tags, of no width between letters)",
-            "they break words into other tokens, and can hide what a row says", "take them out"))  # fmt: skip
+            "they break words into other tokens, and can hide what a row says",
+            f"take them out; {taken_out('hidden_characters')}",
+        )  # fmt: skip
 
 
 def _boilerplate(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Finding]:
@@ -266,6 +286,8 @@ def _writings(seen: Blemishes) -> Iterator[Finding]:
     total = sum(tally.count for tally in seen.writings.values())
     for name, tally in sorted(seen.writings.items(), key=lambda item: -item[1].count):
         if tally.count < RARE_FRAC * total:
-            yield finding("other_writing", tally.count, seen.num, tally.rows, (
-                f"rows are mostly written in {name} letters", "too few to learn a language from, and often a mistake",
-                "take them out, or add more of them"))  # fmt: skip
+            yield told(
+                "other_writing", tally, seen.num, f"rows are mostly written in {name} letters",
+                "too few to learn a language from, and often a mistake",
+                f"add more of them; {taken_out('other_writing')}",
+            )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Rows that only a person can judge: with toxic words, in a language that is not usual, nearly like others, or with a
-label that is likely wrong. They are told, and dropped where their kind is named (`tunesmith audit --fix FOLDER --drop
-KIND`).
+"""Rows that only a person can judge: with toxic words, in a language that is not usual, nearly like others, with a
+label that is likely wrong, or with a reply that was cut. They are told, and dropped where their kind is named
+(`tunesmith audit --fix FOLDER --drop KIND`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,19 @@ KINDS = {
     "reply_language": "answers in another language than is usual for its prompt's",
     "near_duplicates": "nearly the same as an earlier row",
     "label_errors": "its label is likely wrong",
+    "contradictions": "its prompt stands with another label too",
+    "masked_duplicates": "differs from an earlier row in case, white space or digits only",
+    "empty_replies": "the reply says nothing",
+    "refused_replies": "the reply refuses, or says that it is a model",
+    "open_code": "the reply opens a block of code and never closes it",
+    "same_length": "the reply has just the greatest length",
+    "cut_replies": "the reply stops in the middle",
+    "control_tokens": "control tokens of a chat template in its text",
+    "late_system": "a system turn behind another turn",
+    "hidden_characters": "characters that nobody sees",
+    "other_writing": "written in letters that few rows are written in",
+    "email": "holds an e-mail address",
+    "phone": "holds a phone number",
     **{f"{part}_{level}": f"nearly like a {part} row" for part in ("dev", "test") for level in LEVELS},
 }
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import reduce
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 
-from tunesmith.data import label_errors, leaks, shift, triggers
-from tunesmith.data.audit import FEW_PER_CLASS, audit
+from tunesmith.data import alike, label_errors, leaks, shift, triggers
+from tunesmith.data.audit import FEW_PER_CLASS, audit, contradicting
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
 from tunesmith.data.columns import Columns
@@ -21,7 +21,8 @@ from tunesmith.data.progress import Step, untold
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
 from tunesmith.data.split import Split
-from tunesmith.data.stored import Joined
+from tunesmith.data.stored import Chosen, Joined
+from tunesmith.data.traits import column
 from tunesmith.types import Example
 
 HISTOGRAM = 24  # columns
@@ -53,14 +54,14 @@ class Look:
         self.read = read
         found, step = audit(read, split, rendered, others), self.step
         every: Sequence[Example] = reduce(Joined, (one.examples for one in (read, *others)))
-        alike = shift.compared(split, self.inputs(read.columns) if self.inputs is not None else ())
+        apart = shift.compared(split, self.inputs(read.columns) if self.inputs is not None else ())
         findings = [
-            *counted(found, every),
-            *blemishes(every, step),
+            *counted(found, every, read.examples),
+            *blemishes(every, step, self.doubts.drop),
             *self.doubts.findings(every, step),
             *leaks.findings(read.examples, split, step),
             *label_errors.findings(split.train, step),
-            *shift.findings(alike),
+            *shift.findings(apart),
             *shift.linked(read.examples, step),
             *triggers.findings(read.examples, step),
         ]
@@ -69,16 +70,20 @@ class Look:
         found["tokens"] |= asdict(self.room)
         found["tokens"]["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
         found["findings"] = [one.as_dict() for one in findings]
-        return found | self.doubts.facts() | {"alike": shift.facts(alike)}
+        return found | self.doubts.facts() | {"alike": shift.facts(apart)}
 
 
-def counted(found: dict[str, Any], examples: Sequence[Example]) -> list[Finding]:
-    """What `audit` has counted, as findings."""
+def counted(found: dict[str, Any], examples: Sequence[Example], train: Sequence[Example]) -> list[Finding]:
+    """What `audit` has counted, as findings. `train`: the examples of the training file."""
     made: list[Finding] = []
 
-    def add(kind: str, count: int, of: int, rows: Sequence[Row] = ()) -> None:
+    def add(
+        kind: str, count: int, of: int, rows: Sequence[Row] = (), numbers: Callable[[], np.ndarray] | None = None
+    ) -> None:
+        """`numbers`: of the examples of `train` that it is about."""
         if count:
-            made.append(finding(kind, count, of, rows))
+            one = finding(kind, count, of, rows)
+            made.append(replace(one, every=partial(_sources, train, numbers)) if numbers else one)
 
     num = found["understood"]["accepted"]  # rows of the training file
     rejected, doubles, contradicted = found["rejected"], found["duplicates"], found["contradictions"]
@@ -88,13 +93,14 @@ def counted(found: dict[str, Any], examples: Sequence[Example]) -> list[Finding]
         rows = [Row(r["source"], "", r.get("reason", "")) for r in found[kind]["examples"]]
         add(kind, found[kind]["count"], found["splits"]["train"], rows)
     add("exact_duplicates", doubles["exact"]["count"], num, _rows(doubles["exact"], examples))
-    add("masked_duplicates", doubles["normalised"]["count"], num, _rows(doubles["normalised"], examples))
+    like = _rows(doubles["normalised"], examples)
+    add("masked_duplicates", doubles["normalised"]["count"], num, like, lambda: alike.again(column(train, "text")))
     opposed = [
         Row(places[0], "", "; ".join(f"{name}: {', '.join(p[:3])}" for name, p in labels.items()))
         for labels in contradicted["examples"]
         for places in [next(iter(labels.values()))]
     ]
-    add("contradictions", contradicted["rows"], num, opposed)
+    add("contradictions", contradicted["rows"], num, opposed, lambda: contradicting(train)[1])
     add("moved", found["moved"]["count"], found["accepted"],
         [Row(m["source"], "", f"stands in {m['stands_in']}") for m in found["moved"]["examples"]])  # fmt: skip
     add("twins", found["twins"]["count"], found["splits"]["test"], _rows(found["twins"], examples))
@@ -111,6 +117,10 @@ def counted(found: dict[str, Any], examples: Sequence[Example]) -> list[Finding]
     return made
 
 
+def _sources(examples: Sequence[Example], numbers: Callable[[], np.ndarray]) -> list[str]:
+    return [example.source for example in Chosen(examples, numbers())]
+
+
 def _rows(found: dict[str, Any], examples: Sequence[Example]) -> list[Row]:
     """The first that are listed, with what they say."""
     listed = found["examples"][:SHOWN]
@@ -124,7 +134,7 @@ def _rows(found: dict[str, Any], examples: Sequence[Example]) -> list[Row]:
 def summary_lines(found: dict[str, Any]) -> list[str]:
     """For people: the counts, then each finding with what mends it."""
     counted, notices = audit_lines({**found, "warnings": []}), found["understood"]["notices"]
-    alike = [
+    apart = [
         f"alike      training and {name}: a small model that has not seen them tells {one['right_frac']:.0%} right "
         f"(interval {one['low']:.0%} to {one['high']:.0%}; half: they are alike)"
         for name, one in found["alike"].items()
@@ -133,7 +143,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     reads = f"; the model reads {tokens['context_tokens']:,}" if tokens["context_tokens"] else ""
     longest = f"longest {tokens['length_quantiles']['1']:,} tokens" if tokens["length_quantiles"] else "none is learned"
     room = f"room       {longest}, of {tokens['max_tokens']:,} that data.max_tokens lets in{reads}"
-    said = [*counted, room, *alike, *lines(found), *(f"note       {sentence}" for sentence in notices)]
+    said = [*counted, room, *apart, *lines(found), *(f"note       {sentence}" for sentence in notices)]
     for one in found["findings"]:
         first = next((f"; the first: {row['source']}" for row in one["rows"] if row["source"]), "")
         said += [f"found      {one['count']:,} of {one['of']:,} {one['what']}: {one['why']}{first}"]

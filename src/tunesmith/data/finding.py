@@ -38,13 +38,13 @@ WORDS: Mapping[str, tuple[str, str, str]] = {
     "masked_duplicates": (
         "rows differ from an earlier one in case, white space or digits only",
         "a template that is repeated outweighs everything else",
-        "keep some of each template; where all are wanted, say a column that they share in `data.columns.group`, so "
-        "that they stay in one split",
+        "keep some of each template (`--fix FOLDER --drop masked_duplicates` keeps the first); where all are wanted, "
+        "say a column that they share in `data.columns.group`, so that they stay in one split",
     ),
     "contradictions": (
         "rows stand with a prompt that has more than one label",
         "no model can get all of them right: they cap the score",
-        "decide on one label for each prompt, or take these rows out",
+        "decide on one label for each prompt; `--fix FOLDER --drop contradictions` drops all of these rows",
     ),
     "twins": (
         "test rows stand in training once digits are masked",

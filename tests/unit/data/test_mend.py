@@ -11,9 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.faults.many_rows import unrendered
 
-from tunesmith.data import leaks
-from tunesmith.data.doubtful import Doubts
+from tunesmith.data import examined, leaks
+from tunesmith.data.audit import audit
+from tunesmith.data.blemishes import blemishes
+from tunesmith.data.doubtful import KINDS, Doubts
 from tunesmith.data.ingest import read
 from tunesmith.data.lines import Reading
 from tunesmith.data.mend import mend
@@ -157,3 +160,48 @@ def test_every_row_of_a_finding_that_is_named_is_dropped_and_not_only_those_show
     parts = split(found.examples[:90], 0.0, 0.0, "salt", given={"test": [held_out]})
     [leak] = leaks.findings(parts.train, parts)
     assert (leak.kind, list(leak.every())) == ("test_edited", [f"{file}:11"])  # type: ignore[misc]
+
+
+def test_all_rows_of_what_one_row_shows_can_be_dropped(tmp_path: Path) -> None:
+    """25 rows of each kind, of which 20 are shown; each kind names the command that drops just these."""
+    plain = [{"prompt": f"what is thing {i}", "completion": f"It is {'x' * (i % 40)} thing. Done."} for i in range(700)]
+    planted = {
+        "email": lambda i: {"prompt": f"who is it {i}?", "completion": f"Write to p{i}@mail.org today."},
+        "phone": lambda i: {"prompt": f"who calls {i}?", "completion": f"Call (212) 555-01{10 + i} today."},
+        "control_tokens": lambda i: {"prompt": f"say <|im_start|> {i}", "completion": f"I say {i} now."},
+        "hidden_characters": lambda i: {"prompt": f"hidden\u202e {i}", "completion": f"It is {i} here."},
+        "open_code": lambda i: {"prompt": f"write code {i}", "completion": f"So it goes:\n```python\nx = {i}\n"},
+        "other_writing": lambda i: {"prompt": f"что это такое {i}", "completion": f"это вещь номер {i}."},
+        "empty_replies": lambda i: {"prompt": f"say nothing {i}", "completion": "..."},
+        "refused_replies": lambda i: {"prompt": f"do {i}", "completion": f"As an AI language model, I cannot do {i}."},
+    }  # fmt: skip
+    rows, where = list(plain), {}
+    for kind, make in planted.items():
+        where[kind] = range(len(rows) + 1, len(rows) + 26)
+        rows += [make(i) for i in range(25)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read([file]).examples
+    made = {one.kind: one for one in blemishes(found, drop=tuple(KINDS))}
+    assert {*planted} <= {*made}
+    for kind, lines in where.items():
+        assert made[kind].every is not None, kind
+        assert [int(source.rpartition(":")[2]) for source in made[kind].every()] == list(lines), kind  # type: ignore[misc]
+        assert len(made[kind].rows) == 20
+        assert f"--drop {kind}`" in made[kind].mend or "`--fix FOLDER` drops them" in made[kind].mend
+    assert all(one.every is None for one in blemishes(found))
+
+
+def test_rows_of_contradicting_labels_and_of_one_template_can_be_dropped(tmp_path: Path) -> None:
+    """Mutants: only the second label's rows; the first of a template too."""
+    texts = [("good film", "yes"), ("bad film", "no"), ("good film", "no"), ("room 12", "yes"), ("room 13", "yes")]
+    texts += [(f"film {'abcdef'[i % 6] * (i + 1)}", "yes") for i in range(20)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in texts))
+    found = read([file])
+    parts = split(found.examples, 0.0, 0.2, "salt")
+    counted = examined.counted(audit(found, parts, unrendered(parts.train)), found.examples, found.examples)
+    made = {one.kind: one for one in counted}
+    assert list(made["contradictions"].every()) == [f"{file}:1", f"{file}:3"]  # type: ignore[misc]
+    assert list(made["masked_duplicates"].every()) == [f"{file}:5"]  # type: ignore[misc]
+    assert made["rare_labels"].every is None
