@@ -21,7 +21,7 @@ from tests.runs.test_run import StopAfter
 from tunesmith.build import compute, load_base
 from tunesmith.data.pack import forest
 from tunesmith.deliver import deliver
-from tunesmith.engine import session as sessions
+from tunesmith.engine import learner
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot, Spec
 from tunesmith.errors import Interrupted, PlanError
@@ -121,7 +121,7 @@ def test_a_forest_is_its_rows_one_by_one(adapt: Adapt, monkeypatch: pytest.Monke
         found.positions.sub_(len(ids)).clamp_(min=0)
         return found
 
-    monkeypatch.setattr(sessions, "begun", wrong)
+    monkeypatch.setattr(learner, "begun", wrong)
     assert abs(float(session.logprobs("t", [forest([record])])[0][-1] - last)) > 1e-3
 
 
