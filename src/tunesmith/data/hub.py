@@ -152,7 +152,7 @@ def fetch(text: str, hub: Hub | None = None) -> dict[str, list[Path]]:
 
 def _streamed_before(kept: Path) -> dict[str, list[Path]]:
     """What is here of a stream, of the newest commit."""
-    folders = sorted(kept.glob("*/"), key=lambda folder: folder.stat().st_mtime)
+    folders = sorted(kept.glob("[!.]*/"), key=lambda folder: folder.stat().st_mtime)  # none that was never finished
     files = sorted(folders[-1].glob("*.first_*")) if folders else []
     return {file.name.partition(".first_")[0]: [file] for file in files}
 

@@ -223,6 +223,11 @@ def test_a_stream_that_is_here_is_taken_until_the_data_set_changes(large: Folder
     assert find_splits("o/large?rows=10", large) == first
     assert find_splits("o/large?rows=10", NoNetwork()) == first  # without a network too
     assert large.asked == asked
+    kept = first["train"][0].parent
+    unfinished = kept.with_name(".partial_of_a_kill")
+    unfinished.mkdir()
+    (unfinished / "train.first_10_rows.parquet").touch()
+    assert find_splits("o/large?rows=10", NoNetwork()) == first  # mutant: the newest folder, whatever it is
     large.state = "b" * 40
     assert find_splits("o/large?rows=10", large) != first
     with pytest.raises(DataError, match="could not be reached"):
