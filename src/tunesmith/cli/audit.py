@@ -62,9 +62,8 @@ def audit(
     refuse_drop(drop or [], fix)
     build = part("build")
     part("sources").check_files(recipe)
-    doubts = part("data.doubtful").Doubts(drop=tuple(drop or ()))
-    if toxicity is not None:
-        doubts.reader = part("toxic_model").reader(toxicity)
+    own = {} if toxicity is None else {"reader": part("toxic_model").reader(toxicity)}
+    doubts = part("data.doubtful").Doubts(drop=tuple(drop or ()), **own)
     asked = part("target_inputs").reader(inputs, recipe.data.reading) if inputs is not None else None
     with show.Screen(quiet=as_json) as tell:
         base = build.load_base(recipe, build.compute(recipe))
