@@ -39,7 +39,7 @@ from tunesmith.report import curve_page
 from tunesmith.settled import BEST as BEST_WEIGHTS
 from tunesmith.sources import check_files
 from tunesmith.speeds import Speeds, session_of, try_out
-from tunesmith.trial import Clock, Shared, Within, attempted, learned, put_away, refuse_changed, refuse_other
+from tunesmith.trial import Clock, Given, Within, attempted, learned, put_away, refuse_changed, refuse_other
 
 NAME, SAME, RUNG, SPEEDS = "curve.json", "same.json", "rung.json", "speeds.json"
 NUM_RUNGS, LEAST_ROWS = 6, 8  # of a whole ladder, each of twice the rows of the one below; rows of the lowest
@@ -50,7 +50,7 @@ On = Literal["loss", "score"]
 
 
 @dataclass(frozen=True, slots=True)
-class Bench(Shared):
+class Bench(Given):
     """What all rungs share. `order`: example numbers, of which a rung takes the first."""
 
     fitted: Fitted

@@ -22,7 +22,7 @@ from tunesmith.places import cache_dir as cache_dir
 MANIFEST = "manifest.json"
 PARTIAL, STALE = ".partial_", ".stale_"  # how names begin of what is being written, and of what is being replaced
 PIECE, CACHED = 2**24, 2**26  # bytes that are written at once, and that the system's page cache may hold of a file
-KINDS = {  # in the order in which a safetensors file has them
+DTYPES = {  # in the order in which a safetensors file has them
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
     torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
@@ -150,12 +150,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     The library leaves the whole file in the page cache. Where that has to be found first, in containers and virtual
     machines, this was seen to take four times as long as the disk; and the file was read again to be hashed.
     """
-    ordered = sorted(tensors.items(), key=lambda item: (list(KINDS).index(item[1].dtype), item[0]))
+    ordered = sorted(tensors.items(), key=lambda item: (list(DTYPES).index(item[1].dtype), item[0]))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     said = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     said += b" " * (-len(said) % 8)
     digest, unsynced = hashlib.sha256(), 0

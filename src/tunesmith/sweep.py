@@ -40,7 +40,7 @@ from tunesmith.settled import BEST as BEST_WEIGHTS
 from tunesmith.sources import check_files
 from tunesmith.space import Dimension, dimensions, full_key, usual
 from tunesmith.study import NUM_LOOKS, Asked, Study, best
-from tunesmith.trial import Clock, Ended, Shared, Within, attempted, learned, put_away, refuse_changed, refuse_other
+from tunesmith.trial import Clock, Ended, Given, Within, attempted, learned, put_away, refuse_changed, refuse_other
 
 NAME, BEST = "sweep.json", "best.yaml"
 SAME = "same.json"  # what must be the same for a search to go on
@@ -67,7 +67,7 @@ class Looking(Clock):
 
 
 @dataclass(frozen=True, slots=True)
-class Bench(Shared):
+class Bench(Given):
     """What all trials share."""
 
     dimensions: tuple[Dimension, ...]

@@ -30,8 +30,8 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What all trainings share. `made` holds no test case."""
+class Given:
+    """What all trainings are given. `made` holds no test case."""
 
     recipe: Recipe
     text: str
