@@ -53,8 +53,10 @@ def paired(facts: Facts) -> str:
     assert facts.verdict is not None
     runs = [(other.verdict, other.cases), (facts.verdict, facts.cases)]  # the second is the one that has them
     (one, first), (two, second) = runs if facts.uses_synthetic else runs[::-1]
-    if one["metric"] != two["metric"] or one["metric"] not in METRICS:
+    if one["metric"] != two["metric"]:
         return f"The two verdicts are about {one['metric']} and {two['metric']}, and cannot be paired."
+    if one["metric"] not in METRICS:
+        return f"{one['metric']} is a metric of your own, which a report does not work out again: they are not paired."
     try:
         common = shared_cases(("the one without them", "the one with them"), (first or (), second or ()))
         metric = METRICS[two["metric"]]
