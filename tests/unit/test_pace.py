@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tunesmith.build import compute, feed_of, load_base, material
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
 from tunesmith.room import num_trained
-from tunesmith.speeds import Answering, Line, Speeds, longest_of, read_tokens
+from tunesmith.speeds import Answering, Line, Speeds, longest_of, read_tokens, steady
 
 LONG = "Read the message of a customer and say with one word what it is about, and nothing else."
 AT_ONCE, A_TOKEN = Line(0.0, 0.0), Line(0.0, 1.0)
@@ -96,6 +97,10 @@ def test_each_speed_is_of_its_stages(job: Job, monkeypatch: pytest.MonkeyPatch, 
     assert of_base["baseline"] > of_tuned["evaluate"]  # dev, and forms with examples
     assert set(seconds(job, score=A_TOKEN)) == {"train", "guards", "explain"}  # too few dev rows for the train-dev gap
     assert set(seconds(job, disk_s=1.0)) == {"rehearsal", "train", "export"}
+    alone, merged = (replace(job, recipe=replace(job.recipe, export=e)) for e in (("adapter",), ("adapter", "merged")))
+    half = replace(merged, base=replace(job.base, model=copy.deepcopy(job.base.model).bfloat16()))
+    times = [seconds(one, tuned=read)["export"] for one in (alone, merged, half)]
+    assert np.divide(times, times[0]) == pytest.approx([1, 3 / 2, 4 / 2])  # of 16 bits one more, in float32
     (tmp_path / "none").touch()  # the base's answers are kept
     assert seconds(job, tuned=read)["guards"] == pytest.approx(of_tuned["guards"] / 2)
 
@@ -135,6 +140,17 @@ def test_a_short_pass_takes_more_a_token_than_a_long_one() -> None:
     assert Line.through(100, 1.4, 400, 1.0).token_s == pytest.approx(0.00025)
     assert Line.through(100, 0.01, 400, 1.0).token_s == pytest.approx(0.0025)  # a pass takes no less than nothing
     assert Line.through(64, 1.0, 64, 1.0) == Line(0.0, 1 / 64)
+    assert Line.through(60, 3.0, 180, 3.3).of(300) == pytest.approx(3.6)  # Mixout draws once a pass; half of it: 4.4
+
+
+def test_what_is_over_soon_is_timed_again_and_one_slow_time_counts_for_nothing() -> None:
+    """Mutant: the first time, or the mean."""
+    times = iter([0.1, 0.9, 0.1, 0.1])
+    assert steady(lambda: next(times)) == pytest.approx(0.5)  # two: together they take long enough
+    times = iter([0.01, 0.4, 0.01, 0.01, 0.01, 0.01])
+    assert steady(lambda: next(times)) == 0.01
+    assert len(list(times)) == 1
+    assert steady(lambda: 7.0) == 7.0
 
 
 def test_speeds_come_back_from_the_plan() -> None:
