@@ -244,7 +244,8 @@ def test_the_second_ctrl_c_stops_at_once_and_loses_no_checkpoint(model: Path, tm
     assert "Traceback" not in err
     newest = max(int(p.name[-7:]) for p in (tmp_path / "out" / "checkpoints").glob("update_*"))
     done = max(r["update"] for r in lines(tmp_path / "out" / "metrics.jsonl"))
-    assert done - newest <= 5
+    # It does not wait for the one that is being written: the newest whole one is at most that one's distance behind.
+    assert done - newest < 5 + 5
 
 
 def test_ctrl_c_before_anything_is_kept_says_so(model: Path, tmp_path: Path) -> None:
