@@ -23,9 +23,11 @@ def but_for_it(recipe: Any) -> Any:
     return {**recipe, "data": {k: v for k, v in recipe["data"].items() if k != "synthetic"}}
 
 
-def recipe_in(folder: Path) -> Any:
+def recipe_in(folder: Path, word: str = "") -> Any:
+    """None where there is none that can be read, or none with the word in its text."""
     try:
-        return load_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+        return load_yaml(text) if word in text else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None  # a report of this run does not end because another folder beside it is broken
 
@@ -35,9 +37,11 @@ def other_of(folder: Path) -> Path | None:
     mine = recipe_in(folder)
     if mine is None:
         return None
+    word = "synthetic" if uses(mine) else ""  # a recipe without it uses them too, and there may be hundreds beside it
     there = [
         path for path in folder.resolve().parent.iterdir()
-        if path != folder.resolve() and (path / "verdict.json").is_file() and (found := recipe_in(path)) is not None
-        and uses(found) != uses(mine) and but_for_it(found) == but_for_it(mine)
+        if path != folder.resolve() and (path / "verdict.json").is_file()
+        and (found := recipe_in(path, word)) is not None and uses(found) != uses(mine)
+        and but_for_it(found) == but_for_it(mine)
     ]  # fmt: skip
     return max(there, key=lambda p: (p / "verdict.json").stat().st_mtime, default=None)
