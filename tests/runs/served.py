@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +14,13 @@ from pathlib import Path
 
 import yaml
 from click.testing import Result
-from tests.runs import tiny_runs
+from tests.runs import forked, tiny_runs
 from typer.testing import CliRunner
 
 from tunesmith.cli.main import app
 from tunesmith.folder import Silent
 from tunesmith.recipe import parse
 from tunesmith.run import run
-
-COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
 
 
 def reply_run(folder: Path) -> Path:
@@ -60,11 +57,11 @@ class Server:
 
 @contextmanager
 def server(target: Path, *options: str, key: str | None = None) -> Iterator[Server]:
-    words = [*COMMAND, "serve", str(target), "--port", "0", *options]
     env = {k: v for k, v in os.environ.items() if k != "TUNESMITH_API_KEY"}
     if key is not None:
         env["TUNESMITH_API_KEY"] = key
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    words = ["serve", str(target), "--port", "0", *options]
+    process = forked.started(*words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     assert process.stderr is not None
     said: list[str] = []
     url = ""
@@ -86,9 +83,10 @@ def server(target: Path, *options: str, key: str | None = None) -> Iterator[Serv
 
 def called(*words: str, text: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself, with `text` on its standard input."""
-    return subprocess.run(
-        [*COMMAND, *words], input=text, capture_output=True, text=True, cwd=cwd, timeout=120, check=False
-    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with forked.started(*words, cwd=cwd, text=True, **pipes) as process:
+        out, err = process.communicate(text, timeout=120)
+    return subprocess.CompletedProcess(list(words), process.returncode, out, err)
 
 
 def invoked(*words: str, text: str = "") -> Result:

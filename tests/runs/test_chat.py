@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.runs import served
+from tests.runs import forked, served
 from tests.runs.mistakes import typed
 
 from tunesmith.opened import Opened, open_run
@@ -113,9 +113,9 @@ def terminal(cwd: Path, *words: str) -> Iterator[Terminal]:
     pty = pytest.importorskip("pty")
     mine, theirs = pty.openpty()
     env = {**os.environ, "COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
-    process = subprocess.Popen(
-        [*served.COMMAND, "chat", *words], stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=env,
-        start_new_session=True, preexec_fn=take_terminal,
+    process = forked.started(
+        "chat", *words, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=env, start_new_session=True,
+        first=take_terminal,
     )  # fmt: skip
     os.close(theirs)
     try:

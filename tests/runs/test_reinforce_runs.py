@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.runs import tiny_runs
+from tests.runs import forked, tiny_runs
 from tests.runs.mistakes import typed
 from tests.runs.test_preference_runs import Stops, read, rows_of
 from tests.unit.evals.test_judge import completion, server
@@ -110,8 +109,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same(world: Path, whole: dict[str, 
     """kill -9 as soon as the first update is saved, between two updates of one sampling or while the next is made."""
     out, recipe = world / "killed", world / "killed.yaml"
     recipe.write_text(yaml.safe_dump(settings(world)))
-    words = [sys.executable, "-m", "tunesmith", "run", str(recipe), "--out", str(out)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    process = forked.started("run", str(recipe), "--out", str(out), **silent)
     while process.poll() is None and not (out / "checkpoints" / "update_0000001").is_dir():
         time.sleep(0.005)
     process.kill()

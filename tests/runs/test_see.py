@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.runs import tiny_runs
+from tests.runs import forked, tiny_runs
 
 from tunesmith import watch
 from tunesmith.engine.session import Session
@@ -25,8 +23,6 @@ from tunesmith.errors import Interrupted
 from tunesmith.folder import Silent
 from tunesmith.recipe import parse
 from tunesmith.run import run
-
-COMMAND = [sys.executable, "-m", "tunesmith.cli.main"]
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +172,7 @@ def test_answers_of_another_asking_are_not_taken(model: Path, tmp_path: Path) ->
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*COMMAND, *words], cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return forked.started(*words, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def heard(process: subprocess.Popen[str], until: Callable[[str], bool]) -> str:
