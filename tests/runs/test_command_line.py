@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,25 +66,42 @@ def test_the_same_plan_is_shown_again_until_something_changes(tmp_path: Path, mo
 
     assert again().startswith(first.rstrip())
     assert "kept from" in again()
-    tiny_runs.labelled_file(shown)  # the same rows, written later
+
+    def planned(*more: str) -> None:
+        with pytest.raises(pytest.fail.Exception):
+            again(*more)
+
+    planned("--set", "train.epochs=2")
     for change in (
-        lambda: None,
-        lambda: shown.write_text(shown.read_text() + shown.read_text().splitlines()[0] + "\n"),
-        lambda: (model / "added.json").write_text("{}"),
-        lambda: (tmp_path / "rows" / "dev.jsonl").write_text(json.dumps({"text": "the fox", "label": "fox"}) + "\n"),
-        lambda: (tmp_path / "own.py").write_text((tmp_path / "own.py").read_text() + "RANGE = (0, 2)\n"),
-        lambda: monkeypatch.setattr(kept_plan, "free_memory_gib", lambda: (8, 12)),
-        lambda: monkeypatch.setenv("TUNESMITH_MEMORY_GIB", "9"),
-        lambda: monkeypatch.setattr(kept_plan, "MOST_AGE_S", 0.0),
+        lambda patch: tiny_runs.labelled_file(shown),  # the same rows, written later
+        lambda patch: shown.write_text(shown.read_text() + shown.read_text().splitlines()[0] + "\n"),
+        lambda patch: (model / "added.json").write_text("{}"),
+        lambda patch: (tmp_path / "rows" / "dev.jsonl").write_text('{"text": "the fox", "label": "fox"}\n'),
+        lambda patch: (tmp_path / "own.py").write_text((tmp_path / "own.py").read_text() + "RANGE = (0, 2)\n"),
+        lambda patch: patch.setattr(kept_plan, "free_memory_gib", lambda: (8, 12)),
+        lambda patch: patch.setenv("TUNESMITH_MEMORY_GIB", "9"),
+        lambda patch: patch.setattr(kept_plan, "MOST_AGE_S", 0.0),
     ):
-        change()
-        with pytest.raises(pytest.fail.Exception):
-            again()
-        with pytest.raises(pytest.fail.Exception):
-            again("--set", "train.epochs=2")
-        typed(command)
-        if kept_plan.MOST_AGE_S:
-            assert "kept from" in again()
+        with monkeypatch.context() as patch, restored(tmp_path):
+            change(patch)
+            planned()
+        assert "kept from" in again()
+    tiny_runs.labelled_file(shown)
+    typed(command)
+    assert "kept from" in again()
+
+
+@contextmanager
+def restored(folder: Path) -> Iterator[None]:
+    """Its files are behind it as they were before, times included."""
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    yield
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        if path not in before:
+            path.unlink()
+        elif path.stat().st_mtime_ns != before[path][1]:
+            path.write_bytes(before[path][0])
+            os.utime(path, ns=(before[path][1],) * 2)
 
 
 def test_a_mistake_of_a_process_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
