@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -28,6 +29,13 @@ def processor_of_the_tests(request: pytest.FixtureRequest) -> Iterator[None]:
         if said is not None:  # else memory is what it is here
             patch.setattr("tunesmith.footprint.bf16_units", lambda: None if said == "none" else said)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_once() -> None:
+    """All that was imported stays: collections need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

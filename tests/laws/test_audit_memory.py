@@ -94,6 +94,7 @@ def finders(path: Path, step: Step = untold) -> dict[str, Callable[[], Any]]:
 def peaks(path: Path) -> dict[str, int]:
     """The most bytes that each holds at a time."""
     made: dict[str, int] = {}
+    gc.freeze()  # what hundreds of other tests left behind is looked through by no collection below
     for name, finder in finders(path).items():
         gc.collect()
         tracemalloc.start()
