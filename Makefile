@@ -7,6 +7,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.stamp-installed
 # Two workers with one thread each: torch's own threads would fight over the cores.
 TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Faults wait for each other's processes half of their time.
+THREE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 ALONE := $(BIN)/python -m pytest
 # All but helpers, and what wants data of its own or a GPU
 SCRIPTS := $(filter-out $(patsubst %,bench/%.py,records pages real_sets pretrain_t5 gpu methods families command beside),$(wildcard bench/*.py))
@@ -58,7 +60,7 @@ runs: $(INSTALLED)
 	$(TWO) tests/runs
 
 faults: $(INSTALLED)
-	$(TWO) --dist loadfile tests/faults
+	$(THREE) --dist loadfile tests/faults
 
 # Half an hour and more. The counts stand at the end.
 torture: model
@@ -74,7 +76,7 @@ real: model
 
 test: lint types model
 	$(TWO) --dist loadfile tests/unit tests/house tests/laws tests/runs
-	$(TWO) --dist loadfile tests/faults
+	$(THREE) --dist loadfile tests/faults
 	$(ALONE) tests/real
 
 docs: $(INSTALLED)
