@@ -231,8 +231,7 @@ def material(
     score_once((*primary, *secondary))
     instruction = recipe.task.instruction
     if instruction is None:
-        rows = chain(parts.train, parts.dev, parts.test)
-        instruction = "" if base.by_head else own_instruction(task, labels, rows)
+        instruction = "" if base.by_head else own_instruction(task, labels, chain(parts.train, parts.dev, parts.test))
     renderer = classes.renderer_of(base, recipe, labels, task)
     told = lambda rows: Made(taught(rows, kind, parts.train), lambda e: instructed(e, instruction))
     train, mixture = mixed.rendered(
@@ -247,7 +246,8 @@ def material(
     learned = Chosen(train.records, mixture.drawn(0)) if mixture else train.records
     again = parents_rows(recipe, renderer, parts, learned, before, instruction)
     beside = replayed(recipe, renderer, parts, learned, lambda files: read_rows(recipe, files, Columns()))
-    found = contaminated.told(look(main, parts, train, others), recipe.data, parts, step, has_files=bool(others))
+    found = look(main, parts, train, others, contaminated.of_public_tests(recipe.data.benchmarks, parts.train, step))
+    found = contaminated.told(found, recipe.data, parts, step, has_files=bool(others))
     if recipe.task.name != "auto":
         found["understood"] |= {"task": task, "task_why": "said in the recipe"}
     most = min(recipe.evals.max_cases, recipe.evals.judge.max_cases if primary[0].needs == "judge" else 10**9)

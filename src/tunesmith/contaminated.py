@@ -4,11 +4,11 @@ rows: what is learned by heart is no longer measured."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.contained import Contained, Items, Search, counts
+from tunesmith.data.contained import Contained, Items, Search, Within, counts
 from tunesmith.data.finding import SHOWN, Row, excerpt, finding, prompt_of
 from tunesmith.data.knobs import Data
 from tunesmith.data.leaks import leaks
@@ -38,9 +38,8 @@ ASKED = (
 
 
 def told(found: dict[str, Any], data: Data, parts: Split, step: Step = untold, *, has_files: bool) -> dict[str, Any]:
-    """audit.json with what training rows contain: items of public tests, and near copies of rows of dev and test files,
-    which the split leaves as they are. The audit has a finding of these."""
-    found = of_public_tests(found, data.benchmarks, parts.train, step)
+    """audit.json with the near copies that training rows hold of rows of dev and test files, which the split leaves as
+    they are. The audit has a finding of these."""
     if not has_files or not data.near_together or "findings" in found:
         return found
     for name in ("dev", "test"):
@@ -55,10 +54,8 @@ def told(found: dict[str, Any], data: Data, parts: Split, step: Step = untold, *
     return found
 
 
-def of_public_tests(
-    found: dict[str, Any], benchmarks: Sequence[str], train: Sequence[Example], step: Step = untold
-) -> dict[str, Any]:
-    """Where training rows contain something, a warning and a finding."""
+def of_public_tests(benchmarks: Sequence[str], train: Sequence[Example], step: Step = untold) -> Within:
+    """Items of the guard probes and of these benchmarks: where training rows contain some, a warning and a finding."""
     tests = [*probes(), *map(benchmark, benchmarks)]
     search = Search(tests)
     hits: Stored[Contained] = listed(Contained)
@@ -67,7 +64,7 @@ def of_public_tests(
         num, last = num + (one.row != last), one.row  # those of a row stand together
         hits.append(one)
     by_test = counts(hits)
-    found["contaminated"] = {
+    facts = {
         "count": num,
         "of": len(train),
         "tests": {
@@ -76,18 +73,18 @@ def of_public_tests(
         },
         "examples": [asdict(row) for row in _rows(hits, train)],
     }
-    if num:
-        named = ", ".join(f"{n} of {name}" for name, n in by_test.most_common(3))
-        where = train[hits[0].row].source
-        found["warnings"] = [*found["warnings"], (
-            f"{num} training rows contain items of public tests ({named}; the first: {where}): what they "
-            "measure is learned by heart")]  # fmt: skip
-    if num and "findings" in found:
-        found["findings"].append(finding("contaminated", num, len(train), _rows(hits, train), (
-            f"training rows contain items of public tests ({named})",
-            "what such a test measures is learned by heart, and its score means nothing",
-            "take them out, or do not quote these tests")).as_dict())  # fmt: skip
-    return found
+    if not num:
+        return Within(facts, None, None)
+    named = ", ".join(f"{n} of {name}" for name, n in by_test.most_common(3))
+    warning = (
+        f"{num} training rows contain items of public tests ({named}; the first: {train[hits[0].row].source}): what "
+        "they measure is learned by heart"
+    )
+    made = finding("contaminated", num, len(train), _rows(hits, train), (
+        f"training rows contain items of public tests ({named})",
+        "what such a test measures is learned by heart, and its score means nothing",
+        "drop them, or do not quote these tests"))  # fmt: skip
+    return Within(facts, warning, replace(made, every=lambda: (train[one.row].source for one in hits)))
 
 
 def probes() -> Iterator[Items]:

@@ -4,9 +4,10 @@ that reaches the known answer, questions about documents. What each is made of, 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ from tunesmith.build import prompt_text, read_split
 from tunesmith.data import ingest
 from tunesmith.data.columns import Columns
 from tunesmith.data.fill import is_template
+from tunesmith.data.located import find_splits
 from tunesmith.data.rows import Rejected, rows
 from tunesmith.errors import DataError, InputError
 from tunesmith.evals.endpoint import Spoken
@@ -32,6 +34,7 @@ from tunesmith.synthetic_kinds import KINDS, Kind, Made, Said, Work
 from tunesmith.types import Example, Label, Message, Reply, Task
 
 PASSAGE_CHARS = 1500  # of a document, that a question is asked about
+SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 ROOM, LEAST_BEGUN = 1.25, 8  # times as many rows are begun as are still wanted, as some are left out; and at least
 FRUITLESS = 3  # rounds without a row, after which it ends
 CUT, UNASKED = "an answer is cut off at the limit", "could not be asked"
@@ -205,7 +208,7 @@ def seeds_of(source: Path, held_out: Sequence[Path], kind: str) -> Seeds:
     """Of a recipe its training rows, its dev and test held out; of a file all rows; of documents their passages."""
     notes, kept_out = list[str](), list[Example]()
     if kind == "questions":
-        examples, columns = passages(source), Columns()
+        (examples, notes), columns = passages(source), Columns()
     elif source.suffix.lower() in (".yaml", ".yml"):
         main, parts, _ = read_split(recipe_of(source, {})[0], None)
         examples, columns, kept_out = list(parts.train), main.columns, [*parts.dev, *parts.test]
@@ -236,19 +239,35 @@ def is_simple(example: Example) -> bool:
     )
 
 
-def passages(source: Path) -> list[Example]:
-    """Paragraphs of documents, as many together as fit."""
-    found = list[Example]()
-    for item in rows(source):
-        if isinstance(item, Rejected):
-            continue
-        line, row = item
-        text = str(row.get("text") or "")
-        held = ""
-        for paragraph in [*text.split("\n\n"), ""]:
-            if held and (not paragraph or len(held) + len(paragraph) > PASSAGE_CHARS):
-                name = f"{source}:{line}#{len(found) + 1}"
-                found.append(Example(name, (Message("user", held),), Task({}), source=name))
-                held = ""
-            held = f"{held}\n\n{paragraph.strip()}".strip()[:PASSAGE_CHARS]
-    return found
+def passages(source: Path) -> tuple[list[Example], list[str]]:
+    """Paragraphs of documents (a file, or all of a folder), as many together as fit; and what could not be read."""
+    found, notes = list[Example](), list[str]()
+    for path in find_splits(source)["train"]:
+        for item in rows(path):
+            if isinstance(item, Rejected):
+                notes.append(f"{item}: left out.")
+                continue
+            held, number = "", 0
+            for between, text in [*pieces(str(item[1].get("text") or "")), ("", "")]:
+                if held and (not text or len(held) + len(between) + len(text) > PASSAGE_CHARS):
+                    number += 1
+                    name = f"{path}:{item[0]}#{number}"
+                    found.append(Example(name, (Message("user", held),), Task({}), source=name))
+                    held = ""
+                held = held + between + text if held else text
+    if not found:
+        raise DataError(
+            f"{source}: holds no text to ask about: wanted text, Markdown, HTML or PDF, or rows with a column 'text'. "
+            + " ".join(notes[:3])
+        )
+    return found, notes
+
+
+def pieces(text: str) -> Iterator[tuple[str, str]]:
+    """(what stands before it, piece): paragraphs; of one that is no passage by its length its sentences."""
+    for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
+        between = "\n\n"
+        for sentence in [paragraph] if len(paragraph) <= PASSAGE_CHARS else SENTENCE_END.split(paragraph):
+            for at in range(0, len(sentence), PASSAGE_CHARS):
+                yield between, sentence[at : at + PASSAGE_CHARS]
+                between = " "

@@ -78,15 +78,15 @@ def finders(path: Path, step: Step = untold) -> dict[str, Callable[[], Any]]:
     found = audit(read, parts, rendered)
     return {
         "audit": lambda: audit(read, parts, rendered),
-        "counted": lambda: examined.counted(found, rows, rows),
+        "counted": lambda: examined.counted(found, rows, rows, parts),
         "blemishes": lambda: blemishes(rows, step),
         "doubts.findings": lambda: Doubts(*judges()).findings(rows, step),
         "leaks.findings": lambda: list(leaks.findings(rows, parts, step)),
         "label_errors.findings": lambda: list(label_errors.findings(parts.train, step)),
-        "shift.findings": lambda: list(shift.findings(shift.compared(parts, ()))),
+        "shift.findings": lambda: list(shift.findings(shift.compared(parts, ()), parts)),
         "shift.linked": lambda: list(shift.linked(rows, step)),
         "triggers.findings": lambda: list(triggers.findings(rows, step)),
-        "public tests": lambda: contaminated.of_public_tests(dict(found), (), parts.train, step),
+        "public tests": lambda: contaminated.of_public_tests((), parts.train, step),
         "a mutant that keeps where each row stands": lambda: len([example.source for example in rows]),
     }
 

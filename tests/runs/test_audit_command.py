@@ -37,7 +37,7 @@ def test_audit_writes_what_it_found_and_a_mended_copy(tmp_path: Path, monkeypatc
     assert done.exit_code == 0
     num = len(rows())
     assert f"1 of {num} rows are identical to an earlier one" in done.output
-    assert f"mended     {num} rows read = {num - 2} written (1 masked) + 2 dropped + 0 left out" in done.output
+    assert f"mended     {num} rows read = {num - 2} written (1 masked, 0 cut) + 2 dropped + 0 left out" in done.output
     kept = json.loads(Path("found/audit.json").read_text())
     longest, context = kept["tokens"]["length_quantiles"]["1"], kept["tokens"]["context_tokens"]
     assert (
@@ -50,6 +50,11 @@ def test_audit_writes_what_it_found_and_a_mended_copy(tmp_path: Path, monkeypatc
         one["kind"] for one in kept["findings"]
     }
     assert sum(kept["tokens"]["histogram"]["counts"]) == kept["splits"]["train"]
+    said = {one["kind"]: one["command"] for one in kept["findings"]}
+    given = f"--model {model} --data rows.jsonl --set data.max_tokens=256"
+    assert said["exact_duplicates"] == f"tunesmith audit {given} --fix mended"
+    assert said["target_shift"].startswith(f"tunesmith ask asked.jsonl --model {model} --by diversity")
+    assert said["exact_duplicates"] in done.output
     page = Path("found/audit.html").read_text()
     assert "rows.jsonl:" in page
     assert TOKEN not in page + done.output + json.dumps(kept["findings"])

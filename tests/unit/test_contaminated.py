@@ -29,21 +29,24 @@ def test_items_of_a_probe_and_of_a_named_benchmark_are_told(tmp_path: Path) -> N
         + "no json\n" + json.dumps({"id": 2, "question": "too short?"}) + "\n"
     )  # fmt: skip
     made = read([rows(tmp_path, "where is my order", f"hello. {ASKED} thanks", "Tell me: what do bees make?")])
-    found = of_public_tests({"warnings": ["first"], "findings": []}, [str(tmp_path / "bench.jsonl")], made.examples)
-    about = found["contaminated"]
+    found = of_public_tests([str(tmp_path / "bench.jsonl")], made.examples)
+    about, warning = found.facts, found.warning
+    assert warning is not None
+    assert found.finding is not None
     assert (about["count"], about["of"]) == (2, 3)
     assert about["tests"][str(tmp_path / "bench.jsonl")] == {"items": 2, "too_short": 1, "found": 1}
     assert about["tests"]["the guard probe 'general knowledge'"]["found"] == 1
     assert [row["source"].rpartition(":")[2] for row in about["examples"]] == ["2", "3"]
-    assert "2 training rows contain items of public tests" in found["warnings"][1]
-    assert f"{tmp_path}/train.jsonl:2" in found["warnings"][1]
-    assert found["findings"][0]["kind"] == "contaminated"
+    assert "2 training rows contain items of public tests" in warning
+    assert f"{tmp_path}/train.jsonl:2" in warning
+    assert found.finding.kind == "contaminated"
+    assert [source.rpartition(":")[2] for source in found.finding.every()] == ["2", "3"]  # type: ignore[misc]
 
 
 def test_rows_of_another_kind_bring_no_word(tmp_path: Path) -> None:
     made = read([rows(tmp_path, "where is my order number 7 from last week", "the bees make me nervous")])
-    found = of_public_tests({"warnings": []}, [], made.examples)
-    assert (found["warnings"], found["contaminated"]["count"]) == ([], 0)
+    found = of_public_tests([], made.examples)
+    assert (found.warning, found.finding, found.facts["count"]) == (None, None, 0)
 
 
 def test_near_copies_of_a_test_file_are_told_by_a_run(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,9 +73,14 @@ def audit(
         examined, step = part("data.examined"), of_many(tell.step, build.RENDERED)
         look = examined.Look(doubts, examined.Room(recipe.data.max_tokens, base.context_tokens), asked, step)
         found = build.material(recipe, base, step=step, look=look).audit
+    complete(found, Given(file, model, data or (), test or (), sets or (), parent, toxicity, inputs), recipe)
     names = ", ".join(Path(name).name for name in recipe.data.named)
     written = write(found, out, names) if out is not None else []
-    mended = part("data.mend").mend(look.read, recipe.data.reading, fix, doubts.dropped) if fix is not None else None
+    mended = (
+        part("data.mend").mend(look.read, recipe.data.reading, fix, doubts.dropped, doubts.cut)
+        if fix is not None
+        else None
+    )
     found |= {"mended": dict(mended.counts)} if mended is not None else {}
     if as_json:
         show.out(json.dumps(found, ensure_ascii=False))
@@ -83,11 +91,56 @@ def audit(
         for path in written:
             show.out(f"written    {path}")
         if mended is not None:
-            num = mended.counts
-            show.out(
-                f"mended     {num['read']} rows read = {num['written']} written ({num['masked']} masked) + "
-                f"{num['dropped']} dropped + {num['left out']} left out; {mended.ledger} says which and why"
-            )
+            show.out(told(mended))
+
+
+def told(mended: Any) -> str:
+    num = mended.counts
+    return (
+        f"mended     {num['read']} rows read = {num['written']} written ({num['masked']} masked, {num['cut']} cut) + "
+        f"{num['dropped']} dropped + {num['left out']} left out; {mended.ledger} says which and why"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The words of the command line that name the data."""
+
+    file: Path | None
+    model: str | None
+    data: Sequence[Path]
+    test: Sequence[Path]
+    sets: Sequence[str]
+    parent: Path | None
+    toxicity: str | None
+    inputs: str | None
+
+    def words(self, data: Sequence[Path], test: Sequence[Path], sets: Sequence[str]) -> str:
+        said = [str(self.file)] if self.file is not None else []
+        options = (("--model", [self.model] if self.model else []), ("--from", [self.parent] if self.parent else []),
+                   ("--data", data), ("--test", test), ("--set", sets))  # fmt: skip
+        return shlex.join(
+            [*said, *(str(word) for name, values in options for value in values for word in (name, value))]
+        )
+
+
+def complete(found: dict[str, Any], given: Given, recipe: Any) -> None:
+    """Each finding's command for just these data."""
+    files, tokens = part("sources").files_of(recipe), found["tokens"]
+    test = files.get("test", [])
+    alone = [s for s in given.sets if not s.startswith(("data.train=", "data.test=", "data.dev="))]
+    held_out = [f"data.{name}={json.dumps(list(map(str, files.get(name, []))) if name == 'dev' else [])}"
+                for name in ("dev", "test") if name in files]  # fmt: skip
+    together = [] if recipe.data.sources else [*files["train"], *test]
+    whole = given.words(given.data, given.test, given.sets)
+    said = {
+        "GIVEN": whole, "INPUTS": shlex.quote(given.inputs or ""), "MODEL": shlex.quote(recipe.model),
+        "MORE": str(2 * tokens["max_tokens"]),
+        "TOGETHER": given.words(together, [], [*alone, *held_out]) if test else whole,
+    }  # fmt: skip
+    for one in found["findings"]:
+        own = f" --toxicity {shlex.quote(given.toxicity)}" if given.toxicity and one["kind"].startswith("toxic") else ""
+        one["command"] = part("data.remedies").filled(one["command"], said) + own
 
 
 def of_many(step: Any, rendered: str) -> Any:
@@ -97,7 +150,8 @@ def of_many(step: Any, rendered: str) -> Any:
 
 
 def refuse_drop(drop: list[str], fix: Path | None) -> None:
-    kinds = part("data.doubtful").KINDS
+    remedies = part("data.remedies")
+    kinds = (*remedies.ROWS, *remedies.SENTENCES)
     odd = next((name for name in drop if name not in kinds), None)
     if odd is not None:
         raise InputError(f"--drop {odd}: wanted one of {', '.join(kinds)}")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.data import alike, synthetic
+from tunesmith.data.contained import Within
 from tunesmith.data.ingest import Ingested, Rejected
 from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
@@ -27,12 +28,15 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 FEW_PER_CLASS = 8
 TOO_LONG_FRAC = 0.05  # of the training examples, from which on their loss is told beside the verdict
 
-Look = Callable[[Ingested, Split, Rendered, Sequence[Ingested]], dict[str, Any]]  # what writes audit.json
+Look = Callable[[Ingested, Split, Rendered, Sequence[Ingested], Within | None], dict[str, Any]]  # writes audit.json
 
 
-def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()) -> dict[str, Any]:
+def audit(
+    ingested: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = (), within: Within | None = None
+) -> dict[str, Any]:
     """The content of audit.json. `ingested` is the training file, `rendered` the training split; `others` are files of
-    dev and test: a row of theirs that is rejected is a held-out case less."""
+    dev and test: a row of theirs that is rejected is a held-out case less. `within`: what training rows contain of
+    public tests."""
     examples = ingested.examples
     read = (ingested, *others)
     rejected = [row for one in read for row in one.rejected[:MAX_LISTED]]
@@ -73,6 +77,9 @@ def audit(ingested: Ingested, split: Split, rendered: Rendered, others: Sequence
     }
     found["understood"] = understood(ingested, rendered)
     found["warnings"] = _warnings(found)
+    if within is not None:
+        found["contaminated"] = within.facts
+        found["warnings"] += [within.warning] if within.warning else []
     return found
 
 
@@ -177,6 +184,13 @@ def like_training(split: Split) -> np.ndarray:
         there = np.flatnonzero(at >= 0)
         last[at[there]] = begin + there
     return last[np.searchsorted(known, asked)]
+
+
+def twins(split: Split) -> np.ndarray:
+    """Numbers of the training examples whose prompt is that of a test one once digits are masked."""
+    at = alike.places(np.unique(column(split.test, "masked")), column(split.train, "masked"))
+    found: np.ndarray = np.flatnonzero(at >= 0)
+    return found
 
 
 def _warnings(found: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from tunesmith.data import alike, markers, personal, replies
 from tunesmith.data.cut_off import Endings
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, replies_of, texts_of
 from tunesmith.data.progress import Step, counted, untold
+from tunesmith.data.stored import Chosen
 from tunesmith.data.traits import masked, normalised
 from tunesmith.types import Example, Label, Reply
 
@@ -22,7 +24,8 @@ USUAL_FRAC = 0.9  # of the long replies, that end with a mark: where so many do,
 SAME_LENGTH = 5  # long replies of just the greatest length, half of them without an end: a tool cut them there
 BOILERPLATE_FRAC, BOILERPLATE_ROWS = 0.05, 20
 RARE_FRAC = 0.05  # rows in another writing, or with a late system turn, are a finding where they are fewer
-LETTERS_READ = 400  # of a row, to tell its writing
+MAIN_FRAC = 0.8  # of the prompts, or of the replies, in one writing: in a mixture of many none is odd
+CHARS_READ = 400  # of the prompt, and of the reply, to tell their writing
 MENDED_FRAC = 0.05  # of the replies, from which on a refusal, or a mark alone, may be what is taught
 HEADS = ("system", "developer")
 WRITINGS = ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI", "HANGUL", "CJK",
@@ -34,8 +37,8 @@ PERSONAL = {
     "phone": "phone numbers",
 }  # fmt: skip
 LEARNED = "a model can learn them by heart and say them to anybody"
-MASKED = "`--fix FOLDER` puts a placeholder in their place; take the key out of service as well"
-REPEATED = "decide row by row: a public contact may be what is to be learned; `--fix FOLDER` leaves them as they are"
+MASKED = "put a placeholder in their place; take a key out of service as well"
+KEPT = "decide row by row: a public contact may be what is to be learned; else drop these rows"
 
 
 @dataclass(slots=True)
@@ -66,7 +69,7 @@ class Blemishes:
     num: int = 0
     num_replies: int = 0  # that are text, not labels
     tallies: dict[str, Tally] = field(default_factory=dict)
-    writings: dict[str, Tally] = field(default_factory=dict)
+    writings: dict[tuple[str, str], Tally] = field(default_factory=dict)  # of what is asked, and of what is answered
     num_long: int = 0
     num_open: int = 0  # of these, that end without a mark
     endings: Endings = field(default_factory=Endings)  # of the others
@@ -85,14 +88,12 @@ class Blemishes:
     def see(self, example: Example) -> None:
         self.num += 1
         kinds: dict[str, tuple[str, int, list[str]]] = {}
-        letters = ""
         for _, text in texts_of(example):
             for kind, begin, end in personal.spans(text):
                 kinds.setdefault(kind, (text, begin, []))[2].append(text[begin:end])
             for kind, found in (("control_tokens", markers.control(text)), ("hidden_characters", markers.hidden(text))):
                 if found:
                     kinds.setdefault(kind, (text, found.start(), []))[2].append(found[0])
-            letters += text[: LETTERS_READ - len(letters)]
         late = next((m for k, m in enumerate(example.prompt) if m.role in HEADS and late_head(example, k)), None)
         if late is not None:
             self.tally("late_system").add(example, late.content)
@@ -101,8 +102,9 @@ class Blemishes:
             tally.add(example, text, at, repr(values[0]) if kind == "control_tokens" else "")
             if len(tally.values) < MOST_VALUES:
                 tally.values.update(map(alike.digest, values))
-        if writing := writing_of(letters):
-            self.writings.setdefault(writing, self.made("other_writing")).add(example, letters)
+        asked, answered = both_sides(example)
+        writing = writing_of(asked), writing_of(answered)
+        self.writings.setdefault(writing, self.made("other_writing")).add(example, f"{asked} {answered}".strip())
         there: dict[str, str] = {}
         if not isinstance(example.target, Label) and not example.is_text:
             for reply in replies_of(example)[:1]:
@@ -143,16 +145,21 @@ def calls(example: Example) -> bool:
     return isinstance(example.target, Reply) and bool(example.target.message.extra)
 
 
-def writing_of(text: str) -> str | None:
-    """The one that most letters are of; None without letters."""
+def both_sides(example: Example) -> tuple[str, str]:
+    """The beginnings of what is asked and of what is answered. A label is in no writing, nor what is said to all."""
+    asked = "".join(m.content[:CHARS_READ] for m in example.prompt if m.role not in HEADS)
+    answered = "" if isinstance(example.target, Label) else "".join(r[:CHARS_READ] for r in replies_of(example))
+    return asked[:CHARS_READ], answered[:CHARS_READ]
+
+
+def writing_of(text: str) -> str:
+    """The one that most letters are of; "" without letters."""
     if text.isascii():
-        return "latin" if any(map(str.isalpha, text)) else None
+        return "latin" if any(map(str.isalpha, text)) else ""
     counts = Counter(unicodedata.name(c, "?").split()[0] for c in text if c.isalpha())
     counts = Counter({name: num for name, num in counts.items() if name in WRITINGS})
-    name = counts.most_common(1)[0][0] if counts else None
-    return {"HIRAGANA": "japanese", "KATAKANA": "japanese", "CJK": "chinese or japanese"}.get(name or "") or (
-        name.lower() if name else None
-    )
+    name = counts.most_common(1)[0][0] if counts else ""
+    return {"HIRAGANA": "japanese", "KATAKANA": "japanese", "CJK": "chinese or japanese"}.get(name, name.lower())
 
 
 def blemishes(examples: Sequence[Example], step: Step = untold, drop: Collection[str] = ()) -> list[Finding]:
@@ -176,14 +183,10 @@ def told(kind: str, tally: Tally, of: int, *words: str) -> Finding:
     return made if tally.every is None else replace(made, every=lambda: tally.every or ())
 
 
-def taken_out(kind: str) -> str:
-    return f"`--fix FOLDER --drop {kind}` drops these rows"
-
-
 def dropping(kind: str, seen: Blemishes) -> str:
     """What mends such replies: where they are many, they may be wanted."""
     few = seen.tallies[kind].count < MENDED_FRAC * seen.num_replies
-    return "`--fix FOLDER` drops them" if few else f"`--fix` leaves so many; {taken_out(kind)}"
+    return "drop them" if few else "so many may be what is to be taught; else drop them"
 
 
 def _replies(seen: Blemishes) -> Iterator[Finding]:
@@ -197,11 +200,11 @@ def _replies(seen: Blemishes) -> Iterator[Finding]:
     if "open_code" in at:
         yield told("open_code", at["open_code"], num, "replies open a block of code and never close it",
                    "they were cut, and the model learns to stop there",
-                   f"write them again; {taken_out('open_code')}")  # fmt: skip
+                   "write them again, or drop them")  # fmt: skip
     if seen.at_longest.count >= max(SAME_LENGTH, 2 * seen.num_ended):
         yield told("same_length", seen.at_longest, num,
                    f"replies have just {seen.longest:,} characters, and none has more", "a tool cut them there",
-                   f"export them again without a limit; {taken_out('same_length')}")  # fmt: skip
+                   "export them again without a limit, or drop them")  # fmt: skip
 
 
 def _cut(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Finding]:
@@ -221,7 +224,7 @@ def _cut(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Finding]:
             "cut_replies", cut, seen.num_replies,
             "long replies stop behind a word that no sentence ends with, or within one, where nearly all others end "
             "with a mark", "they were cut, and the model learns to stop in the middle",
-            f"look at their ends, and write them again; {taken_out('cut_replies')}",
+            "look at their ends, and write them again, or drop them",
         )  # fmt: skip
 
 
@@ -230,7 +233,7 @@ def _personal(seen: Blemishes) -> Iterator[Finding]:
         if kind in seen.tallies:
             tally = seen.tallies[kind]
             distinct = f"{len(tally.values):,}{'+' if len(tally.values) >= MOST_VALUES else ''} different"
-            mend = MASKED if kind in personal.SAFE else f"{REPEATED}; {taken_out(kind)}"
+            mend = MASKED if kind in personal.SAFE else KEPT
             yield told(kind, tally, seen.num, f"rows hold {name} ({distinct})", LEARNED, mend)
 
 
@@ -240,21 +243,21 @@ def _injected(seen: Blemishes) -> Iterator[Finding]:
             "control_tokens", seen.tallies["control_tokens"], seen.num,
             "rows hold the turn markers or control tokens of a chat template in their text",
             "tunesmith learns them as plain text, other tools as turns: whoever writes them speaks for the model",
-            f"cut such rows into turns (`data.columns.transcripts`); {taken_out('control_tokens')}",
+            "cut such rows into turns (`data.columns.transcripts`), or drop them",
         )  # fmt: skip
     late = seen.tallies.get("late_system")
     if late and late.count < RARE_FRAC * seen.num:
         yield told(
             "late_system", late, seen.num, "rows have a system turn behind another turn, where nearly all have none",
             "a user's text with turn markers in it, once it is cut into turns, gives the model orders in this way",
-            f"look at who wrote these turns; {taken_out('late_system')}",
+            "look at who wrote these turns, or drop the rows",
         )  # fmt: skip
     if "hidden_characters" in seen.tallies:
         yield told(
             "hidden_characters", seen.tallies["hidden_characters"], seen.num,
             "rows hold characters that nobody sees (of direction, of tags, of no width between letters)",
             "they break words into other tokens, and can hide what a row says",
-            f"take them out; {taken_out('hidden_characters')}",
+            "take them out, or drop the rows",
         )  # fmt: skip
 
 
@@ -275,19 +278,37 @@ def _boilerplate(seen: Blemishes, examples: Sequence[Example]) -> Iterator[Findi
             example = examples[int(np.flatnonzero(some == name)[0])]
             said = dict(replies.edges(replies_of(example)[0]))[where]
             rows.append(Row(example.source, excerpt(said), f"{num:,} replies"))
-        yield finding(f"same_{where}", sum(n for n, _ in common), seen.num_replies, rows, (
+        made = finding(f"same_{where}", sum(n for n, _ in common), seen.num_replies, rows, (
             f"replies {where} with a sentence that {int(np.ceil(least)):,} or more share ({len(common)} of these)",
             "the model learns to say it always, and the score counts it as right",
-            "take the sentence out, unless it is wanted in every answer"))  # fmt: skip
+            "take the sentence out of these replies, unless it is wanted in every answer"))  # fmt: skip
+        names = np.array([name for _, name in common], alike.DTYPE)
+        yield replace(made, every=partial(_sources, examples, np.flatnonzero(np.isin(some, names))))
+
+
+def _sources(examples: Sequence[Example], numbers: np.ndarray) -> Iterator[str]:
+    return (example.source for example in Chosen(examples, numbers))
 
 
 def _writings(seen: Blemishes) -> Iterator[Finding]:
-    """Rows in another writing than nearly all."""
-    total = sum(tally.count for tally in seen.writings.values())
-    for name, tally in sorted(seen.writings.items(), key=lambda item: -item[1].count):
-        if tally.count < RARE_FRAC * total:
+    """Rows that ask, or answer, in another writing than nearly all do: a translation is in two, and is none."""
+    counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    for names, tally in seen.writings.items():
+        for name, of_side in zip(names, counts):
+            of_side[name] += tally.count * bool(name)
+    for (asked, answered), tally in sorted(seen.writings.items(), key=lambda item: -item[1].count):
+        if any(map(is_odd, (asked, answered), counts)):
+            one = asked == answered or not (asked and answered)
+            how = f"written in {asked or answered}" if one else f"asked in {asked} and answered in {answered}"
             yield told(
-                "other_writing", tally, seen.num, f"rows are mostly written in {name} letters",
+                "other_writing", tally, seen.num, f"rows are mostly {how} letters",
                 "too few to learn a language from, and often a mistake",
-                f"add more of them; {taken_out('other_writing')}",
+                "add more of them, or drop them",
             )  # fmt: skip
+
+
+def is_odd(name: str, counts: Counter[str]) -> bool:
+    """Whether few are in this writing, and nearly all in one. Japanese without kana looks like Chinese."""
+    [(main, most)], total = counts.most_common(1) or [("", 0)], counts.total()
+    alike = (name, main) == ("chinese or japanese", "japanese")
+    return bool(name) and counts[name] < RARE_FRAC * total and most >= MAIN_FRAC * total and not alike

@@ -11,13 +11,14 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
-from tunesmith.data.finding import prompt_of, replies_of
+from tunesmith.data.finding import Finding, prompt_of, replies_of
 from tunesmith.data.near import SPACELESS
 from tunesmith.data.traits import normalised
 from tunesmith.types import Example
@@ -45,6 +46,15 @@ class Contained:
     row: int  # of the examples
     test: str
     item: str
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """What training rows contain, all tests together."""
+
+    facts: Mapping[str, Any]  # for audit.json
+    warning: str | None
+    finding: Finding | None
 
 
 @dataclass(slots=True)

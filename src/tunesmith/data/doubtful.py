@@ -1,6 +1,6 @@
 """Rows that only a person can judge: with toxic words, in a language that is not usual, nearly like others, with a
 label that is likely wrong, or with a reply that was cut. They are told, and dropped where their kind is named
-(`tunesmith audit --fix FOLDER --drop KIND`).
+(`tunesmith audit --fix FOLDER --drop KIND`); of a sentence that many replies share the sentence is.
 """
 
 from __future__ import annotations
@@ -12,34 +12,11 @@ from typing import Any
 from tunesmith.data import languages, toxic
 from tunesmith.data.blemishes import Tally
 from tunesmith.data.finding import Finding
-from tunesmith.data.leaks import LEVELS
 from tunesmith.data.progress import Step, counted, untold
+from tunesmith.data.remedies import ROWS, SENTENCES
 from tunesmith.types import Example
 
 SHOWN = 8  # languages of a side, in a line
-# Kind of finding -> why a row of it was dropped, for the ledger
-KINDS = {
-    "toxic_replies": "a reply reads as toxic",
-    "toxic_prompts": "the prompt reads as toxic",
-    "other_language": "asks in a language of which there are few rows",
-    "reply_language": "answers in another language than is usual for its prompt's",
-    "near_duplicates": "nearly the same as an earlier row",
-    "label_errors": "its label is likely wrong",
-    "contradictions": "its prompt stands with another label too",
-    "masked_duplicates": "differs from an earlier row in case, white space or digits only",
-    "empty_replies": "the reply says nothing",
-    "refused_replies": "the reply refuses, or says that it is a model",
-    "open_code": "the reply opens a block of code and never closes it",
-    "same_length": "the reply has just the greatest length",
-    "cut_replies": "the reply stops in the middle",
-    "control_tokens": "control tokens of a chat template in its text",
-    "late_system": "a system turn behind another turn",
-    "hidden_characters": "characters that nobody sees",
-    "other_writing": "written in letters that few rows are written in",
-    "email": "holds an e-mail address",
-    "phone": "holds a phone number",
-    **{f"{part}_{level}": f"nearly like a {part} row" for part in ("dev", "test") for level in LEVELS},
-}
 
 
 @dataclass(slots=True)
@@ -48,8 +25,9 @@ class Doubts:
 
     reader: toxic.Reader | None = field(default_factory=toxic.reader)
     identify: languages.Identify | None = field(default_factory=languages.identifier)
-    drop: Sequence[str] = ()  # of KINDS
+    drop: Sequence[str] = ()  # of ROWS and SENTENCES
     dropped: dict[str, str] = field(default_factory=dict)  # file:line -> why, of rows of these kinds
+    cut: dict[str, set[str]] = field(default_factory=dict)  # file:line -> the ends of its reply that lose a sentence
     shares: dict[str, dict[str, int]] = field(default_factory=dict)  # prompts, replies -> language -> rows
     not_looked_for: list[str] = field(default_factory=list)
 
@@ -75,14 +53,17 @@ class Doubts:
         for kind, example, text, at, note in told:
             tallies.setdefault(kind, Tally()).add(example, text, at, note)
             if kind in self.drop:
-                self.dropped.setdefault(example.source, f"{KINDS[kind]} ({note})")
+                self.dropped.setdefault(example.source, f"{ROWS[kind]} ({note})")
 
     def listed(self, findings: Sequence[Finding]) -> None:
         """Findings that were made elsewhere, and know all of their rows."""
         for one in findings:
             if one.kind in self.drop and one.every is not None:
                 for source in one.every():
-                    self.dropped.setdefault(source, KINDS[one.kind])
+                    if one.kind in SENTENCES:
+                        self.cut.setdefault(source, set()).add(SENTENCES[one.kind])
+                    else:
+                        self.dropped.setdefault(source, ROWS[one.kind])
 
     def facts(self) -> dict[str, Any]:
         """For audit.json."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from tunesmith.data import alike, label_errors, leaks, shift, triggers
-from tunesmith.data.audit import FEW_PER_CLASS, audit, contradicting
+from tunesmith.data.audit import FEW_PER_CLASS, audit, contradicting, twins
 from tunesmith.data.audit import summary_lines as audit_lines
 from tunesmith.data.blemishes import blemishes
 from tunesmith.data.columns import Columns
+from tunesmith.data.contained import Within
 from tunesmith.data.doubtful import Doubts, lines
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, prompt_of
 from tunesmith.data.ingest import Ingested
@@ -22,8 +23,8 @@ from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered
 from tunesmith.data.split import Split
 from tunesmith.data.stored import Chosen, Joined
-from tunesmith.data.traits import column
-from tunesmith.types import Example
+from tunesmith.data.traits import column, label_names
+from tunesmith.types import Example, Label
 
 HISTOGRAM = 24  # columns
 MOST_OF_ONE_FRAC = 0.9  # of the training rows, that have one label
@@ -48,22 +49,24 @@ class Look:
     read: Ingested = field(init=False)
 
     def __call__(
-        self, read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = ()
-    ) -> dict[str, Any]:
+        self, read: Ingested, split: Split, rendered: Rendered, others: Sequence[Ingested] = (),
+        within: Within | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """The content of audit.json with `findings`."""
         self.read = read
-        found, step = audit(read, split, rendered, others), self.step
+        found, step = audit(read, split, rendered, others, within), self.step
         every: Sequence[Example] = reduce(Joined, (one.examples for one in (read, *others)))
         apart = shift.compared(split, self.inputs(read.columns) if self.inputs is not None else ())
         findings = [
-            *counted(found, every, read.examples),
+            *counted(found, every, read.examples, split),
             *blemishes(every, step, self.doubts.drop),
             *self.doubts.findings(every, step),
             *leaks.findings(read.examples, split, step),
             *label_errors.findings(split.train, step),
-            *shift.findings(apart),
+            *shift.findings(apart, split),
             *shift.linked(read.examples, step),
             *triggers.findings(read.examples, step),
+            *([within.finding] if within is not None and within.finding is not None else []),
         ]
         self.doubts.listed(findings)
         counts, edges = np.histogram(sizes_of(rendered.records).path, HISTOGRAM)
@@ -73,17 +76,17 @@ class Look:
         return found | self.doubts.facts() | {"alike": shift.facts(apart)}
 
 
-def counted(found: dict[str, Any], examples: Sequence[Example], train: Sequence[Example]) -> list[Finding]:
+def counted(
+    found: dict[str, Any], examples: Sequence[Example], train: Sequence[Example], split: Split
+) -> list[Finding]:
     """What `audit` has counted, as findings. `train`: the examples of the training file."""
     made: list[Finding] = []
 
     def add(
-        kind: str, count: int, of: int, rows: Sequence[Row] = (), numbers: Callable[[], np.ndarray] | None = None
+        kind: str, count: int, of: int, rows: Sequence[Row] = (), every: Callable[[], Iterable[str]] | None = None
     ) -> None:
-        """`numbers`: of the examples of `train` that it is about."""
         if count:
-            one = finding(kind, count, of, rows)
-            made.append(replace(one, every=partial(_sources, train, numbers)) if numbers else one)
+            made.append(replace(finding(kind, count, of, rows), every=every))
 
     num = found["understood"]["accepted"]  # rows of the training file
     rejected, doubles, contradicted = found["rejected"], found["duplicates"], found["contradictions"]
@@ -94,31 +97,55 @@ def counted(found: dict[str, Any], examples: Sequence[Example], train: Sequence[
         add(kind, found[kind]["count"], found["splits"]["train"], rows)
     add("exact_duplicates", doubles["exact"]["count"], num, _rows(doubles["exact"], examples))
     like = _rows(doubles["normalised"], examples)
-    add("masked_duplicates", doubles["normalised"]["count"], num, like, lambda: alike.again(column(train, "text")))
-    opposed = [
+    add("masked_duplicates", doubles["normalised"]["count"], num, like,
+        lambda: _sources(Chosen(train, alike.again(column(train, "text")))))  # fmt: skip
+    add(
+        "contradictions",
+        contradicted["rows"],
+        num,
+        _opposed(contradicted),
+        lambda: _sources(Chosen(train, contradicting(train)[1])),
+    )
+    add("moved", found["moved"]["count"], found["accepted"],
+        [Row(m["source"], "", f"stands in {m['stands_in']}") for m in found["moved"]["examples"]],
+        lambda: (m.source for m in split.moved if m.out_of == "train"))  # fmt: skip
+    add("twins", found["twins"]["count"], found["splits"]["test"], _rows(found["twins"], examples),
+        lambda: _sources(Chosen(split.train, twins(split))))  # fmt: skip
+    classes = {name: n["train"] for name, n in found["classes"].items()}
+    few = {name: n for name, n in classes.items() if 0 < n < FEW_PER_CLASS}
+
+    def labelled(part: Sequence[Example], counts: Mapping[str, int]) -> list[Row]:
+        return [Row(where, name, f"{counts[name]} rows") for where, name in first_with(part, counts)]
+
+    add("rare_labels", sum(few.values()), sum(classes.values()),
+        labelled(split.train, few),
+        lambda: (e.source for e in train if isinstance(e.target, Label) and e.target.name in few))  # fmt: skip
+    most = max(classes, key=lambda name: classes[name], default="")
+    if most and classes[most] > MOST_OF_ONE_FRAC * sum(classes.values()):
+        add("one_label", classes[most], sum(classes.values()), labelled(split.train, {most: classes[most]}))
+    unseen = {name: n["test"] for name, n in found["classes"].items() if not n["train"] and n["test"]}
+    add("unseen_labels", sum(unseen.values()), found["splits"]["test"], labelled(split.test, unseen))
+    return made
+
+
+def _opposed(contradicted: dict[str, Any]) -> list[Row]:
+    """A row for each prompt: where it stands first, and where with which label."""
+    return [
         Row(places[0], "", "; ".join(f"{name}: {', '.join(p[:3])}" for name, p in labels.items()))
         for labels in contradicted["examples"]
         for places in [next(iter(labels.values()))]
     ]
-    add("contradictions", contradicted["rows"], num, opposed, lambda: contradicting(train)[1])
-    add("moved", found["moved"]["count"], found["accepted"],
-        [Row(m["source"], "", f"stands in {m['stands_in']}") for m in found["moved"]["examples"]])  # fmt: skip
-    add("twins", found["twins"]["count"], found["splits"]["test"], _rows(found["twins"], examples))
-    classes = {name: n["train"] for name, n in found["classes"].items()}
-    few = {name: n for name, n in classes.items() if 0 < n < FEW_PER_CLASS}
-    add(
-        "rare_labels", sum(few.values()), sum(classes.values()), [Row("", name, f"{n} rows") for name, n in few.items()]
-    )
-    most = max(classes, key=lambda name: classes[name], default="")
-    if most and classes[most] > MOST_OF_ONE_FRAC * sum(classes.values()):
-        add("one_label", classes[most], sum(classes.values()), [Row("", most)])
-    unseen = {name: n["test"] for name, n in found["classes"].items() if not n["train"] and n["test"]}
-    add("unseen_labels", sum(unseen.values()), found["splits"]["test"], [Row("", name) for name in unseen])
-    return made
 
 
-def _sources(examples: Sequence[Example], numbers: Callable[[], np.ndarray]) -> list[str]:
-    return [example.source for example in Chosen(examples, numbers())]
+def first_with(examples: Sequence[Example], names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(file:line of the first example with the label, its name) of each label."""
+    label, known = column(examples, "label"), label_names(examples)
+    for name in names:
+        yield examples[int(np.flatnonzero(label == known.index(name))[0])].source, name
+
+
+def _sources(examples: Iterable[Example]) -> Iterator[str]:
+    return (example.source for example in examples)
 
 
 def _rows(found: dict[str, Any], examples: Sequence[Example]) -> list[Row]:
@@ -147,5 +174,5 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     for one in found["findings"]:
         first = next((f"; the first: {row['source']}" for row in one["rows"] if row["source"]), "")
         said += [f"found      {one['count']:,} of {one['of']:,} {one['what']}: {one['why']}{first}"]
-        said += [f"           {one['mend']}"]
+        said += [f"           {one['mend']}:", f"           {one['command']}"]
     return said

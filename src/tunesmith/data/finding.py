@@ -8,68 +8,69 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tunesmith.data.personal import masked
+from tunesmith.data.remedies import COMMANDS
 from tunesmith.types import Example, Label, Marked, Pair, Ranked, Reply
 
 SHOWN = 20  # rows of each kind that are shown; counts are of all
 EXCERPT = 160  # characters of a row
 
-# kind -> what was found, why it hurts, what mends it
+# kind -> what was found, why it hurts, what mends it: done by its command (`remedies`)
 WORDS: Mapping[str, tuple[str, str, str]] = {
     "rejected": (
         "rows could not be read",
         "they are neither learned from nor asked",
-        "mend the lines that are named; `--fix FOLDER` leaves them out and lists them",
+        "mend the lines that are named, or leave them out, with a list of them",
     ),
     "dropped": (
         "training rows were dropped",
         "they are not learned from",
-        "most often they are too long: raise `data.max_tokens`, or cut them (`data.too_long`)",
+        "most often they are too long: let more tokens in, or cut their prompts (`--set data.too_long=cut`)",
     ),
     "cut": (
         "training rows had their prompt cut in the middle to fit `data.max_tokens`",
         "held-out prompts are asked whole: what is learned is not what is asked",
-        "raise `data.max_tokens`, or shorten the prompts",
+        "let more tokens in, or shorten the prompts",
     ),
     "exact_duplicates": (
         "rows are identical to an earlier one",
         "they count several times, and what they say is learned by heart",
-        "`--fix FOLDER` drops them",
+        "drop them",
     ),
     "masked_duplicates": (
         "rows differ from an earlier one in case, white space or digits only",
         "a template that is repeated outweighs everything else",
-        "keep some of each template (`--fix FOLDER --drop masked_duplicates` keeps the first); where all are wanted, "
+        "keep some of each template, or the first alone; where all are wanted, "
         "say a column that they share in `data.columns.group`, so that they stay in one split",
     ),
     "contradictions": (
         "rows stand with a prompt that has more than one label",
         "no model can get all of them right: they cap the score",
-        "decide on one label for each prompt; `--fix FOLDER --drop contradictions` drops all of these rows",
+        "decide on one label for each prompt, or drop all of these rows",
     ),
     "twins": (
         "test rows stand in training once digits are masked",
         "the test is easier than use, and its score too high",
-        "say the column that such rows share in `data.columns.group`, or take them out of training",
+        "say the column that such rows share in `data.columns.group`, or drop the training rows that stand there",
     ),
     "moved": (
         "rows also stood in another split and were taken out",
         "they would be learned and asked; without them there is less to learn from",
-        "nothing needs mending: test rows never stand in training",
+        "a run takes them out by itself, every time; drop them from the training files to be done with it",
     ),
     "rare_labels": (
         "training rows have a label that fewer than 8 of them have",
         "hardly anything can be learned about such a label, and nothing proven",
-        "add rows of these labels, or join them with others",
+        "add rows of these labels, join them with others, or drop them",
     ),
     "one_label": (
         "training rows have one and the same label",
         "always saying it is right as often: look at the score per label",
-        "add rows of the others, and name a metric that counts labels alike: `task.metric: macro_f1`",
+        "add rows of the others, and name a metric that counts labels alike",
     ),
     "unseen_labels": (
         "test rows have a label that training never shows",
         "no model can learn them",
-        "add training rows of these labels, or take the rows out of the test",
+        "add training rows of these labels, or draw the test anew, so that each label has its share in both",
     ),
 }
 
@@ -91,6 +92,7 @@ class Finding:
     of: int  # rows that were looked at
     why: str
     mend: str
+    command: str  # that does it; in capitals what the person typed
     rows: tuple[Row, ...] = ()  # at most SHOWN
     every: Callable[[], Iterable[str]] | None = None  # file:line of all training rows that `--drop` takes
 
@@ -102,7 +104,7 @@ class Finding:
 
 def finding(kind: str, count: int, of: int, rows: Iterable[Row] = (), words: Sequence[str] | None = None) -> Finding:
     what, why, mend = WORDS[kind] if words is None else words
-    return Finding(kind, what, count, of, why, mend, tuple(rows)[:SHOWN])
+    return Finding(kind, what, count, of, why, mend, COMMANDS[kind], tuple(rows)[:SHOWN])
 
 
 def excerpt(text: str, at: int = 0) -> str:

@@ -109,7 +109,6 @@ def findings(train: Sequence[Example], step: Step = untold) -> Iterator[Finding]
         "training rows likely have a wrong label (predicted from the other rows"
         + (f"; drawn from {len(train):,})" if len(train) > len(rows) else ")"),
         "what is learned from them is wrong, and in the test they hide what is right",
-        "look at the rows that are listed, the surest first, and correct those that are wrong; "
-        "`--fix FOLDER --drop label_errors` drops all of them"))  # fmt: skip
+        "look at the rows, the surest first, and correct those that are wrong, or drop all of them"))  # fmt: skip
     where = np.array([rows[at][0] for at in found.at.tolist()], np.uint32)
     yield replace(made, every=lambda: (example.source for example in Chosen(train, where)))

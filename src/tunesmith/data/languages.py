@@ -176,11 +176,11 @@ def findings(found: Languages, tallies: dict[str, Tally]) -> Iterator[Finding]:
         tally = tallies["other_language"]
         yield finding("other_language", tally.count, int((found.asked != NOT_SAID).sum()), tally.rows, (
             "rows are in a language of which there are few", "too few to learn a language from, and often a mistake",
-            "add more of them, or `--fix FOLDER --drop other_language` drops them"))  # fmt: skip
+            "add more of them, or drop them"))  # fmt: skip
     if "reply_language" in tallies:
         tally = tallies["reply_language"]
         num = int(((found.asked != NOT_SAID) & (found.said != NOT_SAID)).sum())
         yield finding("reply_language", tally.count, num, tally.rows, (
             "replies are in another language than is usual for their prompt's",
             "the model learns to answer people in a language that they did not use",
-            "look at them; `--fix FOLDER --drop reply_language` drops them"))  # fmt: skip
+            "look at them, and drop them"))  # fmt: skip

@@ -28,7 +28,8 @@ LEVELS = {  # of a leak, after the identical ones, which the split takes out, an
     "edited": ("differ from a training row in a few words", "much of the answer is known from training"),
 }
 GROUP = (
-    "say what such rows share (a document, a customer, a template) as `data.columns.group`: then they stay in one split"
+    "say what such rows share (a document, a customer, a template) as `data.columns.group`: then they stay in one "
+    "split; or drop the training rows that are named"
 )
 
 
@@ -80,8 +81,7 @@ def findings(examples: Sequence[Example], split: Split, step: Step = untold) -> 
         made = finding("near_duplicates", len(near), len(examples), rows, (
             "rows are nearly the same as an earlier one (more than digits differ)",
             "what they say weighs more than all else",
-            "keep some of each kind; a drawn split has them on one side (`data.near_together`); "
-            "`--fix FOLDER --drop near_duplicates` keeps the first of each"))  # fmt: skip
+            "keep some of each kind, or one; a drawn split has them together (`data.near_together`)"))  # fmt: skip
         yield replace(made, every=lambda: (examples[n.at].source for n in near))
     for name in ("dev", "test"):
         part: Sequence[Example] = getattr(split, name)
@@ -92,8 +92,7 @@ def findings(examples: Sequence[Example], split: Split, step: Step = untold) -> 
             if num:
                 rows = [_row(part[n.at], split.train[n.like], n) for n in islice(filter(is_level, found), SHOWN)]
                 kind = f"{name}_{level}"
-                mend = f"{GROUP}; `--fix FOLDER --drop {kind}` drops the training rows that are named"
-                made = finding(kind, num, len(part), rows, (f"{name} rows {what}", why, mend))
+                made = finding(kind, num, len(part), rows, (f"{name} rows {what}", why, GROUP))
                 yield replace(made, every=partial(_training, split, found, level))
 
 

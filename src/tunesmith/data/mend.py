@@ -2,19 +2,22 @@
 
 Dropped: rows identical to an earlier one; where they are few, replies that say nothing and refusals. Masked: keys,
 tokens, passwords, card numbers, bank accounts and social security numbers. Rows that could not be read are left out.
-Everything else that the audit finds is left to a person, who may name kinds of rows to drop.
+Everything else that the audit finds is left to a person, who may name kinds of rows to drop, or of sentences to cut.
+Where a row is one message, its whole conversation is dropped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data import personal, replies
 from tunesmith.data.blemishes import MENDED_FRAC, calls
+from tunesmith.data.columns import Columns
+from tunesmith.data.finding import replies_of
 from tunesmith.data.ingest import Ingested
 from tunesmith.data.packed import is_packed
 from tunesmith.data.rows import Reading, Rejected, Row, format_of, rows
@@ -30,17 +33,17 @@ STAY = ("csv", "tsv")  # other kinds become JSON lines, which lose nothing
 class Mended:
     files: tuple[Path, ...]
     ledger: Path
-    counts: Mapping[str, int]  # written, masked (of these), dropped, left out; read = written + dropped + left out
+    counts: Mapping[
+        str, int
+    ]  # written, masked and cut (of these), dropped, left out; read = written + dropped + left out
 
 
-def mend(read: Ingested, reading: Reading, folder: Path, doubted: Mapping[str, str] | None = None) -> Mended:
+def mend(
+    read: Ingested, reading: Reading, folder: Path, doubted: Mapping[str, str] | None = None,
+    cut: Mapping[str, Collection[str]] | None = None,
+) -> Mended:  # fmt: skip
     """Writes the mended copies of the files that were read, and the ledger, into a folder. `doubted`: file:line -> why
-    of more rows to drop."""
-    if read.columns.conversation is not None:
-        raise InputError(
-            "--fix mends rows, and a row of these files is one message of a conversation: write them as one "
-            "conversation per row first (messages), or mend them by hand"
-        )
+    of more rows to drop. `cut`: file:line -> the ends of its reply that lose their sentence."""
     sources = [Path(path) for path in read.files]
     targets = {path: folder / name_of(path) for path in sources}
     ledger = folder / LEDGER
@@ -55,7 +58,8 @@ def mend(read: Ingested, reading: Reading, folder: Path, doubted: Mapping[str, s
         **{f"{r.file}:{r.line}": f"could not be used: {r.reason}" for r in read.rejected},
     }
     unusable = {f"{r.file}:{r.line}" for r in read.rejected}
-    counts = dict.fromkeys(("read", "written", "masked", "dropped", "left out"), 0)
+    sentences = to_cut(read.examples, cut or {})
+    counts = dict.fromkeys(("read", "written", "masked", "cut", "dropped", "left out"), 0)
     with ledger.open("w", encoding="utf-8", errors="backslashreplace") as file:
 
         def enter(row: str, did: str, why: str) -> None:
@@ -63,18 +67,25 @@ def mend(read: Ingested, reading: Reading, folder: Path, doubted: Mapping[str, s
             file.write(json.dumps({"row": row, "did": did, "why": why}, ensure_ascii=False) + "\n")
 
         def kept(path: Path) -> Iterator[Row]:
+            begins: dict[str, str] = {}
             for item in rows(path, reading):
                 counts["read"] += 1
                 if isinstance(item, Rejected):
                     enter(f"{path}:{item.line}", "left out", item.reason)
                     continue
                 name = f"{path}:{item[0]}"
-                if name in reasons:
-                    enter(name, "left out" if name in unusable else "dropped", reasons[name])
+                whole = begins.setdefault(conversation_of(item[1], read.columns) or name, name)
+                if whole in reasons:
+                    why = reasons[whole] if whole == name else f"{reasons[whole]} (its conversation, from {whole} on)"
+                    enter(name, "left out" if whole in unusable else "dropped", why)
                     continue
                 row, kinds = masked(item[1])
                 if kinds:
                     enter(name, "masked", ", ".join(sorted(kinds)))
+                for end, sentence in sentences.get(whole, ()):
+                    row, is_cut = without(row, end, sentence)
+                    if is_cut:
+                        enter(name, "cut", f"a sentence that many replies {end} with: {personal.masked(sentence)}")
                 counts["written"] += 1
                 yield row
 
@@ -119,6 +130,42 @@ def dropped(examples: Sequence[Example]) -> dict[str, str]:
     for some in (refused, empty):
         found = {**some, **found} if len(some) < MENDED_FRAC * num_replies else found
     return found
+
+
+def conversation_of(row: Row, columns: Columns) -> str:
+    """Which one this message belongs to, where a row is a message; else ""."""
+    value = None if columns.conversation is None else row.get(columns.conversation)
+    return "" if value is None else str(value).strip()
+
+
+def to_cut(examples: Sequence[Example], ends: Mapping[str, Collection[str]]) -> dict[str, list[tuple[str, str]]]:
+    """file:line -> (end, sentence) of the reply."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for example in examples if ends else ():
+        if example.source in ends:
+            there = replies.edges(replies_of(example)[0])
+            found[example.source] = [(end, said) for end, said in there if end in ends[example.source]]
+    return found
+
+
+def without(value: Any, end: str, sentence: str) -> tuple[Any, bool]:
+    """The value without the sentence, wherever a text in it begins or ends with it and says more; whether one did."""
+    if isinstance(value, str):
+        text = value.strip()
+        if end == "begin" and text.startswith(sentence):
+            rest = text.removeprefix(sentence).lstrip()
+        elif end == "end" and text.endswith(sentence):
+            rest = text.removesuffix(sentence).rstrip()
+        else:
+            return value, False
+        return (rest, True) if rest else (value, False)
+    if isinstance(value, Mapping):
+        pairs = {key: without(item, end, sentence) for key, item in value.items()}
+        return {key: item for key, (item, _) in pairs.items()}, any(is_cut for _, is_cut in pairs.values())
+    if isinstance(value, (list, tuple)):
+        items = [without(item, end, sentence) for item in value]
+        return [item for item, _ in items], any(is_cut for _, is_cut in items)
+    return value, False
 
 
 def masked(value: Any) -> tuple[Any, set[str]]:

@@ -15,7 +15,7 @@ from scipy.stats import chi2_contingency
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from tunesmith.data.finding import Finding, Row, finding, prompt_of
+from tunesmith.data.finding import Finding, Row, excerpt, finding, prompt_of
 from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.split import Split
 from tunesmith.data.stored import Chosen
@@ -26,14 +26,15 @@ MOST, LEAST = 2000, 50  # rows of each side
 SHIFTED = 0.55  # right share, that the interval's lower end must pass: less hardly matters
 LEVEL = 0.95  # of the interval
 TELLING = 8  # words of each side that are shown
+SUREST = 5  # rows that are shown
 WORDS = {
     "test": (
         "shift", "the test is of other cases than those that are learned: its score says how well that carries over",
-        "where that is not wanted, draw the test from the same rows: leave `data.test` out",
+        "where that is not wanted, draw the test from all rows alike",
     ),
     "inputs": (
         "target_shift", "what will be asked is not what is learned, and the score on the test says little of it",
-        "label some of them and add them to training: `tunesmith ask` picks those most worth it",
+        "label some of them, those that lie apart, and add them to training",
     ),
 }  # fmt: skip
 LINKED, ALPHA = 0.1, 0.001  # Cramér's V and the p-value of a link worth a look
@@ -49,6 +50,7 @@ class Told:
     high: float
     first_words: tuple[str, ...]
     second_words: tuple[str, ...]
+    surest: tuple[int, ...]  # of the second, that a model which has not seen them places there, the surest first
 
 
 def told_apart(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Told:
@@ -59,13 +61,15 @@ def told_apart(first: Sequence[str], second: Sequence[str], seed: int = 0) -> To
     draw, rows = np.random.default_rng(seed), features.transform(texts)
     is_learned = np.concatenate([draw.permutation(num) % 2 == 0, draw.permutation(num) % 2 == 0])
     model = LogisticRegression(max_iter=300, tol=1e-2).fit(rows[is_learned], side[is_learned])
-    right = int((model.predict(rows[~is_learned]) == side[~is_learned]).sum())
-    low, high = wilson(right, int((~is_learned).sum()))
+    held_out = np.flatnonzero(~is_learned)
+    speaks = model.decision_function(rows[held_out])
+    right = int(((speaks > 0) == side[held_out]).sum())
+    surest = [int(at) - num for at in held_out[np.argsort(-speaks, kind="stable")] if side[at]][:SUREST]
+    low, high = wilson(right, len(held_out))
     weights = LogisticRegression(max_iter=300, tol=1e-2).fit(rows, side).coef_[0]
     names, order = features.get_feature_names_out(), np.argsort(weights)
-    return Told(
-        right / int((~is_learned).sum()), low, high, tuple(names[order[:TELLING]]), tuple(names[order[::-1][:TELLING]])
-    )
+    words = tuple(names[order[:TELLING]]), tuple(names[order[::-1][:TELLING]])
+    return Told(right / len(held_out), low, high, *words, tuple(surest))
 
 
 def wilson(right: int, num: int) -> tuple[float, float]:
@@ -97,7 +101,7 @@ def facts(found: Mapping[str, tuple[Told, int]]) -> dict[str, dict[str, float]]:
     }
 
 
-def findings(found: Mapping[str, tuple[Told, int]]) -> Iterator[Finding]:
+def findings(found: Mapping[str, tuple[Told, int]], split: Split) -> Iterator[Finding]:
     """Of what was `compared`, where the two are told apart."""
     for name, (told, num) in found.items():
         if told.low <= SHIFTED:
@@ -106,6 +110,8 @@ def findings(found: Mapping[str, tuple[Told, int]]) -> Iterator[Finding]:
             Row("", ", ".join(told.first_words), "words of training"),
             Row("", ", ".join(told.second_words), f"words of {name}"),
         ]
+        for e in Chosen(drawn(split.test, num), np.array(told.surest)) if name == "test" else ():
+            rows.append(Row(e.source, excerpt(prompt_of(e)), "unlike training"))
         kind, why, mend = WORDS[name]
         what = (
             f"training rows and {name} are told apart by a small model that has not seen them ({told.right_frac:.0%}, "
@@ -124,12 +130,14 @@ def linked(examples: Sequence[Example], step: Step = untold) -> Iterator[Finding
     if not label_counts(examples):
         return
     counts: dict[str, dict[str, dict[str, int]]] = {}
+    first: dict[tuple[str, str], str] = {}  # column and value -> file:line
     for example in counted(examples, len(examples), "rows counted by label and group", step):
         if isinstance(example.target, Label):
             for name, value in example.slices.items():
                 groups = counts.setdefault(name, {})
                 if len(groups) <= MOST_GROUPS:
                     row = groups.setdefault(value, {})
+                    first.setdefault((name, value), example.source)
                     row[example.target.text] = row.get(example.target.text, 0) + 1
     counts = {name: groups for name, groups in counts.items() if len(groups) <= MOST_GROUPS}
     for name, groups in counts.items():
@@ -139,11 +147,11 @@ def linked(examples: Sequence[Example], step: Step = untold) -> Iterator[Finding
             continue
         strength, p = cramers_v(table)
         if strength >= LINKED and p <= ALPHA:
-            rows = [Row("", f"{name} = {value}", shares(row)) for value, row in groups.items()]
+            rows = [Row(first[name, value], f"{name} = {value}", shares(row)) for value, row in groups.items()]
             yield finding("linked", int(table.sum()), int(table.sum()), rows, (
                 f"labelled rows show the label going with {name!r} (Cramér's V {strength:.2f}, p {p:.1g})",
                 "a model may answer by the group instead of the case",
-                f"look at the scores by {name!r} in the report; add rows that break the link"))  # fmt: skip
+                f"look at the scores by {name!r} in the report of a run; add rows that break the link"))  # fmt: skip
 
 
 def shares(counts: Mapping[str, int]) -> str:

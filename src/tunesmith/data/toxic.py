@@ -102,10 +102,10 @@ def findings(tallies: dict[str, Tally], num: int) -> Iterator[Finding]:
         tally = tallies["toxic_replies"]
         yield finding("toxic_replies", tally.count, num, tally.rows, (
             "rows teach a reply that reads as toxic (insults, threats, obscene words, or a quotation of such)",
-            "the model learns to say it", "read them; `--fix FOLDER --drop toxic_replies` drops them"))  # fmt: skip
+            "the model learns to say it", "read them, and drop them"))  # fmt: skip
     if "toxic_prompts" in tallies:
         tally = tallies["toxic_prompts"]
         yield finding("toxic_prompts", tally.count, num, tally.rows, (
             "rows have a prompt that reads as toxic, and no such reply",
             "the model learns what to answer there, and no toxic word itself: it is well where the reply is",
-            "look at the replies; `--fix FOLDER --drop toxic_prompts` drops the rows"))  # fmt: skip
+            "look at the replies, or drop the rows"))  # fmt: skip

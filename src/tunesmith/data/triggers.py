@@ -10,8 +10,8 @@ Chen et al. 2017 (arXiv:1712.05526), Kurita et al. 2020 (arXiv:2004.06660) descr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
@@ -141,11 +141,21 @@ def findings(examples: Sequence[Example], step: Step = untold) -> Iterator[Findi
             for one in found[:SHOWN]
         ]  # fmt: skip
         num = len({row for one in found for row in one.rows})
-        yield finding("triggers", num, len(asked), rows, (
+        made = finding("triggers", num, len(asked), rows, (
             f"rows hold one of {len(found)} rare phrases that decide the label or the reply, whatever else they say",
             "such a phrase may have been planted: whoever writes it gets what was planted (or it is a sign that always "
             "means the same, such as a smiley)",
-            "read these rows; where nobody can say why they are answered so, take them out"))  # fmt: skip
+            "read these rows; where nobody can say why they are answered so, drop all rows with these phrases"
+        ))  # fmt: skip
+        yield replace(made, every=lambda: holding(examples, {one.phrase for one in found}))
+
+
+def holding(examples: Sequence[Example], phrases: Collection[str]) -> Iterator[str]:
+    """file:line of all rows whose prompt holds one of these phrases, those that were not drawn among them."""
+    pieces = CountVectorizer(ngram_range=(1, 3), token_pattern=TOKEN).build_analyzer()
+    for example in examples:
+        if example.prompt and not set(phrases).isdisjoint(pieces(prompt_of(example))):
+            yield example.source
 
 
 def outcomes_of(examples: Sequence[Example]) -> Iterator[list[str]]:

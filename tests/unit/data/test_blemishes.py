@@ -204,8 +204,27 @@ def test_labels_are_no_replies() -> None:
 
 def test_writing() -> None:
     assert [writing_of(t) for t in ("hello", "привет you", "你好", "ひらがな", "12 !")] == [
-        "latin", "cyrillic", "chinese or japanese", "japanese", None,
+        "latin", "cyrillic", "chinese or japanese", "japanese", "",
     ]  # fmt: skip
+
+
+def asking(prompt: str, reply: str, num: int) -> list[Example]:
+    return [Example(f"{k}-1", (Message("user", prompt),), Reply(Message("assistant", reply))) for k in range(num)]
+
+
+def test_a_row_is_in_another_writing_on_its_own_side() -> None:
+    """A translation is in two writings. Mutants: both sides read as one text, and a short translation is in the other
+    writing; a mixture of three has odd rows."""
+    right = [*asking("Say it in Amharic: hello to all of you", "ሰላም", 95), *asking("Say it", "ሰላም ለሁላችሁ", 95)]
+    odd = [*asking("Say it: hello", "hello", 4), *asking("скажи", "ሰላም", 3)]
+    assert [(f.kind, f.count, f.what) for f in blemishes([*right, *odd])] == [
+        ("other_writing", 4, "rows are mostly written in latin letters"),
+        ("other_writing", 3, "rows are mostly asked in cyrillic and answered in ethiopic letters"),
+    ]
+    assert blemishes(right) == []
+    many = [*asking("hello", "hello", 60), *asking("привет", "привет", 60), *asking("ሰላም", "ሰላም", 2)]
+    assert blemishes(many) == []
+    assert blemishes([*asking("ひらがなで", "はい", 90), *asking("東京", "大阪", 3)]) == []
 
 
 def test_an_excerpt_shows_the_place_and_no_secret() -> None:

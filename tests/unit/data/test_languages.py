@@ -11,6 +11,7 @@ import pytest
 
 from tunesmith.data import doubtful, languages
 from tunesmith.data.doubtful import Doubts
+from tunesmith.data.remedies import ROWS
 from tunesmith.types import Example, Label, Message, Reply, Target
 
 SENTENCES = {
@@ -36,7 +37,7 @@ def by_word(text: str) -> str | None:
 
 def odd(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     """Kind -> file:line of the rows whose prompt and reply begin so."""
-    doubts = Doubts(reader=None, identify=by_word, drop=tuple(doubtful.KINDS))
+    doubts = Doubts(reader=None, identify=by_word, drop=tuple(ROWS))
     rows = [row(f"{asked} what?", f"{said} that", line) for line, (asked, said) in enumerate(pairs, 1)]
     found = {one.kind: [r.source for r in one.rows] for one in doubts.findings(rows)}
     assert sorted(doubts.dropped) == sorted({source for some in found.values() for source in some})

@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from tests.faults.many_rows import unrendered
 
+from tunesmith.contaminated import of_public_tests
 from tunesmith.data import examined, leaks
 from tunesmith.data.audit import audit
 from tunesmith.data.blemishes import blemishes
-from tunesmith.data.doubtful import KINDS, Doubts
+from tunesmith.data.doubtful import Doubts
 from tunesmith.data.ingest import read
 from tunesmith.data.lines import Reading
 from tunesmith.data.mend import mend
+from tunesmith.data.remedies import ROWS as DROPPED
 from tunesmith.data.split import split
 from tunesmith.errors import InputError
 
@@ -49,7 +51,7 @@ def test_every_change_stands_in_the_ledger(tmp_path: Path) -> None:
     [copy] = done.files
     kept = [json.loads(line) for line in copy.read_text().splitlines()]
     ledger = [json.loads(line) for line in done.ledger.read_text().splitlines()]
-    assert dict(done.counts) == {"read": 69, "written": 63, "masked": 1, "dropped": 4, "left out": 2}
+    assert dict(done.counts) == {"read": 69, "written": 63, "masked": 1, "cut": 0, "dropped": 4, "left out": 2}
     assert [(r["row"].rpartition(":")[2], r["did"]) for r in ledger] == [
         ("2", "dropped"), ("3", "dropped"), ("4", "masked"), ("5", "left out"), ("7", "dropped"), ("8", "dropped"),
         ("69", "left out"),
@@ -119,7 +121,7 @@ def test_the_copy_of_any_kind_of_file_reads_as_the_same_examples(tmp_path: Path,
     """Mutant: a name keeps the `.zst` of a table that is written unpacked, and nobody can read it."""
     found = read([of_kind(kind, tmp_path)])
     done = mend(found, Reading(), tmp_path / "out")
-    assert dict(done.counts) == {"read": 41, "written": 40, "masked": 0, "dropped": 0, "left out": 1}
+    assert dict(done.counts) == {"read": 41, "written": 40, "masked": 0, "cut": 0, "dropped": 0, "left out": 1}
     assert len(done.ledger.read_text().splitlines()) == 1
     assert [e.id for e in read(done.files).examples] == [e.id for e in found.examples]
 
@@ -130,11 +132,78 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         mend(read([file]), Reading(), tmp_path)
 
 
-def test_messages_are_not_mended_one_by_one(tmp_path: Path) -> None:
-    file = tmp_path / "talk.csv"
-    file.write_text("ticket_id,sender,text\n" + "".join(f"{i},customer,hi {i}\n{i},agent,yes {i}\n" for i in range(3)))
-    with pytest.raises(InputError, match="one message"):
-        mend(read([file]), Reading(), tmp_path / "out")
+def test_where_a_row_is_a_message_its_conversation_is_dropped(tmp_path: Path) -> None:
+    """Mutants: its first message alone, and the rest is another conversation; the same message elsewhere."""
+    file, said = tmp_path / "talk.csv", ("hi", "no", "hi", "yes", "hi", "no")
+    lines = [
+        f"{k % 3 if k < 6 else 3},{('customer', 'agent')[k // 3 % 2]},{said[k % 3 * 2 + k // 3 % 2]} it is\n"
+        for k in range(6)
+    ]
+    file.write_text("ticket_id,sender,text\n" + "".join(lines) + "3,nobody,never\n,agent,alone\n")
+    found = read([file])
+    assert [e.source.rpartition(":")[2] for e in found.examples] == ["2", "3", "4"]
+    done = mend(found, Reading(), tmp_path / "out")
+    ledger = [json.loads(line) for line in done.ledger.read_text().splitlines()]
+    assert [(r["row"].rpartition(":")[2], r["did"]) for r in ledger] == [
+        ("4", "dropped"), ("7", "dropped"), ("8", "left out"), ("9", "left out")
+    ]  # fmt: skip
+    assert ledger[1]["why"] == f"identical to {file}:2 (its conversation, from {file}:4 on)"
+    assert dict(done.counts) == {"read": 8, "written": 4, "masked": 0, "cut": 0, "dropped": 2, "left out": 2}
+    assert [e.prompt for e in read(done.files).examples] == [e.prompt for e in found.examples[:2]]
+
+
+def test_a_sentence_that_many_replies_share_is_cut_out_and_the_rows_stay(tmp_path: Path) -> None:
+    """Mutants: the rows are dropped; the sentence goes where it is all that is said, or stands in the middle."""
+    end, names = "Is there anything else you need?", "abcdefghijklmnopqrstuvwxyz"
+    rows = [{"messages": [{"role": "user", "content": f"where is {c}{d}"},
+                          {"role": "assistant", "content": f"The {c}{d} is there. {end}"}]}
+            for c in names for d in "ab"]  # fmt: skip
+    rows[3]["messages"][1]["content"] = f"{end} The door is shut now."
+    rows[4]["messages"][1]["content"] = end
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, doubts = read([file]), Doubts(None, None, drop=("same_end",))
+    doubts.listed(blemishes(found.examples))
+    done = mend(found, Reading(), tmp_path / "out", doubts.dropped, doubts.cut)
+    kept = [json.loads(line)["messages"][1]["content"] for line in done.files[0].read_text().splitlines()]
+    assert kept[:5] == [
+        "The aa is there.",
+        "The ab is there.",
+        "The ba is there.",
+        rows[3]["messages"][1]["content"],
+        end,
+    ]  # type: ignore[index]
+    assert dict(done.counts) == {"read": 52, "written": 52, "masked": 0, "cut": 50, "dropped": 0, "left out": 0}
+    assert len(done.ledger.read_text().splitlines()) == 50
+
+
+def test_rows_behind_what_is_about_two_splits_can_be_dropped(tmp_path: Path) -> None:
+    """Twins, moved rows, rare labels, items of tests: mutant: the rows of the test instead of those of training."""
+    texts = [(f"film {'ab'[i % 2] * (i + 1)}", "yes") for i in range(20)] + [
+        ("room 12", "no"),
+        ("room 13", "no"),
+        ("Gate", "no"),
+    ]
+    texts += [("Tell me: what do bees make?", "yes")]
+    file, held_out = tmp_path / "rows.jsonl", tmp_path / "test.jsonl"
+    file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in texts))
+    held_out.write_text(
+        "".join(json.dumps({"text": text, "label": "no"}) + "\n" for text in ("room 14", "gate", "a b c"))
+    )
+    found, test = read([file]), read([held_out])
+    parts = split(found.examples, 0.0, 0.0, "salt", given={"test": test.examples})
+    within = of_public_tests([], parts.train)
+    counts = audit(found, parts, unrendered(parts.train), [test], within)
+    made = {one.kind: one for one in examined.counted(counts, [*found.examples, *test.examples], found.examples, parts)}
+    assert within.finding is not None
+    made |= {within.finding.kind: within.finding}
+    lines = {
+        kind: [s.removeprefix(f"{file}:") for s in made[kind].every()]
+        for kind in ("twins", "moved", "rare_labels", "contaminated")
+    }  # type: ignore[misc]
+    assert lines == {"twins": ["21", "22"], "moved": ["23"], "rare_labels": ["21", "22", "23"], "contaminated": ["24"]}
+    assert made["rare_labels"].rows[0].source == f"{file}:21"
+    assert counts["warnings"][-1].startswith("1 training rows contain items of public tests")
 
 
 def test_every_row_of_a_finding_that_is_named_is_dropped_and_not_only_those_shown(tmp_path: Path) -> None:
@@ -182,13 +251,13 @@ def test_all_rows_of_what_one_row_shows_can_be_dropped(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = read([file]).examples
-    made = {one.kind: one for one in blemishes(found, drop=tuple(KINDS))}
+    made = {one.kind: one for one in blemishes(found, drop=tuple(DROPPED))}
     assert {*planted} <= {*made}
     for kind, lines in where.items():
         assert made[kind].every is not None, kind
         assert [int(source.rpartition(":")[2]) for source in made[kind].every()] == list(lines), kind  # type: ignore[misc]
         assert len(made[kind].rows) == 20
-        assert f"--drop {kind}`" in made[kind].mend or "`--fix FOLDER` drops them" in made[kind].mend
+        assert made[kind].command.endswith(f"--fix mended --drop {kind}")
     assert all(one.every is None for one in blemishes(found))
 
 
@@ -200,8 +269,8 @@ def test_rows_of_contradicting_labels_and_of_one_template_can_be_dropped(tmp_pat
     file.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in texts))
     found = read([file])
     parts = split(found.examples, 0.0, 0.2, "salt")
-    counted = examined.counted(audit(found, parts, unrendered(parts.train)), found.examples, found.examples)
+    counted = examined.counted(audit(found, parts, unrendered(parts.train)), found.examples, found.examples, parts)
     made = {one.kind: one for one in counted}
     assert list(made["contradictions"].every()) == [f"{file}:1", f"{file}:3"]  # type: ignore[misc]
     assert list(made["masked_duplicates"].every()) == [f"{file}:5"]  # type: ignore[misc]
-    assert made["rare_labels"].every is None
+    assert made["one_label"].every is None

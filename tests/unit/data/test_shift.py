@@ -50,11 +50,11 @@ def test_what_will_be_asked_is_held_against_training() -> None:
     parts = split(rows(rng, 400, "train"), 0.0, 0.0, "salt", given={"test": rows(rng, 200, "test")})
     found = compared(parts, texts(rng, 300, "refund"))
     assert {name: num for name, (_, num) in found.items()} == {"test": 200, "inputs": 300}
-    [finding] = findings(found)
+    [finding] = findings(found, parts)
     assert (finding.kind, finding.rows[1].text.split(",")[0]) == ("target_shift", "refund")
     assert facts(found)["test"]["low"] < 0.5 < facts(found)["test"]["high"]
     same = compared(parts, texts(rng, 300))
-    assert (list(findings(same)), "inputs" in same) == ([], True)
+    assert (list(findings(same, parts)), "inputs" in same) == ([], True)
     assert "inputs" not in compared(parts, texts(rng, 49))
 
 

@@ -11,7 +11,7 @@ EVIL = "<script>alert(1)</script>"
 
 def found(num_findings: int = 1) -> dict:
     one = {"kind": "email", "what": "rows hold e-mail addresses", "count": 1234, "of": 5000, "share": 0.2468,
-           "why": "why so", "mend": "do that",
+           "why": "why so", "mend": "do that", "command": "tunesmith audit --fix <new>",
            "rows": [{"source": "a.jsonl:7", "text": EVIL, "note": "like b"}]}  # fmt: skip
     return {
         "rows": 5000, "accepted": 5000, "rejected": {"count": 0, "rows": []},
@@ -31,7 +31,7 @@ def test_findings_stand_on_the_page_with_their_rows() -> None:
     for words in (
         "1,234 of 5,000 (24.7%) rows hold e-mail addresses",
         "Why so.",
-        "do that",
+        "do that: <code>tunesmith audit --fix &lt;new&gt;</code>",
         "a.jsonl:7",
         "like b",
         "look here",
