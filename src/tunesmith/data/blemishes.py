@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 
-from tunesmith.data import alike, markers, personal, replies
+from tunesmith.data import alike, languages, markers, personal, replies
 from tunesmith.data.cut_off import Endings
 from tunesmith.data.finding import SHOWN, Finding, Row, excerpt, finding, replies_of, texts_of
 from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.stored import Chosen
+from tunesmith.data.tally import MOST_VALUES, Tally
 from tunesmith.data.traits import masked, normalised
 from tunesmith.types import Example, Label, Reply
 
@@ -25,6 +26,7 @@ SAME_LENGTH = 5  # long replies of just the greatest length, half of them withou
 BOILERPLATE_FRAC, BOILERPLATE_ROWS = 0.05, 20
 RARE_FRAC = 0.05  # rows in another writing, or with a late system turn, are a finding where they are fewer
 MAIN_FRAC = 0.8  # of the prompts, or of the replies, in one writing: in a mixture of many none is odd
+LATIN_FRAC = 0.8  # of the letters of a text in latin writing
 CHARS_READ = 400  # of the prompt, and of the reply, to tell their writing
 MENDED_FRAC = 0.05  # of the replies, from which on a refusal, or a mark alone, may be what is taught
 HEADS = ("system", "developer")
@@ -39,26 +41,6 @@ PERSONAL = {
 LEARNED = "a model can learn them by heart and say them to anybody"
 MASKED = "put a placeholder in their place; take a key out of service as well"
 KEPT = "decide row by row: a public contact may be what is to be learned; else drop these rows"
-
-
-@dataclass(slots=True)
-class Tally:
-    """How many, and the first of them."""
-
-    count: int = 0
-    rows: list[Row] = field(default_factory=list)
-    values: set[bytes] = field(default_factory=set)  # digests of what was found, at most MOST_VALUES
-    every: list[str] | None = None  # file:line of all of them, where somebody wants to drop them
-
-    def add(self, example: Example, text: str, at: int = 0, note: str = "") -> None:
-        self.count += 1
-        if self.every is not None:
-            self.every.append(example.source)
-        if len(self.rows) < SHOWN:
-            self.rows.append(Row(example.source, excerpt(text, at), note))
-
-
-MOST_VALUES = 10_000
 
 
 @dataclass(slots=True)
@@ -103,7 +85,7 @@ class Blemishes:
             if len(tally.values) < MOST_VALUES:
                 tally.values.update(map(alike.digest, values))
         asked, answered = both_sides(example)
-        writing = writing_of(asked), writing_of(answered)
+        writing = writing_of(asked), "" if languages.is_asked_for(example) else writing_of(answered)
         self.writings.setdefault(writing, self.made("other_writing")).add(example, f"{asked} {answered}".strip())
         there: dict[str, str] = {}
         if not isinstance(example.target, Label) and not example.is_text:
@@ -153,11 +135,14 @@ def both_sides(example: Example) -> tuple[str, str]:
 
 
 def writing_of(text: str) -> str:
-    """The one that most letters are of; "" without letters."""
+    """The one that most letters are of; "" without letters. Names stand in latin letters in any writing, so that a text
+    of which a part is in another one is in that."""
     if text.isascii():
         return "latin" if any(map(str.isalpha, text)) else ""
     counts = Counter(unicodedata.name(c, "?").split()[0] for c in text if c.isalpha())
     counts = Counter({name: num for name, num in counts.items() if name in WRITINGS})
+    if counts["LATIN"] < LATIN_FRAC * counts.total():
+        del counts["LATIN"]
     name = counts.most_common(1)[0][0] if counts else ""
     return {"HIRAGANA": "japanese", "KATAKANA": "japanese", "CJK": "chinese or japanese"}.get(name, name.lower())
 

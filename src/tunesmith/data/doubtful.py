@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.data import languages, toxic
-from tunesmith.data.blemishes import Tally
 from tunesmith.data.finding import Finding
 from tunesmith.data.progress import Step, counted, untold
 from tunesmith.data.remedies import ROWS, SENTENCES
+from tunesmith.data.tally import Tally
 from tunesmith.types import Example
 
 SHOWN = 8  # languages of a side, in a line

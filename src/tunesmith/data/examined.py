@@ -27,6 +27,7 @@ from tunesmith.data.traits import column, label_names
 from tunesmith.types import Example, Label
 
 HISTOGRAM = 24  # columns
+TOO_MANY = "tokens, more than"  # in the reason why an example was left out
 MOST_OF_ONE_FRAC = 0.9  # of the training rows, that have one label
 
 
@@ -58,7 +59,7 @@ class Look:
         every: Sequence[Example] = reduce(Joined, (one.examples for one in (read, *others)))
         apart = shift.compared(split, self.inputs(read.columns) if self.inputs is not None else ())
         findings = [
-            *counted(found, every, read.examples, split),
+            *counted(found, every, read.examples, split, rendered.dropped),
             *blemishes(every, step, self.doubts.drop),
             *self.doubts.findings(every, step),
             *leaks.findings(read.examples, split, step),
@@ -77,9 +78,11 @@ class Look:
 
 
 def counted(
-    found: dict[str, Any], examples: Sequence[Example], train: Sequence[Example], split: Split
-) -> list[Finding]:
-    """What `audit` has counted, as findings. `train`: the examples of the training file."""
+    found: dict[str, Any], examples: Sequence[Example], train: Sequence[Example], split: Split,
+    dropped: Sequence[tuple[str, str]] = (),
+) -> list[Finding]:  # fmt: skip
+    """What `audit` has counted, as findings. `train`: the examples of the training file; `dropped`: (id, reason) of
+    those that are not rendered."""
     made: list[Finding] = []
 
     def add(
@@ -92,9 +95,7 @@ def counted(
     rejected, doubles, contradicted = found["rejected"], found["duplicates"], found["contradictions"]
     bad = [Row(f"{r['file']}:{r['line']}", r["reason"]) for r in rejected["rows"]]
     add("rejected", rejected["count"], found["rows"], bad)
-    for kind in ("dropped", "cut"):
-        rows = [Row(r["source"], "", r.get("reason", "")) for r in found[kind]["examples"]]
-        add(kind, found[kind]["count"], found["splits"]["train"], rows)
+    _left_out(found, split.train, dropped, add)
     add("exact_duplicates", doubles["exact"]["count"], num, _rows(doubles["exact"], examples))
     like = _rows(doubles["normalised"], examples)
     add("masked_duplicates", doubles["normalised"]["count"], num, like,
@@ -103,7 +104,7 @@ def counted(
         "contradictions",
         contradicted["rows"],
         num,
-        _opposed(contradicted),
+        _opposed(contradicted, train),
         lambda: _sources(Chosen(train, contradicting(train)[1])),
     )
     add("moved", found["moved"]["count"], found["accepted"],
@@ -128,12 +129,24 @@ def counted(
     return made
 
 
-def _opposed(contradicted: dict[str, Any]) -> list[Row]:
-    """A row for each prompt: where it stands first, and where with which label."""
+def _left_out(
+    found: dict[str, Any], train: Sequence[Example], dropped: Sequence[tuple[str, str]], add: Callable[..., None]
+) -> None:
+    """What was not rendered, for its length or for another reason, and what was cut."""
+    of, unusable = found["splits"]["train"], {name for name, reason in dropped if TOO_MANY not in reason}
+    rows = {r["id"]: Row(r["source"], "", r["reason"]) for r in found["dropped"]["examples"]}
+    add("too_long", len(dropped) - len(unusable), of, [row for name, row in rows.items() if name not in unusable])
+    add("unusable", len(unusable), of, [row for name, row in rows.items() if name in unusable],
+        lambda: (e.source for e in train if e.id in unusable))  # fmt: skip
+    add("cut", found["cut"]["count"], of, [Row(r["source"], "") for r in found["cut"]["examples"]])
+
+
+def _opposed(contradicted: dict[str, Any], train: Sequence[Example]) -> list[Row]:
+    """A row for each prompt: where it stands first, what it says, and where it stands with which label."""
+    firsts = np.unique(contradicting(train)[0])[:SHOWN]
     return [
-        Row(places[0], "", "; ".join(f"{name}: {', '.join(p[:3])}" for name, p in labels.items()))
-        for labels in contradicted["examples"]
-        for places in [next(iter(labels.values()))]
+        Row(e.source, excerpt(prompt_of(e)), "; ".join(f"{name}: {', '.join(p[:3])}" for name, p in labels.items()))
+        for e, labels in zip(Chosen(train, firsts), contradicted["examples"])
     ]
 
 

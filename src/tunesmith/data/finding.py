@@ -21,10 +21,15 @@ WORDS: Mapping[str, tuple[str, str, str]] = {
         "they are neither learned from nor asked",
         "mend the lines that are named, or leave them out, with a list of them",
     ),
-    "dropped": (
-        "training rows were dropped",
+    "too_long": (
+        "training rows have more tokens than `data.max_tokens`",
         "they are not learned from",
-        "most often they are too long: let more tokens in, or cut their prompts (`--set data.too_long=cut`)",
+        "let more tokens in, or cut their prompts (`--set data.too_long=cut`)",
+    ),
+    "unusable": (
+        "training rows cannot be learned from",
+        "a run leaves them out, each time, for the reason that stands beside each",
+        "mend what the reasons name, or drop these rows",
     ),
     "cut": (
         "training rows had their prompt cut in the middle to fit `data.max_tokens`",

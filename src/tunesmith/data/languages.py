@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data.blemishes import Tally
 from tunesmith.data.finding import Finding, finding, replies_of
+from tunesmith.data.tally import Tally
 from tunesmith.types import Example, Label
 
 SURE = 0.9  # of ten languages of NTREX no sentence is named wrongly from here on
@@ -112,11 +112,16 @@ def languages(examples: Iterable[Example], identify: Identify) -> Languages:
         num_said += bool(answer)
         asked.append(number(question))
         said.append(number(answer))
-        on_request.append(any(ASKED_FOR.search(m.content.lower()) is not None for m in example.prompt))
+        on_request.append(is_asked_for(example))
     return Languages(
         list(codes), np.array(asked), np.array(said), np.frombuffer(on_request, np.uint8).astype(bool),
         num_asked, num_said,
     )  # fmt: skip
+
+
+def is_asked_for(example: Example) -> bool:
+    """Whether the prompt names a language, or asks for a translation."""
+    return any(ASKED_FOR.search(m.content.lower()) is not None for m in example.prompt)
 
 
 def sides(example: Example) -> tuple[str, str]:

@@ -34,6 +34,7 @@ ROWS: Mapping[str, str] = {
     "twins": "its prompt is that of a test row once digits are masked",
     "moved": "stands in another split too",
     "rare_labels": "its label has few rows",
+    "unusable": "cannot be learned from",
     "dev_reordered": "nearly like a dev row",
     "dev_edited": "nearly like a dev row",
     "test_reordered": "nearly like a test row",
@@ -46,7 +47,7 @@ FIX = "tunesmith audit GIVEN --fix mended"
 COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("rejected", "exact_duplicates", "private_key", "api_token", "password", "card_number", "iban",
                      "social_security_number"), FIX),
-    **dict.fromkeys(("dropped", "cut"), "tunesmith audit GIVEN --set data.max_tokens=MORE"),
+    **dict.fromkeys(("too_long", "cut"), "tunesmith audit GIVEN --set data.max_tokens=MORE"),
     "one_label": "tunesmith run GIVEN --set task.metric=macro_f1",
     "linked": "tunesmith run GIVEN",
     "unseen_labels": "tunesmith audit TOGETHER --set data.split_by=label",

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data.blemishes import Tally
 from tunesmith.data.finding import Finding, finding
+from tunesmith.data.tally import Tally
 from tunesmith.types import Example, Label, Marked, Pair, Ranked, Reply
 
 SENTENCE = re.compile(r"[^.!?…\n]+[.!?…]*|[.!?…]+")

@@ -203,6 +203,8 @@ def test_labels_are_no_replies() -> None:
 
 
 def test_writing() -> None:
+    assert writing_of("Tom Daley ነበር ላይ BBC") == "ethiopic"  # mutant: most letters alone
+    assert writing_of("he said привет to the whole of the other town") == "latin"
     assert [writing_of(t) for t in ("hello", "привет you", "你好", "ひらがな", "12 !")] == [
         "latin", "cyrillic", "chinese or japanese", "japanese", "",
     ]  # fmt: skip
@@ -222,6 +224,7 @@ def test_a_row_is_in_another_writing_on_its_own_side() -> None:
         ("other_writing", 3, "rows are mostly asked in cyrillic and answered in ethiopic letters"),
     ]
     assert blemishes(right) == []
+    assert blemishes([*right, *asking("Say it in Russian: hello", "привет", 2)]) == []
     many = [*asking("hello", "hello", 60), *asking("привет", "привет", 60), *asking("ሰላም", "ሰላም", 2)]
     assert blemishes(many) == []
     assert blemishes([*asking("ひらがなで", "はい", 90), *asking("東京", "大阪", 3)]) == []

@@ -204,6 +204,10 @@ def test_rows_behind_what_is_about_two_splits_can_be_dropped(tmp_path: Path) -> 
     assert lines == {"twins": ["21", "22"], "moved": ["23"], "rare_labels": ["21", "22", "23"], "contaminated": ["24"]}
     assert made["rare_labels"].rows[0].source == f"{file}:21"
     assert counts["warnings"][-1].startswith("1 training rows contain items of public tests")
+    lost = [(found.examples[3].id, "the reply is lost"), (found.examples[4].id, "900 tokens, more than 64")]
+    made = {one.kind: one for one in examined.counted(counts, (), found.examples, parts, lost)}
+    assert (made["too_long"].count, made["too_long"].every) == (1, None)
+    assert [s.removeprefix(f"{file}:") for s in made["unusable"].every()] == ["4"]  # type: ignore[misc]
 
 
 def test_every_row_of_a_finding_that_is_named_is_dropped_and_not_only_those_shown(tmp_path: Path) -> None:
@@ -272,5 +276,6 @@ def test_rows_of_contradicting_labels_and_of_one_template_can_be_dropped(tmp_pat
     counted = examined.counted(audit(found, parts, unrendered(parts.train)), found.examples, found.examples, parts)
     made = {one.kind: one for one in counted}
     assert list(made["contradictions"].every()) == [f"{file}:1", f"{file}:3"]  # type: ignore[misc]
+    assert (made["contradictions"].rows[0].source, made["contradictions"].rows[0].text) == (f"{file}:1", "good film")
     assert list(made["masked_duplicates"].every()) == [f"{file}:5"]  # type: ignore[misc]
     assert made["one_label"].every is None
