@@ -14,7 +14,8 @@ from tunesmith.models.blockwise import num_bytes, num_weights, quantised
 from tunesmith.models.class_head import head_tensors
 from tunesmith.models.here import MEMORY
 from tunesmith.models.peft_methods import tried
-from tunesmith.models.prompts import PREFIX
+from tunesmith.models.prompts import num_weights as prompt_weights
+from tunesmith.models.prompts import prompt_config
 
 # Numbers that a layer keeps for its backward pass, per token and hidden unit. 17 in half precision with fused
 # attention (Korthikanti et al. 2022, eq. 2); 24 to 45 were measured here on a CPU. The least is meant, so that what
@@ -62,9 +63,7 @@ def num_trained(model: PreTrainedModel, adapt: Adapt, heads: tuple[str, ...] = (
     if heads:
         return len(heads) * (model.config.get_text_config().hidden_size + 1) + num_trained(model, adapt)
     if adapt.is_prompt:
-        config = config_of(adapt, model)
-        each = 2 * config.num_layers if adapt.peft == PREFIX else 1  # type: ignore[attr-defined]
-        return int(each * config.num_virtual_tokens * config.token_dim)  # type: ignore[attr-defined]
+        return prompt_weights(prompt_config(adapt.peft, adapt.options, model))
     if adapt.is_pefts:
         with tried(model, config_of(adapt, model)) as live:
             return sum(p.numel() for p in live.values())

@@ -72,7 +72,7 @@ def test_a_method_of_peft(name: str, tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, Adapt] = {
-    "tokens that another network makes": Adapt("peft", peft="p_tuning"),
+    "in a way of its own": Adapt("peft", peft="multitask_prompt_tuning"),
     "engine's own": Adapt("peft", peft="lora"),
     "moves ranks": Adapt("peft", peft="adalora"),
     "Did you mean loha": Adapt("peft", peft="lohaa"),

@@ -27,10 +27,11 @@ from tunesmith.engine.tenant import Snapshot, Spec
 from tunesmith.errors import Interrupted, PlanError
 from tunesmith.folder import Silent
 from tunesmith.generate.limits import Limits
+from tunesmith.models import artifact
 from tunesmith.models.adapters import Adapt, check_adapt
 from tunesmith.models.artifact import read_weights
 from tunesmith.models.before import Prefix, Prompted
-from tunesmith.models.prompts import ROWS, begun
+from tunesmith.models.prompts import NETWORK, ROWS, begun
 from tunesmith.opened import open_run
 from tunesmith.recipe import parse
 from tunesmith.regularisers.kl import KLToBase
@@ -40,6 +41,7 @@ from tunesmith.types import Message
 
 ADAPT = Adapt("peft", peft="prompt_tuning", options={"num_virtual_tokens": 5})
 PREFIX = Adapt("peft", peft="prefix_tuning", options={"num_virtual_tokens": 5})
+P_TUNING = Adapt("peft", peft="p_tuning", options={"num_virtual_tokens": 5, "encoder_hidden_size": 24})
 QUIET = {"gpt2": {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}}  # its own dropout is not cut-free
 PROMPT = [7, 21, 9, 40, 33, 12]
 
@@ -62,6 +64,7 @@ def test_where_the_tokens_stand() -> None:
 @pytest.mark.parametrize(
     ("adapt", "name"),
     [(ADAPT, name) for name in ("llama", "gemma3", "qwen3", "gpt2", "falcon")]
+    + [(P_TUNING, name) for name in ("llama", "gpt2")]
     + [(PREFIX, name) for name in ("llama", "gemma2", "gemma3", "qwen3", "qwen3_moe", "smollm3", "gpt2", "gpt_oss")],
     ids=lambda given: given if isinstance(given, str) else given.peft,
 )
@@ -73,19 +76,23 @@ def test_it_gives_what_peft_gives(adapt: Adapt, name: str, tmp_path: Path) -> No
     check_adapt(adapt, base.model, base.probe)
     session = Session(base)
     session.create("t", Spec(adapt, seed=3))
-    assert set(session.tenants["t"].masters) == {ROWS}
+    masters = session.tenants["t"].masters
+    first = f"{NETWORK}embedding.weight" if adapt is P_TUNING else ROWS
+    assert set(masters) == {first, *((f"{NETWORK}mlp_head.{k}.{n}" for k in (0, 2, 4) for n in ("weight", "bias"))
+                                     if adapt is P_TUNING else ())}  # fmt: skip
     moved(session, "t")
     assert torch.equal(session.logprobs(None, [forest(rows)])[0], wanted)
     tuned = session.logprobs("t", [forest(rows)])[0]
     assert float((tuned - wanted).abs().max()) > 1e-2
     whole = gradient(session, "t", [forest(rows)])
     assert largest(whole, gradient(session, "t", [forest(part) for part in (rows[:1], rows[1:4], rows[4:])])) < 1e-5
-    assert bool(whole[ROWS].any(1).all())  # every row has a gradient
+    assert bool(whole[first].any(1).all())  # every row has a gradient
+    assert all(bool(g.any()) for g in whole.values())
     said = session.next_logits("t", PROMPT)
     [answer] = session.sample("t", [PROMPT], Limits(6, (2,)), decode=str)
     session.export("t", tmp_path)
-    masters = session.tenants["t"].masters[ROWS].clone()
-    assert torch.equal(read_weights(tmp_path, [ROWS], base.digest)[ROWS], masters)
+    kept = read_weights(tmp_path, list(masters), base.digest)
+    assert all(torch.equal(kept[n], t) for n, t in masters.items())
     session.close()
     assert not isinstance(base.model.get_input_embeddings(), Prompted)
     now = dict(base.model.named_parameters())
@@ -125,7 +132,7 @@ def test_a_forest_is_its_rows_one_by_one(adapt: Adapt, monkeypatch: pytest.Monke
     assert abs(float(session.logprobs("t", [forest([record])])[0][-1] - last)) > 1e-3
 
 
-@pytest.mark.parametrize("adapt", [ADAPT, PREFIX], ids=["prompt", "prefix"])
+@pytest.mark.parametrize("adapt", [ADAPT, PREFIX, P_TUNING], ids=["prompt", "prefix", "p-tuning"])
 def test_layers_that_run_again_learn_the_same(adapt: Adapt) -> None:
     """Also behind a forward pass of the base, which has nothing before its sequences."""
     found = []
@@ -134,8 +141,30 @@ def test_layers_that_run_again_learn_the_same(adapt: Adapt) -> None:
         session.create("t", Spec(adapt, seed=3, regularisers=(KLToBase(0.5),)))
         moved(session, "t")
         found.append(gradient(session, "t", [forest(records(6))]))
-        assert num_trained(session.base.model, adapt) == session.tenants["t"].masters[ROWS].numel()
+        assert num_trained(session.base.model, adapt) == sum(t.numel() for t in session.tenants["t"].masters.values())
     assert largest(*found) < 1e-6
+
+
+def test_mutant_rows_of_another_network_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What peft reads are the rows that the trained network makes, and not those with which it began."""
+    monkeypatch.setattr(artifact, "rows_of", lambda model: torch.randn(5, model.config.hidden_size))
+    with pytest.raises(AssertionError):
+        test_it_gives_what_peft_gives(P_TUNING, "llama", tmp_path)
+
+
+def test_in_bf16_the_rows_that_answered_leave(tmp_path: Path) -> None:
+    """A network in float32 makes others of the same weights, by more than an export may differ."""
+    base = base_of()
+    base.model.to(torch.bfloat16)
+    session = Session(base)
+    session.create("t", Spec(P_TUNING))
+    moved(session, "t")
+    session.export("t", tmp_path)
+    rows = load_file(tmp_path / "adapter_model.safetensors")[ROWS].float()
+    with session.borrowed("t") as model, torch.no_grad():
+        prompted: Any = model.get_input_embeddings()
+        assert torch.equal(prompted.made().float(), rows)
+        assert not torch.equal(prompted.network.float()(torch.arange(5)), rows)
 
 
 def test_mutant_a_prefix_that_one_layer_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +202,9 @@ def test_other_starts_and_refusals() -> None:
     ):  # fmt: skip
         with pytest.raises(PlanError, match=reason):
             check_adapt(Adapt("peft", peft="prompt_tuning", options=options), base.model, base.probe)
+    for option, value in (("encoder_hidden_size", 0), ("encoder_reparameterization_type", "LSTM")):
+        with pytest.raises(PlanError, match=option):
+            check_adapt(Adapt("peft", peft="p_tuning", options={option: value}), base.model, base.probe)
     for option, value in (("prefix_projection", True), ("init_weights", "ones")):
         with pytest.raises(PlanError, match=option):
             check_adapt(Adapt("peft", peft="prefix_tuning", options={option: value}), base.model, base.probe)
@@ -210,7 +242,7 @@ def do(settings: dict[str, Any], out: Path, tell: Any = None, *, resume: bool = 
     run(parse(settings), yaml.safe_dump(settings), out, tell or Silent(), resume=resume)
 
 
-@pytest.mark.parametrize("name", ["prompt_tuning", "prefix_tuning"])
+@pytest.mark.parametrize("name", ["prompt_tuning", "prefix_tuning", "p_tuning"])
 def test_a_run(name: str, tmp_path: Path) -> None:
     """Rehearsed, stopped, gone on with, opened by plain peft, and opened as a run; no merged model can be made."""
     tiny_runs.model_folder(tmp_path / "model")
@@ -226,7 +258,7 @@ def test_a_run(name: str, tmp_path: Path) -> None:
     opened = open_run(out)
     tuned = opened.who("tuned")
     assert isinstance(tuned, Snapshot)
-    assert torch.equal(tuned.values[ROWS], stored[ROWS])
+    assert all(torch.equal(t, stored[n]) for n, t in tuned.values.items())
     asked = [[Message("user", "fox 3: what is it?")]]
     assert opened.complete("tuned", asked)[0].logp != opened.complete("base", asked)[0].logp
     with pytest.raises(PlanError, match="--to adapter"):

@@ -88,6 +88,8 @@ def test_a_stopped_run_goes_on_with_all_that_its_methods_keep(model: Path, tmp_p
     tried = {r["base_share"]: r["dev_loss"] for r in chosen["tried"] if r["base_share"] < 1}
     assert tried[chosen["base_share"]] == min(tried.values())
     assert all(r["bits_per_byte"] > 0 for r in chosen["tried"])
+    assert "Loss on dev against general text at 9 shares of the base" in (tmp_path / "whole/report.html").read_text()
+    assert "## Nearer to the base" in (tmp_path / "whole/report.md").read_text()
     [words] = [
         r["why"]
         for r in json.loads((tmp_path / "whole" / "plan.json").read_text())["resolved"]
@@ -187,7 +189,7 @@ REFUSED = {
     "adapt.options is read by adapt.method ia3 or peft": {"adapt": {"options": {"r": 2}}},
     "adapt.names is read by adapt.method named": {"adapt": {"names": ["*norm*"]}},
     "adapt.targets is read by": {"adapt": {"method": "full", "rank": 16, "targets": ["q_proj"]}},
-    "tokens that another network makes": {"adapt": {"method": "peft", "peft": "p_tuning"}},
+    "in a way of its own": {"adapt": {"method": "peft", "peft": "multitask_prompt_tuning"}},
     "no weight to have one": {"regularise": {"ewc": 1}, "adapt": {"base_bits": 4}},
     "which with adapt.base_bits are rounded": {"train": {"average": {"base_share": 0.2}}, "adapt": {"base_bits": 4}},
     "make their weights anew": {"train": {"compile": True}, "adapt": {"base_bits": 4}},

@@ -26,8 +26,7 @@ from tunesmith.models.low_rank import in_one_piece
 from tunesmith.models.noise import Draw, KeyedDropout
 from tunesmith.models.peft_methods import OWN_TARGETS, peft_config, prove, put_in, read_otherwise, take_out
 from tunesmith.models.probe import Probe
-from tunesmith.models.prompts import NAME as PROMPT
-from tunesmith.models.prompts import NUM_TOKENS, PREFIX, prompt_config, put_before, try_prompt
+from tunesmith.models.prompts import NUM_TOKENS, OPTIONS, prompt_config, put_before, try_prompt
 from tunesmith.roles import LowRank
 
 MAGNITUDE = "lora_magnitude_vector"  # peft's name for the lengths of DoRA
@@ -95,7 +94,7 @@ class Adapt:
     @property
     def is_prompt(self) -> bool:
         """Whether what trains stands before every sequence."""
-        return self.method == "peft" and self.peft in (PROMPT, PREFIX)
+        return self.method == "peft" and self.peft in OPTIONS
 
     @property
     def num_before(self) -> int:

@@ -24,7 +24,7 @@ from tunesmith.models.bars import no_bars
 from tunesmith.models.claims import read_facts
 from tunesmith.models.class_head import head_modules
 from tunesmith.models.context import Context, extended
-from tunesmith.models.prompts import ROWS
+from tunesmith.models.prompts import ROWS, rows_of
 
 PEFT_PREFIX = "base_model.model."
 FACTS = "tunesmith.json"
@@ -59,7 +59,7 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
 def adapter_of(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor]) -> tuple[dict[str, Tensor], PeftConfig]:
     """(tensors by the names on disk, configuration) of an adapter, as peft writes them."""
     if slot.adapt.is_prompt:
-        return {ROWS: values[ROWS]}, config_of(slot.adapt, model)
+        return {ROWS: rows_of(model), **values}, config_of(slot.adapt, model)
     if slot.adapt.is_pefts:  # its configuration with what it derived from the options
         held, pefts = get_peft_model_state_dict(model, adapter_name=slot.key), cast(Any, model.peft_config)
         return {PEFT_PREFIX + n: t for n, t in held.items()}, copy(pefts[slot.key])

@@ -23,6 +23,10 @@ class Prompted(nn.Module):
         self.plain = plain
         self.rows = nn.Parameter(rows.to(device=plain.weight.device, dtype=plain.weight.dtype))
 
+    def made(self) -> Tensor:
+        """[n, D] the prompt's rows."""
+        return self.rows
+
     @property
     def weight(self) -> Tensor:
         """Of the model's own, which a head may share."""
@@ -32,8 +36,21 @@ class Prompted(nn.Module):
         num = self.plain.weight.shape[0]
         is_own = tokens < num
         embedded = self.plain(torch.where(is_own, tokens, 0))
-        rows = self.rows[torch.where(is_own, 0, tokens - num)]
+        rows = self.made()[torch.where(is_own, 0, tokens - num)]
         return torch.where(is_own[..., None], embedded, rows.to(embedded.dtype))
+
+
+class Encoded(Prompted):
+    """A network makes the rows, and its weights are what trains (p-tuning)."""
+
+    def __init__(self, plain: nn.Embedding, network: nn.Module, num: int) -> None:
+        super().__init__(plain, torch.empty(0))
+        del self.rows
+        self.network, self.num = network.to(device=plain.weight.device, dtype=plain.weight.dtype), num
+
+    def made(self) -> Tensor:
+        found: Tensor = self.network(torch.arange(self.num, device=self.plain.weight.device))
+        return found
 
 
 class Prefixed(Prompted):

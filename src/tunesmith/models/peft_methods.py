@@ -24,8 +24,7 @@ from tunesmith.errors import ModelError, PlanError, did_you_mean
 from tunesmith.models.hidden import hidden_states
 from tunesmith.models.kinds import task_type
 from tunesmith.models.probe import Probe, probe, small_forest
-from tunesmith.models.prompts import NAME as PROMPT
-from tunesmith.models.prompts import PREFIX, take_away
+from tunesmith.models.prompts import OPTIONS, take_away
 
 OWN_TARGETS = ("ia3", "ln_tuning", "trainable_tokens")  # peft knows better which layers than "all that are linear"
 BESIDE = ("modules_to_save", "inference_mode", "bias")  # options of peft that are no part of a method
@@ -41,9 +40,8 @@ NEEDS_MORE = {
     "poly": "it wants the number of a task beside each example",
 }
 TOKENS = (
-    "it puts tokens that another network makes before every sequence, and peft saves what came out of that, from which "
-    "nothing can go on; or it is no method of layers. Use adapt.peft: prompt_tuning or prefix_tuning, or a method that "
-    "changes layers (adapt.method: lora, ia3)"
+    "it puts something before every sequence in a way of its own, or it is no method of layers. Use adapt.peft: "
+    "prompt_tuning, p_tuning or prefix_tuning, or a method that changes layers (adapt.method: lora, ia3)"
 )
 
 
@@ -65,7 +63,7 @@ def peft_config(name: str, options: dict[str, Any], targets: list[str] | None, m
     if name in NEEDS_MORE:
         raise PlanError(f"adapt.peft {name}: {NEEDS_MORE[name]}")
     if name not in by_name:
-        known = [*known_methods(), PROMPT, PREFIX]
+        known = [*known_methods(), *OPTIONS]
         raise PlanError(f"adapt.peft is {name!r}; peft has {', '.join(known)}.{did_you_mean(name, known)}")
     if name not in known_methods():
         raise PlanError(f"adapt.peft {name}: {TOKENS}")

@@ -1,8 +1,9 @@
-"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691) and prefix tuning (Li and Liang 2021, arXiv:2101.00190): what
-stands before every sequence trains, and nothing else.
+"""Prompt tuning (Lester et al. 2021, arXiv:2104.08691), p-tuning (Liu et al. 2021, arXiv:2103.10385) and prefix tuning
+(Li and Liang 2021, arXiv:2101.00190): what stands before every sequence trains, and nothing else.
 
-The numbers are peft's, and so is what is saved. Here they are tokens of a forest like any others, with ids behind the
-model's own (`before`): they take the first positions of every root.
+The numbers are peft's, and so is what is saved; of p-tuning the network that makes them is saved beside them, so that a
+run can go on. Here they are tokens of a forest like any others, with ids behind the model's own (`before`): they take
+the first positions of every root.
 """
 
 from __future__ import annotations
@@ -12,22 +13,36 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from peft import PeftModelForCausalLM, PrefixEncoder, PrefixTuningConfig, PromptEmbedding, PromptTuningConfig
+from peft import (
+    PeftModelForCausalLM,
+    PeftType,
+    PrefixEncoder,
+    PrefixTuningConfig,
+    PromptEmbedding,
+    PromptEncoder,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+)
 from peft.utils.other import _prepare_prompt_learning_config
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import PlanError, did_you_mean
-from tunesmith.models.before import Prefixed, Prompted
+from tunesmith.models.before import Encoded, Prefixed, Prompted
 from tunesmith.models.hidden import hidden_states
 from tunesmith.models.probe import Probe, small_forest
 from tunesmith.types import Forest
 
-NAME, PREFIX, ROWS = "prompt_tuning", "prefix_tuning", "prompt_embeddings"  # the methods, and the tensor on disk
+PROMPT, PREFIX, P_TUNING = "prompt_tuning", "prefix_tuning", "p_tuning"  # the methods
+ROWS, NETWORK = "prompt_embeddings", "prompt_encoder."  # on disk: the rows, and how the tensors that make them begin
 NUM_TOKENS = 20  # as in most of peft's examples
 STARTS = ("SAMPLE_VOCAB", "RANDOM")
-OPTIONS = {NAME: ("num_virtual_tokens", "prompt_tuning_init"), PREFIX: ("num_virtual_tokens", "init_weights")}
-Config = PromptTuningConfig | PrefixTuningConfig
+OPTIONS = {
+    PROMPT: ("num_virtual_tokens", "prompt_tuning_init"),
+    PREFIX: ("num_virtual_tokens", "init_weights"),
+    P_TUNING: ("num_virtual_tokens", "encoder_hidden_size"),
+}
+Config = PromptTuningConfig | PrefixTuningConfig | PromptEncoderConfig
 
 
 def prompt_config(name: str, options: dict[str, Any], model: PreTrainedModel) -> Config:
@@ -37,8 +52,10 @@ def prompt_config(name: str, options: dict[str, Any], model: PreTrainedModel) ->
         near = did_you_mean(odd, OPTIONS[name])
         raise PlanError(f"adapt.options has {odd!r}; {name} takes {', '.join(OPTIONS[name])}.{near}")
     num = options.get("num_virtual_tokens", NUM_TOKENS)
-    if not isinstance(num, int) or num < 1:
-        raise PlanError(f"adapt.options.num_virtual_tokens is {num!r}; {name} wants a number above 0")
+    for option in ("num_virtual_tokens", "encoder_hidden_size"):
+        value = options.get(option, NUM_TOKENS)
+        if not isinstance(value, int) or value < 1:
+            raise PlanError(f"adapt.options.{option} is {value!r}; {name} wants a number above 0")
     about: dict[str, Any] = {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(model.config.name_or_path)}
     if name == PREFIX:
         start = options.get("init_weights")
@@ -50,15 +67,38 @@ def prompt_config(name: str, options: dict[str, Any], model: PreTrainedModel) ->
         except ValueError as error:
             raise PlanError(f"adapt.peft {name}: peft does not know {type(model).__name__} ({error})") from error
     start, text = options.get("prompt_tuning_init", STARTS[0]), model.config.get_text_config()
+    about |= {"token_dim": text.hidden_size, "num_transformer_submodules": 1, "num_layers": text.num_hidden_layers}
+    about["num_attention_heads"] = text.num_attention_heads
+    if name == P_TUNING:
+        width = options.get("encoder_hidden_size", text.hidden_size)
+        return PromptEncoderConfig(num_virtual_tokens=num, encoder_hidden_size=width, **about)
     if start not in STARTS:
         raise PlanError(
             f"adapt.options.prompt_tuning_init is {start!r}; wanted {' or '.join(STARTS)} (rows that begin as those of "
             "drawn tokens, or as noise)"
         )
-    return PromptTuningConfig(
-        num_virtual_tokens=num, prompt_tuning_init=start, token_dim=text.hidden_size, num_transformer_submodules=1,
-        num_attention_heads=text.num_attention_heads, num_layers=text.num_hidden_layers, **about,
-    )  # fmt: skip
+    return PromptTuningConfig(num_virtual_tokens=num, prompt_tuning_init=start, **about)
+
+
+def name_of(config: Config) -> str:
+    return PeftType(config.peft_type).value.lower()
+
+
+def num_weights(config: Config) -> int:
+    """That train."""
+    if isinstance(config, PromptTuningConfig):
+        return int(config.num_virtual_tokens * config.token_dim)
+    with torch.device("meta"):
+        made: Any = PrefixEncoder(config) if isinstance(config, PrefixTuningConfig) else PromptEncoder(config)
+        return sum(p.numel() for p in made.parameters())
+
+
+@torch.no_grad()
+def rows_of(model: PreTrainedModel) -> Tensor:
+    """What stands before every sequence now, in the precision in which it answers."""
+    found = model.get_input_embeddings()
+    assert isinstance(found, Prompted), "nothing was put before"
+    return found.made()
 
 
 def put_before(model: PreTrainedModel, config: Config, seed: int) -> tuple[dict[str, nn.Parameter], tuple[int, ...]]:
@@ -66,13 +106,21 @@ def put_before(model: PreTrainedModel, config: Config, seed: int) -> tuple[dict[
     plain: Any = model.get_input_embeddings()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        is_prefix = isinstance(config, PrefixTuningConfig)
-        encoder: Any = PrefixEncoder(config) if is_prefix else PromptEmbedding(config, plain)
-    prompted = (Prefixed if is_prefix else Prompted)(plain, encoder.embedding.weight.detach())
+        if isinstance(config, PromptEncoderConfig):
+            prompted: Prompted = Encoded(plain, PromptEncoder(config), config.num_virtual_tokens)
+        elif isinstance(config, PrefixTuningConfig):
+            prompted = Prefixed(plain, PrefixEncoder(config).embedding.weight.detach())
+        else:
+            prompted = Prompted(plain, PromptEmbedding(config, plain).embedding.weight.detach())
     model.set_input_embeddings(prompted)
     prompted.requires_grad_(False)
     num = int(plain.weight.shape[0])
-    return {ROWS: prompted.rows}, tuple(range(num, num + len(prompted.rows)))
+    live = (
+        {ROWS: prompted.rows}
+        if not isinstance(prompted, Encoded)
+        else {f"{NETWORK}{n}": p for n, p in prompted.network.named_parameters()}
+    )
+    return live, tuple(range(num, num + config.num_virtual_tokens))
 
 
 def take_away(model: PreTrainedModel) -> None:
@@ -108,7 +156,7 @@ def begun(batch: Forest, ids: Sequence[int]) -> Forest:
 def try_prompt(model: PreTrainedModel, config: Config, found: Probe) -> None:
     """PlanError where this model has no place for it: a forest is run with it, and its first root by the model's own
     attention, a prompt as plain rows of embeddings, a prefix as peft gives it. `found`: of the model as it is."""
-    name = PREFIX if isinstance(config, PrefixTuningConfig) else NAME
+    name = name_of(config)
     if model.config.is_encoder_decoder:
         raise PlanError(f"adapt.peft {name}: an encoder-decoder has no place for it here. Use adapt.method: lora")
     if name == PREFIX and found.layout != "forest":
