@@ -11,6 +11,7 @@ from tunesmith.errors import DataError
 from tunesmith.evals.probes import ALPHA
 from tunesmith.files import BASE_CONFIG
 from tunesmith.report import cases, costs, first_screen, words
+from tunesmith.report.average_view import nearer
 from tunesmith.report.case_views import shorten
 from tunesmith.report.context_view import context
 from tunesmith.report.data_view import flat, listing
@@ -267,6 +268,7 @@ def report(facts: Facts) -> str:
         ("Where it fails", facts.understanding, why_lines),
         ("How far it holds", facts.robustness, lambda found: sheet_lines(robustness(found))),
         ("A longer context", facts.context, lambda found: sheet_lines(context(found))),
+        ("Nearer to the base", facts.average, lambda found: sheet_lines(nearer(found))),
         ("Data", facts.audit, data_lines),
         ("Cost", facts.cost, cost_lines),
         ("Hashes", facts.lock, hash_lines),

@@ -209,3 +209,33 @@ def abstention(points: Points, label: str) -> Markup:
     parts = [*square(["across: share answered", "up: share of these right"]), path(drawn, "line")]
     parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="dot main"/>' for x, y in drawn]
     return svg(BASE + 24, parts, label, "curve")
+
+
+def trade_off(points: Sequence[tuple[float, float, str]], chosen: int, axes: tuple[str, str], label: str) -> Markup:
+    """Named points in their order, joined; the chosen one is filled. `axes`: what is across, and what is up."""
+    spans = []
+    for values in ([x for x, _, _ in points], [y for _, y, _ in points]):
+        pad = 0.12 * (max(values) - min(values)) or 0.1 * abs(max(values)) or 1.0
+        spans.append((min(values) - pad, max(values) + pad))
+    (first, last), (bottom, top) = spans
+    right, high = WIDTH - 12, 30
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return LEFT + (x - first) / (last - first) * (right - LEFT), BASE - (y - bottom) / (top - bottom) * (
+            BASE - high
+        )
+
+    parts = [
+        text(LEFT, 14, f"up: {axes[1]}", "side", "start"),
+        text(right, BASE + 34, f"across: {axes[0]}", "side", "end"),
+    ]
+    for tick in ticks(bottom, top):
+        y = at(first, tick)[1]
+        parts += [line(LEFT, y, right, y, "grid"), text(LEFT - 6, y + 4, short(tick), "tick", "end")]
+    parts += [text(at(tick, bottom)[0], BASE + 18, short(tick), "tick") for tick in ticks(first, last)]
+    parts.append(path([at(x, y) for x, y, _ in points], "line"))
+    for k, (x, y, name) in enumerate(points):
+        across, up = at(x, y)
+        parts.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="4" class="{"dot main" if k == chosen else "mark"}"/>')
+        parts.append(text(across, up - 9, name, "tick"))
+    return svg(BASE + 42, parts, label, "curve")

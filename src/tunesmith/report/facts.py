@@ -68,6 +68,7 @@ class Facts:
     serving: Mapping[str, Any] | None  # task, labels and instruction, as the run answers
     robustness: Mapping[str, Any] | None  # how far the verdict holds
     context: Mapping[str, Any] | None  # what a longer context is worth
+    average: Mapping[str, Any] | None  # the weights between tuned model and base, and which of them are the run's
     understanding: Mapping[str, Any] | None  # what the cases are about, and which layers moved
     explained: Mapping[str, Mapping[str, Any]]  # example id -> why the tuned model answered as it did
     lineage: Mapping[str, Any] | None  # against the run that it goes on from
@@ -144,6 +145,7 @@ def read(folder: Path) -> Facts:
         serving=read_mapping(folder / "serving.json"),
         robustness=read_mapping(folder / "robustness.json"),
         context=read_mapping(folder / "scores" / "context.json"),
+        average=read_mapping(folder / "average.json"),
         understanding=read_mapping(folder / "understanding.json"),
         explained=read_explained(folder / "explained"),
         lineage=read_mapping(folder / "lineage.json"),

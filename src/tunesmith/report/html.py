@@ -14,6 +14,7 @@ from markupsafe import Markup
 from tunesmith.evals.probes import ALPHA
 from tunesmith.evals.tasks import KINDS
 from tunesmith.report import cases, first_screen, views, words
+from tunesmith.report.average_view import nearer, trade_off
 from tunesmith.report.calibration_view import calibration
 from tunesmith.report.case_views import CasePage, Known, page
 from tunesmith.report.context_view import context
@@ -140,6 +141,8 @@ def sections(facts: Facts, answers: words.Answers) -> dict[str, Any]:
         "synthetic_head": SYNTHETIC_HEAD,
         "robust": robustness(facts.robustness) if facts.robustness is not None else None,
         "reach": context(facts.context) if facts.context is not None else None,
+        "nearer": nearer(facts.average) if facts.average is not None else None,
+        "trade_off": trade_off(facts.average) if facts.average is not None else None,
         "why": why(facts.understanding) if facts.understanding is not None else None,
         "explained": list(facts.explained),
         "exports": views.exports(facts.export or {}),
