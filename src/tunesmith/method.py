@@ -107,6 +107,22 @@ def own_dropout(base: Base) -> bool:
     return in_modules or any(settings.get(name) for name in ("attn_pdrop", "dropout", *(f"{n}_dropout" for n in names)))
 
 
+def has_routers(base: Base) -> bool:
+    """Whether tokens choose among experts."""
+    settings = base.model.config.get_text_config().to_dict()
+    return any("experts" in name and type(n) is int and n > 1 for name, n in settings.items())
+
+
+def unbalanced(recipe: Recipe, base: Base) -> dict[str, bool]:
+    """Reason -> whether the configuration wants its routers' auxiliary loss (Fedus et al. 2021, arXiv:2101.03961)."""
+    why = (
+        f"the configuration of {recipe.model} asks for its routers' auxiliary loss (output_router_logits: true), and "
+        "no objective here computes it. Set that to false in its config.json: LoRA then leaves routers as they are, "
+        "and where all weights train they learn from the tokens' loss alone"
+    )
+    return {why: bool(base.model.config.get_text_config().to_dict().get("output_router_logits"))}
+
+
 def idle(recipe: Recipe) -> dict[str, str]:
     """What is said and nothing reads: key -> the key that would have to say otherwise."""
     usual, found = Recipe(), {f"adapt.{key}": "adapt.method" for key in recipe.adapt.unread}
@@ -118,7 +134,7 @@ def idle(recipe: Recipe) -> dict[str, str]:
 
 
 def unread(recipe: Recipe) -> dict[str, bool]:
-    """What nothing reads beside what else is said: reason -> whether it is so."""
+    """What nothing reads beside what else is said: reason, whether it is so."""
     a, found = recipe.adapt, {}
     for key, switch in idle(recipe).items():
         why = f"{key} is read with {switch} alone, which is off: leave {key} out, or set {switch}"
@@ -140,7 +156,7 @@ def unread(recipe: Recipe) -> dict[str, bool]:
 
 
 def unheld(recipe: Recipe) -> dict[str, bool]:
-    """What a base in fewer bits cannot give: reason -> whether it is asked for."""
+    """What a base in fewer bits cannot give: reason, whether it is asked for."""
     is_held = recipe.adapt.base_bits is not None
     return {
         "regularise.ewc measures how much each weight of the base matters by its gradient; with adapt.base_bits there "
@@ -157,7 +173,7 @@ def unheld(recipe: Recipe) -> dict[str, bool]:
 
 
 def unforetold(recipe: Recipe) -> dict[str, bool]:
-    """What an encoder-decoder cannot do, since nothing foretells its prompts: reason -> whether it is asked for."""
+    """What an encoder-decoder cannot do, since nothing foretells its prompts: reason, whether it is asked for."""
     why = "an encoder-decoder foretells replies and no ordinary text"
     return {
         f"regularise.ewc measures what matters on general rows, and {why}: name rows with replies, data.replay.files": (
@@ -202,7 +218,7 @@ def refuse(recipe: Recipe, base: Base, *, is_labelled: bool, has_dev: bool) -> N
         why = unmergeable(base.model, config_of(recipe.adapt, base.model))
         if why:
             raise PlanError(f"peft cannot merge this adapter ({why}): leave merged out, --set export=[adapter]")
-    idle = unread(recipe) | unheld(recipe)
+    idle = unread(recipe) | unheld(recipe) | unbalanced(recipe, base)
     reasons = idle | {
         "regularise.rdrop compares two passes with other dropout masks, and nothing here drops anything: both would be "
         "the same. Set adapt.dropout to 0.1, say, with adapt.method lora": r.rdrop and not drops,
@@ -344,6 +360,9 @@ def rows(recipe: Recipe, base: Base, kind: Kind, train: Sequence[Example]) -> li
         ),
         ("train.unfreeze_groups", t.unfreeze_groups, "epoch k trains the top k groups of layers"),
     ]
+    if has_routers(base) and not recipe.adapt.is_adapter:
+        why = "experts are kept evenly used by no auxiliary loss, which no objective here computes; LoRA leaves routers"
+        found.append(("routers", "learn from the tokens' loss alone", why))
     cut: list[Row] = []
     if own_dropout(base) or (base.layout != "forest" and recipe.adapt.dropout):  # rows that are padded
         why = "dropout is drawn by micro-batch here: train.micro_tokens changes which numbers are dropped"

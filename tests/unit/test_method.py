@@ -44,6 +44,19 @@ def test_dropout_of_padded_rows_is_felt(family: str, is_felt: bool) -> None:
         assert ("micro-batches" in said) == (is_felt and dropout > 0)
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "deepseek_v3", "llama"])
+def test_a_routers_auxiliary_loss_is_no_one_s_here(family: str) -> None:
+    """Refused where the configuration asks for it; told where routers train without it."""
+    base = base_of(family)
+    for adapt, trains in (({"method": "full"}, True), ({"rank": 4}, False)):
+        said = [key for key, *_ in rows(parse({"adapt": adapt}), base, KINDS["generate"], ())]
+        assert ("routers" in said) == (trains and family != "llama")
+    refuse(Recipe(), base, is_labelled=False, has_dev=True)
+    base.model.config.output_router_logits = True
+    with pytest.raises(PlanError, match=r"auxiliary loss .* Set that to false in its config\.json"):
+        refuse(Recipe(), base, is_labelled=False, has_dev=True)
+
+
 ASKED = {
     "objective.temperature": 0.1, "objective.distil.temperature": 3.0, "objective.distil.kl": "reverse",
     "adapt.context.method": "ntk", "train.early_stop.every": 5, "train.early_stop.on": "score",
