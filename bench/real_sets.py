@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -41,6 +42,7 @@ GYM = "reasoning-gym/"
 CHAIN_SUM = f"{GYM}chain_sum?size=700&max_terms=2&max_digits=2"
 FEW_WORDS = "reward=[{kind: expression, expression: 'stopped * (num_words >= 3) * (num_words <= 10)'}]"
 SAMPLED = ("reinforce", "ppo")
+SMALLER = ["train.max_updates=8", "train.update_tokens=1024", "precision=bfloat16"]
 PAIRS = ["train.max_updates=24", *SHORT[1:3]]
 Row = dict[str, Any]
 
@@ -64,6 +66,21 @@ def conversation(row: Row) -> Row:
         elif role and (turns or role == "user"):
             turns.append({"role": role, "content": said.strip()})
     return {"messages": turns}
+
+
+def with_thumb(row: Row) -> Row:
+    """One of a pair's two replies, with its mark: which, by the hash of what is asked."""
+    asked = f"{row['instruction']}\n\n{row['input']}".strip()
+    is_good = zlib.crc32(asked.encode()) % 2 == 0
+    return {
+        "prompt": asked,
+        "completion": row["chosen" if is_good else "rejected"],
+        "thumbs": "up" if is_good else "down",
+    }
+
+
+def number_alone(row: Row) -> Row:
+    return {"question": row["question"], "answer": f"{row['final']:g}"}
 
 
 def in_few_words(row: Row) -> Row:
@@ -105,6 +122,16 @@ SETS = {
         "Polite before impolite answers, by DPO (Apache-2.0)", PAIRS, "preferences", data="rasbt_polite_pairs"
     ),
     "polite_reward": Set("The same pairs, by a reward model (Apache-2.0)", PAIRS, "reward", data="rasbt_polite_pairs"),
+    "polite_feedback": Set(
+        "One reply of each of these pairs, with a thumb up or down, by KTO (Apache-2.0)",
+        [*PAIRS, *SMALLER],
+        "feedback",
+        with_thumb,
+        data="rasbt_polite_pairs",
+    ),
+    "svamp_mawps": Set(
+        "Problems in words to a number (MIT, its ASDiv part CC BY-NC 4.0)", SHORT, "number", number_alone
+    ),
     "sums_by_rewards": Set(
         "Sums and differences of two numbers of up to two digits, made by reasoning-gym, learned by GRPO",
         SUMS,
