@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -75,7 +76,8 @@ def joined() -> Iterator[Ranks]:
 
 def follow(ranks: Group) -> None:
     """Until the leader lets go."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person stops the leader, and it the others
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person stops the leader, and it the others
     verb = ""
     while verb != LEAVE:
         verb, words = ranks.heard()

@@ -7,68 +7,39 @@ is the training of a run, on a base that is loaded once; finished ones are kept.
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
-from tunesmith import evaluate, pace
-from tunesmith.answered import Sitting
+from tunesmith import pace
 from tunesmith.build import Material, compute, feed_of, load_base, material, num_updates
-from tunesmith.data.pack import pack
 from tunesmith.engine.cuts import Cuts
-from tunesmith.engine.session import Session
-from tunesmith.engine.tenant import Who
 from tunesmith.errors import InputError, PlanError, RunError
 from tunesmith.evals import power_law
-from tunesmith.evals.metrics import Metric, mean_of
+from tunesmith.evals.metrics import Metric
 from tunesmith.files import write_json, write_text
-from tunesmith.fitted import Fitted, fit_or_halve
-from tunesmith.folder import CHECKPOINTS, RunFolder, Teller
-from tunesmith.measured import outputs
+from tunesmith.fitted import fit_or_halve
+from tunesmith.folder import RunFolder, Teller
 from tunesmith.nested import nested_order, smaller
 from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe
 from tunesmith.report import curve_page
-from tunesmith.settled import BEST as BEST_WEIGHTS
+from tunesmith.rungs import Bench, On, each_trained, finished, sums_of
+from tunesmith.side_by_side import Beside
 from tunesmith.sources import check_files
 from tunesmith.speeds import Speeds, session_of, try_out
-from tunesmith.trial import Clock, Given, Within, attempted, learned, put_away, refuse_changed, refuse_other
+from tunesmith.trial import put_away, refuse_changed, refuse_other
 
-NAME, SAME, RUNG, SPEEDS = "curve.json", "same.json", "rung.json", "speeds.json"
+NAME, SAME, SPEEDS = "curve.json", "same.json", "speeds.json"
 NUM_RUNGS, LEAST_ROWS = 6, 8  # of a whole ladder, each of twice the rows of the one below; rows of the lowest
 SHRINK = 2**-0.5  # of the ladder, until it fits the time
 NUM_DRAWS = 2000
 SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-On = Literal["loss", "score"]
-
-
-@dataclass(frozen=True, slots=True)
-class Bench(Given):
-    """What all rungs share. `order`: example numbers, of which a rung takes the first."""
-
-    fitted: Fitted
-    on: On
-    order: np.ndarray
-
-    @property
-    def metric(self) -> Metric:
-        return self.made.alone
-
-    @property
-    def less_is_better(self) -> bool:
-        return self.on == "loss" or self.metric.less_is_better
-
-    def value(self, sums: np.ndarray) -> np.ndarray:
-        """[...] from sums [..., K]."""
-        found: np.ndarray = mean_of(sums) if self.on == "loss" else self.metric.value(sums)
-        return found
 
 
 def seconds_of(text: str) -> float:
@@ -80,11 +51,18 @@ def seconds_of(text: str) -> float:
     return seconds
 
 
-def curve(
-    recipe: Recipe, text: str, out: Path, tell: Teller, budget_s: float, on: On | None = None, *, resume: bool = False
-) -> dict[str, Any]:
-    """Trains the rungs that fit the time, the smallest first; returns curve.json. `on`: None for the task's metric
-    where an answer is one label or nothing is written, else the loss."""
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """`on`: what is measured; None: the task's metric where an answer is one label or nothing is written, else the
+    loss. `beside`: where rungs are trained side by side; None: here, one after another."""
+
+    budget_s: float
+    on: On | None = None
+    beside: Beside | None = None
+
+
+def curve(recipe: Recipe, text: str, out: Path, tell: Teller, how: Climb, *, resume: bool = False) -> dict[str, Any]:
+    """Trains the rungs that fit the time, the smallest first; returns curve.json."""
     began = time.monotonic()
     check_files(recipe)
     folder = RunFolder.open(out, tell, resume=resume)
@@ -93,7 +71,7 @@ def curve(
             refuse_other(recipe, out, "curve")
         folder.write_text("recipe.yaml", text)
         with folder.stop:
-            return climbed(laid_out(recipe, text, folder, on), began, budget_s)
+            return climbed(laid_out(recipe, text, folder, how), began, how)
     except InputError:
         if not resume and not (out / SAME).is_file():
             folder.take_back()
@@ -102,10 +80,10 @@ def curve(
         folder.close()
 
 
-def laid_out(recipe: Recipe, text: str, folder: RunFolder, on: On | None) -> Bench:
+def laid_out(recipe: Recipe, text: str, folder: RunFolder, how: Climb) -> Bench:
     """Model and data, once for all rungs; the test cases are put away here."""
     folder.tell.stage("prepare", None)
-    where = compute(recipe)
+    on, where = how.on, replace(compute(recipe), beside=how.beside.num if how.beside else 1)
     with folder.doing("model loaded and probed"):
         base = load_base(recipe, where, learns=True)
     made = put_away(material(recipe, base, step=folder.tell.step))
@@ -202,91 +180,29 @@ def foretold(bench: Bench, speeds: Speeds, sizes: Sequence[int]) -> float:
     return seconds + measured_s
 
 
-def climbed(bench: Bench, began: float, budget_s: float) -> dict[str, Any]:
+def climbed(bench: Bench, began: float, how: Climb) -> dict[str, Any]:
     """Rung by rung while there is time."""
-    folder, rungs = bench.folder, finished(bench)
+    folder, rungs, budget_s = bench.folder, finished(bench), how.budget_s
     until = began + budget_s - sum(r["seconds"] for r in rungs)
     sizes, ahead_s = chosen(bench, until - time.monotonic(), [r["rows"] for r in rungs])
     folder.tell.say(f"{', '.join(map(str, sizes))} rows of {len(bench.order)}: {pace.said(ahead_s)}")
     said = {"sizes": sizes, "foretold_s": round(ahead_s, 1), "budget_s": budget_s}
     facts = kept(bench, rungs, said)
-    for size in sizes:
-        if size in (r["rows"] for r in rungs):
-            continue
-        folder.tell.stage(f"{size} rows", None)
-        row = trained(bench, size, until)
+    missing = [size for size in sizes if size not in (r["rows"] for r in rungs)]
+    for row in each_trained(bench, missing, until, how.beside):
         if row["state"] != "done":
-            folder.tell.say(f"{size} rows: {row['why']}")
+            folder.tell.say(f"{row['rows']} rows: {row['why']}")
             break
-        rungs.append(row)
+        rungs = sorted([*rungs, row], key=lambda r: r["rows"])
         facts = kept(bench, rungs, said)
-        folder.tell.say(f"{size} rows: {named(bench.on, bench.metric)} {facts['rungs'][-1]['value']:.4f} on dev")
+        value = next(r["value"] for r in facts["rungs"] if r["rows"] == row["rows"])
+        folder.tell.say(f"{row['rows']} rows: {named(bench.on, bench.metric)} {value:.4f} on dev")
     if len(rungs) < power_law.LEAST_SIZES:
         raise RunError(
             f"{len(rungs)} sizes came to their end, and a curve wants {power_law.LEAST_SIZES}. They are kept: "
             f"tunesmith curve --resume --out {folder.path} goes on, with a longer --budget where the time was over"
         )
     return facts
-
-
-def finished(bench: Bench) -> list[dict[str, Any]]:
-    files = sorted((bench.folder.path / "rungs").glob(f"rows_*/{RUNG}"))
-    return [bench.folder.read(str(f.relative_to(bench.folder.path))) for f in files]
-
-
-def trained(bench: Bench, size: int, until: float) -> dict[str, Any]:
-    """One rung, with its sums over dev cases; rung.json where it came to its end."""
-    began = time.monotonic()
-    row: dict[str, Any] = {"rows": size, "state": "done", "why": "", "updates": 0}
-    path = bench.folder.path / "rungs" / f"rows_{size:09d}"
-    path.parent.mkdir(exist_ok=True)
-    made = smaller(bench.made, bench.order, size)
-    fitted = replace(bench.fitted, feed=feed_of(bench.fitted.recipe, bench.base, made))
-    inner = RunFolder.open(path, Within(bench.folder.tell), resume=(path / "recipe.yaml").is_file())
-    inner.stop = bench.folder.stop
-
-    def measured() -> np.ndarray:
-        clock = Clock(num_updates(fitted.recipe, fitted.feed), until)
-        with learned(fitted, inner, bench.base, made, clock, row) as (session, snapshot, _):
-            return sums_of(bench, session, snapshot)
-
-    try:
-        inner.write_text("recipe.yaml", bench.text)
-        sums = attempted(row, measured)
-        row["seconds"] = round(time.monotonic() - began, 2)
-        if sums is not None:
-            row["sums"] = sums.tolist()
-            inner.write(RUNG, row)
-            for kept_for_a_resume in (CHECKPOINTS, BEST_WEIGHTS.parent.name):
-                shutil.rmtree(path / kept_for_a_resume, ignore_errors=True)
-    finally:
-        inner.close()
-    return row
-
-
-def sums_of(bench: Bench, session: Session, who: Who) -> np.ndarray:
-    """[n, K] of what was summed over each dev case."""
-    made, recipe = bench.made, bench.fitted.recipe
-    if bench.on == "loss":
-        return losses(session, who, recipe, made)
-    tell = bench.folder.tell
-    sitting = Sitting(lambda done, of: tell.step(done, of, "answers to the dev cases"))
-    asked = evaluate.ask(session, who, recipe, made, made.forms[0], made.split.dev, sitting)
-    return bench.metric.stats(outputs(bench.metric, asked.answers), made.references(made.split.dev))
-
-
-def losses(session: Session, who: Who, recipe: Recipe, made: Material) -> np.ndarray:
-    """[n, 2] nats and learned tokens, weighted, of each dev case; zeros where it could not be rendered."""
-    place = {e.id: i for i, e in enumerate(made.split.dev)}
-    found = torch.zeros(len(place), 2, dtype=torch.float64)
-    forests = pack(made.dev.records, recipe.train.micro, session.base.rope)
-    for forest, logp_L in zip(forests, session.logprobs(who, forests), strict=True):
-        at_N = torch.nonzero(forest.weights != 0)[:, 0]
-        owner_L = forest.owner[torch.searchsorted(forest.stop, at_N, right=True)]
-        row_L = torch.tensor([place[name] for name in forest.example_ids])[owner_L]
-        weight_L = forest.weights[at_N].double()
-        found.index_add_(0, row_L, torch.stack([-logp_L.double() * weight_L, weight_L], dim=1))
-    return found.numpy()
 
 
 def base_sums(bench: Bench) -> list[list[float]] | None:

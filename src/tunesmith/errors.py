@@ -110,3 +110,10 @@ class Interrupted(TunesmithError):
     """Stopped by a signal after the state was saved; the same command with --resume goes on."""
 
     exit_code = 75
+
+
+def again(kind: type[TunesmithError], said: str) -> TunesmithError:
+    """An error as another process said it, whatever it was made of there."""
+    error = kind.__new__(kind)
+    error.args = (said,)
+    return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from tunesmith.evals.compare import together as decided_together
 from tunesmith.evals.seeds import FEWEST, fewest, over_seeds, variances
 from tunesmith.evals.stats import holm, holm_levels
 from tunesmith.files import read_json, write_json, write_text
-from tunesmith.folder import Teller
+from tunesmith.folder import Silent, Teller
 from tunesmith.recipe import Recipe, place
 from tunesmith.run import run
+from tunesmith.side_by_side import Beside, each
+from tunesmith.stopping import Stop
 
 NAME = "seeds.json"
 TOO_FEW = "too few seeds"
@@ -33,34 +35,61 @@ def run_seeds(
     recipe: Recipe, text: str, out: Path, tell: Teller, num: int, *, resume: bool = False, ranks: Ranks = ALONE
 ) -> dict[str, Any]:
     """Runs into out/seed_0, out/seed_1 …; returns seeds.json. Finished ones are kept on a resume."""
+    folders: list[Path] = []
+    for one in seeded(recipe, text, out, num, resume=resume):
+        tell.say(f"seed {one.recipe.seed}: {one.folder} ({len(folders) + 1} of {num})")
+        if not one.is_done:
+            begun = begin(one.folder, one.text, folders)
+            run(one.recipe, one.text, one.folder, tell, resume=begun, ranks=ranks)
+        folders.append(one.folder)
+    found = together(folders, recipe.evals.alpha)
+    write_json(out / NAME, found)
+    write_text(out / "seeds.md", in_words(found))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """The recipe with one seed, on the split that all share."""
+
+    recipe: Recipe
+    text: str
+    folder: Path
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / "verdict.json").is_file()
+
+
+def seeded(recipe: Recipe, text: str, out: Path, num: int, *, resume: bool) -> list[Seeded]:
     if num < 2:
         raise InputError(f"--seeds is {num}; wanted at least 2 (at least {FEWEST} for a claim about the method)")
     if out.exists() and any(out.iterdir()) and not resume:
         raise InputError(f"{out} is not empty: add --resume to go on with it, or name another folder with --out")
     split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-    folders: list[Path] = []
+    found = []
     for seed in range(recipe.seed, recipe.seed + num):
-        folder = out / f"seed_{seed}"
-        tell.say(f"seed {seed}: {folder} ({len(folders) + 1} of {num})")
         one = replace(recipe, seed=seed, data=replace(recipe.data, split_seed=split_seed))
         settings = yaml.safe_load(text)
         place(settings, "seed", seed)
         place(settings, "data.split_seed", split_seed)
-        if not (folder / "verdict.json").is_file():
-            begun = begin(folder, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), folders)
-            run(
-                one,
-                yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
-                folder,
-                tell,
-                resume=begun,
-                ranks=ranks,
-            )
-        folders.append(folder)
-    found = together(folders, recipe.evals.alpha)
-    write_json(out / NAME, found)
-    write_text(out / "seeds.md", in_words(found))
+        said = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        found.append(Seeded(one, said, out / f"seed_{seed}"))
     return found
+
+
+def run_beside(recipe: Recipe, text: str, out: Path, tell: Teller, num: int, beside: Beside, *, resume: bool) -> None:
+    """Fills the folders that `run_seeds` with `resume` puts together. Each seed asks the base for itself."""
+    missing = [one for one in seeded(recipe, text, out, num, resume=resume) if not one.is_done]
+    with Stop(tell.say) as stop:
+        for one, decision in each(beside, stop, run_apart, missing):
+            tell.say(f"seed {one.recipe.seed} ended: {decision} ({one.folder})")
+
+
+def run_apart(one: Seeded) -> str:
+    """In a process of its own."""
+    is_begun = (one.folder / "recipe.yaml").is_file()
+    return str(run(one.recipe, one.text, one.folder, Silent(), resume=is_begun)["decision"])
 
 
 def first(out: Path) -> Path:

@@ -11,6 +11,9 @@ from typing import Any
 from tunesmith import exits
 from tunesmith.errors import Interrupted
 
+ENTERED: list[Stop] = []  # of this process, and not left
+ASKED = threading.Event()  # by `ask`
+
 
 class Stop:
     """Where work is kept step by step (`gently`), the first signal lets the step finish and be kept. Anywhere else
@@ -29,9 +32,12 @@ class Stop:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen to signals
             listened = (signal.SIGINT,) if exits.place() else (signal.SIGINT, signal.SIGTERM)
             self.before = {s: signal.signal(s, self.note) for s in listened}
+        ENTERED.append(self)
+        self.is_asked = self.is_asked or ASKED.is_set()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        ENTERED.remove(self)
         for number, former in self.before.items():
             signal.signal(number, former)
 
@@ -57,3 +63,11 @@ class Stop:
         """Raise Interrupted, saying what is done, if a signal came. Called where all that was done is kept."""
         if self.is_asked:
             raise Interrupted(f"{done}; {self.again}")
+
+
+def ask() -> None:
+    """What a first signal says, to a process that is sent none: it stops where all of its work is kept, also of what
+    has not begun."""
+    ASKED.set()
+    for stop in ENTERED:
+        stop.is_asked = True

@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ FIRST_LOOK = 4  # at which a trial may be ended: before it, a low learning rate 
 NUM_FREE = 4  # trials that came to their end before one is held against them
 NUM_RANDOM = 10  # trials before the sampler builds on them; at most half of all
 MOST_AGAIN = 50  # settings in a row that were tried already, after which there is nothing new to try
-ROW = "row"
+ROW, NUMBER = "row", "number"
 
 
 @dataclass(slots=True)
 class Asked:
-    """One setting to try."""
+    """One setting to try. It goes to another process as it is."""
 
     number: int  # of the settings, from 1
     values: dict[str, Any]
@@ -54,6 +54,13 @@ def pruner(name: str) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
+def opened(folder: Path, sweep: Sweep) -> optuna.Study:
+    return optuna.create_study(
+        storage=f"sqlite:///{(folder / NAME).resolve()}", study_name="sweep", direction="minimize",
+        pruner=pruner(sweep.prune), load_if_exists=True,
+    )  # fmt: skip
+
+
 class Study:
     """The search in a folder. `own`: the recipe's own values, which are tried first."""
 
@@ -62,10 +69,8 @@ class Study:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.dimensions, self.sweep, self.seed = tuple(dimensions), sweep, seed
-        self.study = optuna.create_study(
-            storage=f"sqlite:///{(folder / NAME).resolve()}", study_name="sweep", direction="minimize",
-            pruner=pruner(sweep.prune), load_if_exists=True,
-        )  # fmt: skip
+        self.study = opened(folder, sweep)
+        self.running: dict[int, Asked] = {}  # what was asked for and not finished, by Optuna's number
         size = 1.0
         for d in self.dimensions:
             size *= d.num_values
@@ -85,11 +90,12 @@ class Study:
             self.study.enqueue_trial({d.key: c for d, c in zip(self.dimensions, setting)}, skip_if_exists=True)
 
     def ask(self) -> Asked | None:
-        """The one that a killed search left, else the next; None where all there is was tried."""
-        known = {as_text(row["values"]): trial for trial, row in self.finished()}
+        """One that a killed search left, else the next; None where all there is was tried."""
+        known: dict[str, float | None] = {as_text(asked.values): None for asked in self.running.values()}
+        known |= {as_text(r["values"]): t.value if t.state == TrialState.COMPLETE else None for t, r in self.finished()}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            left = self.asked(optuna.Trial(self.study, trial._trial_id))
-            return replace(left, known=frozenset(trial.intermediate_values))
+            if trial.number not in self.running:
+                return self.begun(optuna.Trial(self.study, trial._trial_id), trial)
         for _ in range(MOST_AGAIN):
             if self.is_small and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 return None
@@ -99,27 +105,36 @@ class Study:
             self.study.sampler = optuna.samplers.TPESampler(
                 seed=int.from_bytes(digest[:4], "big"), n_startup_trials=startup
             )
-            asked = self.asked(self.study.ask())
-            again = known.get(as_text(asked.values))
-            if again is None:
-                return asked
-            self.tell(asked, again.value if again.state == TrialState.COMPLETE else None)
+            fresh = self.study.ask()
+            values = as_text(self.values(fresh))
+            if values not in known:
+                return self.begun(fresh)
+            self.tell(fresh, known[values])
         return None
 
-    def asked(self, trial: optuna.Trial) -> Asked:
-        values = {d.key: suggested(trial, d) for d in self.dimensions}
-        return Asked(len(self.rows()) + 1, values, trial)
+    def begun(self, trial: optuna.Trial, left: optuna.trial.FrozenTrial | None = None) -> Asked:
+        """`left`: as a killed search left it."""
+        looks = frozenset(left.intermediate_values) if left is not None else frozenset[int]()
+        if NUMBER not in trial.user_attrs:
+            trial.set_user_attr(NUMBER, len(self.rows()) + len(self.running) + 1)
+        asked = Asked(trial.user_attrs[NUMBER], self.values(trial), trial, looks)
+        self.running[trial.number] = asked
+        return asked
+
+    def values(self, trial: optuna.Trial) -> dict[str, Any]:
+        return {d.key: suggested(trial, d) for d in self.dimensions}
 
     def finish(self, asked: Asked, value: float | None, row: Mapping[str, Any]) -> None:
         """`value`: what is to be small; None where the trial did not come to its end."""
         asked.trial.set_user_attr(ROW, {"number": asked.number, "values": asked.values, **row, "value": value})
-        self.tell(asked, value)
+        del self.running[asked.trial.number]
+        self.tell(asked.trial, value)
 
-    def tell(self, asked: Asked, value: float | None) -> None:
+    def tell(self, trial: optuna.Trial, value: float | None) -> None:
         if value is None:
-            self.study.tell(asked.trial, state=TrialState.PRUNED)
+            self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(asked.trial, value)
+            self.study.tell(trial, value)
 
     def finished(self) -> list[tuple[optuna.trial.FrozenTrial, dict[str, Any]]]:
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
@@ -127,7 +142,7 @@ class Study:
 
     def rows(self) -> list[dict[str, Any]]:
         """What each setting that was tried came to, in their order."""
-        return [row for _, row in self.finished()]
+        return sorted((row for _, row in self.finished()), key=lambda row: row["number"])
 
 
 def as_text(values: Mapping[str, Any]) -> str:

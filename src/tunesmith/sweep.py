@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from math import isfinite
@@ -37,10 +37,22 @@ from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe, known_keys, parse, place
 from tunesmith.report import sweep_page
 from tunesmith.settled import BEST as BEST_WEIGHTS
+from tunesmith.side_by_side import Beside, each, once
 from tunesmith.sources import check_files
 from tunesmith.space import Dimension, dimensions, full_key, usual
 from tunesmith.study import NUM_LOOKS, Asked, Study, best
-from tunesmith.trial import Clock, Ended, Given, Within, attempted, learned, put_away, refuse_changed, refuse_other
+from tunesmith.trial import (
+    Apart,
+    Clock,
+    Ended,
+    Given,
+    Within,
+    attempted,
+    learned,
+    put_away,
+    refuse_changed,
+    refuse_other,
+)
 
 NAME, BEST = "sweep.json", "best.yaml"
 SAME = "same.json"  # what must be the same for a search to go on
@@ -83,8 +95,11 @@ def trying(text: str, said: Mapping[str, Any]) -> tuple[Recipe, str]:
     return parse(settings), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def sweep(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False) -> dict[str, Any]:
-    """Tries settings until trials or time are used up; returns sweep.json. best.yaml is the recipe to run."""
+def sweep(
+    recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = False, beside: Beside | None = None
+) -> dict[str, Any]:
+    """Tries settings until trials or time are used up; returns sweep.json. best.yaml is the recipe to run. `beside`:
+    where they are tried side by side; None: here, one after another."""
     named = dimensions(recipe.sweep.space, known_keys())
     for d in named:
         for value in d.ends:
@@ -96,7 +111,7 @@ def sweep(recipe: Recipe, text: str, out: Path, tell: Teller, *, resume: bool = 
             refuse_other(recipe, out, "sweep", BUDGET)
         folder.write_text("recipe.yaml", text)
         with folder.stop:
-            return search(laid_out(recipe, text, folder, named))
+            return search(laid_out(recipe, text, folder, named), beside)
     except InputError:
         if not resume and not (out / SAME).is_file():
             folder.take_back()
@@ -151,32 +166,67 @@ def laid_out(recipe: Recipe, text: str, folder: RunFolder, named: tuple[Dimensio
     return Bench(recipe, text, folder, base, made, where, space, lr)
 
 
-def search(bench: Bench) -> dict[str, Any]:
+def search(bench: Bench, beside: Beside | None) -> dict[str, Any]:
     recipe, folder = bench.recipe, bench.folder
     own = dict(flat(asdict(recipe))) | {"train.lr": bench.lr}
     study = Study(folder.path, bench.dimensions, recipe.sweep, recipe.seed, own)
+    num = beside.num if beside else 1
     facts = kept(bench, study)
-    while len(study.rows()) < recipe.sweep.trials and left_s(recipe, study) > 0:
-        asked = study.ask()
-        if asked is None:
-            folder.tell.say("every setting of the space was tried")
-            break
-        shown = ", ".join(f"{key.split('.', 1)[1]} {value}" for key, value in asked.values.items())
-        folder.tell.stage(f"setting {asked.number} of at most {recipe.sweep.trials}: {shown}", None)
-        value, row = tried(bench, asked, left_s(recipe, study))
+    for asked, (value, row) in each_tried(bench, orders(bench, study, num), beside):
         study.finish(asked, value, row)
         facts = kept(bench, study)
-        folder.tell.say(in_a_line(facts, row, left_s(recipe, study), recipe.sweep.trials))
+        folder.tell.say(in_a_line(facts, row, left_s(recipe, study, num), recipe.sweep.trials))
     if facts["best"] is None:
         reasons = "; ".join(dict.fromkeys(f"{r['state']}: {r['why']}" for r in facts["rows"]))
         raise RunError(f"no setting came to its end, so none can be chosen. {reasons or 'There was no time for one.'}")
     return facts
 
 
-def left_s(recipe: Recipe, study: Study) -> float:
-    """Seconds of the time budget, which all sittings of a search share."""
+def orders(bench: Bench, study: Study, num: int) -> Iterator[Setting]:
+    """What is tried next, by what is known when it is asked for."""
+    recipe, tell = bench.recipe, bench.folder.tell
+    while len(study.rows()) + len(study.running) < recipe.sweep.trials and left_s(recipe, study, num) > 0:
+        asked = study.ask()
+        if asked is None:
+            tell.say("every setting of the space was tried")
+            return
+        shown = ", ".join(f"{key.split('.', 1)[1]} {value}" for key, value in asked.values.items())
+        tell.stage(f"setting {asked.number} of at most {recipe.sweep.trials}: {shown}", None)
+        yield Setting(recipe, bench.text, bench.folder.path, bench.where, asked, left_s(recipe, study, num))
+
+
+def left_s(recipe: Recipe, study: Study, num: int) -> float:
+    """Seconds of the time budget, which all sittings of a search share. `num`: how many are tried at once."""
     minutes = recipe.sweep.minutes
-    return float("inf") if minutes is None else 60 * minutes - sum(r["seconds"] for r in study.rows())
+    return float("inf") if minutes is None else 60 * minutes - sum(r["seconds"] for r in study.rows()) / num
+
+
+def each_tried(
+    bench: Bench, settings: Iterator[Setting], beside: Beside | None
+) -> Iterator[tuple[Asked, tuple[float | None, dict[str, Any]]]]:
+    if beside is None:
+        yield from ((one.asked, tried(bench, one.asked, one.budget_s)) for one in settings)
+    else:
+        yield from ((one.asked, found) for one, found in each(beside, bench.folder.stop, tried_apart, settings))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Apart):
+    """What another process needs to try one."""
+
+    asked: Asked
+    budget_s: float
+
+
+def tried_apart(one: Setting) -> tuple[float | None, dict[str, Any]]:
+    """In a process of its own, which keeps model and data for the next one."""
+
+    def laid_out() -> Bench:
+        return Bench(one.recipe, one.text, *one.laid_out(), one.where, (), 0.0)
+
+    bench = once(str(one.out), laid_out)
+    with bench.folder.stop:
+        return tried(bench, one.asked, one.budget_s)
 
 
 def tried(bench: Bench, asked: Asked, budget_s: float) -> tuple[float | None, dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tunesmith import reference
-from tunesmith.build import Compute, Material, num_updates
+from tunesmith.build import Compute, Material, load_base, material, num_updates
 from tunesmith.data.feed import FileFeed
 from tunesmith.engine.cuts import Cuts, give_back
 from tunesmith.engine.session import Session
@@ -20,9 +20,11 @@ from tunesmith.fitted import Fitted
 from tunesmith.folder import RunFolder, Silent, Teller
 from tunesmith.importing.reading import flat
 from tunesmith.models.load import Base
+from tunesmith.probing import start_head
 from tunesmith.recipe import Recipe, read
 from tunesmith.settled import settle
 from tunesmith.speeds import session_of
+from tunesmith.stopping import Stop
 from tunesmith.teach import teach
 from tunesmith.trackers.tracked import Tracked
 
@@ -39,6 +41,23 @@ class Given:
     base: Base
     made: Material
     where: Compute
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """By what another process comes to have the same. `out`: the folder that its own process holds."""
+
+    recipe: Recipe
+    text: str
+    out: Path
+    where: Compute
+
+    def laid_out(self) -> tuple[RunFolder, Base, Material]:
+        base = load_base(self.recipe, self.where, learns=True)
+        made = put_away(material(self.recipe, base))
+        folder = RunFolder(self.out, Silent(), Stop(Silent().say))
+        start_head(self.recipe, folder, base, made)
+        return folder, base, made
 
 
 class Ended(TunesmithError):

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ FAULTS = (("follower", signal.SIGKILL), ("follower", signal.SIGSTOP), ("leader",
 class Saboteur(threading.Thread):
     """Does one fault after another, each when some updates were made since the processes were started."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, faults: Sequence[tuple[str, signal.Signals]] = FAULTS) -> None:
         super().__init__(daemon=True)
-        self.out, self.silent_s = out, 0.0
+        self.out, self.faults, self.silent_s = out, faults, 0.0
         self.took_s: list[float] = []
         self.rows: list[int] = []
 
@@ -45,7 +46,7 @@ class Saboteur(threading.Thread):
         return path.read_text().count('"loss"') if path.is_file() else 0
 
     def run(self) -> None:
-        for number, (who, what) in enumerate(FAULTS):
+        for number, (who, what) in enumerate(self.faults):
             while len(self.followers()) <= number:
                 time.sleep(0.01)
             before = self.num_rows()

@@ -18,7 +18,7 @@ SERVICES = (
     *("rehearse", "exported", "reports", "resumed", "sizes", "deaths", "by_heart", "distilled"),
     *("prompt_rows", "samplers", "both_orders", "choosers", "prefer", "selection", "row_scores", "sources", "mixed"),
     *("pair_sheet", "label_sheet", "novel", "synthetic_kinds", "synthesise"),
-    *("trial", "space", "study", "sweep", "curve", "nested", "causes", "beside", "graded"),
+    *("trial", "space", "study", "sweep", "curve", "rungs", "side_by_side", "nested", "causes", "beside", "graded"),
     *("lineage", "recorded", "heritage", "against_parent", "long_context"),
     *("speeds", "unasked", "played", "reference", "feedback", "rewarded", "reward", "episodic"),
     *("classes", "probing", "class_export", "masked_export", "score_export", "crew", "parallel"),

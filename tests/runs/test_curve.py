@@ -15,7 +15,7 @@ import yaml
 from tests.runs import tiny_runs
 from tests.runs.mistakes import typed
 
-from tunesmith import curve, nested
+from tunesmith import curve, nested, rungs
 from tunesmith.build import Material, compute, load_base, material
 from tunesmith.errors import InputError, PlanError
 from tunesmith.folder import Silent
@@ -42,7 +42,7 @@ def settings(place: Path) -> dict[str, Any]:
 
 def climb(place: Path, out: Path, tell: Silent | None = None, *, resume: bool = False) -> dict[str, Any]:
     made = settings(place)
-    return curve.curve(parse(made), yaml.safe_dump(made), out, tell or Silent(), 300.0, resume=resume)
+    return curve.curve(parse(made), yaml.safe_dump(made), out, tell or Silent(), curve.Climb(300.0), resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(place: Path) -> Iterator[tuple[dict[str, Any], list[Material]]]:
     """(curve.json, what each rung was given)."""
     seen: list[Material] = []
-    learned = curve.learned
+    learned = rungs.learned
 
     def watched(fitted: Any, inner: Any, base: Any, made: Material, *rest: Any) -> Any:
         seen.append(made)
         return learned(fitted, inner, base, made, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curve, "learned", watched)
+        patch.setattr(rungs, "learned", watched)
         yield climb(place, place / "whole"), seen
 
 
@@ -101,7 +101,7 @@ def test_a_killed_curve_goes_on_to_the_same_figures(place: Path, whole: tuple[di
     assert not list((place / "killed").rglob("checkpoints"))
     made = tiny_runs.settings(place / "model", place / "rows.jsonl", epochs=3, update_tokens=1024)
     with pytest.raises(InputError, match=r"this is not the curve that was started: train\.epochs changed"):
-        curve.curve(parse(made), yaml.safe_dump(made), place / "killed", Silent(), 300.0, resume=True)
+        curve.curve(parse(made), yaml.safe_dump(made), place / "killed", Silent(), curve.Climb(300.0), resume=True)
 
 
 def test_what_is_kept_says_the_same_everywhere(place: Path, whole: tuple[dict[str, Any], list[Material]]) -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 from tunesmith.cli import show
 from tunesmith.cli.going_on import going_on
 from tunesmith.cli.options import DataFiles, Json, Model, RecipeFile, Resume, Set, part, recipe_of
+from tunesmith.cli.several import AtOnce, RayAddress, again, side_by_side
 from tunesmith.errors import InputError
 
 
@@ -29,6 +30,8 @@ def curve(
     out: Annotated[Path | None, typer.Option(help="The folder; made from date and data without it.")] = None,
     resume: Resume = False,
     as_json: Json = False,
+    at_once: AtOnce = None,
+    ray_address: RayAddress = None,
 ) -> None:
     """Train on nested parts of the rows, and say what twice the data would bring, with its interval.
 
@@ -44,9 +47,12 @@ def curve(
     budget_s = job.seconds_of(budget)
     recipe, text = recipe_of(file, model, data, None, sets)
     folder = out or part("run").default_name(recipe, "curve")
-    flags = ["--budget", budget, *(["--json"] if as_json else [])]
-    with going_on("curve", folder, flags, quiet=as_json) as tell:
-        found = job.curve(recipe, text, folder, tell, budget_s, on, resume=resume)
+    flags = ["--budget", budget, *["--json"] * as_json, *again(at_once, ray_address)]
+    with (
+        going_on("curve", folder, flags, quiet=as_json) as tell,
+        side_by_side(at_once, ray_address, folder) as beside,
+    ):
+        found = job.curve(recipe, text, folder, tell, job.Climb(budget_s, on, beside), resume=resume)
     if as_json:
         show.out(json.dumps({**found, "folder": str(folder)}, ensure_ascii=False))
     else:

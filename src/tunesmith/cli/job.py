@@ -30,7 +30,7 @@ from tunesmith.cli.options import (
     part,
     recipe_of,
 )
-from tunesmith.cli.several import Processes, goes_on, several, together
+from tunesmith.cli.several import AtOnce, On, Processes, RayAddress, Workers, asked, goes_on, several, together
 from tunesmith.errors import InputError
 
 
@@ -69,6 +69,10 @@ def run(
         int | None, typer.Option("--seeds", help="Run with so many seeds, and say what holds for the method.")
     ] = None,
     processes: Processes = None,
+    on: On = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+    at_once: AtOnce = None,
 ) -> None:
     """Audit, plan, baseline, train, evaluate, verdict, export and report.
 
@@ -85,15 +89,18 @@ def run(
             return
         job = part("run")
         folder = out or job.default_name(recipe)
+        if at_once is not None and seeds is None:
+            raise InputError("--at-once is how many of the --seeds run side by side: say how many there are, too")
+        where = asked(processes, on, workers, ray_address, at_once)
         several(processes, ranks, out, folder)
-        flags = [name for name, is_said in (("--json", as_json), ("--require-better", require_better)) if is_said]
-        flags += [f"--processes={processes}"] * (processes is not None)
+        said = (("--json", as_json), ("--require-better", require_better))
+        flags = [*(name for name, is_said in said if is_said), *where.flags]
         if seeds is not None:
             with going_on("run", folder, [*flags, f"--seeds={seeds}"], quiet=as_json) as tell:
-                found = part("seeds").run_seeds(recipe, text, folder, tell, seeds, resume=resume, ranks=ranks)
+                found = where.seeds(seeds, ranks)(recipe, text, folder, tell, resume=resume)
         else:
             with going_on("run", folder, flags, quiet=as_json) as tell:
-                verdict = job.run(recipe, text, folder, tell, resume=resume, ranks=ranks)
+                verdict = where.job(job.run, ranks)(recipe, text, folder, tell, resume=resume)
     if seeds is None:
         finish(verdict, folder, as_json=as_json, require_better=require_better)
         return
@@ -114,6 +121,9 @@ def train(
     resume: Resume = False,
     as_json: Json = False,
     processes: Processes = None,
+    on: On = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
 ) -> None:
     """Train and export, and measure nothing. `tunesmith run --resume` compares it with its base later.
 
@@ -127,10 +137,11 @@ def train(
         refuse_nameless(out, resume=resume)
         job = part("run")
         folder = out or job.default_name(recipe)
+        where = asked(processes, on, workers, ray_address)
         several(processes, ranks, out, folder)
-        flags = ["--json"] * as_json + [f"--processes={processes}"] * (processes is not None)
+        flags = ["--json"] * as_json + where.flags
         with going_on("train", folder, flags, quiet=as_json) as tell:
-            exported = job.train(recipe, text, folder, tell, resume=resume, ranks=ranks)
+            exported = where.job(job.train, ranks)(recipe, text, folder, tell, resume=resume)
     if as_json:
         show.out(json.dumps({"folder": str(folder), "exports": exported}, ensure_ascii=False))
         return

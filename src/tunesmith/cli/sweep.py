@@ -15,6 +15,7 @@ from rich.text import Text
 from tunesmith.cli import show
 from tunesmith.cli.going_on import going_on
 from tunesmith.cli.options import DataFiles, Json, Model, RecipeFile, Resume, Set, part, recipe_of
+from tunesmith.cli.several import AtOnce, RayAddress, again, side_by_side
 from tunesmith.errors import InputError
 
 Try = Annotated[
@@ -36,6 +37,8 @@ def sweep(
     out: Out = None,
     resume: Resume = False,
     as_json: Json = False,
+    at_once: AtOnce = None,
+    ray_address: RayAddress = None,
 ) -> None:
     """Try settings of a recipe on dev, never on test, and write the best one as a recipe to run.
 
@@ -53,8 +56,11 @@ def sweep(
     if said:
         recipe, text = part("sweep").trying(text, said)
     folder = out or part("run").default_name(recipe, "sweep")
-    with going_on("sweep", folder, ["--json"] if as_json else [], quiet=as_json) as tell:
-        found = part("sweep").sweep(recipe, text, folder, tell, resume=resume)
+    with (
+        going_on("sweep", folder, [*["--json"] * as_json, *again(at_once, ray_address)], quiet=as_json) as tell,
+        side_by_side(at_once, ray_address, folder) as beside,
+    ):
+        found = part("sweep").sweep(recipe, text, folder, tell, resume=resume, beside=beside)
     if as_json:
         show.out(json.dumps({**found, "folder": str(folder)}, ensure_ascii=False))
     else:

@@ -306,15 +306,21 @@ def num_restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def join() -> Ranks:
-    """The ranks that were started together; one process where nobody started several."""
-    if not is_launched():
-        return Ranks()
+def patience() -> float:
     said = os.environ.get(PATIENCE, str(PATIENCE_S))
     try:
-        patience_s = float(said)
+        return float(said)
     except ValueError:
         raise InputError(f"{PATIENCE} is {said!r}; wanted seconds, such as 600") from None
+
+
+def join() -> Ranks:
+    """The ranks that were started together; one process where nobody started several."""
+    if dist.is_initialized() and dist.get_world_size() > 1:  # by Ray Train
+        return Group(patience())
+    if not is_launched():
+        return Ranks()
+    patience_s = patience()
     backend = "gloo"
     if torch.cuda.is_available():
         local, there = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
@@ -330,6 +336,6 @@ def join() -> Ranks:
 
 
 def part() -> None:
-    """Behind the last word: the connections are closed."""
-    if dist.is_initialized():
+    """Behind the last word: the connections are closed, by who made them."""
+    if is_launched() and dist.is_initialized():
         dist.destroy_process_group()
