@@ -32,7 +32,9 @@ from tunesmith.engine.ranks import ALONE, Group, obey
 from tunesmith.engine.schedule import Schedule
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
+from tunesmith.models.blockwise import Quantised, quantise
 from tunesmith.models.load import Base
+from tunesmith.models.quantised import linear_layers
 from tunesmith.objectives.kto import Kto, Marking
 from tunesmith.objectives.policy import Policy, Reinforcing
 from tunesmith.objectives.preference import Preference, Preferring
@@ -59,6 +61,8 @@ class Case:
     spec: Spec = Spec(ADAPTS["lora"], OPTIM, seed=5)  # noqa: RUF009 (frozen)
     family: str = "llama"
     shape: tuple[tuple[str, float], ...] = ()
+    dtype: torch.dtype = torch.float32
+    bits: int = 0  # of the layers under the adapter; 0: as they are
     micro: int = 48
     updates: int = 20
     extra: Callable[[Forest], Forest] = lambda batch: batch  # with what hangs on a micro-batch
@@ -77,6 +81,7 @@ def sampled(batch: Forest) -> Forest:
 NEARBY = {f"e{i}": (-12.0 - i % 3, -10.0 + i % 2) for i in range(24)}  # so that no margin is far from 0
 NOISY = Spec(replace(ADAPTS["lora"], dropout=0.2), OPTIM, 5, regularisers=(Mixout(0.3), NEFTune(5.0)))
 FULL = Spec(ADAPTS["full"], OPTIM, seed=5)
+HELD = Spec(replace(ADAPTS["lora"], base_bits=4), OPTIM, seed=5)
 KEYED = Spec(replace(ADAPTS["lora"], dropout=0.2), OPTIM, 5, regularisers=(NEFTune(5.0),))
 VALUED = replace(FULL, heads=("value",))
 GENTLE = replace(FULL, adapt=ADAPTS["lora"], optim=replace(OPTIM, clip_norm=0.005))
@@ -87,6 +92,8 @@ CASES = {  # those that take their way through the same code make fewer updates
     "pairs": Case(lambda: Preferring(Preference(), NEARBY), pairs, micro=60),
     "marks": Case(lambda: Marking(Kto(beta=0.05), MARKED, MARKS), pairs, GENTLE, micro=60, updates=4),
     "contrast": Case(Contrast, updates=4),
+    "16 bits": Case(SFT, spec=FULL, dtype=torch.bfloat16, updates=4),
+    "a base in 4 bits": Case(SFT, spec=HELD, bits=4, updates=4),
     "keyed noise": Case(SFT, spec=KEYED, updates=4),
     "replies": Case(lambda: Reinforcing(Policy()), lambda num: groups(num), micro=120, updates=8, extra=sampled),
     "values": Case(lambda: Reinforcing(Policy(method="ppo")), lambda num: groups(num), VALUED, micro=120, updates=4,
@@ -152,7 +159,11 @@ def cast(extra: Any) -> Any:
     return replace(extra, **half)
 
 
-MUTANTS = {"supervised": (Averaged, ClippedApart), "all weights, a library's dropout": (KeyedApart,)}
+MUTANTS = {
+    "supervised": (Averaged, ClippedApart),
+    "all weights, a library's dropout": (KeyedApart,),
+    "16 bits": (Averaged,),
+}
 SPREAD_MUTANTS = {"supervised": (Counted, ClippedByParts), "replies": (Cast,)}
 KINDS = {kind.__name__: kind for kind in (Group, Averaged, ClippedApart, KeyedApart, Counted, ClippedByParts, Cast)}
 
@@ -171,15 +182,20 @@ class Noted(FileFeed):
 
 
 @functools.cache
-def base_for(family: str, shape: tuple[tuple[str, float], ...]) -> Base:
-    return base_of(family, **dict(shape))
+def base_for(family: str, shape: tuple[tuple[str, float], ...], dtype: torch.dtype, bits: int) -> Base:
+    base = base_of(family, **dict(shape))
+    base.model.to(dtype=dtype)  # type: ignore[call-arg]
+    for name, plain in linear_layers(base.model).items() if bits else ():
+        layer = Quantised(*quantise(plain.weight, bits), plain.weight.shape, dtype, plain.bias)
+        base.model.set_submodule(name, layer)
+    return base
 
 
 def learned(case: Case, group: Any, folder: Path, how: str) -> dict[str, Any] | None:
     """One run: clipped gradients of every update, what is left, and which examples were in which. `how`: "save" after
     some updates, "resume" from there, with "fsdp" the weights are spread over the ranks, with "again" layers run again.
     The last word is that of the checkpoints' folder."""
-    session = Session(base_for(case.family, case.shape), checkpointing="again" in how)
+    session = Session(base_for(case.family, case.shape, case.dtype, case.bits), checkpointing="again" in how)
     session.create("t", case.spec)
     session.ranks = group
     if "fsdp" in how:

@@ -27,6 +27,10 @@ from tunesmith.objectives.sft import SFT
 NEAR = 1e-6  # of clipped gradients of norm 0.3, weights and moments
 NEAR_LARGEST = 5e-6  # the same, of the largest of its kind; float32 has 1.2e-7, and 20 updates follow each other
 
+NEAR_16_BITS = (
+    0.05  # of the largest; what FSDP adds up it rounds to 16 bits, and weights that differ so go on to differ
+)
+
 Found = dict[tuple[str, str, str], Any]
 ASKED = {  # each on several ranks, the dearest on as few as show the law
     4: [("supervised", "Group", "save four"), ("pairs", "Group", ""), ("marks", "Group", ""), ("noise", "Group", ""),
@@ -39,7 +43,8 @@ ASKED = {  # each on several ranks, the dearest on as few as show the law
     1: [("supervised", "Group", "resume four"), ("supervised", "Group", "resume parts")],
     2: [("supervised", "Group", "resume four"), ("supervised", "Group", ""), ("replies", "Group", ""),
         ("supervised", "Group", "fsdp resume parts"), ("supervised", "Group", "fsdp"), ("pairs", "Group", "fsdp"),
-        ("replies", "Group", "fsdp"),
+        ("replies", "Group", "fsdp"), ("16 bits", "Group", ""), ("16 bits", "Group", "fsdp"),
+        ("a base in 4 bits", "Group", ""),
         *((name, mutant.__name__, "") for name, mutants in MUTANTS.items() for mutant in mutants)],
 }  # fmt: skip
 
@@ -77,10 +82,10 @@ def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[float,
     return most, most / max(float(np.abs(t).max()) for t in b.values())
 
 
-def assert_near(mine: dict[str, Any], wanted: dict[str, Any]) -> None:
+def assert_near(mine: dict[str, Any], wanted: dict[str, Any], *, is_rounded: bool = False) -> None:
     apart, of_largest = far(mine, wanted)
-    assert apart < NEAR
-    assert of_largest < NEAR_LARGEST
+    assert apart < NEAR or is_rounded
+    assert of_largest < (NEAR_16_BITS if is_rounded else NEAR_LARGEST)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_the_number_of_ranks_changes_nothing(
     assert max(norms) < clip * 1.0001
     assert np.median(norms) > clip * 0.9999
     assert len(norms) == CASES[name].updates
-    assert_near(mine, one[name])
+    assert_near(mine, one[name], is_rounded=name == "16 bits" and how == "fsdp")
     assert mine["seen"] == one[name]["seen"]
     assert min(len(update) for update in mine["seen"]) < max(len(update) for update in mine["seen"])
 
@@ -121,7 +126,9 @@ def test_a_checkpoint_goes_on_with_fewer_ranks(
 @pytest.mark.parametrize(("name", "mutant"), [(name, m.__name__) for name, kinds in MUTANTS.items() for m in kinds])
 def test_mutants_are_seen(name: str, mutant: str, one: dict[str, Any], found: dict[int, Found]) -> None:
     """A mean of the ranks' means; clipping each rank; noise by the place on the rank."""
-    assert far(found[2][name, mutant, ""], one[name])[0] > 1000 * NEAR
+    apart, of_largest = far(found[2][name, mutant, ""], one[name])
+    assert apart > 1000 * NEAR
+    assert of_largest > 4 * NEAR_16_BITS or name != "16 bits"
 
 
 @pytest.mark.parametrize(("name", "mutant"), [(n, m.__name__) for n, kinds in SPREAD_MUTANTS.items() for m in kinds])
