@@ -20,7 +20,8 @@ from tunesmith.errors import InputError, RecipeError
 from tunesmith.recipe import override, read
 
 SAID = {"GIVEN": "--data rows.jsonl", "TOGETHER": "--data rows.jsonl --data test.jsonl --set data.test=[]",
-        "INPUTS": "asked.jsonl", "MODEL": "smollm2-135m-instruct", "MORE": "2048"}  # fmt: skip
+        "ANEW": "--data rows.jsonl --set data.split_by=content", "INPUTS": "asked.jsonl",
+        "MODEL": "smollm2-135m-instruct", "MORE": "2048"}  # fmt: skip
 
 
 def kinds_made() -> set[str]:

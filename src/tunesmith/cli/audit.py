@@ -133,10 +133,13 @@ def complete(found: dict[str, Any], given: Given, recipe: Any) -> None:
                 for name in ("dev", "test") if name in files]  # fmt: skip
     together = [] if recipe.data.sources else [*files["train"], *test]
     whole = given.words(given.data, given.test, given.sets)
+    is_drawn = not test and recipe.data.split_by == "content"
+    anew = f"data.split_seed={1 + (recipe.data.split_seed or 0)}" if is_drawn else "data.split_by=content"
+    joined = given.words(together, [], [*alone, *held_out]) if test else whole
     said = {
         "GIVEN": whole, "INPUTS": shlex.quote(given.inputs or ""), "MODEL": shlex.quote(recipe.model),
         "MORE": str(2 * tokens["max_tokens"]),
-        "TOGETHER": given.words(together, [], [*alone, *held_out]) if test else whole,
+        "TOGETHER": joined, "ANEW": f"{joined} --set {anew}",
     }  # fmt: skip
     for one in found["findings"]:
         own = f" --toxicity {shlex.quote(given.toxicity)}" if given.toxicity and one["kind"].startswith("toxic") else ""

@@ -38,16 +38,23 @@ class Doubts:
         if self.reader is None:
             self.not_looked_for.append(toxic.NO_LIBRARY)
         else:
-            self._see(toxic.told(counted(examples, num, "rows read for toxic words", step), self.reader), tallies)
+            told = toxic.told(counted(examples, num, "rows read for toxic words", step), self.reader)
+            self._see((one for one in told if self._is_read(one[2])), tallies)
             found += toxic.findings(tallies, num)
         if self.identify is None:
             self.not_looked_for.append(languages.NO_LIBRARY)
         else:
-            told = languages.languages(counted(examples, num, "rows read for their language", step), self.identify)
-            self.shares = told.shares()
-            self._see(languages.odd(counted(examples, num, "rows read in other languages", step), told), tallies)
-            found += languages.findings(told, tallies)
+            seen = languages.languages(counted(examples, num, "rows read for their language", step), self.identify)
+            self.shares = seen.shares()
+            self._see(languages.odd(counted(examples, num, "rows read in other languages", step), seen), tallies)
+            found += languages.findings(seen, tallies)
         return found
+
+    def _is_read(self, text: str) -> bool:
+        """Whether the one who says what is toxic knows the language, or nobody can say which it is."""
+        if self.reader is None or not self.reader.languages or self.identify is None:
+            return True
+        return (self.identify(text) or "en") in self.reader.languages
 
     def _see(self, told: Iterator[tuple[str, Example, str, int, str]], tallies: dict[str, Tally]) -> None:
         for kind, example, text, at, note in told:

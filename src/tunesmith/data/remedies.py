@@ -43,7 +43,8 @@ ROWS: Mapping[str, str] = {
 # Of these the sentence is taken out of the reply, at this end of it, and the row stays
 SENTENCES: Mapping[str, str] = {"same_begin": "begin", "same_end": "end"}
 FIX = "tunesmith audit GIVEN --fix mended"
-# GIVEN: the words that name the data. TOGETHER: the same, with the rows of the test among those that it is drawn from
+# GIVEN: the words that name the data. TOGETHER: the same, with the rows of the test among those that it is drawn from.
+# ANEW: these, or where the test is drawn already another draw
 COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("rejected", "exact_duplicates", "private_key", "api_token", "password", "card_number", "iban",
                      "social_security_number"), FIX),
@@ -51,11 +52,11 @@ COMMANDS: Mapping[str, str] = {
     "one_label": "tunesmith run GIVEN --set task.metric=macro_f1",
     "linked": "tunesmith run GIVEN",
     "unseen_labels": "tunesmith audit TOGETHER --set data.split_by=label",
-    "shift": "tunesmith audit TOGETHER --set data.split_by=content",
+    "shift": "tunesmith audit ANEW",
     "target_shift": "tunesmith ask INPUTS --model MODEL --by diversity --num 100 --sheet to_label.csv",
     **{kind: f"{FIX} --drop {kind}" for kind in (*ROWS, *SENTENCES)},
 }  # fmt: skip
-BLANK = re.compile(r"\b(?:GIVEN|TOGETHER|INPUTS|MODEL|MORE)\b")
+BLANK = re.compile(r"\b(?:GIVEN|TOGETHER|ANEW|INPUTS|MODEL|MORE)\b")
 
 
 def filled(command: str, said: Mapping[str, str]) -> str:

@@ -22,6 +22,7 @@ from tunesmith.data.tally import Tally
 from tunesmith.types import Example, Label, Marked, Pair, Ranked, Reply
 
 SENTENCE = re.compile(r"[^.!?…\n]+[.!?…]*|[.!?…]+")
+ENGLISH = frozenset({"en", "pcm"})  # and Pidgin, whose insults are English; of German it hears "die"
 PIECE = 512  # rows whose pieces are read at a time
 NO_LIBRARY = (
     "toxic words were not looked for: `pip install 'tunesmith[toxicity]'` brings a small model for English, "
@@ -36,6 +37,7 @@ class Reader:
     score: Callable[[Sequence[str]], np.ndarray]  # texts to the probability that each is
     sure: float  # from which on it is told
     words: int  # of a piece, half of them shared with the next: in a long text an insult drowns
+    languages: frozenset[str] = frozenset()  # that it reads; none: any
 
 
 def reader() -> Reader | None:
@@ -43,7 +45,7 @@ def reader() -> Reader | None:
     if importlib.util.find_spec("profanity_check") is None:
         return None
     library: Any = importlib.import_module("profanity_check")
-    return Reader(lambda texts: np.asarray(library.predict_prob(list(texts)), np.float64), sure=0.95, words=16)
+    return Reader(lambda texts: np.asarray(library.predict_prob(list(texts)), np.float64), 0.95, 16, ENGLISH)
 
 
 def pieces(text: str, most: int) -> list[tuple[int, str]]:

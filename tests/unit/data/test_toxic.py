@@ -62,6 +62,16 @@ def test_a_toxic_prompt_is_another_finding_and_an_earlier_turn_counts_where_it_i
     assert kinds(Reply(FINE), ASK, replace(VILE, weight=0.0), ASK) == {"toxic_prompts": 1}
 
 
+def test_a_text_in_another_language_is_not_judged_by_an_english_model() -> None:
+    """It heard an insult in "die". Mutants: who reads any language is silenced too; what nobody can name is out."""
+    rows = [Example(f"{k}-1", (Message("user", text),), Reply(FINE), source=f"a:{k}")
+            for k, text in enumerate(("vile thing", "das ist vile", "vile?"))]  # fmt: skip
+    identify = {"vile thing": "en", "das ist vile": "de"}.get
+    for reader, lines in ((READER, [0, 1, 2]), (replace(READER, languages=frozenset({"en"})), [0, 2])):
+        [found] = [f for f in Doubts(reader, identify).findings(rows) if f.kind == "toxic_prompts"]
+        assert [row.source for row in found.rows] == [f"a:{k}" for k in lines]
+
+
 def test_pieces_are_sentences_or_overlapping_parts_of_them_and_no_word_is_lost() -> None:
     """Mutant: parts that begin only every `most` words cut a phrase in two."""
     text = "One two. three\nfour five six seven eight nine! …"
