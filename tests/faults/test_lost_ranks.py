@@ -77,28 +77,31 @@ def last_state(out: Path, update: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
 
 
+@pytest.mark.parametrize(("parallel", "faults"), [("ddp", FAULTS), ("fsdp", FAULTS[1:2])])
 def test_a_lost_process_is_noticed_and_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: Counted
-) -> None:
-    """Killed: noticed at once. Stopped: within the patience and the grace. What is left is that of one process that
-    nothing happened to: every update once, the same examples, the same weights but for rounding."""
-    settings = jobs.settings(epochs=12, micro_tokens=120)
+    parallel: str, faults: Sequence[tuple[str, signal.Signals]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    counted: Counted,
+) -> None:  # fmt: skip
+    """Killed: noticed at once. Stopped: within the patience and the grace, also in the middle of a pass whose weights
+    are spread. What is left is that of one process that nothing happened to: every update once, the same examples, the
+    same weights but for rounding."""
+    settings = jobs.settings(epochs=12, micro_tokens=120, parallel=parallel)
     monkeypatch.setattr(jobs, "settings", lambda: settings)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setenv(SHUTDOWN, str(GRACE_S))
     out = tmp_path / "run"
-    saboteur = Saboteur(out)
+    saboteur = Saboteur(out, faults)
     saboteur.start()
     code = trained(2, out)
     said = (tmp_path / "said.log").read_text()
     assert code == 0, said
-    assert len(saboteur.took_s) == len(FAULTS), said
+    assert len(saboteur.took_s) == len(faults), said
     rows = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     updates = [row["update"] for row in rows if "loss" in row]
     assert updates == list(range(1, len(updates) + 1))
     assert 0.5 * PATIENCE_S < saboteur.silent_s < 3 * PATIENCE_S, "noticed by its silence"
     assert min(saboteur.rows) > jobs.EVERY
-    assert said.count("going on from update_") == len(FAULTS)
+    assert said.count("going on from update_") == len(faults)
 
     from_one = tmp_path / "one"
     assert trained(1, from_one) == 0
@@ -106,5 +109,6 @@ def test_a_lost_process_is_noticed_and_started_again(
     assert facts["feed"] == undisturbed["feed"]
     apart = max(float((mine[n] - wanted[n]).abs().max() / wanted[n].abs().max().clamp_min(1e-6)) for n in mine)
     assert apart < 1e-2
-    counted("ranks", f"{len(FAULTS)} processes lost: noticed and started again after "
-            f"{', '.join(f'{s:.1f} s' for s in saboteur.took_s)} (killed, stopped, the leader killed)")  # fmt: skip
+    done = ", ".join(f"{who} {what.name}" for who, what in faults)
+    counted("ranks", f"{len(faults)} processes lost ({parallel}): noticed and started again after "
+            f"{', '.join(f'{s:.1f} s' for s in saboteur.took_s)} ({done})")  # fmt: skip
