@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -143,6 +144,7 @@ def begin(threads: int, memory: float, stopped: Event, began: SimpleQueue[int]) 
     """In a new process. It hears from its parent when to stop, and does not outlive it."""
     began.put(os.getpid())
     os.setpgrp()  # Ctrl-C is the parent's
+    warnings.filterwarnings("ignore", module="transformers|peft|torch")  # as the command line does
     torch.set_num_threads(threads)
     os.environ[MEMORY] = f"{memory:.3f}"
     parent = multiprocessing.parent_process()

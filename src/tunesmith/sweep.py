@@ -175,7 +175,8 @@ def search(bench: Bench, beside: Beside | None) -> dict[str, Any]:
     for asked, (value, row) in each_tried(bench, orders(bench, study, num), beside):
         study.finish(asked, value, row)
         facts = kept(bench, study)
-        folder.tell.say(in_a_line(facts, row, left_s(recipe, study, num), recipe.sweep.trials))
+        name = f"setting {asked.number}: " if beside else ""  # else it is the one whose stage this is
+        folder.tell.say(name + in_a_line(facts, row, left_s(recipe, study, num), recipe.sweep.trials))
     if facts["best"] is None:
         reasons = "; ".join(dict.fromkeys(f"{r['state']}: {r['why']}" for r in facts["rows"]))
         raise RunError(f"no setting came to its end, so none can be chosen. {reasons or 'There was no time for one.'}")
