@@ -46,7 +46,7 @@ JOBS = {
     ),
     "plays": Job(
         "SmolLM2-135M-Instruct, 60 pieces of tinyshakespeare of about 1,000 tokens, 16 of 270 held out, 16 updates of "
-        "1,024 tokens, bfloat16; long texts as far as 60 seconds a model reached",
+        "1,024 tokens, bfloat16; long texts as far as 20 seconds a model reached",
         (*DECODER, "--data", "{rows}/plays"),
         (
             *SMALL,
@@ -55,7 +55,7 @@ JOBS = {
             "data.max_tokens=1024",
             "train.max_updates=16",
             "train.update_tokens=1024",
-            "evals.guard_budget_s=60",
+            "evals.guard_budget_s=20",
         ),
     ),
     "mixture": Job(
@@ -152,7 +152,7 @@ CELLS = {
         on_decoder("QLoRA", "adapt.base_bits=4", text=True),
         on_decoder("prompt tuning", *peft("prompt_tuning", *PROMPT)),
         on_decoder("p-tuning", *peft("p_tuning", PROMPT[0], "train.lr=0.001")),
-        on_decoder("prefix tuning", *peft("prefix_tuning", *PROMPT)),
+        on_decoder("prefix tuning", *peft("prefix_tuning", *PROMPT), "precision=float32"),
         on_decoder("other methods of peft", *peft("loha", "adapt.options={r: 8, alpha: 16}")),
         on_decoder("KL to the base", "regularise.kl=0.1", text=True),
         on_decoder("replay", "data.replay.files=['{rows}/general.jsonl']", "data.replay.share=0.3", text=True),

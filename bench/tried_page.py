@@ -55,7 +55,7 @@ def effect(row: Row) -> str:
         return "against the base alone"
     b = row["beside"]
     if not b["num_better"] + b["num_worse"]:
-        return "the same answers"
+        return "no case comes out otherwise"
     return f"{interval(b['effect'], b['interval'])}, {b['decision']}"
 
 

@@ -51,7 +51,7 @@ def test_a_row_has_its_effect_its_laws_and_the_newest_line_of_its_settings() -> 
     assert "not tried" in rows_of(page, "EWC")[0]
 
 
-def test_the_same_answers_are_no_effect() -> None:
+def test_the_same_scores_are_no_effect() -> None:
     same = line("decoder, IA3", 0.0)
     same["beside"] |= {"num_better": 0, "num_worse": 0}
-    assert "the same answers" in rows_of(tried_page.page([same]), "IA3")[0]
+    assert "no case comes out otherwise" in rows_of(tried_page.page([same]), "IA3")[0]

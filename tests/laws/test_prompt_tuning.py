@@ -167,8 +167,12 @@ def test_in_bf16_the_rows_that_answered_leave(tmp_path: Path) -> None:
         assert not torch.equal(prompted.network.float()(torch.arange(5)), rows)
 
 
-def test_mutant_a_prefix_that_one_layer_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mutant_a_prefix_that_one_layer_lacks_is_found(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in 16 bits, where the trial allows for rounding."""
     base = base_of()
+    base.model.to(dtype)
+    check_adapt(PREFIX, base.model, base.probe)
     right = Prefix.into
     monkeypatch.setattr(Prefix, "into", lambda self, layer, k, v: (k, v) if layer else right(self, layer, k, v))
     with pytest.raises(PlanError, match="other hidden states here than by peft"):

@@ -37,6 +37,9 @@ PROMPT, PREFIX, P_TUNING = "prompt_tuning", "prefix_tuning", "p_tuning"  # the m
 ROWS, NETWORK = "prompt_embeddings", "prompt_encoder."  # on disk: the rows, and how the tensors that make them begin
 NUM_TOKENS = 20  # as in most of peft's examples
 STARTS = ("SAMPLE_VOCAB", "RANDOM")
+# Of a prefix's noise while it is tried in 16 bits: as it is, rounding alone moves the states of SmolLM2 (30 layers) by
+# 0.6 of their size; at 0.3 by 0.04, and a prefix that one layer lacks by 0.7.
+QUIET = 0.3
 OPTIONS = {
     PROMPT: ("num_virtual_tokens", "prompt_tuning_init"),
     PREFIX: ("num_virtual_tokens", "init_weights"),
@@ -165,7 +168,10 @@ def try_prompt(model: PreTrainedModel, config: Config, found: Probe) -> None:
             f"{found.layout} layout ({found.reason}). Use adapt.peft: prompt_tuning, or adapt.method: lora"
         )
     forest = small_forest(model)
+    is_whole = model.dtype == torch.float32
     live, ids = put_before(model, config, 0)
+    if name == PREFIX and not is_whole:
+        live[ROWS].mul_(QUIET)
     try:
         said = hidden_states(model, begun(forest, ids), found.layout)[: int(forest.stop[0]) + len(ids)]
         wanted = by_peft(model, config, live[ROWS], part(forest)) if name == PREFIX else embedded(model, forest, ids)
@@ -178,7 +184,7 @@ def try_prompt(model: PreTrainedModel, config: Config, found: Probe) -> None:
         take_away(model)
     said = said[len(said) - len(wanted) :]
     apart = float((said - wanted).float().norm() / wanted.float().norm())
-    if not apart <= (1e-4 if model.dtype == torch.float32 else 0.1):
+    if not apart <= (1e-4 if is_whole else 0.2):
         raise PlanError(
             f"adapt.peft {name}: {type(model).__name__} gives other hidden states here than by peft (by {apart:.1g}). "
             "Use adapt.method: lora"
