@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -137,6 +138,9 @@ def sampled(opened: Opened, prompts: Sequence[Turns], draw: Draw, sitting: Sitti
     return found
 
 
+AGAIN = 1_000_003  # between the seeds of one prompt that is asked several times
+
+
 @dataclass(frozen=True, slots=True)
 class There:
     """A model behind an address; each answer is a question of its own, with a seed of its own."""
@@ -153,13 +157,17 @@ class There:
         endpoint = replace(self.endpoint, max_tokens=draw.max_new_tokens, temperature=draw.temperature)
         head = (Message("system", draw.instruction),) if draw.instruction else ()
         asked = [p if p[0].role in ("system", "developer") else (*head, *p) for p in prompts]
-        seeds = [draw.seed + k for k in range(draw.num)]
+        seeds, times = list[list[int]](), Counter[str]()
+        for turns in asked:  # one that is asked again gets another answer
+            first = draw.seed + AGAIN * times[self.key(endpoint, turns, 0)]
+            seeds.append([first + k for k in range(draw.num)])
+            times[self.key(endpoint, turns, 0)] += 1
         replies = Kept(kept / "answers.jsonl")
-        keys = [[self.key(endpoint, turns, seed) for seed in seeds] for turns in asked]
+        keys = [[self.key(endpoint, turns, seed) for seed in row] for turns, row in zip(asked, seeds)]
         missing = {
             key: (turns, seed)
-            for turns, row in zip(asked, keys)
-            for key, seed in zip(row, seeds)
+            for turns, row, own in zip(asked, keys, seeds)
+            for key, seed in zip(row, own)
             if key not in replies.replies
         }
         total, left = len(asked) * draw.num, len(missing)

@@ -157,9 +157,9 @@ class Asking:
         found = self.who.sample([t for _, t in asked], draw, kept, progress, self.between)
         for (work, _), said in zip(asked, found.answers, strict=True):
             spoken = Spoken(said, stopped=False) if isinstance(said, str) else said[0]
-            if spoken.stopped:
+            if spoken.stopped or not isinstance(said, str):
                 work.said.append(spoken.text)
-            else:
+            if not spoken.stopped:
                 work.failed = UNASKED if isinstance(said, str) else CUT
         return dict(found.about)
 

@@ -17,7 +17,10 @@ Turns = tuple[Message, ...]
 NUM_SHOWN = 3  # seeds in a question for a new one
 NUMBERED = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+")
 MARK = re.compile(r"####\s*(.+)")
-FORM = re.compile(r"question:\s*(.+?)\s*\n+\s*answer:\s*(.+)", re.IGNORECASE | re.DOTALL)
+# The first pair: a model that is asked for one may go on with others
+FORM = re.compile(
+    r"question:\s*(.+?)\s*\n+\s*answer:\s*(.+?)\s*(?:\n\s*\n|\n\W*(?:question|answer)\b|\Z)", re.IGNORECASE | re.DOTALL
+)
 LEAST_FOUND = 0.5  # of the longer words of an answer, that stand in its passage
 LONG_WORD = 4  # letters
 
@@ -131,11 +134,18 @@ def reached(work: Work) -> Made | str:
     return (work.prompt, said, False) if is_right else "does not come to the known answer"
 
 
+ASKED_OF = (
+    "{}\n\nWrite one question that this text answers, and its answer in a sentence, in this form:\n"
+    "Question: …\nAnswer: …"
+)
+SHOWN_ONE = "The museum opens at ten. On Mondays it is closed, and children pay nothing on any day."
+
+
 def asked_of(work: Work) -> Turns:
-    return one(
-        f"{work.prompt}\n\nWrite one question that this text answers, and its answer in a sentence, in this form:\n"
-        "Question: …\nAnswer: …"
-    )
+    """One that is answered stands before it: small models do not follow a form that is only told."""
+    said = "Question: On which day is the museum closed?\nAnswer: The museum is closed on Mondays."
+    before = (Message("user", ASKED_OF.format(SHOWN_ONE)), Message("assistant", said))
+    return (*before, Message("user", ASKED_OF.format(work.prompt)))
 
 
 def grounded(work: Work) -> Made | str:

@@ -130,10 +130,14 @@ def test_questions_are_about_the_document(place: Path) -> None:
         "The kettle boils water within three minutes.\n\n" * 3 + "\n\nThe lamp uses two batteries."
     )
 
+    seen: list[tuple[str, int]] = []
+
     def about(body: dict[str, Any], headers: dict[str, str]) -> Reply:
+        seen.append((asked(body), body["seed"]))
         num = len(asked(body)) + body["seed"]
         sure = "The kettle boils water within minutes" if num % 2 else "Elephants wander through Africa slowly"
-        return completion(f"Question: What about number {num} is said of kettles?\nAnswer: {sure}.")
+        more = "Question: And why?\nAnswer: Nobody knows."  # which nobody asked for
+        return completion(f"Question: What about number {num} is said of kettles?\nAnswer: {sure}.\n\n{more}")
 
     with server(about) as (url, _):
         more = ["--num", "2", "--held-out", "held.jsonl", "--out", "made.jsonl", "--json"]
@@ -143,6 +147,7 @@ def test_questions_are_about_the_document(place: Path) -> None:
     assert {r["completion"] for r in made} == {"The kettle boils water within minutes."}
     assert all(r["made_from"][0].startswith("manual.md:1#") for r in made)
     assert "its answer is not in the text" in json.loads(said.out)["left_out"]
+    assert len(seen) == len(set(seen)) > 4  # mutant: one passage is asked with one seed, and gives one answer
 
 
 def test_a_budget_is_kept_and_a_stopped_command_asks_nothing_twice(place: Path) -> None:
