@@ -16,6 +16,7 @@ from tunesmith.types import Example, Label, Message
 Turns = tuple[Message, ...]
 NUM_SHOWN = 3  # seeds in a question for a new one
 NUMBERED = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+")
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 MARK = re.compile(r"####\s*(.+)")
 # The first pair: a model that is asked for one may go on with others
 FORM = re.compile(
@@ -157,6 +158,8 @@ def grounded(work: Work) -> Made | str:
     there = set(re.findall(r"\w+", " ".join(words(work.prompt))))
     if long and sum(w in there for w in long) < LEAST_FOUND * len(long):
         return "its answer is not in the text"
+    if set(NUMBER.findall(f"{question} {answer}")) - set(NUMBER.findall(work.prompt)):
+        return "it has a number that is not in the text"
     return question, answer, False
 
 

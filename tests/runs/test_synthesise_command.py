@@ -127,7 +127,7 @@ def test_the_other_kinds(place: Path) -> None:
 
 def test_questions_are_about_the_document(place: Path) -> None:
     Path("manual.md").write_text(
-        "The kettle boils water within three minutes.\n\n" * 3 + "\n\nThe lamp uses two batteries."
+        "The kettle boils water within 3 minutes.\n\n" * 3 + "\n\nThe lamp uses two batteries."
     )
 
     seen: list[tuple[str, int]] = []
@@ -136,8 +136,10 @@ def test_questions_are_about_the_document(place: Path) -> None:
         seen.append((asked(body), body["seed"]))
         num = len(asked(body)) + body["seed"]
         sure = "The kettle boils water within minutes" if num % 2 else "Elephants wander through Africa slowly"
+        sure = sure if num % 4 != 1 else "The kettle boils water within 30 minutes"
         more = "Question: And why?\nAnswer: Nobody knows."  # which nobody asked for
-        return completion(f"Question: What about number {num} is said of kettles?\nAnswer: {sure}.\n\n{more}")
+        topic = 4 * chr(ord("a") + num % 26)
+        return completion(f"Question: What about {topic} is said of kettles?\nAnswer: {sure}.\n\n{more}")
 
     with server(about) as (url, _):
         more = ["--num", "2", "--held-out", "held.jsonl", "--out", "made.jsonl", "--json"]
@@ -146,7 +148,9 @@ def test_questions_are_about_the_document(place: Path) -> None:
     made = read("made.jsonl")
     assert {r["completion"] for r in made} == {"The kettle boils water within minutes."}
     assert all(r["made_from"][0].startswith("manual.md:1#") for r in made)
-    assert "its answer is not in the text" in json.loads(said.out)["left_out"]
+    assert {"its answer is not in the text", "it has a number that is not in the text"} <= set(
+        json.loads(said.out)["left_out"]
+    )
     assert len(seen) == len(set(seen)) > 4  # mutant: one passage is asked with one seed, and gives one answer
 
 
