@@ -48,7 +48,6 @@ def settings(data: Path) -> dict[str, Any]:
             "few_shot": 4,
             "max_new_tokens": 40,
             "rows": 150,
-            "budget_s": 300,
             "guards": "off",  # a minute and more on two cores
             "explain_cases": 0,  # `tunesmith explain` looks into a case afterwards
         },
