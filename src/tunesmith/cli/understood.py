@@ -81,7 +81,7 @@ def _otherwise(facts: Mapping[str, Any]) -> str:
     if "chosen" in columns:
         return f"--set data.columns.chosen={spare} --set data.columns.rejected=NAME"
     if "messages" in columns:
-        target = f"--set data.columns.messages={spare}"
+        target = "--set data.columns.messages=NAME"  # what is to spare is an id, or the like
     elif "conversation" in columns:
         target = "--set 'data.columns.roles={WRITER: assistant}'"
     else:
