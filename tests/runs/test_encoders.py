@@ -72,7 +72,7 @@ def test_a_classifier_of_ones_own_tells_toxic_rows(finished: Path, tmp_path: Pat
     assert 0 < num < 60
     words = ["audit", "--model", str(finished.parent / "model"), "--data", str(rows), "--toxicity", f"{finished}:fox"]
     done = CliRunner().invoke(app, [*words, "--fix", str(tmp_path / "out"), "--drop", "toxic_prompts"])
-    assert f"60 rows read = {60 - num} written (0 masked) + {num} dropped" in done.output, done.output
+    assert f"60 rows read = {60 - num} written (0 masked, 0 cut) + {num} dropped" in done.output, done.output
     for more, why in ((["--drop", "toxic_prompts"], "name its folder with --fix"), (["--drop", "x"], "wanted one of")):
         assert why in typed([*words, *more]).text
 
