@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.runs import served
@@ -17,10 +20,15 @@ SEEDS = (
 )
 
 
+def interpreter(*words: str, **options: Any) -> subprocess.Popen[str]:
+    """A fork of this process, whose threads have multiplied, could not."""
+    return subprocess.Popen([sys.executable, "-m", "tunesmith.cli.main", *words], **options)
+
+
 def test_it_rewords_rows_and_says_what_it_made_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text("".join(json.dumps({"text": t, "label": name}) + "\n" for t, name in SEEDS))
-    with served.server(Path("smollm2-135m-instruct")) as there:
+    with served.server(Path("smollm2-135m-instruct"), started=interpreter) as there:
         model = f"{there.url}#smollm2-135m-instruct"
         words = ["synthesise", "rows.jsonl", "--kind", "paraphrase", "--model", model, "--num", "2"]
         said = typed([*words, "--requests", "8", "--max-tokens", "48", "--out", "more.jsonl", "--json"])

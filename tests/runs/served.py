@@ -7,10 +7,11 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from click.testing import Result
@@ -56,12 +57,14 @@ class Server:
 
 
 @contextmanager
-def server(target: Path, *options: str, key: str | None = None) -> Iterator[Server]:
+def server(
+    target: Path, *options: str, key: str | None = None, started: Callable[..., Any] = forked.started
+) -> Iterator[Server]:
     env = {k: v for k, v in os.environ.items() if k != "TUNESMITH_API_KEY"}
     if key is not None:
         env["TUNESMITH_API_KEY"] = key
     words = ["serve", str(target), "--port", "0", *options]
-    process = forked.started(*words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    process = started(*words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     assert process.stderr is not None
     said: list[str] = []
     url = ""
