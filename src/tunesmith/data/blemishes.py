@@ -295,5 +295,5 @@ def _writings(seen: Blemishes) -> Iterator[Finding]:
 def is_odd(name: str, counts: Counter[str]) -> bool:
     """Whether few are in this writing, and nearly all in one. Japanese without kana looks like Chinese."""
     [(main, most)], total = counts.most_common(1) or [("", 0)], counts.total()
-    alike = (name, main) == ("chinese or japanese", "japanese")
-    return bool(name) and counts[name] < RARE_FRAC * total and most >= MAIN_FRAC * total and not alike
+    is_kin = (name, main) == ("chinese or japanese", "japanese")
+    return bool(name) and counts[name] < RARE_FRAC * total and most >= MAIN_FRAC * total and not is_kin

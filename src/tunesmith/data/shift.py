@@ -7,7 +7,8 @@ tell test prompts from training ones; of the other half it is right in every sec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -148,10 +149,34 @@ def linked(examples: Sequence[Example], step: Step = untold) -> Iterator[Finding
         strength, p = cramers_v(table)
         if strength >= LINKED and p <= ALPHA:
             rows = [Row(first[name, value], f"{name} = {value}", shares(row)) for value, row in groups.items()]
-            yield finding("linked", int(table.sum()), int(table.sum()), rows, (
+            made = finding("linked", int(table.sum()), int(table.sum()), rows, (
                 f"labelled rows show the label going with {name!r} (Cramér's V {strength:.2f}, p {p:.1g})",
                 "a model may answer by the group instead of the case",
-                f"look at the scores by {name!r} in the report of a run; add rows that break the link"))  # fmt: skip
+                f"look at the scores by {name!r} in the report of a run; add rows that break the link, or drop what a "
+                "group has too many of (a group without one of the labels stays as it is)"))  # fmt: skip
+            yield replace(made, every=partial(surplus, examples, name, quotas(groups, labels)))
+
+
+def quotas(groups: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> dict[tuple[str, str], int]:
+    """(group, label) -> rows to keep, so that every group that has all labels has them in the same shares, with as many
+    rows as that allows."""
+    whole = {value: row for value, row in groups.items() if all(label in row for label in labels)}
+    sums = {label: sum(row[label] for row in whole.values()) for label in labels}
+    kept: dict[tuple[str, str], int] = {}
+    for value, row in whole.items():
+        part = min(row[label] / sums[label] for label in labels)
+        kept |= {(value, label): max(1, round(part * sums[label])) for label in labels}
+    return kept
+
+
+def surplus(examples: Sequence[Example], name: str, kept: Mapping[tuple[str, str], int]) -> Iterator[str]:
+    """file:line of the rows beyond those that are kept, which are the first of their prompts' digests."""
+    left = dict(kept)
+    for example in Chosen(examples, np.argsort(column(examples, "prompt"), kind="stable")):
+        if isinstance(example.target, Label) and (key := (example.slices.get(name, ""), example.target.text)) in left:
+            left[key] -= 1
+            if left[key] < 0:
+                yield example.source
 
 
 def shares(counts: Mapping[str, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from tunesmith import target_inputs
 from tunesmith.data.columns import Columns
 from tunesmith.data.lines import Reading
-from tunesmith.data.shift import compared, cramers_v, facts, findings, linked, told_apart, wilson
+from tunesmith.data.shift import LINKED, compared, cramers_v, facts, findings, linked, told_apart, wilson
 from tunesmith.data.split import split
 from tunesmith.errors import DataError
 from tunesmith.types import Example, Label, Message
@@ -100,3 +101,22 @@ def test_labels_that_go_with_a_group_are_named() -> None:
     assert (
         list(linked([row(k, "yes" if k // 2 % 2 else "no", "north" if k % 2 else "south") for k in range(200)])) == []
     )
+
+
+def test_what_a_group_has_too_many_of_is_dropped_until_the_link_is_gone() -> None:
+    """By hand: 90 + 30 and 20 + 60, together 110 : 90, so of the first 36.7 + 30 are kept, of the second 20 + 16.4; the
+    third lacks a label, and nothing of it goes."""
+    counts = {("a", "x"): 90, ("a", "y"): 30, ("b", "x"): 20, ("b", "y"): 60, ("c", "x"): 25}
+    rows = [
+        Example(f"{g}{v}{k}-1", (Message("user", f"t {g}{v}{k}"),), Label(v), source=f"{g}{v}:{k}", slices={"g": g})
+        for (g, v), num in counts.items() for k in range(num)
+    ]  # fmt: skip
+    [found] = linked(rows)
+    assert found.every is not None
+    gone = list(found.every())
+    left = Counter(source.split(":")[0] for source in {e.source for e in rows} - set(gone))
+    assert len(gone) == len(set(gone))
+    assert left == {"ax": 37, "ay": 30, "bx": 20, "by": 16, "cx": 25}
+    assert found.command.endswith("--drop linked")
+    strength, _ = cramers_v(np.array([[left["ax"], left["ay"]], [left["bx"], left["by"]]]))
+    assert strength < 0.01 < LINKED
