@@ -83,6 +83,20 @@ def number_alone(row: Row) -> Row:
     return {"question": row["question"], "answer": f"{row['final']:g}"}
 
 
+def fields_of(row: Row) -> Row:
+    """A message to a support desk, and what a program wants of it."""
+    wanted = {"category": row["category"].lower(), "intent": row["label"]}
+    return {"prompt": row["text"], "completion": json.dumps(wanted)}
+
+
+def to_sql(row: Row) -> Row:
+    return {"prompt": row["question"], "completion": row["sql"]}
+
+
+def to_german(row: Row) -> Row:
+    return {"source": row["eng"], "target": row["deu"]}
+
+
 def in_few_words(row: Row) -> Row:
     asked = f"{row['instruction']}\n{row['input']}".strip()
     return {"messages": [{"role": "user", "content": f"{asked}\nAnswer in at most ten words."}]}
@@ -165,6 +179,21 @@ SETS = {
         [*SHORT, "data.columns.group=context"],
         "qa",
         asked_about,
+    ),
+    "bitext_fields": Set(
+        "The same kind of messages to a JSON object of category and intent (CDLA-Sharing-1.0)",
+        SHORT,
+        "extract",
+        fields_of,
+        data="bitext_customer_support",
+    ),
+    "geoquery_sql": Set("Questions about geography to SQL (licence not stated)", SHORT, "generate", to_sql),
+    "ntrex_german": Set(
+        "English news to German (CC BY-SA 4.0)",
+        [*SHORT, "evals.max_cases=60"],
+        "translate",
+        to_german,
+        data="ntrex10",
     ),
     "bitext_customer_support": Set(
         "Messages to a support desk to one of 27 intents (CDLA-Sharing-1.0)", SHORT, "classify"

@@ -23,6 +23,9 @@ Try = Annotated[
 ]
 Trials = Annotated[int | None, typer.Option("--trials", help="How many settings are tried: sweep.trials.")]
 Minutes = Annotated[float | None, typer.Option("--minutes", help="How long it may take: sweep.minutes.")]
+Range = Annotated[
+    bool, typer.Option("--range", help="A range test instead: one short training in which the learning rate rises.")
+]
 Out = Annotated[Path | None, typer.Option(help="The folder of the search; made from date and data without it.")]
 
 
@@ -39,11 +42,19 @@ def sweep(
     as_json: Json = False,
     at_once: AtOnce = None,
     ray_address: RayAddress = None,
+    by_range: Range = False,
 ) -> None:
     """Try settings of a recipe on dev, never on test, and write the best one as a recipe to run.
 
     Example: tunesmith sweep recipe.yaml --try lr=1e-5..1e-3 --try adapt.rank=8,16,64 --minutes 30
     """
+    if by_range:
+        unread = {"--try": tries, "--trials": trials, "--minutes": minutes, "--at-once": at_once, "--resume": resume}
+        for option in (name for name, value in unread.items() if value):
+            raise InputError(f"{option} does nothing with --range, which is one training of a few minutes: leave it")
+        recipe, text = recipe_of(file, model, data, None, sets or [])
+        risen(recipe, text, out or part("run").default_name(recipe, "range"), as_json=as_json)
+        return
     if importlib.util.find_spec("optuna") is None:
         raise InputError("a sweep needs the package optuna, which is not installed: `pip install 'tunesmith[sweep]'`")
     if resume and out is None:
@@ -65,6 +76,18 @@ def sweep(
         show.out(json.dumps({**found, "folder": str(folder)}, ensure_ascii=False))
     else:
         told(found, folder)
+
+
+def risen(recipe: Any, text: str, folder: Path, *, as_json: bool) -> None:
+    with going_on("sweep", folder, quiet=as_json) as tell:
+        found = part("rate_range").rate_range(recipe, text, folder, tell)
+    if as_json:
+        show.out(json.dumps({**found, "folder": str(folder)}))
+        return
+    for sentence in part("report.range_page").summary(found):
+        show.out(sentence)
+    show.out(f"page: {folder / 'range.html'}")
+    show.out(f"next:\n  tunesmith run {folder / 'best.yaml'}")
 
 
 def told(found: dict[str, Any], folder: Path) -> None:

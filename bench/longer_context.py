@@ -1,0 +1,119 @@
+"""A longer context, tried from end to end: a small decoder is made with a context of 128 tokens, and tuned to 512.
+
+    python bench/longer_context.py TEXT [--out FOLDER] [--only yarn]
+
+TEXT is a file of UTF-8, gzipped or not, of paragraphs. Both steps are `tunesmith run`: the first trains a Llama of 2
+million random weights on pieces that fit its context, the second goes on from it with new angles on pieces of four
+times the length. Held out is the end of the text, in pieces of both lengths: the verdict is tuned against base, each
+with its own angles, by length, and the stage `context` reads the loss by position. Results are appended to
+results/longer_context.jsonl. Passkeys are asked too; a model of this size finds none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from bench.pretrain_t5 import tokenizer_of
+
+OWN, LONGER, HELD_OUT = 128, 512, 0.1
+METHODS = ("linear", "ntk", "yarn", "llama3")
+RESULTS = Path(__file__).parent / "results" / "longer_context.jsonl"
+QUIET = ["evals.guards=off", "evals.robustness=off", "evals.explain_cases=0", "evals.few_shot=0", "train.watch=0",
+         "train.rehearsal=false", "task.name=pretrain", "adapt.method=full", "data.near_together=false",
+         "data.columns.text=text"]  # fmt: skip
+
+
+def pieces(words: Any, text: str, length: int) -> Iterator[str]:
+    """Of nearly so many tokens, at the ends of paragraphs where these are short."""
+    tokens = words(text, add_special_tokens=False)["input_ids"]
+    for start in range(0, len(tokens) - length, length):
+        yield words.decode(tokens[start : start + length - 8])
+
+
+def written(path: Path, rows: Sequence[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def tunesmith(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "tunesmith.cli.main", *words], check=True)
+
+
+def settings(*said: str) -> list[str]:
+    return [word for one in (*QUIET, *said) for word in ("--set", one)]
+
+
+def small_decoder(words: Any, out: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(words), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+        max_position_embeddings=OWN, pad_token_id=0, bos_token_id=None, eos_token_id=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(out)
+    words.save_pretrained(out)
+
+
+def row_of(run: Path, method: str) -> dict[str, Any]:
+    verdict, context, plan = (
+        json.loads((run / name).read_text()) for name in ("verdict.json", "scores/context.json", "plan.json")
+    )
+    report = json.loads((run / "report.json").read_text()) if (run / "report.json").is_file() else {}
+    return {
+        "date": date.today().isoformat(), "method": method, "updates": plan["updates"],
+        "verdict": {k: verdict[k] for k in ("metric", "base", "tuned", "effect", "interval", "num_cases", "decision")},
+        "slices": verdict.get("slices", report.get("slices")), "context": context,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path, help="keep rows and runs here")
+    parser.add_argument("--only", choices=METHODS)
+    parser.add_argument("--updates", type=int, nargs=2, default=(600, 80), metavar=("OWN", "LONGER"))
+    asked = parser.parse_args()
+    if asked.text is None:
+        parser.print_usage()  # `make bench` runs every script, and brings no text
+        return
+    raw = asked.text.read_bytes()
+    text = (gzip.decompress(raw) if asked.text.suffix == ".gz" else raw).decode()
+    cut = int((1 - HELD_OUT) * len(text))
+    out = asked.out or Path(tempfile.mkdtemp(prefix="longer_context_"))
+    out.mkdir(parents=True, exist_ok=True)
+    words = tokenizer_of(text[:cut])
+    small_decoder(words, out / "random")
+    held = [{"text": t, "length": name} for name, n in (("short", OWN), ("long", LONGER))
+            for t in list(pieces(words, text[cut:], n))[:60]]  # fmt: skip
+    test = written(out / "test.jsonl", held)
+    rows = {n: written(out / f"{n}.jsonl", [{"text": t, "length": "-"} for t in pieces(words, text[:cut], n)])
+            for n in (OWN, LONGER)}  # fmt: skip
+    short = written(out / "short.jsonl", [row for row in held if row["length"] == "short"])
+    if not (out / "own" / "verdict.json").is_file():
+        tunesmith("run", "--model", str(out / "random"), "--data", str(rows[OWN]), "--out", str(out / "own"),
+                  *settings(f"data.test=[{short}]", f"data.max_tokens={OWN}", "train.epochs=40", "train.lr=2e-3",
+                            f"train.max_updates={asked.updates[0]}", "train.update_tokens=2048"))  # fmt: skip
+    for method in [asked.only] if asked.only else METHODS:
+        folder = out / method
+        tunesmith("run", "--model", str(out / "own" / "model"), "--data", str(rows[LONGER]),
+                  "--out", str(folder),
+                  *settings(f"data.test=[{test}]", "data.columns.slices=[length]", f"data.max_tokens={LONGER}",
+                            f"adapt.context={{tokens: {LONGER}, method: {method}}}", "train.epochs=10",
+                            "train.lr=3e-4", f"train.max_updates={asked.updates[1]}",
+                            "train.update_tokens=2048"))  # fmt: skip
+        with RESULTS.open("a", encoding="utf-8") as kept:
+            kept.write(json.dumps(row_of(folder, method)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
