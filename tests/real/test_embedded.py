@@ -55,12 +55,12 @@ def test_it_answers_and_stops_as_in_plain_transformers(base: Base) -> None:
 
 
 def test_the_main_job_learns_and_resumes(tmp_path: Path) -> None:
-    """A short quickstart: 10 updates on the shop's inbox beat the base on 40 cases; the run checks its exports."""
+    """A short quickstart: 8 updates on the shop's inbox beat the base on 30 cases; the run checks its exports."""
     shop.write(tmp_path / "data")
     chosen = settings(tmp_path / "data")
-    chosen["train"] |= {"max_updates": 10, "every_checkpoint": 5}
+    chosen["train"] |= {"max_updates": 8, "every_checkpoint": 4}
     chosen["export"] = ["adapter", "merged"]
-    chosen["evals"] |= {"max_cases": 40, "max_dev_cases": 6, "few_shot": 2, "budget_s": 300}
+    chosen["evals"] |= {"max_cases": 30, "max_dev_cases": 4, "few_shot": 2, "budget_s": 300}
     verdict = run(parse(chosen), yaml.safe_dump(chosen), tmp_path / "out", Silent())
     assert verdict["decision"] == "better", verdict["claim"]
     rows = [json.loads(x) for x in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]

@@ -96,7 +96,10 @@ def test_too_few_updates_leave_nothing_behind(place: Path) -> None:
     assert not (place / "few").exists()
 
 
-@pytest.mark.parametrize("option", [["--try", "lr=1e-4..1e-3"], ["--trials", "3"], ["--resume"], ["--at-once", "2"]])
+@pytest.mark.parametrize(
+    "option",
+    [["--try", "lr=1e-4..1e-3"], ["--trials", "3"], ["--resume"], ["--at-once", "2"], ["--ray-address", "auto"]],
+)
 def test_options_that_would_do_nothing_are_refused(place: Path, option: list[str]) -> None:
     said = typed(["sweep", str(place / "recipe.yaml"), "--range", *option])
     assert said.code == 2

@@ -49,9 +49,12 @@ def sweep(
     Example: tunesmith sweep recipe.yaml --try lr=1e-5..1e-3 --try adapt.rank=8,16,64 --minutes 30
     """
     if by_range:
-        unread = {"--try": tries, "--trials": trials, "--minutes": minutes, "--at-once": at_once, "--resume": resume}
-        for option in (name for name, value in unread.items() if value):
-            raise InputError(f"{option} does nothing with --range, which is one training of a few minutes: leave it")
+        unread = {
+            "--try": tries, "--trials": trials, "--minutes": minutes, "--resume": resume, "--at-once": at_once,
+            "--ray-address": ray_address,
+        }  # fmt: skip
+        if idle := next((name for name, value in unread.items() if value), None):
+            raise InputError(f"{idle} does nothing with --range, which is one training of a few minutes: leave it out")
         recipe, text = recipe_of(file, model, data, None, sets or [])
         risen(recipe, text, out or part("run").default_name(recipe, "range"), as_json=as_json)
         return
