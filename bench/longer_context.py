@@ -22,12 +22,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import torch
 import transformers
 from bench.pretrain_t5 import tokenizer_of
 
 OWN, LONGER, HELD_OUT = 128, 512, 0.1
-METHODS = ("linear", "ntk", "yarn", "llama3")
+JOBS = {method: (method, (LONGER,)) for method in ("linear", "ntk", "yarn", "llama3")} | {
+    "yarn with short rows": ("yarn", (OWN, LONGER))
+}
 RESULTS = Path(__file__).parent / "results" / "longer_context.jsonl"
 QUIET = ["evals.guards=off", "evals.robustness=off", "evals.explain_cases=0", "evals.few_shot=0", "train.watch=0",
          "train.rehearsal=false", "task.name=pretrain", "adapt.method=full", "data.near_together=false",
@@ -64,15 +68,35 @@ def small_decoder(words: Any, out: Path) -> None:
     words.save_pretrained(out)
 
 
-def row_of(run: Path, method: str) -> dict[str, Any]:
+def by_length(run: Path, test: Path) -> dict[str, dict[str, Any]]:
+    """Bits per byte of base and tuned on the pieces of each length, and what was gained with its 95% interval: other
+    draws of the pieces."""
+    lengths = [json.loads(line)["length"] for line in test.read_text(encoding="utf-8").splitlines()]
+    cases = pq.read_table(run / "scores" / "cases.parquet").to_pylist()
+    found = {}
+    for name in dict.fromkeys(lengths):
+        mine = [c for c in cases if lengths[int(c["source"].rpartition(":")[2]) - 1] == name]
+        base, tuned = (np.array([c[f"{side}_measured"][0] for c in mine]) / np.log(2) for side in ("base", "tuned"))
+        size = np.array([len(c["reference"].encode()) for c in mine])
+        draws = np.random.default_rng(0).integers(0, len(mine), (2000, len(mine)))
+        gained = ((base - tuned)[draws].sum(1) / size[draws].sum(1)).tolist()
+        found[name] = {
+            "cases": len(mine), "base": base.sum() / size.sum(), "tuned": tuned.sum() / size.sum(),
+            "gained": (base - tuned).sum() / size.sum(), "interval": np.quantile(gained, (0.025, 0.975)).tolist(),
+        }  # fmt: skip
+    return found
+
+
+def row_of(run: Path, test: Path, name: str) -> dict[str, Any]:
     verdict, context, plan = (
         json.loads((run / name).read_text()) for name in ("verdict.json", "scores/context.json", "plan.json")
     )
-    report = json.loads((run / "report.json").read_text()) if (run / "report.json").is_file() else {}
+    found = context["passkey"]["found"]
     return {
-        "date": date.today().isoformat(), "method": method, "updates": plan["updates"],
+        "date": date.today().isoformat(), "run": name, "updates": plan["updates"],
         "verdict": {k: verdict[k] for k in ("metric", "base", "tuned", "effect", "interval", "num_cases", "decision")},
-        "slices": verdict.get("slices", report.get("slices")), "context": context,
+        "by_length": by_length(run, test), "loss": context["loss"],
+        "passkeys": {side: f"{sum(each)} of {len(each)}" for side, each in found.items()},
     }  # fmt: skip
 
 
@@ -80,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, help="keep rows and runs here")
-    parser.add_argument("--only", choices=METHODS)
+    parser.add_argument("--only", choices=list(JOBS))
     parser.add_argument("--updates", type=int, nargs=2, default=(600, 80), metavar=("OWN", "LONGER"))
     asked = parser.parse_args()
     if asked.text is None:
@@ -103,16 +127,17 @@ def main() -> None:
         tunesmith("run", "--model", str(out / "random"), "--data", str(rows[OWN]), "--out", str(out / "own"),
                   *settings(f"data.test=[{short}]", f"data.max_tokens={OWN}", "train.epochs=40", "train.lr=2e-3",
                             f"train.max_updates={asked.updates[0]}", "train.update_tokens=2048"))  # fmt: skip
-    for method in [asked.only] if asked.only else METHODS:
-        folder = out / method
-        tunesmith("run", "--model", str(out / "own" / "model"), "--data", str(rows[LONGER]),
-                  "--out", str(folder),
-                  *settings(f"data.test=[{test}]", "data.columns.slices=[length]", f"data.max_tokens={LONGER}",
-                            f"adapt.context={{tokens: {LONGER}, method: {method}}}", "train.epochs=10",
-                            "train.lr=3e-4", f"train.max_updates={asked.updates[1]}",
-                            "train.update_tokens=2048"))  # fmt: skip
+    for name in [asked.only] if asked.only else JOBS:
+        method, lengths = JOBS[name]
+        folder = out / name.replace(" ", "_")
+        data = [word for n in lengths for word in ("--data", str(rows[n]))]
+        if not (folder / "verdict.json").is_file():
+            tunesmith("run", "--model", str(out / "own" / "model"), *data, "--out", str(folder),
+                      *settings(f"data.test=[{test}]", f"data.max_tokens={LONGER}", "train.epochs=10",
+                                f"adapt.context={{tokens: {LONGER}, method: {method}}}", "train.lr=3e-4",
+                                f"train.max_updates={asked.updates[1]}", "train.update_tokens=2048"))  # fmt: skip
         with RESULTS.open("a", encoding="utf-8") as kept:
-            kept.write(json.dumps(row_of(folder, method)) + "\n")
+            kept.write(json.dumps(row_of(folder, test, name)) + "\n")
 
 
 if __name__ == "__main__":
