@@ -24,7 +24,7 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
         said.append(f"The training ended after {num} of {facts['num_updates']} updates: {facts['ended']}.")
     elif facts["least_at"] == facts["rates"][-1]:
         said.append("The loss still fell at the highest rate: what is too high was not seen.")
-    return [*said, "One training, each rate seen for one update: a first guess. With --try lr=… rates are compared on dev."]
+    return [*said, "Each rate was seen for one update: a first guess. With --try lr=… rates are compared on dev."]
 
 
 def page(facts: Mapping[str, Any], name: str) -> str:
