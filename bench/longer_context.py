@@ -29,8 +29,10 @@ import transformers
 from bench.pretrain_t5 import tokenizer_of
 
 OWN, LONGER, HELD_OUT = 128, 512, 0.1
-JOBS = {method: (method, (LONGER,)) for method in ("linear", "ntk", "yarn", "llama3")} | {
-    "yarn with short rows": ("yarn", (OWN, LONGER))
+# Angles, the lengths of the pieces that are learned from, and how many times the updates
+JOBS = {method: (method, (LONGER,), 1) for method in ("linear", "ntk", "yarn", "llama3")} | {
+    "yarn with short rows": ("yarn", (OWN, LONGER), 1),
+    "yarn with short rows, four times as long": ("yarn", (OWN, LONGER), 4),
 }
 RESULTS = Path(__file__).parent / "results" / "longer_context.jsonl"
 QUIET = ["evals.guards=off", "evals.robustness=off", "evals.explain_cases=0", "evals.few_shot=0", "train.watch=0",
@@ -128,14 +130,15 @@ def main() -> None:
                   *settings(f"data.test=[{short}]", f"data.max_tokens={OWN}", "train.epochs=40", "train.lr=2e-3",
                             f"train.max_updates={asked.updates[0]}", "train.update_tokens=2048"))  # fmt: skip
     for name in [asked.only] if asked.only else JOBS:
-        method, lengths = JOBS[name]
+        method, lengths, times = JOBS[name]
+        updates = times * asked.updates[1]
         folder = out / name.replace(" ", "_")
         data = [word for n in lengths for word in ("--data", str(rows[n]))]
         if not (folder / "verdict.json").is_file():
             tunesmith("run", "--model", str(out / "own" / "model"), *data, "--out", str(folder),
                       *settings(f"data.test=[{test}]", f"data.max_tokens={LONGER}", "train.epochs=10",
                                 f"adapt.context={{tokens: {LONGER}, method: {method}}}", "train.lr=3e-4",
-                                f"train.max_updates={asked.updates[1]}", "train.update_tokens=2048"))  # fmt: skip
+                                "train.update_tokens=2048", f"train.max_updates={updates}"))  # fmt: skip
         with RESULTS.open("a", encoding="utf-8") as kept:
             kept.write(json.dumps(row_of(folder, test, name)) + "\n")
 

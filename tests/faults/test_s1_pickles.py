@@ -38,7 +38,13 @@ BYSTANDERS = (
 )
 # The first ends the run; predict, serve, evaluate and explain open models as chat does (opened.py)
 COMMANDS = (
-    *("run --resume --out run", "plan recipe.yaml", "models --recipe recipe.yaml", "runs .", "chat run --once fox"),
+    *(
+        "run --resume --out run",
+        "plan recipe.yaml",
+        "models --recipe recipe.yaml --candidates model",
+        "runs .",
+        "chat run --once fox",
+    ),
     *("chat model --once fox", "export run --to merged --out merged"),
 )
 
@@ -52,6 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = copied(made, tmp_path / "here")
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))  # `models` asks every model in it
     with closed() as watch:
         yield folder
         assert watch.reached == []
@@ -237,7 +244,12 @@ def test_code_beside_a_known_architecture_never_runs(here: Path, canary: Path) -
     model = with_code(here, canary, "evil")
     assert code_fires(model, canary), "the code must run where it is trusted"
     change(model / "config.json", model_type="llama")
-    commands = ("run recipe.yaml --out new", "plan recipe.yaml", "models --recipe recipe.yaml", "chat new --once fox")
+    commands = (
+        "run recipe.yaml --out new",
+        "plan recipe.yaml",
+        "models --recipe recipe.yaml --candidates model",
+        "chat new --once fox",
+    )
     for words in (*commands, "export new --to merged --out merged"):
         said = typed(words.split())
         assert said.code == 0, (words, said.text)
@@ -247,7 +259,12 @@ def test_code_beside_a_known_architecture_never_runs(here: Path, canary: Path) -
 def test_a_model_that_is_nothing_but_code_is_refused(here: Path, canary: Path) -> None:
     model = with_code(here, canary, "evil")
     assert code_fires(model, canary)
-    for words in ("models --recipe recipe.yaml", PLAN, "run recipe.yaml --out new", "chat model --once x"):
+    for words in (
+        "models --recipe recipe.yaml --candidates model",
+        PLAN,
+        "run recipe.yaml --out new",
+        "chat model --once x",
+    ):
         said = typed(words.split())
         assert not canary.exists(), words
         assert words.startswith("models") or said.code == 2, said.text
