@@ -187,7 +187,12 @@ SETS = {
         fields_of,
         data="bitext_customer_support",
     ),
-    "geoquery_sql": Set("Questions about geography to SQL (licence not stated)", SHORT, "generate", to_sql),
+    "geoquery_sql": Set(
+        "Questions about geography to SQL (licence not stated)",
+        [*SHORT, "train.max_updates=8", "train.rehearsal=false", "evals.max_cases=24", "evals.max_dev_cases=6"],
+        "generate",
+        to_sql,
+    ),
     "ntrex_german": Set(
         "English news to German (CC BY-SA 4.0)",
         [*SHORT, "evals.max_cases=60"],
