@@ -4,8 +4,8 @@
 
 TEXT is a file of UTF-8, gzipped or not, of paragraphs. Both steps are `tunesmith run`: the first trains a Llama of 2
 million random weights on pieces that fit its context, the second goes on from it with new angles on pieces of four
-times the length. Held out is the end of the text, in pieces of both lengths: the verdict is tuned against base, each
-with its own angles, by length, and the stage `context` reads the loss by position. Results are appended to
+times the length. Held out is the end of the text, in pieces of both lengths: of each, bits per byte of tuned against
+base, each with its own angles; the stage `context` reads the loss by position. Results are appended to
 results/longer_context.jsonl. Passkeys are asked too; a model of this size finds none.
 """
 
@@ -41,7 +41,7 @@ QUIET = ["evals.guards=off", "evals.robustness=off", "evals.explain_cases=0", "e
 
 
 def pieces(words: Any, text: str, length: int) -> Iterator[str]:
-    """Of nearly so many tokens, at the ends of paragraphs where these are short."""
+    """Of nearly so many tokens, cut wherever that is."""
     tokens = words(text, add_special_tokens=False)["input_ids"]
     for start in range(0, len(tokens) - length, length):
         yield words.decode(tokens[start : start + length - 8])

@@ -93,10 +93,6 @@ def to_sql(row: Row) -> Row:
     return {"prompt": row["question"], "completion": row["sql"]}
 
 
-def to_german(row: Row) -> Row:
-    return {"source": row["eng"], "target": row["deu"]}
-
-
 def in_few_words(row: Row) -> Row:
     asked = f"{row['instruction']}\n{row['input']}".strip()
     return {"messages": [{"role": "user", "content": f"{asked}\nAnswer in at most ten words."}]}
@@ -192,13 +188,6 @@ SETS = {
         [*SHORT, "train.max_updates=8", "train.rehearsal=false", "evals.max_cases=24", "evals.max_dev_cases=6"],
         "generate",
         to_sql,
-    ),
-    "ntrex_german": Set(
-        "English news to German (CC BY-SA 4.0)",
-        [*SHORT, "evals.max_cases=60"],
-        "translate",
-        to_german,
-        data="ntrex10",
     ),
     "bitext_customer_support": Set(
         "Messages to a support desk to one of 27 intents (CDLA-Sharing-1.0)", SHORT, "classify"

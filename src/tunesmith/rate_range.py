@@ -128,6 +128,7 @@ def risen(
     feed, recipe = fitted.feed, fitted.recipe
     assert isinstance(feed, FileFeed), "nothing is sampled here"
     recipe = replace(recipe, train=replace(recipe.train, max_updates=num, on_nan="abort", lr=peak, schedule=Rising()))
+    made = replace(made, dev=replace(made.dev, records=()))  # or the base is asked of dev's pairs too
     session, heard = session_of(fitted, base, Cuts()), Heard(folder.tell, num)
     try:
         state, _ = reference.begin(recipe, folder, session, made, feed)
@@ -146,8 +147,10 @@ def read(heard: Heard, usual: float, num: int, why: str) -> tuple[dict[str, Any]
     least = min(range(len(heard.smoothed)), key=heard.smoothed.__getitem__) if heard.smoothed else 0
     if least < num // 10:
         raise RunError(
-            f"the loss never fell: it was least at {heard.rates[least]:.1e}, one of the lowest rates" if heard.rates
-            else "the loss was no number from the first update on: look at the rows, or train.precision"
+            f"the loss never fell: it was least at {heard.rates[least]:.1e}, one of the lowest rates. Say train.lr "
+            "yourself, or look for what cannot be learned: `tunesmith audit`" if heard.rates
+            else "the loss was no number from the first update on: look at the rows (`tunesmith audit`), or try "
+            "--set precision=float32"
         )  # fmt: skip
     lr = float(f"{TAKEN * heard.rates[least]:.2g}")
     facts = {"lr": lr, "least_at": heard.rates[least], "usual": usual, "num_updates": num, "ended": why,

@@ -242,7 +242,7 @@ def under_a_limit(out: str, answer: Connection, events: Connection | None, optio
     session = fresh("full")
     rows = [r for k in range(options["num"]) for r in records(12, seed=k)]
     batch = forest(rows)
-    give_back()  # or what the allocator has in stock is room that no limit takes away
+    give_back()  # what can be given back of the allocator's stock
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + options["room_mib"] * 2**20, hard))
@@ -253,7 +253,8 @@ def under_a_limit(out: str, answer: Connection, events: Connection | None, optio
 
 
 def test_a_true_limit_of_memory(tmp_path: Path, counted: Counted) -> None:
-    """With what the allocator has in stock, which no limit takes away and which differs from process to process."""
+    """The job is larger than what the allocator has in stock, which no limit takes away and which differs from process
+    to process: with the first of these that leaves room for the cutting there is none for all."""
     for room_mib in (4, 16, 64, 128, 180):
         found = Job(tmp_path / str(room_mib), under_a_limit, num=480, room_mib=room_mib).end()
         if found is not None:

@@ -36,15 +36,10 @@ BYSTANDERS = (
     *(("run/scores/cases.pkl", "plain"), ("run/scores/base.npy", "array"), ("run/checkpoints/latest.pt", "zip")),
     *(("checkpoint/state.pt", "zip"), ("checkpoint/optimizer.pt", "legacy"), ("checkpoint/rng_state.pth", "plain")),
 )
+MODELS = "models --recipe recipe.yaml --candidates model"
 # The first ends the run; predict, serve, evaluate and explain open models as chat does (opened.py)
 COMMANDS = (
-    *(
-        "run --resume --out run",
-        "plan recipe.yaml",
-        "models --recipe recipe.yaml --candidates model",
-        "runs .",
-        "chat run --once fox",
-    ),
+    *("run --resume --out run", "plan recipe.yaml", MODELS, "runs .", "chat run --once fox"),
     *("chat model --once fox", "export run --to merged --out merged"),
 )
 
@@ -244,12 +239,7 @@ def test_code_beside_a_known_architecture_never_runs(here: Path, canary: Path) -
     model = with_code(here, canary, "evil")
     assert code_fires(model, canary), "the code must run where it is trusted"
     change(model / "config.json", model_type="llama")
-    commands = (
-        "run recipe.yaml --out new",
-        "plan recipe.yaml",
-        "models --recipe recipe.yaml --candidates model",
-        "chat new --once fox",
-    )
+    commands = ("run recipe.yaml --out new", "plan recipe.yaml", MODELS, "chat new --once fox")
     for words in (*commands, "export new --to merged --out merged"):
         said = typed(words.split())
         assert said.code == 0, (words, said.text)
@@ -259,12 +249,7 @@ def test_code_beside_a_known_architecture_never_runs(here: Path, canary: Path) -
 def test_a_model_that_is_nothing_but_code_is_refused(here: Path, canary: Path) -> None:
     model = with_code(here, canary, "evil")
     assert code_fires(model, canary)
-    for words in (
-        "models --recipe recipe.yaml --candidates model",
-        PLAN,
-        "run recipe.yaml --out new",
-        "chat model --once x",
-    ):
+    for words in (MODELS, PLAN, "run recipe.yaml --out new", "chat model --once x"):
         said = typed(words.split())
         assert not canary.exists(), words
         assert words.startswith("models") or said.code == 2, said.text

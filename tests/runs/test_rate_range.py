@@ -95,6 +95,31 @@ def test_too_few_updates_leave_nothing_behind(place: Path) -> None:
     assert not (place / "few").exists()
 
 
+def test_one_that_is_stopped_leaves_nothing_and_says_how_to_start_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*said: Any) -> None:
+        raise KeyboardInterrupt
+
+    (place / "recipe.yaml").write_text(yaml.safe_dump(asked(place)))
+    monkeypatch.setattr(Heard, "__call__", stopped)
+    said = typed(["sweep", str(place / "recipe.yaml"), "--range", "--out", str(place / "stopped")])
+    assert "the same command starts again" in " ".join(said.text.split())
+    assert said.code == 75
+    assert not (place / "stopped").exists()
+
+
+def test_of_pairs_no_dev_row_is_looked_at(tmp_path: Path) -> None:
+    """Training compares with what the base says of each pair; mutant: of those of dev as well."""
+    made = tiny_runs.settings(tiny_runs.model_folder(tmp_path / "model"), tmp_path / "pairs.jsonl", epochs=20)
+    rows = [{"prompt": f"fox {k}?", "chosen": "the fox", "rejected": "the dog"} for k in range(40)]
+    tiny_runs.written(tmp_path / "pairs.jsonl", rows)
+    rate_range(parse(made), yaml.safe_dump(made), tmp_path / "found", Silent())
+    [kept] = (tmp_path / "found").glob("reference*")
+    ids = {name.rpartition("#")[0] or name for name in json.loads(kept.read_text())["nats"]}
+    assert len(ids) == 24  # of 40, of which 5 are dev and 11 test
+
+
 @pytest.mark.parametrize(
     "option",
     [["--try", "lr=1e-4..1e-3"], ["--trials", "3"], ["--resume"], ["--at-once", "2"], ["--ray-address", "auto"]],

@@ -33,8 +33,8 @@ def page(facts: Mapping[str, Any], name: str) -> str:
 
 
 def picture(facts: Mapping[str, Any]) -> Markup:
-    """The rate across, by factors; the loss up: a mark for each update, a line where it is smoothed. What is more than
-    all before it has risen to is drawn at the edge."""
+    """The rate across, by factors; the loss up: a mark for each update, a line where it is smoothed. Losses above
+    the line's highest point are drawn at that height."""
     rates, smoothed = facts["rates"], facts["smoothed"]
     most = max(smoothed)
     parts, heights = frame([*(min(v, most) for v in facts["losses"]), *smoothed])
