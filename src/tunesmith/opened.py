@@ -113,8 +113,8 @@ class Opened:
     def form(self, *, schema: Any = None, pattern: str = "") -> Form:
         """What answers have to be: of a JSON schema, or of a pattern. InputError where it cannot be had."""
         base = self.session.base
-        if base.layout != "forest" or base.by_head:
-            raise InputError(f"{self.name}: answers of a given form are for language models of the forest layout")
+        if base.by_head:
+            raise InputError(f"{self.name}: answers of a given form are for language models, and this has a class head")
         return form(base.tokenizer, self.renderer.stop_ids, schema=schema, pattern=pattern)
 
     def complete(

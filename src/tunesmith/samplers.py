@@ -85,12 +85,8 @@ class Here:
     ) -> Sampled:
         opened = open_any(self.name)
         refuse_command(opened.served.task, f"{self.name} learned from", IN_CHAT, writes=True)
-        base = opened.session.base
-        if base.layout != "forest":
-            raise InputError(
-                f"answers are sampled from models of the forest layout, and {self.name} needs {base.layout} "
-                f"({base.probe.reason}): name another model, or one behind an address"
-            )
+        if opened.session.base.by_head:
+            raise InputError(f"{self.name} has a class head, and samples no answers: name another model")
         if draw.instruction is not None:
             opened = replace(opened, served=replace(opened.served, instruction=draw.instruction))
         asked = [opened.messages(p) for p in prompts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests import tiny
@@ -14,6 +16,7 @@ from tunesmith.generate.plain import generate_plain
 from tunesmith.models.heads import find_head
 
 FAMILIES = [name for name, family in tiny.FAMILIES.items() if family.layout == "forest"]
+PADDED = [name for name, family in tiny.FAMILIES.items() if family.layout != "forest"]
 STOP = (5, 9, 11, 17)
 
 
@@ -42,6 +45,33 @@ def test_the_sampler_writes_what_transformers_writes(family: str, shared: int) -
         assert mine.stopped == wanted.stopped
         assert mine.text == wanted.text
         assert torch.tensor(mine.logp) == pytest.approx(torch.tensor(wanted.logp), abs=2e-5)
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sampler_draws_what_transformers_draws(family: str, told: bool) -> None:
+    """At a temperature, with the same seeds; rows that stopped draw on and change nothing. Mutant: other seeds."""
+    model, asked = tiny.build(family), prompts(8)
+    limits = Limits(12, STOP, temperature=0.7, top_p=0.9, seed=3, tempered=told, rows=4)
+    ours = Sampler(model, find_head(model), texts)(asked, limits)
+    plain = generate_plain(model, asked, limits, texts)
+    for mine, wanted in zip(ours, plain):
+        assert mine.tokens == wanted.tokens
+        assert mine.stopped == wanted.stopped
+        assert torch.tensor(mine.logp) == pytest.approx(torch.tensor(wanted.logp), abs=2e-5)
+    others = generate_plain(model, asked, replace(limits, seed=4), texts)
+    assert [c.tokens for c in others] != [c.tokens for c in plain]
+
+
+@pytest.mark.parametrize("family", PADDED)
+def test_models_of_other_layouts_draw_alone_what_they_draw_beside_others(family: str) -> None:
+    """Each row by its own seed. Mutant: one by its place in the batch."""
+    model, asked = tiny.build(family), [prompts(8)[i] for i in SEVERAL]
+    beside, alone = (generate_plain(model, asked, Limits(10, STOP, 1.0, seed=5, rows=n), texts) for n in (9, 1))
+    assert len({c.tokens for c in alone}) > 5
+    for mine, wanted in zip(beside, alone):
+        assert mine.tokens == wanted.tokens
+        assert mine.logp == pytest.approx(wanted.logp, abs=2e-5)
 
 
 SEVERAL = (0, 3, 0, 5, 3, 0, 1, 3, 5)  # prompts by number: some are answered several times

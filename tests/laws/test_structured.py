@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from tests import tiny
-from tests.data import chat
+from tests.data import chat, pieces
 from transformers import PreTrainedModel
 
 from tunesmith.errors import InputError
 from tunesmith.generate import structured
 from tunesmith.generate.decode import Sampler
 from tunesmith.generate.limits import Limits
+from tunesmith.generate.plain import generate_plain
 from tunesmith.models.heads import find_head
 from tunesmith.types import Completion
 
@@ -43,11 +44,15 @@ def read(tokens: Any) -> str:
     return str(TOKENIZER.decode([t for t in tokens if t not in STOP]))
 
 
-def answers(model: PreTrainedModel, form: structured.Form | None, temperature: float = 1.0) -> list[Completion]:
+def answers(
+    model: PreTrainedModel, form: structured.Form | None, temperature: float = 1.0, *, by_transformers: bool = False
+) -> list[Completion]:
     prompts = [
         TOKENIZER.encode(text) for text in ("Who is it? ", "Is it so?", "How many clips, then?") for _ in range(4)
     ]
     limits = Limits(40, STOP, temperature, seed=3, rows=5, form=form, tempered=True)
+    if by_transformers:
+        return generate_plain(model, prompts, limits, read)
     return Sampler(model, find_head(model), read)(prompts, limits)
 
 
@@ -67,6 +72,17 @@ def test_what_stops_is_of_the_form(model: PreTrainedModel, temperature: float) -
     assert all(c.stopped and re.fullmatch(PATTERN, c.text) for c in done)
     assert len({c.text for c in done}) > (1 if temperature else 0)
     assert not any(re.fullmatch(PATTERN, c.text) for c in answers(model, None, temperature))  # the mutant: no mask
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_transformers_writes_the_same_answers_of_a_form(model: PreTrainedModel, temperature: float) -> None:
+    """Rows stop at different steps. Mutant: the form is not asked."""
+    form = structured.form(TOKENIZER, STOP, schema=SCHEMA)
+    ours, plain = (answers(model, form, temperature, by_transformers=by) for by in (False, True))
+    assert [c.tokens for c in ours] == [c.tokens for c in plain]
+    assert [c.logp for c in ours] == [pytest.approx(c.logp, abs=2e-5) for c in plain]
+    without = answers(model, None, temperature, by_transformers=True)
+    assert not any(fits(c.text) for c in without)
 
 
 def test_what_may_come_next_is_exact() -> None:
@@ -108,3 +124,8 @@ def test_what_cannot_be_followed_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(structured.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'tunesmith\[structured\]'"):
         structured.form(TOKENIZER, STOP, pattern="a")
+
+
+def test_a_tokenizer_that_llguidance_cannot_read_is_named() -> None:
+    with pytest.raises(InputError, match="cannot read this model's tokenizer"):
+        structured.form(pieces.tokenizer("t5"), (1,), pattern=PATTERN)

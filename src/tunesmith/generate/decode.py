@@ -174,7 +174,7 @@ class Sampler:
     ) -> Generator[Step]:
         """The tokens of a batch, one step at a time. Rows that the caller has put into `stopped` leave after a step."""
         hidden, buffers = self.read_in(tails, prefix, limits.max_new_tokens)
-        noise = [torch.Generator().manual_seed((limits.seed * 1_000_003 + row) % 2**63) for row in rows]
+        noise = noise_of(limits, rows)
         alive = list(range(len(tails)))  # rows of the buffers, as indices into tails
         guides = limits.form.start(len(tails)) if limits.form else None
         for step in range(limits.max_new_tokens):
@@ -184,12 +184,10 @@ class Sampler:
             if guides:
                 guides.add(alive, picked.tolist())
             best = logp_V.topk(min(top, logp_V.shape[-1])) if top else None
-            if limits.tempered and limits.temperature not in (0, 1):
-                logp_V = (logp_V / limits.temperature).log_softmax(-1)
             yield Step(
                 tuple(alive),
                 picked.tolist(),
-                logp_V.gather(1, picked[:, None])[:, 0].tolist(),
+                nats_of(logp_V, picked, limits).tolist(),
                 [list(zip(i, p)) for i, p in zip(best.indices.tolist(), best.values.tolist())] if best else [],
             )
             live = [k for k, i in enumerate(alive) if i not in stopped]
@@ -208,6 +206,18 @@ def laid(lengths: Sequence[int], prefix: Buffers, room: int) -> Buffers:
     buffers.pad_B = torch.tensor([longest - n for n in lengths], device=buffers.pad_B.device)
     buffers.is_padded = min(lengths) < longest
     return buffers
+
+
+def noise_of(limits: Limits, rows: Sequence[int]) -> list[torch.Generator]:
+    """Of each row, by its number among all that are asked."""
+    return [torch.Generator().manual_seed((limits.seed * 1_000_003 + row) % 2**63) for row in rows]
+
+
+def nats_of(logp_V: Tensor, picked: Tensor, limits: Limits) -> Tensor:
+    """[B] of the picked tokens, by the model itself or as they were drawn."""
+    if limits.tempered and limits.temperature not in (0, 1):
+        logp_V = (logp_V / limits.temperature).log_softmax(-1)
+    return logp_V.gather(1, picked[:, None])[:, 0]
 
 
 def pick(logp_V: Tensor, limits: Limits, noise: list[torch.Generator]) -> Tensor:

@@ -75,12 +75,17 @@ def form(tokenizer: Any, stop_ids: Sequence[int], *, schema: Any = None, pattern
 
     what = f"the pattern {pattern!r}" if pattern else "the JSON schema"
     try:
+        own = tokens_of(tokenizer, tuple(stop_ids))
+    except ValueError as error:  # SentencePiece's pieces, as T5 has them
+        raise InputError(
+            f"llguidance cannot read this model's tokenizer, so no form can be followed: {error}"
+        ) from None
+    try:
         made = llguidance.LLMatcher
         if pattern:
             grammar = made.grammar_from_regex(pattern)
         else:
             grammar = made.grammar_from_json_schema(json.dumps(schema), overrides=SPACED)  # type: ignore[arg-type]
-        own = tokens_of(tokenizer, tuple(stop_ids))
         trouble = made.validate_grammar(grammar, own)
     except ValueError as error:
         trouble = str(error)
