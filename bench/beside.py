@@ -49,8 +49,8 @@ def compared(run: Path, other: Path, margin: float) -> dict[str, Any]:
     mine, theirs = scores(run), scores(other)
     if mine.keys() != theirs.keys():
         raise SystemExit(f"{run} and {other} have other held-out cases; nothing can be paired")
-    measured = [[(side[name],) for name in sorted(mine)] for side in (theirs, mine)]
-    found = measure(Cases([None] * len(mine), *measured), METRICS["mean_reward"], Rules())
+    before, after = ([(side[name],) for name in sorted(mine)] for side in (theirs, mine))
+    found = measure(Cases([None] * len(mine), before, after), METRICS["mean_reward"], Rules())
     return {
         "date": date.today().isoformat(),
         "run": facts(run) | {"mean_reward": found.tuned},

@@ -99,7 +99,8 @@ def ours(model: Any, rows: list[Any], compiled: bool) -> tuple[Any, dict[str, st
 
     model.requires_grad_(False)
     located = Located("random", Path(), "random", "", "")
-    base = Base(located, model, None, "0" * 64, probe(model), find_head(model), None)
+    no_tokenizer: Any = None
+    base = Base(located, model, no_tokenizer, "0" * 64, probe(model), find_head(model), None)
     if base.layout != "forest":
         raise SystemExit(f"{type(model).__name__}: the layout is {base.layout}, wanted forest: {base.probe.reason}")
     session = Session(base, compiled=compiled)

@@ -138,7 +138,7 @@ def operations(base: Base, rows: Sequence[Record], *, is_frozen: bool) -> float:
     """Of one update over these rows: the products with weights, and causal attention's."""
     config = base.model.config
     weights = base.num_weights - (0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size)
-    width, layers, seen, tokens = config.hidden_size, config.num_hidden_layers, 0, 0
+    width, layers, seen, tokens = config.hidden_size, config.num_hidden_layers, 0.0, 0
     for row in rows:
         sizes = [len(segment.tokens) for segment in row.segments]
         tokens += sum(sizes)

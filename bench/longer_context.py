@@ -1,12 +1,16 @@
 """A longer context, tried from end to end: a small decoder is made with a context of 128 tokens, and tuned to 512.
 
     python bench/longer_context.py TEXT [--out FOLDER] [--only yarn]
+    python bench/longer_context.py TEXT --model smollm2-135m-instruct     45 minutes on 2 cores
 
 TEXT is a file of UTF-8, gzipped or not, of paragraphs. Both steps are `tunesmith run`: the first trains a Llama of 2
 million random weights on pieces that fit its context, the second goes on from it with new angles on pieces of four
 times the length. Held out is the end of the text, in pieces of both lengths: of each, bits per byte of tuned against
 base, each with its own angles; the stage `context` reads the loss by position. Results are appended to
 results/longer_context.jsonl. Passkeys are asked too; a model of this size finds none.
+
+With --model a pre-trained one is stretched by half instead, by yarn, and tuned on short pieces with LoRA: what it finds
+beyond its own context is looked at, and whether short pieces are read as well as before.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ import torch
 import transformers
 from bench.pretrain_t5 import tokenizer_of
 
+from tunesmith.models.catalogue import fetch
+
 OWN, LONGER, HELD_OUT = 128, 512, 0.1
 # Angles, the lengths of the pieces that are learned from, and how many times the updates
 JOBS = {method: (method, (LONGER,), 1) for method in ("linear", "ntk", "yarn", "llama3")} | {
@@ -35,6 +41,8 @@ JOBS = {method: (method, (LONGER,), 1) for method in ("linear", "ntk", "yarn", "
     "yarn with short rows, four times as long": ("yarn", (OWN, LONGER), 4),
 }
 RESULTS = Path(__file__).parent / "results" / "longer_context.jsonl"
+SHORT, BY_HALF = 512, 1.5  # of a pre-trained model: tokens of a piece, and the new context by the old
+BUDGET_S = 700  # what each of the three models may read in long texts
 QUIET = ["evals.guards=off", "evals.robustness=off", "evals.explain_cases=0", "evals.few_shot=0", "train.watch=0",
          "train.rehearsal=false", "task.name=pretrain", "adapt.method=full", "data.near_together=false",
          "data.columns.text=text"]  # fmt: skip
@@ -93,13 +101,39 @@ def row_of(run: Path, test: Path, name: str) -> dict[str, Any]:
     verdict, context, plan = (
         json.loads((run / name).read_text()) for name in ("verdict.json", "scores/context.json", "plan.json")
     )
-    found = context["passkey"]["found"]
+    found, asked = context["passkey"]["found"], context["passkey"]["asked"]
     return {
         "date": date.today().isoformat(), "run": name, "updates": plan["updates"],
         "verdict": {k: verdict[k] for k in ("metric", "base", "tuned", "effect", "interval", "num_cases", "decision")},
         "by_length": by_length(run, test), "loss": context["loss"],
         "passkeys": {side: f"{sum(each)} of {len(each)}" for side, each in found.items()},
+        "passkeys_by_length": {
+            side: {n: f"{sum(here)} of {len(here)}" for n in context["passkey"]["lengths"]
+                   if (here := [one for one, (length, _) in zip(each, asked) if length == n])}
+            for side, each in found.items()
+        },
     }  # fmt: skip
+
+
+def of_pretrained(model: str, text: str, cut: int, out: Path) -> None:
+    """One run, and its row of the results."""
+    folder = fetch(model).folder
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    own = transformers.AutoConfig.from_pretrained(folder).max_position_embeddings
+    held = [{"text": t, "length": "short"} for t in list(pieces(words, text[cut:], SHORT))[:60]]
+    rows = [{"text": t, "length": "-"} for t in pieces(words, text[:cut], SHORT)]
+    test, learned = written(out / "test.jsonl", held), written(out / "rows.jsonl", rows)
+    name = f"{model} by half"
+    tunesmith("run", "--model", model, "--data", str(learned), "--out", str(out / "run"),
+              *settings(f"data.test=[{test}]", f"data.max_tokens={2 * SHORT}", "train.max_updates=16",
+                        "train.update_tokens=2048", f"adapt.context={{tokens: {int(BY_HALF * own)}, method: yarn}}",
+                        "adapt.method=lora", "precision=bfloat16", f"evals.guard_budget_s={BUDGET_S}"))  # fmt: skip
+    keep(row_of(out / "run", test, name))
+
+
+def keep(row: dict[str, Any]) -> None:
+    with RESULTS.open("a", encoding="utf-8") as kept:
+        kept.write(json.dumps(row) + "\n")
 
 
 def main() -> None:
@@ -107,6 +141,7 @@ def main() -> None:
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, help="keep rows and runs here")
     parser.add_argument("--only", choices=list(JOBS))
+    parser.add_argument("--model", help="stretch this one, by half")
     parser.add_argument("--updates", type=int, nargs=2, default=(600, 80), metavar=("OWN", "LONGER"))
     asked = parser.parse_args()
     if asked.text is None:
@@ -117,6 +152,9 @@ def main() -> None:
     cut = int((1 - HELD_OUT) * len(text))
     out = asked.out or Path(tempfile.mkdtemp(prefix="longer_context_"))
     out.mkdir(parents=True, exist_ok=True)
+    if asked.model:
+        of_pretrained(asked.model, text, cut, out)
+        return
     words = tokenizer_of(text[:cut])
     small_decoder(words, out / "random")
     held = [{"text": t, "length": name} for name, n in (("short", OWN), ("long", LONGER))
@@ -139,8 +177,7 @@ def main() -> None:
                       *settings(f"data.test=[{test}]", f"data.max_tokens={LONGER}", "train.epochs=10",
                                 f"adapt.context={{tokens: {LONGER}, method: {method}}}", "train.lr=3e-4",
                                 "train.update_tokens=2048", f"train.max_updates={updates}"))  # fmt: skip
-        with RESULTS.open("a", encoding="utf-8") as kept:
-            kept.write(json.dumps(row_of(folder, test, name)) + "\n")
+        keep(row_of(folder, test, name))
 
 
 if __name__ == "__main__":

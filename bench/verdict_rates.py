@@ -33,6 +33,10 @@ BATCH = 50  # comparisons that share their swaps, at most
 BATCH_CASES = 12_000  # at most: what fits in a processor's cache
 GROUP = 5  # cases of a group, where there are groups
 RESULTS = Path(__file__).parent / "results" / "verdict_rates.jsonl"
+Rng = np.random.Generator
+Both = tuple[np.ndarray, np.ndarray]  # of base and tuned
+Draw = Callable[..., Both]
+Truth = Callable[[float, bool], float]
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Kind:
     `truth(discordance, better)` the effect in the population that it draws from."""
 
     value: Callable[[np.ndarray], np.ndarray]
-    draw: Callable[..., tuple[np.ndarray, np.ndarray]]
-    truth: Callable[[float, bool], float]
+    draw: Draw
+    truth: Truth
     span: float = 1.0
     group: int = 1
 
@@ -50,13 +54,13 @@ class Kind:
 # Right/wrong: won and lost of n cases.
 
 
-def binary_counts(rng, num: int, n: int, discordance: float, effect: float) -> tuple[np.ndarray, np.ndarray]:
+def binary_counts(rng: Rng, num: int, n: int, discordance: float, effect: float) -> Both:
     won_rate, lost_rate = (discordance + effect) / 2, (discordance - effect) / 2
     counts = rng.multinomial(n, [won_rate, max(lost_rate, 0.0), 1 - discordance], size=num)
     return counts[:, 0], counts[:, 1]
 
 
-def binary_rejects(rng, num: int, n: int, discordance: float, effect: float, shift: float = 0.0) -> float:
+def binary_rejects(rng: Rng, num: int, n: int, discordance: float, effect: float, shift: float = 0.0) -> float:
     """Share of comparisons that reject "the effect is shift"; with shift = effect it is 1 - coverage."""
     won, lost = binary_counts(rng, num, n, discordance, effect)
     return float((mcnemar.p_at(won, lost, n, shift) < ALPHA).mean())
@@ -67,13 +71,13 @@ def binary_rejects(rng, num: int, n: int, discordance: float, effect: float, shi
 BETA, BETTER_BETA = (0.5, 1.2), (0.9, 1.0)
 
 
-def draw_mean(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+def draw_mean(rng: Rng, batch: int, n: int, discordance: float, better: bool) -> Both:
     base = rng.beta(*BETA, size=(batch, n))
     fresh = rng.beta(*(BETTER_BETA if better else BETA), size=(batch, n))
     return as_mean(base, np.where(rng.random((batch, n)) < discordance, fresh, base))
 
 
-def as_mean(base: np.ndarray, tuned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def as_mean(base: np.ndarray, tuned: np.ndarray) -> Both:
     return np.stack([base, np.ones_like(base)], -1), np.stack([tuned, np.ones_like(tuned)], -1)
 
 
@@ -81,7 +85,7 @@ def truth_mean(discordance: float, better: bool) -> float:
     return discordance * (0.9 / 1.9 - 0.5 / 1.7) if better else 0.0
 
 
-def draw_judged(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+def draw_judged(rng: Rng, batch: int, n: int, discordance: float, better: bool) -> Both:
     """A judge's vote (or which of a pair is likelier): the tuned model gets 0, 1/2 or 1 of it, the base the rest."""
     wins = np.where(rng.random((batch, n)) < (0.7 if better else 0.5), 0.5, -0.5)
     share = 0.5 + np.where(rng.random((batch, n)) < discordance, wins, 0.0)
@@ -92,7 +96,7 @@ def truth_judged(discordance: float, better: bool) -> float:
     return 0.4 * discordance if better else 0.0
 
 
-def draw_grouped(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+def draw_grouped(rng: Rng, batch: int, n: int, discordance: float, better: bool) -> Both:
     """Right/wrong cases in groups that fare nearly alike: a model is right on a whole group or on none."""
     base = rng.random((batch, n // GROUP)) < 0.4
     fresh = rng.random((batch, n // GROUP)) < (0.7 if better else 0.4)
@@ -122,8 +126,8 @@ def answers(right: float) -> np.ndarray:
 REDRAW = 1 / (1 - float((answers(RIGHT)[0] ** 2).sum()))  # redraws per discordant output
 
 
-def draw_labels(parts: Callable[[np.ndarray, np.ndarray], np.ndarray]):
-    def draw(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+def draw_labels(parts: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Draw:
+    def draw(rng: Rng, batch: int, n: int, discordance: float, better: bool) -> Both:
         wanted = rng.choice(len(CLASSES), p=CLASSES, size=(batch, n))
 
         def answer(right: float) -> np.ndarray:
@@ -147,12 +151,15 @@ def mcc_parts(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.concatenate([(given == wanted)[..., None] * 1.0, np.ones((*given.shape, 1)), a, b], axis=-1)
 
 
-def truth_labels(parts: Callable[[np.ndarray, np.ndarray], np.ndarray], value: Callable[[np.ndarray], np.ndarray]):
+def truth_labels(
+    parts: Callable[[np.ndarray, np.ndarray], np.ndarray], value: Callable[[np.ndarray], np.ndarray]
+) -> Truth:
     def truth(discordance: float, better: bool) -> float:
         redrawn = min(1.0, discordance * REDRAW)
         base = answers(RIGHT)
         tuned = (1 - redrawn) * base + redrawn * answers(BETTER_RIGHT if better else RIGHT)
-        wanted, given = np.indices(base.shape)
+        places = np.indices(base.shape)
+        wanted, given = places[0], places[1]
         every = parts(given, wanted)  # [C, C, K]
         sums = [(every * (CLASSES[:, None] * table)[..., None]).sum((0, 1)) * 1e6 for table in (base, tuned)]
         return float(value(sums[1]) - value(sums[0]))
@@ -166,7 +173,7 @@ RIGHT_WRONG_NONE, BETTER_RIGHT_WRONG_NONE = (0.5, 0.3, 0.2), (0.65, 0.3, 0.05)
 SAME_AGAIN = sum(p * p for p in RIGHT_WRONG_NONE)
 
 
-def draw_micro(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+def draw_micro(rng: Rng, batch: int, n: int, discordance: float, better: bool) -> Both:
     base = rng.choice(3, p=RIGHT_WRONG_NONE, size=(batch, n))
     fresh = rng.choice(3, p=BETTER_RIGHT_WRONG_NONE if better else RIGHT_WRONG_NONE, size=(batch, n))
     tuned = np.where(rng.random(base.shape) < min(1.0, discordance / (1 - SAME_AGAIN)), fresh, base)
@@ -190,7 +197,7 @@ def truth_micro(discordance: float, better: bool) -> float:
 GAIN = 0.9  # what a better model's bits are multiplied with
 
 
-def draw_bits(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+def draw_bits(rng: Rng, batch: int, n: int, discordance: float, better: bool) -> Both:
     sizes = np.ceil(rng.lognormal(4.5, 0.8, size=(batch, n)))
 
     def bits() -> np.ndarray:
@@ -233,7 +240,7 @@ def texts(stats_of: Callable, value: Callable[[np.ndarray], np.ndarray]) -> Kind
     num, outputs, _ = plain.shape
     redraws = outputs / (outputs - 1)  # per discordant output: one draw in `outputs` gives the same again
 
-    def draw(rng, batch: int, n: int, discordance: float, better: bool) -> tuple[np.ndarray, np.ndarray]:
+    def draw(rng: Rng, batch: int, n: int, discordance: float, better: bool) -> Both:
         case = rng.integers(num, size=(batch, n))
         base = plain[case, rng.integers(outputs, size=case.shape)]
         fresh = (good if better else plain)[case, rng.integers(outputs, size=case.shape)]

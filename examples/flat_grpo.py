@@ -109,8 +109,8 @@ def main(model: str = "smollm2-135m-instruct", folder: str = "runs/flat_grpo", u
     tuned = session.publish("tuned")
     now = scores(session, tuned, test)
     right = ["right"] * NUM_TEST
-    said = [["right" if score else "wrong" for score in side] for side in (before, now)]
-    verdict = compare(Cases(right, *said), METRICS["accuracy"], Rules(seed=SEED))
+    was, is_now = (["right" if score else "wrong" for score in side] for side in (before, now))
+    verdict = compare(Cases(right, was, is_now), METRICS["accuracy"], Rules(seed=SEED))
     write_tuned(session, tuned, Serving(base.tokenizer, renderer.template, renderer.stop_ids, 64), out / "adapter")
     print(verdict.claim, *verdict.notes, sep="\n")
     return verdict.decision

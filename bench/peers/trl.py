@@ -13,6 +13,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from itertools import pairwise
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -30,18 +31,18 @@ class Marks(TrainerCallback):
         self.at: list[float] = []
         self.tokens: list[int] = []
 
-    def on_train_begin(self, *_, **__) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.at.append(time.perf_counter())
 
-    def on_step_begin(self, *_, **__) -> None:
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.tokens.append(0)
 
-    def on_step_end(self, *_, **__) -> None:
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self.at.append(time.perf_counter())
 
 
 class Counting(SFTTrainer):
-    def training_step(self, model, inputs, *args, **kwargs):
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         mask = inputs.get("attention_mask")  # packed rows come without one, and without padding
         marks.tokens[-1] += int(inputs["input_ids"].numel() if mask is None else mask.sum())
         return super().training_step(model, inputs, *args, **kwargs)
@@ -50,10 +51,10 @@ class Counting(SFTTrainer):
 marks = Marks()
 
 
-def encoded(tokenizer, row) -> tuple[list[int], int]:
+def encoded(tokenizer: Any, row: Any) -> tuple[list[int], int]:
     """(ids, tokens of the prompt)"""
 
-    def ids(messages, **options) -> list[int]:
+    def ids(messages: Any, **options: Any) -> list[int]:
         text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -61,7 +62,7 @@ def encoded(tokenizer, row) -> tuple[list[int], int]:
 
 
 @torch.no_grad()
-def held_out(model, tokenizer, rows) -> dict[str, float]:
+def held_out(model: Any, tokenizer: Any, rows: Any) -> dict[str, float]:
     """Nats per reply token, up to the end of the turn: what a template writes behind it is never asked for."""
     model.eval()
     total, count = 0.0, 0

@@ -11,6 +11,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from itertools import pairwise
+from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
@@ -27,14 +28,14 @@ class Marks(TrainerCallback):
     def __init__(self) -> None:
         self.at: list[float] = []
 
-    def on_train_begin(self, *_, **__) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.at.append(time.perf_counter())
 
-    def on_step_end(self, *_, **__) -> None:
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self.at.append(time.perf_counter())
 
 
-def letters(completions, **_) -> list[float]:
+def letters(completions: Any, **_: Any) -> list[float]:
     return [c[0]["content"].count("e") / max(1, len(c[0]["content"])) for c in completions]
 
 

@@ -12,14 +12,14 @@ GUESSES = 5
 
 
 class Guess:
-    def reset(self, row):
+    def reset(self, row: dict) -> str:
         self.secret, self.num = int(row["secret"]), 0
         return (
             f"I think of a whole number from 1 to {row['most']}. Guess it. I say higher or lower. "
             "Answer with one number and nothing else."
         )
 
-    def step(self, reply):
+    def step(self, reply: str) -> tuple[str | None, float]:
         self.num += 1
         found = re.findall(r"-?\d+", reply)
         if len(found) == 1 and int(found[0]) == self.secret:
