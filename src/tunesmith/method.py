@@ -15,6 +15,7 @@ from tunesmith.data.records import sizes_of
 from tunesmith.data.render import Rendered, Renderer
 from tunesmith.data.stored import Made
 from tunesmith.errors import PlanError
+from tunesmith.evals.endpoint import Endpoint
 from tunesmith.evals.tasks import Kind
 from tunesmith.models.adapters import READ_BY, config_of, trained_weights
 from tunesmith.models.load import Base
@@ -297,6 +298,9 @@ def policy_row(recipe: Recipe) -> Row:
     per = asked.inner_epochs * asked.mini_batches
     why = f"{asked.prompts} prompts with {asked.group_size} replies each of at most {asked.max_new_tokens} tokens, "
     why += f"sampled at temperature {asked.temperature:g}"
+    if asked.server.endpoint:
+        why += f" by {asked.server.model} at {Endpoint(asked.server.endpoint, asked.server.model).host}, to which "
+        why += "prompts and adapters are SENT; how long that takes is not known"
     why += "; each update is of the model that sampled" if per == 1 else f" for {per} updates"
     if method_of(asked) is ONLINE:
         _, loss, keys = pair_row(recipe)

@@ -194,8 +194,8 @@ class Job:
         return seconds + (self.curve(len(SHARES) + 1 if share == "auto" else 3) if share else 0.0)
 
     def sampled(self) -> float:
-        """Replies that are learned from, as long as the base's are, and read once more under the reference, and for
-        their values. How long graders take is not known, nor how many draws are made again."""
+        """Replies that are learned from, as long as the base's, and read again under the reference, and for values.
+        How long graders and a server take is not known, nor how many draws are made again."""
         asked = self.recipe.objective.policy
         draws = -(-self.updates // (asked.inner_epochs * asked.mini_batches))
         lengths = [len(self.made.renderer.prompt(e.prompt)) for e in self.made.split.train[:NUM_LOOKED_AT]]
@@ -204,7 +204,7 @@ class Job:
         replied = self.turns * float(np.mean(self.base_lengths))
         tokens = sum(lengths) / len(lengths) * asked.prompts + len(each) * replied
         read = self.speeds.score.of(tokens, tokens / self.recipe.train.micro)
-        return draws * (written + read * (2 if has_values(asked) else 1))
+        return draws * (written * (not asked.server.endpoint) + read * (2 if has_values(asked) else 1))
 
     def watched(self) -> float:
         num = len(self.recipe.train.watch_prompts) + min(self.recipe.train.watch, len(self.made.split.dev))

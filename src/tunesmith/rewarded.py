@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from tunesmith.build import TENANT, Material
 from tunesmith.engine.loop import State
 from tunesmith.engine.session import Session
+from tunesmith.evals.endpoint import Endpoint
+from tunesmith.export.vllm_rules import vllm_facts
 from tunesmith.folder import RunFolder
 from tunesmith.generate.limits import Limits
 from tunesmith.recipe import Recipe
 from tunesmith.roles import Feed, Foretold
 from tunesmith.rollouts.draws import Draws
 from tunesmith.rollouts.episodes import Episode, play
-from tunesmith.rollouts.feed import Actor, RolloutFeed
+from tunesmith.rollouts.feed import FOLDER, Actor, RolloutFeed
+from tunesmith.rollouts.served import Server
 from tunesmith.types import Attempt
 
 JUDGED = "rollouts/judged.jsonl"  # what the models said that a reward asks, by a digest of the question
@@ -26,9 +30,25 @@ def rolling(recipe: Recipe, folder: RunFolder, session: Session, made: Material,
     if not isinstance(feed, Draws):
         return feed  # type: ignore[return-value]
     assert made.means.reward is not None
-    actor = Actor(session, TENANT, None if made.before is None else session.publish(TENANT), recipe.evals.rows)
+    reference = None if made.before is None else session.publish(TENANT)
+    actor = Actor(session, TENANT, reference, recipe.evals.rows, server_of(recipe, folder, session))
     state.reference = "" if made.before is None else made.before.tuned
     return RolloutFeed(feed, actor, made.means.reward, folder.path)
+
+
+def server_of(recipe: Recipe, folder: RunFolder, session: Session) -> Server | None:
+    """Who samples in place of the session, and is there. InputError where it is not."""
+    asked = recipe.objective.policy.server
+    if asked.endpoint is None:
+        return None
+
+    def export(out: Path) -> list[str]:
+        session.export(TENANT, out)
+        return list(vllm_facts(out)["breaches"])
+
+    endpoint = Endpoint(asked.endpoint, asked.model, asked.api_key_env)
+    endpoint.allowed("objective.policy.server.endpoint")
+    return Server(endpoint, export, folder.path / FOLDER).check()
 
 
 def try_group(session: Session, feed: Foretold, made: Material) -> None:

@@ -318,6 +318,9 @@ def unrewarded(recipe: Recipe) -> dict[str, bool]:
         "train.average.base_share is tried by the loss on dev, and there is none: leave it out": bool(
             recipe.train.average.base_share
         ),
+        "objective.policy.server is given the adapter of each update, and adapt.method is "
+        f"{recipe.adapt.method}: use lora, or sample here": bool(o.policy.server.endpoint)
+        and recipe.adapt.method != "lora",
         "train.unfreeze_groups goes by epochs of rows: leave it out": recipe.train.unfreeze_groups > 0,
         "train.update_tokens: an update is as many replies as objective.policy's prompts, group_size and mini_batches "
         "say: leave it out": recipe.train.update_tokens != Train().update_tokens,

@@ -29,6 +29,7 @@ NUM_AT_ONCE = 4  # questions under way
 WAIT_S = 600.0  # for one answer, all tries together
 EVERY_S = 0.2  # between two looks whether the user wants to stop
 Question = TypeVar("Question")
+Found = TypeVar("Found")
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # what another try may mend
 
 
@@ -98,20 +99,25 @@ class Endpoint:
         return self.complete((Message("system", system), Message("user", user)), until, sleep).text
 
     def complete(self, turns: Sequence[Message], until: float, sleep: Callable[[float], None] = time.sleep) -> Spoken:
-        """What follows these turns. `until`: of time.monotonic(); RunError past it.
-
-        What another try may mend is tried again, later each time or as the server says.
-        """
+        """What follows these turns. `until`: of time.monotonic(); RunError past it."""
         body = {
             "model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens,
             "messages": [turn.as_dict() for turn in turns], **({} if self.seed is None else {"seed": self.seed}),
         }  # fmt: skip
+        return self.patiently(lambda timeout_s: self.answer(self.post(body, timeout_s)), until, TIMEOUT_S, sleep)
+
+    def patiently(
+        self, send: Callable[[float], Found], until: float, timeout_s: float = TIMEOUT_S,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Found:  # fmt: skip
+        """What `send` gives, within the seconds that it is given. What another try may mend is tried again, later each
+        time or as the server says; RunError past `until`, of time.monotonic()."""
         for attempt in range(NUM_TRIES):
             left = until - time.monotonic()
             if left <= 0:
                 raise RunError(f"{self.host} did not answer in the time that was given; what it said so far is kept")
             try:
-                return self.answer(self.post(body, min(TIMEOUT_S, left)))
+                return send(min(timeout_s, left))
             except urllib.error.HTTPError as error:
                 trouble = f"{error.code}: {said_by(error)}"
                 if error.code not in PASSING:
@@ -124,19 +130,22 @@ class Endpoint:
                 sleep(max(0.0, min(pause, until - time.monotonic())))
         raise RunError(f"{self.host} gave no answer in {NUM_TRIES} tries, the last time: {self.hidden(trouble)}")
 
-    def post(self, body: dict[str, Any], timeout_s: float) -> bytes:
+    def post(
+        self, body: dict[str, Any] | None, timeout_s: float, to: str = "chat/completions", most: int = MOST_BYTES
+    ) -> bytes:
+        """What comes back from the path `to`; asked for, where there is no body."""
         headers = {"Content-Type": "application/json", "User-Agent": "tunesmith"}
         if self.api_key_env is not None:
             headers["Authorization"] = f"Bearer {os.environ.get(self.api_key_env, '')}"
         request = urllib.request.Request(
-            f"{self.address.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
+            f"{self.address.rstrip('/')}/{to}", None if body is None else json.dumps(body).encode(), headers
         )
         # to this machine itself no proxy of the environment is asked: what stays here, stays here
         handlers: list[Any] = [NoRedirect, *([urllib.request.ProxyHandler({})] if self.is_here else [])]
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as reply:
-            found: bytes = reply.read(MOST_BYTES + 1)
-        if len(found) > MOST_BYTES:
-            raise ValueError(f"an answer of more than {MOST_BYTES} bytes")
+            found: bytes = reply.read(most + 1)
+        if len(found) > most:
+            raise ValueError(f"an answer of more than {most} bytes")
         return found
 
     def answer(self, raw: bytes) -> Spoken:
@@ -173,13 +182,13 @@ def asked_to_wait(said: str | None) -> float | None:
 
 
 def ask_all(
-    ask: Callable[[Question], Spoken], missing: Mapping[str, Question], keep: Callable[[str, Spoken], None],
+    ask: Callable[[Question], Found], missing: Mapping[str, Question], keep: Callable[[str, Found], None],
     between: Callable[[], None] = lambda: None, at_once: int = NUM_AT_ONCE,
 ) -> None:  # fmt: skip
     """Some questions at a time. After the first error none is begun; answers under way are paid for, and are kept."""
     pool, over = ThreadPoolExecutor(at_once), threading.Event()
 
-    def unless_over(question: Question) -> Spoken | None:
+    def unless_over(question: Question) -> Found | None:
         if over.is_set():
             return None
         try:
@@ -190,7 +199,7 @@ def ask_all(
 
     failed = None
     try:
-        open_: dict[Future[Spoken | None], str] = {
+        open_: dict[Future[Found | None], str] = {
             pool.submit(unless_over, question): key for key, question in missing.items()
         }
         while open_:
@@ -199,8 +208,8 @@ def ask_all(
                 key = open_.pop(future)
                 if (error := future.exception()) is not None:
                     failed = failed or error
-                elif (spoken := future.result()) is not None:
-                    keep(key, spoken)
+                elif (found := future.result()) is not None:
+                    keep(key, found)
             between()
     finally:
         over.set()

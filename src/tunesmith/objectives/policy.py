@@ -22,6 +22,15 @@ from tunesmith.types import Forest, Loss, Ratio, Rollouts, Shared
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """A server of vLLM that samples in place of this machine; needs both, or neither."""
+
+    endpoint: str | None = None  # its address, up to and with /v1; null: the engine's own sampler, here
+    model: str = ""  # the base's name there
+    api_key_env: str | None = None  # the environment variable that its key stands in
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     # how what did better becomes likelier: grpo is the usual one; docs/methods/grpo.md has them all, ppo its own page
     method: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo", "ppo", "online_dpo"] = "grpo"
@@ -36,6 +45,7 @@ class Policy:
     mini_batches: int = 1  # updates that the replies are cut into, each pass
     patience: int = 5  # draws of prompts in a row without any difference in reward, after which a run stops
     critic: Critic = field(default_factory=Critic)  # method ppo: how values are learned, and believed
+    server: Sampling = field(default_factory=Sampling)  # who samples replies, where it is not this machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from tunesmith.errors import DataError, PlanError
 from tunesmith.objectives.critic import Critic
-from tunesmith.objectives.policy import ONLINE, Policy, has_values, method_of
+from tunesmith.objectives.policy import ONLINE, Policy, Sampling, has_values, method_of
 from tunesmith.rollouts.environment import World
 from tunesmith.rollouts.episodes import Behind, Bounds
 from tunesmith.rollouts.sampled import Rollout, laid
@@ -166,7 +166,8 @@ class Draws:
     @cached_property
     def digest(self) -> str:
         """What decides which prompts are drawn, and how they are answered."""
-        hashed = hashlib.sha256(repr((self.asked, self.epochs, self.seed, self.prompts.stop_ids)).encode())
+        asked = replace(self.asked, server=Sampling())  # who samples may move
+        hashed = hashlib.sha256(repr((asked, self.epochs, self.seed, self.prompts.stop_ids)).encode())
         for example, tokens in zip(self.prompts.examples, self.prompts.tokens, strict=True):
             hashed.update(example.id.encode() + b"\0" + np.array(tokens, np.int64).tobytes())
         if self.prompts.stage is not None:
@@ -209,6 +210,13 @@ def refuse(asked: Policy) -> None:
             reasons[why] = getattr(asked, name) is not None
         why = f"mini_batches is {asked.mini_batches}, and by method online_dpo a prompt gives one pair: an update"
         reasons[f"{why} could be empty. Use 1"] = asked.mini_batches > 1
+    at, model = asked.server.endpoint, asked.server.model
+    reasons[
+        f"server has {'no model: the name of the base' if at else 'a model and no endpoint: the address'} there"
+    ] = bool(at) != bool(model)
+    reasons[
+        f"temperature is {asked.temperature:g}, and a server tells how likely a token is at 1: use 1, or sample here"
+    ] = bool(at) and asked.temperature != 1
     for name in ("clip_low", "clip_high"):
         said = getattr(asked, name)
         reasons[f"{name} is {said}; nothing is learned at 0. Wanted a number above it"] = said is not None and said <= 0

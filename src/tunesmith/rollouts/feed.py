@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tunesmith.rollouts import valued
 from tunesmith.rollouts.draws import Draws, Stage
 from tunesmith.rollouts.episodes import Episode, Whole, graded, play
 from tunesmith.rollouts.sampled import Rollout, bare, by_token, laid, learned, opened, save
+from tunesmith.rollouts.served import FAR_NATS, Server
 from tunesmith.types import Attempt, Completion, Forest, Grade
 
 FOLDER = "rollouts"
@@ -42,6 +44,18 @@ class Actor:
     tenant: str
     reference: Snapshot | None = None
     rows: int = 48  # answered side by side
+    server: Server | None = None  # None: the session samples
+
+    def holding(self, update: int) -> AbstractContextManager[None]:
+        """Whoever samples has the weights as they are now."""
+        return self.server.holding(update) if self.server else nullcontext()
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], limits: Limits, decode: Callable[[Sequence[int]], str]
+    ) -> list[Completion]:
+        if self.server:
+            return self.server.sample(prompts, limits, decode)
+        return self.session.sample(self.tenant, prompts, limits, decode=decode)
 
 
 class RolloutFeed:
@@ -60,6 +74,7 @@ class RolloutFeed:
         self._position, self._drawn = 0, 0  # updates given; prompts drawn
         self._live: list[Rollout] = []  # of this sampling, but for flat groups
         self._file = ""  # SHA-256 of its table
+        self._is_checked = False  # whether a server was seen to have this model
         self.told: Mapping[str, float] = {}  # of the last sampling
 
     @property
@@ -86,10 +101,12 @@ class RolloutFeed:
         found: list[Rollout] = []
         attempts: list[Attempt] = []
         num_live = num_draws = 0
-        while num_live < wanted and num_draws < asked.patience:
-            some, replies = self._draw(num_draws)
-            found, attempts, num_draws = found + some, attempts + replies, num_draws + 1
-            num_live = sum(not r.is_flat for r in found[:: asked.group_size])
+        with self._actor.holding(self._position + 1):
+            while num_live < wanted and num_draws < asked.patience:
+                some, replies = self._draw(num_draws)
+                found, attempts, num_draws = found + some, attempts + replies, num_draws + 1
+                num_live = sum(not r.is_flat for r in found[:: asked.group_size])
+        self._refuse_other_model(found[: asked.group_size])
         teaching = learned(found, by_pairs=self.draws.by_pairs)
         live = self._scored(teaching) if teaching else []
         scored = {id(before): after for before, after in zip(teaching, live)}
@@ -125,9 +142,7 @@ class RolloutFeed:
             asked.max_new_tokens, prompts.stop_ids, asked.temperature, seed=seed, rows=actor.rows, tempered=True
         )
         if prompts.stage is None:
-            done = actor.session.sample(
-                actor.tenant, [prompts.tokens[at] for at in each], limits, decode=prompts.decode
-            )
+            done = actor.sample([prompts.tokens[at] for at in each], limits, prompts.decode)
             attempts = [Attempt(prompts.examples[at], c.text, c.stopped, len(c.tokens)) for at, c in zip(each, done)]
             whole, grades = [Whole(c) for c in done], self._reward(attempts)
         else:
@@ -143,6 +158,23 @@ class RolloutFeed:
             found += self._compared(number * asked.prompts + k, at, whole[mine], grades[mine], is_same=is_flat(others))
         return found, attempts
 
+    def _refuse_other_model(self, some: list[Rollout]) -> None:
+        """RunError where a server's first replies are not as likely here as it says."""
+        actor, draws = self._actor, self.draws
+        if actor.server is None or self._is_checked:
+            return
+        forests = [forest for forest, _ in bare(some, draws.micro_tokens, draws.rope, by_pairs=False)]
+        said = actor.session.logprobs(actor.tenant, forests, self._asked.temperature)
+        own = by_token(forests, said, some)
+        apart = float(np.mean([abs(a - b) for r, mine in zip(some, own) for a, b in zip(r.logp, mine, strict=True)]))
+        if apart > FAR_NATS:
+            raise RunError(
+                f"{actor.server.said} is not the model that learns: its replies are {apart:.2g} nats a token more or "
+                f"less likely here than it said; up to {FAR_NATS:g} may be rounding. Serve the same base, without "
+                "quantisation, and look that it takes the adapters it is sent"
+            )
+        self._is_checked = True
+
     def _played(self, stage: Stage, each: Sequence[int], number: int, limits: Limits) -> list[Episode]:
         """Episodes of these prompts, all at once."""
         draws, actor, prompts = self.draws, self._actor, self.draws.prompts
@@ -150,7 +182,7 @@ class RolloutFeed:
 
         def sample(live: Sequence[Sequence[int]], turn: int) -> list[Completion]:
             now = replace(limits, seed=draws.seed_of(self._position, number, turn))
-            return actor.session.sample(actor.tenant, live, now, decode=prompts.decode)
+            return actor.sample(live, now, prompts.decode)
 
         play(episodes, stage.world.hear, sample, stage.behind, stage.bounds(self._asked.max_new_tokens))
         return episodes
