@@ -30,6 +30,7 @@ NOT_RUN = (
     ("ollama", "a program of its own, not on the machines of the tests"),
     ("llama-cli", "a program of its own; its library opens every export in tests/runs/test_export.py"),
     ("vllm", "needs a GPU"),
+    ("export VLLM_ALLOW_RUNTIME_LORA_UPDATING", "is for the server, which needs a GPU"),
     ("curl", "asks a server; tests/runs/test_serve.py asks the same of a real one"),
     ("from openai import OpenAI", "asks a server; tests/runs/test_serve.py asks the same with the same client"),
     ("from datasets import", "a library that is not installed here; what it wrote was compared by hand"),
