@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tunesmith.roles import Feed, Foretold
 from tunesmith.rollouts.draws import Draws
 from tunesmith.rollouts.episodes import Episode, play
 from tunesmith.rollouts.feed import FOLDER, Actor, RolloutFeed
-from tunesmith.rollouts.served import Server
+from tunesmith.rollouts.served import HELD, Server
 from tunesmith.types import Attempt
 
 JUDGED = "rollouts/judged.jsonl"  # what the models said that a reward asks, by a digest of the question
@@ -33,7 +34,13 @@ def rolling(recipe: Recipe, folder: RunFolder, session: Session, made: Material,
     reference = None if made.before is None else session.publish(TENANT)
     actor = Actor(session, TENANT, reference, recipe.evals.rows, server_of(recipe, folder, session))
     state.reference = "" if made.before is None else made.before.tuned
-    return RolloutFeed(feed, actor, made.means.reward, folder.path)
+    return RolloutFeed(feed, actor, made.means.reward, folder.path, state.num_updates)
+
+
+def over(feed: Feed) -> None:
+    """Nothing is sampled any more."""
+    if isinstance(feed, RolloutFeed):
+        feed.close()
 
 
 def server_of(recipe: Recipe, folder: RunFolder, session: Session) -> Server | None:
@@ -48,7 +55,9 @@ def server_of(recipe: Recipe, folder: RunFolder, session: Session) -> Server | N
 
     endpoint = Endpoint(asked.endpoint, asked.model, asked.api_key_env)
     endpoint.allowed("objective.policy.server.endpoint")
-    return Server(endpoint, export, folder.path / FOLDER).check()
+    for left in (folder.path / FOLDER).glob(f"{HELD}*"):  # by a run that was killed
+        shutil.rmtree(left)
+    return Server(endpoint, export, folder.path / FOLDER, asked.ahead).check()
 
 
 def try_group(session: Session, feed: Foretold, made: Material) -> None:

@@ -58,7 +58,7 @@ from tunesmith.rehearse import NAME as REHEARSED
 from tunesmith.rehearse import rehearse
 from tunesmith.reports import cost_of, finish_reports, report_base, write_reports
 from tunesmith.resumed import refuse_other_lock, refuse_other_recipe
-from tunesmith.rewarded import JUDGED, rolling
+from tunesmith.rewarded import JUDGED, over, rolling
 from tunesmith.room import check_disk, disk_need
 from tunesmith.settled import settle
 from tunesmith.sizes import NAME as SIZES
@@ -184,6 +184,7 @@ def learned(
     with folder.stage("train"):
         with at_work(folder.ranks, folder, fitted.recipe, session):
             teach(fitted.recipe, folder, session, made, state, feed, tracked)
+            over(feed)
         snapshot = settle(fitted.recipe, folder, session, made)
         trim(session)
     return made, snapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,7 @@ from tests.runs.test_reinforce_runs import settings, task_file
 from transformers import AutoModelForCausalLM
 
 from tunesmith.errors import InputError, Interrupted, PlanError, RecipeError, RunError
+from tunesmith.folder import Silent
 
 NAME = "the-base"
 
@@ -37,6 +38,9 @@ class Standin:
     loaded: list[str] = field(default_factory=list)
     there: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    moved: list[float] = field(default_factory=list)  # of each adapter, how far it is from none
+    opens: threading.Event | None = None  # which the second adapter's replies wait for
+    waited: list[bool] = field(default_factory=list)
 
     def load(self, body: dict[str, Any]) -> tuple[int, Any]:
         if not self.may_load:
@@ -44,6 +48,7 @@ class Standin:
         if not (self.is_stale and self.loaded):
             base = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
             self.adapted = PeftModel.from_pretrained(base, body["lora_path"]).eval()
+            self.moved.append(sum(float(v.abs().sum()) for n, v in self.adapted.named_parameters() if "lora_B" in n))
         self.loaded.append(body["lora_name"])
         self.there[body["lora_name"]] = self.adapted
         return 200, "Success"
@@ -56,6 +61,8 @@ class Standin:
         self.asked.append(body)
         if body["model"] not in self.there:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
+        if self.opens and body["model"] in self.loaded[1:]:
+            self.waited.append(self.opens.wait(60))
         choices = [self.choice(body, k) for k in range(body["n"])]
         return 200, {"choices": choices[::-1]}  # in any order
 
@@ -134,6 +141,7 @@ def test_each_sampling_is_of_the_weights_as_they_are(world: Path) -> None:
     out = world / "served"
     assert len(server.loaded) == len(set(server.loaded)) == len(mismatches(out)) == 2
     assert max(mismatches(out)) < 1e-4
+    assert server.moved[0] == 0 < server.moved[1]
     assert not server.there, "adapters are taken away"
     assert all(p.suffix == ".parquet" for p in (out / "rollouts").iterdir())
     assert all(body["n"] == 4 and body["top_k"] == 0 and body["max_tokens"] == 12 for body in server.asked)
@@ -148,6 +156,35 @@ def test_each_sampling_is_of_the_weights_as_they_are(world: Path) -> None:
         start(world, "stale", endpoint)
     assert mismatches(world / "stale")[0] < 1e-4
     assert mismatches(world / "stale")[1] > 1e-3
+
+
+class Opens(Silent):
+    """When the second update is made."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def updated(self, update: int, num_updates: int, facts: Mapping[str, float]) -> None:
+        if update == 2:
+            self.event.set()
+
+
+def test_the_trainer_learns_while_the_next_replies_are_sampled(world: Path) -> None:
+    """The second sampling's replies come only when both updates of the first are made. Mutant: the trainer waits."""
+    opens = Opens()
+    server = Standin(world / "model", opens=opens.event)
+    with standing_in(server) as endpoint:
+        start(world, "ahead", endpoint, opens, policy={"server": {"endpoint": endpoint, "model": NAME, "ahead": True}})
+    assert server.waited == [True] * 3
+    assert server.moved == [0, 0], "both are of the weights before the first update"
+    assert not server.there
+    tables = sorted((world / "ahead" / "rollouts").iterdir())
+    assert [p.suffix for p in tables] == [".parquet"] * 2
+    assert [{row["staleness"] for row in pq.read_table(p).to_pylist()} for p in tables] == [{0}, {2}]
+    rows = [r for r in rows_of(world / "ahead") if "loss" in r]
+    assert [r.get("staleness") for r in rows] == [None, None, 2, 2]
+    assert ["mismatch_nats" in r for r in rows] == [True, False, False, False]
+    assert rows[2]["ratio"] != pytest.approx(1, abs=1e-6)  # of weights that moved since
 
 
 def test_replies_that_were_sampled_are_read_back_by_a_resume(world: Path) -> None:

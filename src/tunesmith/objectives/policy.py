@@ -28,6 +28,7 @@ class Sampling:
     endpoint: str | None = None  # its address, up to and with /v1; null: the engine's own sampler, here
     model: str = ""  # the base's name there
     api_key_env: str | None = None  # the environment variable that its key stands in
+    ahead: bool = False  # the next replies are sampled while these are learned from, by weights that are older then
 
 
 @dataclass(frozen=True, slots=True)

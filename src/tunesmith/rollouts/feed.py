@@ -6,70 +6,50 @@ samples the same again; replies of which some updates were made already are read
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 
-from tunesmith.engine.session import Session
-from tunesmith.engine.tenant import Snapshot
 from tunesmith.errors import DataError, PlanError, RunError
 from tunesmith.files import sha256_file
-from tunesmith.generate.limits import Limits
-from tunesmith.objectives.advantage import is_flat
 from tunesmith.objectives.policy import has_values, method_of
 from tunesmith.roles import Reward
 from tunesmith.rollouts import valued
-from tunesmith.rollouts.draws import Draws, Stage
-from tunesmith.rollouts.episodes import Episode, Whole, graded, play
+from tunesmith.rollouts.drawing import SHOWN, Actor, Drawer, Drawn
+from tunesmith.rollouts.draws import Draws
 from tunesmith.rollouts.sampled import Rollout, bare, by_token, laid, learned, opened, save
-from tunesmith.rollouts.served import FAR_NATS, Server
-from tunesmith.types import Attempt, Completion, Forest, Grade
+from tunesmith.rollouts.served import FAR_NATS
+from tunesmith.types import Forest
 
 FOLDER = "rollouts"
-SHOWN = 200  # characters of a reply that an error shows
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who answers. `reference`: the model as it was before update 0; None: the base."""
-
-    session: Session
-    tenant: str
-    reference: Snapshot | None = None
-    rows: int = 48  # answered side by side
-    server: Server | None = None  # None: the session samples
-
-    def holding(self, update: int) -> AbstractContextManager[None]:
-        """Whoever samples has the weights as they are now."""
-        return self.server.holding(update) if self.server else nullcontext()
-
-    def sample(
-        self, prompts: Sequence[Sequence[int]], limits: Limits, decode: Callable[[Sequence[int]], str]
-    ) -> list[Completion]:
-        if self.server:
-            return self.server.sample(prompts, limits, decode)
-        return self.session.sample(self.tenant, prompts, limits, decode=decode)
 
 
 class RolloutFeed:
     """What was sampled is learned from in `inner_epochs` passes of `mini_batches` updates; with one of each, every
-    update is of the model that sampled. Every reply is kept in a table below `folder`."""
+    update is of the model that sampled; a server may sample ahead, and its weights are older then. Every reply is kept
+    in a table below `folder`. `num_updates`: of the run; nothing is sampled ahead of them."""
 
-    def __init__(self, draws: Draws, actor: Actor, reward: Reward, folder: Path) -> None:
+    def __init__(
+        self, draws: Draws, actor: Actor, reward: Reward, folder: Path, num_updates: int | None = None
+    ) -> None:
         base = actor.session.base
         if base.layout != "forest":
             raise PlanError(
                 f"replies are sampled from models of the forest layout, and this one needs {base.layout} "
                 f"({base.probe.reason}). Use another model, or learn from replies or pairs"
             )
-        self.draws, self._actor, self._reward, self._folder = draws, actor, reward, folder
+        self.draws, self._actor, self._folder = draws, actor, folder
+        self._drawer = Drawer(draws, actor, reward)
+        self._num_updates = draws.num_updates if num_updates is None else num_updates
+        self._ahead: Future[Drawn] | None = None  # the next sampling, where it has begun
+        self._staleness = 0  # updates that this sampling was behind when it was first learned from
         self._asked, self._method = draws.asked, method_of(draws.asked)
         self._position, self._drawn = 0, 0  # updates given; prompts drawn
         self._live: list[Rollout] = []  # of this sampling, but for flat groups
@@ -86,38 +66,49 @@ class RolloutFeed:
         age = self._position % self.draws.per_sampling
         if age == 0:
             self._live = self._sampled()
+            self._look_ahead()
         parts = np.array_split(np.arange(len(self._live)), self._asked.mini_batches)
         self._position += 1
         mine = [self._live[i] for i in parts[age % len(parts)]]
+        age += self._staleness
         return laid(mine, self.draws.micro_tokens, self.draws.rope, age, by_pairs=self.draws.by_pairs)
+
+    def close(self) -> None:
+        """What is being sampled ahead is waited for, and comes to nothing."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.exception()
 
     # -- sampling -----------------------------------------------------------------------------------------------
 
     def _sampled(self) -> list[Rollout]:
-        """Draws until something can be learned; where the method refills, until as many groups as are drawn at a time
-        tell replies apart. Both end after `patience` draws."""
-        asked, began = self._asked, time.monotonic()
-        wanted = asked.prompts if self._method.refills else 1
-        found: list[Rollout] = []
-        attempts: list[Attempt] = []
-        num_live = num_draws = 0
-        with self._actor.holding(self._position + 1):
-            while num_live < wanted and num_draws < asked.patience:
-                some, replies = self._draw(num_draws)
-                found, attempts, num_draws = found + some, attempts + replies, num_draws + 1
-                num_live = sum(not r.is_flat for r in found[:: asked.group_size])
+        """Of what was drawn, or is drawn now, that which can be learned from. `rollout_s` is how long it was waited
+        for."""
+        began, asked = time.monotonic(), self._asked
+        ahead, self._ahead = self._ahead, None
+        drawn = ahead.result() if ahead else self._drawer.begun(self._position, self._drawn)()
+        self._drawn, self._staleness = drawn.num_prompts, self._position - drawn.weights_of
+        found = [replace(r, staleness=self._staleness) for r in drawn.found]
         self._refuse_other_model(found[: asked.group_size])
         teaching = learned(found, by_pairs=self.draws.by_pairs)
         live = self._scored(teaching) if teaching else []
         scored = {id(before): after for before, after in zip(teaching, live)}
         path = self._path(self._position)
-        save([scored.get(id(r), r) for r in found], attempts, path)
+        save([scored.get(id(r), r) for r in found], drawn.attempts, path)
         self._file = sha256_file(path)
-        self.told = told(found, asked.group_size, num_draws) | valued.told(live)
+        self.told = told(found, asked.group_size, drawn.num_draws) | valued.told(live)
         self.told |= {"rollout_s": time.monotonic() - began}
         if not live:
             raise RunError(dead(found, self.draws, path))
         return live
+
+    def _look_ahead(self) -> None:
+        """The next sampling begins by the weights as they are now; the updates that are made meanwhile it is behind."""
+        position, server = self._position + self.draws.per_sampling, self._actor.server
+        if server is None or not server.ahead or position >= self._num_updates:
+            return
+        draw, self._ahead = self._drawer.begun(position, self._drawn, self._position), Future()
+        Thread(target=settle, args=(self._ahead, draw), daemon=True).start()
 
     def _scored(self, live: list[Rollout]) -> list[Rollout]:
         """With what the reference says of each token, and what the value head, where there is one."""
@@ -130,33 +121,6 @@ class RolloutFeed:
             return live
         values = by_token(forests, actor.session.values(actor.tenant, forests), live)
         return [valued.valued(r, v, asked) for r, v in zip(live, values, strict=True)]
-
-    def _draw(self, number: int) -> tuple[list[Rollout], list[Attempt]]:
-        """The replies to the next prompts, those of a prompt side by side, graded and compared."""
-        asked, actor, prompts = self._asked, self._actor, self.draws.prompts
-        chosen = [self.draws.at(self._drawn + k) for k in range(asked.prompts)]
-        self._drawn += asked.prompts
-        each = [at for at in chosen for _ in range(asked.group_size)]
-        seed = self.draws.seed_of(self._position, number)
-        limits = Limits(
-            asked.max_new_tokens, prompts.stop_ids, asked.temperature, seed=seed, rows=actor.rows, tempered=True
-        )
-        if prompts.stage is None:
-            done = actor.sample([prompts.tokens[at] for at in each], limits, prompts.decode)
-            attempts = [Attempt(prompts.examples[at], c.text, c.stopped, len(c.tokens)) for at, c in zip(each, done)]
-            whole, grades = [Whole(c) for c in done], self._reward(attempts)
-        else:
-            episodes = self._played(prompts.stage, each, number, limits)
-            whole, attempts = [e.whole() for e in episodes], [e.attempt() for e in episodes]
-            grades = graded(episodes, self._reward(attempts), prompts.stage.world.low)
-            attempts = [replace(a, example=e.example) for a, e in zip(attempts, episodes)]  # as they began, for readers
-        refuse_odd(attempts, grades)
-        found: list[Rollout] = []
-        for k, at in enumerate(chosen):
-            mine = slice(k * asked.group_size, (k + 1) * asked.group_size)
-            others = [g.value for g in (grades if has_values(asked) else grades[mine])]
-            found += self._compared(number * asked.prompts + k, at, whole[mine], grades[mine], is_same=is_flat(others))
-        return found, attempts
 
     def _refuse_other_model(self, some: list[Rollout]) -> None:
         """RunError where a server's first replies are not as likely here as it says."""
@@ -174,34 +138,6 @@ class RolloutFeed:
                 "quantisation, and look that it takes the adapters it is sent"
             )
         self._is_checked = True
-
-    def _played(self, stage: Stage, each: Sequence[int], number: int, limits: Limits) -> list[Episode]:
-        """Episodes of these prompts, all at once."""
-        draws, actor, prompts = self.draws, self._actor, self.draws.prompts
-        episodes = [Episode(prompts.examples[at], prompts.put[at], tuple(prompts.tokens[at])) for at in each]
-
-        def sample(live: Sequence[Sequence[int]], turn: int) -> list[Completion]:
-            now = replace(limits, seed=draws.seed_of(self._position, number, turn))
-            return actor.sample(live, now, prompts.decode)
-
-        play(episodes, stage.world.hear, sample, stage.behind, stage.bounds(self._asked.max_new_tokens))
-        return episodes
-
-    def _compared(
-        self, group: int, at: int, done: Sequence[Whole], grades: Sequence[Grade], *, is_same: bool
-    ) -> list[Rollout]:
-        """`is_same`: all that these are compared with got the same; of a value head, the whole draw."""
-        by = self._method.advantage
-        advantages = [None] * len(grades) if by is None else by([g.value for g in grades]).tolist()
-        example, prompt = self.draws.prompts.examples[at], tuple(self.draws.prompts.tokens[at])
-        return [
-            Rollout(
-                group, example.id, prompt, c.tokens, c.logp, c.text, c.stopped, example.weight, g.value, dict(g.parts),
-                g.why, advantage, is_same, spans=whole.spans, turns=whole.turns,
-            )
-            for whole, g, advantage in zip(done, grades, advantages, strict=True)
-            for c in (whole.completion,)
-        ]  # fmt: skip
 
     def _path(self, update: int) -> Path:
         return self._folder / FOLDER / f"update_{update + 1:07d}.parquet"
@@ -229,16 +165,15 @@ class RolloutFeed:
                     "learn from that. Restore it from a copy, or resume from a checkpoint before it"
                 )
             self._live = learned(opened(path), by_pairs=self.draws.by_pairs)
+            self._staleness = self._live[0].staleness
 
 
-def refuse_odd(attempts: Sequence[Attempt], grades: Sequence[Grade]) -> None:
-    assert len(grades) == len(attempts), "a reward gives one grade for each reply"
-    for attempt, grade in zip(attempts, grades):
-        if not math.isfinite(grade.value):
-            raise RunError(
-                f"the reward of a reply to {attempt.example.source or attempt.example.id} is {grade.value}; wanted a "
-                f"finite number. The reply: {attempt.text[:SHOWN]!r}"
-            )
+def settle(future: Future[Drawn], draw: Callable[[], Drawn]) -> None:
+    """The future has what the draw gives, or raises."""
+    try:
+        future.set_result(draw())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def told(found: Sequence[Rollout], group_size: int, num_draws: int) -> dict[str, float]:
@@ -254,6 +189,7 @@ def told(found: Sequence[Rollout], group_size: int, num_draws: int) -> dict[str,
         "distinct_frac": len({(r.group, r.text) for r in found}) / len(found),
         "draws": float(num_draws),
         "sampled_tokens": float(sum(lengths)),
+        **({"staleness": float(found[0].staleness)} if found[0].staleness else {}),
         **({"turns": statistics.fmean(len(r.spans[::2]) for r in found)} if found[0].spans else {}),
     }
 

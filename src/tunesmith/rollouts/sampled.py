@@ -44,6 +44,7 @@ class Rollout:
     returns: tuple[float, ...] = ()  # what it should have expected, by what came and by the values behind
     spans: tuple[int, ...] = ()  # of an episode: lengths of what it wrote, of what was answered, …; (): it wrote all
     turns: str = ""  # of an episode, as JSON
+    staleness: int = 0  # updates that were made between the weights that sampled it and the first that learned from it
 
     @property
     def is_own(self) -> np.ndarray:
@@ -190,6 +191,6 @@ SCHEMA = pa.schema(
         "text": pa.string(), "stopped": pa.bool_(), "weight": pa.float64(), "reward": pa.float64(),
         "parts": pa.string(), "why": pa.string(), "advantage": pa.float64(), "is_flat": pa.bool_(),
         "ref_logp": pa.list_(pa.float64()), "value": pa.list_(pa.float64()), "returns": pa.list_(pa.float64()),
-        "spans": pa.list_(pa.int32()), "turns": pa.string(),
+        "spans": pa.list_(pa.int32()), "turns": pa.string(), "staleness": pa.int32(),
     }
 )  # fmt: skip

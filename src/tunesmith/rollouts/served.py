@@ -27,6 +27,7 @@ from tunesmith.types import Completion
 
 AGAIN = 1_000_003  # between the seeds of two samplings, as the engine's own sampler has it
 MOST_BYTES = 2**28  # of the replies to a prompt, with their log-probabilities
+HELD = "tunesmith-"  # how adapters are named, here and there
 FAR_NATS = 0.2  # a token, on average: more than kernels and precisions differ, less than another model
 
 
@@ -37,6 +38,7 @@ class Server:
     endpoint: Endpoint  # with the base's name there
     export: Callable[[Path], Sequence[str]]  # and what the server would not take of it
     folder: Path
+    ahead: bool = False  # samples for the next update while the trainer learns
     name: str = ""  # of the adapter, while it is held
 
     @property
@@ -56,7 +58,7 @@ class Server:
     @contextmanager
     def holding(self, update: int) -> Iterator[None]:
         """The server samples with the weights as they are now, until the end."""
-        self.name = f"tunesmith-{update}-{secrets.token_hex(4)}"
+        self.name = f"{HELD}{update}-{secrets.token_hex(4)}"
         final = self.folder / self.name
         try:
             breaches: list[str] = []
