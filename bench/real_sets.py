@@ -44,7 +44,7 @@ SUMS = ["train.max_updates=24", "train.lr=3e-4", "objective.policy.max_new_token
 GYM = "reasoning-gym/"
 CHAIN_SUM = f"{GYM}chain_sum?size=700&max_terms=2&max_digits=2"
 FEW_WORDS = "reward=[{kind: expression, expression: 'stopped * (num_words >= 3) * (num_words <= 10)'}]"
-SAMPLED = ("reinforce", "ppo")
+SAMPLED = ("reinforce", "ppo", "online-dpo")
 SMALLER = ["train.max_updates=8", "train.update_tokens=1024", "precision=bfloat16"]
 PAIRS = ["train.max_updates=24", *SHORT[1:3]]
 MODEL = "smollm2-135m-instruct"
@@ -173,6 +173,12 @@ SETS = {
     "sums_by_ppo": Set(
         "The same sums, replies and rate, learned by PPO", [*SUMS, "train.rehearsal=false"], "ppo", data=CHAIN_SUM
     ),
+    "sums_by_online_dpo": Set(
+        "The same sums, replies and rate, learned by online DPO: the best and the worst reply to each",
+        [*SUMS, "train.rehearsal=false"],
+        "online-dpo",
+        data=CHAIN_SUM,
+    ),
     "letters_by_rewards": Set(
         "How often a letter stands in one to three words, made by reasoning-gym, learned by GRPO",
         SUMS,
@@ -214,7 +220,7 @@ SETS = {
     "glaive_calls": Set(
         "Conversations to the first call of a function, or to a reply where none is called (Apache-2.0); the model "
         "with a chat template that knows tools, which it has never seen",
-        [*SHORT, "evals.max_cases=60"],
+        [*SHORT, "data.test_frac=0.3"],
         "tools",
         up_to_the_first_call,
         data="glaive_toolcall_demo",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunesmith.report import words
@@ -56,13 +56,20 @@ def passkeys(found: Facts) -> Sheet:
     part = found["passkey"]
     rows = []
     for length in part["lengths"]:
-        for depth in part["depths"]:
-            at = [k for k, place in enumerate(part["asked"]) if place == [length, depth]]
-            if at:
-                shown = [f"{sum(part['found'][who][k] for k in at)} of {len(at)}" for who in WHO]
-                rows.append((words.count(length), f"{100 * depth:.0f}%", *shown))
+        at = [k for k, (of, _) in enumerate(part["asked"]) if of == length]
+        if at:
+            rows.append((words.count(length), *(where(part, part["found"][who], at) for who in WHO)))
     return Sheet(
         "Passkeys found",
-        "A number hidden in repeated text, so deep in it, and asked for at its end; found: the model would write it",
-        ("Tokens", "Depth", *WHO.values()), tuple(rows),
+        "A number hidden in repeated text and asked for at its end; found: the model would write it. Behind the count: "
+        "how deep in the text it stood where none was lost",
+        ("Tokens", *WHO.values()), tuple(rows),
     )  # fmt: skip
+
+
+def where(part: Facts, found: Sequence[bool], at: Sequence[int]) -> str:
+    """How many of these, and, where it was some, at which depths all of them."""
+    num = sum(found[k] for k in at)
+    lost = {part["asked"][k][1] for k in at if not found[k]}
+    kept = [f"{100 * depth:.0f}%" for depth in sorted({part["asked"][k][1] for k in at} - lost)]
+    return f"{num} of {len(at)}" + (f", at {', '.join(kept)}" if kept and lost else "")

@@ -31,7 +31,15 @@ def test_the_tables() -> None:
         ("0 to 1,000", "10", "3.00", "3.50", "2.00"),
         ("1,000 to 2,000, beyond the base's own", "5", "5.00", "3.50", "2.50"),
     )
-    assert keys.rows == (("1,000", "0%", "1 of 1", "0 of 1", "1 of 1"), ("3,000", "50%", "0 of 1", "0 of 1", "1 of 1"))
+    assert keys.rows == (("1,000", "1 of 1", "0 of 1", "1 of 1"), ("3,000", "0 of 1", "0 of 1", "1 of 1"))
+
+
+def test_where_keys_were_found() -> None:
+    """Two of each depth: a depth is named where both were found."""
+    asked = [[1000, d] for d in (0.0, 0.5, 1.0) for _ in range(2)]
+    found = {"base": [True] * 6, "stretched": [True, True, True, False, False, False], "tuned": [False] * 6}
+    passkey = {"lengths": [1000], "depths": [0.0, 0.5, 1.0], "asked": asked, "num_planned": 6, "found": found}
+    assert context(facts(passkey=passkey)).sheets[1].rows == (("1,000", "6 of 6", "3 of 6, at 0%", "0 of 6"),)
 
 
 def test_nothing_is_said_of_what_was_not_measured() -> None:
