@@ -44,6 +44,10 @@ def topics(
         weight_NV = vectorizer.fit_transform(prompts)
     except ValueError:  # scikit-learn's word for "no word stands in two prompts and not in most"
         return []
+    # prompts of a template may have the same words that count: there are no more groups than unlike rows
+    num = min(num, len({(row.indices.tobytes(), row.data.tobytes()) for row in weight_NV}))
+    if num < 2:
+        return []
     group_N = KMeans(num, n_init=4, random_state=0).fit_predict(weight_NV)
     score_N, words = np.asarray(scores, dtype=float), vectorizer.get_feature_names_out()
     mean_V = np.asarray(weight_NV.mean(axis=0))[0]

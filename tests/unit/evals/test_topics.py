@@ -62,6 +62,14 @@ def test_few_cases_and_prompts_without_words_have_no_topics() -> None:
     assert all(t.gap == 0 for t in same)
 
 
+def test_prompts_with_the_same_words_are_no_more_topics_than_there_are_words() -> None:
+    """Three topics are asked for, and there are two. Mutant: the third has no case, and its mean divides by zero."""
+    texts = [f"How often stands {'abc'[k % 3]} in the {'lamp' if k % 2 else 'kettle'}?" for k in range(60)]
+    found = topics([str(k) for k in range(60)], texts, [float(k % 2) for k in range(60)], [None] * 60, 0.05)
+    assert sorted(topic.name.split(",")[0] for topic in found) == ["kettle", "lamp"]
+    assert topics([str(k) for k in range(60)], ["a lamp"] * 60, [0.0] * 60, [None] * 60, 0.05) == []
+
+
 def test_welch() -> None:
     gap, (low, high) = welch(np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0, 7.0, 8.0]), 0.05)
     assert gap == -4.5
