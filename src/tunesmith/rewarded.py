@@ -50,7 +50,7 @@ def server_of(recipe: Recipe, folder: RunFolder, session: Session) -> Server | N
         return None
 
     def export(out: Path) -> list[str]:
-        session.export(TENANT, out)
+        session.export(session.publish(TENANT), out)  # whole, where ranks hold parts
         return list(vllm_facts(out)["breaches"])
 
     endpoint = Endpoint(asked.endpoint, asked.model, asked.api_key_env)

@@ -178,11 +178,11 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(run: Path, tmp_path: Path) -> N
     opened = open_run(run)
     with terminal(tmp_path, str(run), "--max-tokens", "1900", "--temperature", "2") as screen:
         screen.until("> ")
-        for _ in range(20):  # an answer may end by itself before it can be stopped
+        for k in range(40):  # an answer may end by itself before it can be stopped: the next question has another
             time.sleep(0.5)
-            screen.type("/reset\nfox 7: what is it?\n")
+            screen.type(f"/reset\nfox {k}: what is it?\n")
             screen.until("it?\n")
-            time.sleep(0.1)
+            time.sleep(0.1 * 0.9**k)
             screen.type("\x03")
             if "neither the message" in screen.until(" kept", "leaves"):
                 break
