@@ -258,7 +258,8 @@ class Job:
         changes = [
             c for c in robustness.CHANGES[level] if applies(c, cases, made.instruction, made.labels, recipe.seed)
         ]
-        seconds += len(changes) * sum(self.asked(who, made.forms[0], cases) for who in ("base", "tuned"))
+        one = sum(self.asked(who, made.forms[0], cases) for who in ("base", "tuned"))
+        seconds += len(changes) * (robustness.COMPARED_S + one)
         seconds += self.recited() if level != "off" and self.base.layout != "seq2seq" else 0.0
         ranked = self.ranked.num_tokens if self.ranked else 0
         seconds += 2 * self.speeds.score.of(ranked, ranked / recipe.train.micro)
@@ -395,6 +396,5 @@ def why(times: dict[str, float], speeds: Speeds) -> str:
 def rehearsed_row(recipe: Recipe, times: dict[str, float]) -> tuple[str, bool, str]:
     """Of the plan: key, value, why."""
     why_auto = f"done where it takes at most {SHARE_REHEARSED:.0%} of the run"
-    return (
-        "train.rehearsal", "rehearsal" in times, why_auto if recipe.train.rehearsal == "auto" else "said in the recipe"
-    )  # fmt: skip
+    is_auto = recipe.train.rehearsal == "auto"
+    return "train.rehearsal", "rehearsal" in times, why_auto if is_auto else "said in the recipe"

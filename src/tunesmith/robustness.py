@@ -39,6 +39,7 @@ NAME = "robustness.json"
 KEPT = "scores/robustness.json"  # what was asked so far, for a resume
 CHANGES = {"off": (), "quick": QUICK, "full": FULL}
 NUM_CASES = {"off": 0, "quick": 40, "full": 200}  # asked in each change
+COMPARED_S = 0.1  # of a change, beside what the models take: texts changed, answers compared, kept on disk
 LONGEST = 3  # times its tokens that a prompt may grow to by slips, which break words into more tokens
 
 
