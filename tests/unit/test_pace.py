@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.runs import tiny_runs
 
-from tunesmith import guards, pace
+from tunesmith import guards, pace, robustness
 from tunesmith.build import compute, feed_of, load_base, material
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
@@ -41,6 +41,24 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     made = material(recipe, base)
     feed = feed_of(recipe, base, made)
     return Job(recipe, base, made, feed, feed.num_updates, STOPPED, num_trained(base.model, recipe.adapt), waits=False)
+
+
+@pytest.fixture(autouse=True)
+def only_speeds(monkeypatch: pytest.MonkeyPatch) -> float:
+    """What takes as long whatever the speeds is looked at by itself."""
+    compared_s = robustness.COMPARED_S
+    monkeypatch.setattr(robustness, "COMPARED_S", 0.0)
+    return compared_s
+
+
+def test_changed_prompts_take_their_time_beside_the_models(
+    job: Job, monkeypatch: pytest.MonkeyPatch, only_speeds: float
+) -> None:
+    assert seconds(job) == {}
+    monkeypatch.setattr(robustness, "COMPARED_S", only_speeds)
+    changes = seconds(job)["robustness"] / only_speeds
+    assert changes == pytest.approx(round(changes))
+    assert 1 < changes <= len(robustness.CHANGES["quick"])
 
 
 def seconds(job: Job, **speeds: object) -> dict[str, float]:
