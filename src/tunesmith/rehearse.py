@@ -32,7 +32,7 @@ from tunesmith.fitted import Fitted
 from tunesmith.folder import RunFolder
 from tunesmith.generate.limits import Limits
 from tunesmith.recipe import Recipe
-from tunesmith.rewarded import rolling, try_group
+from tunesmith.rewarded import actor_of, rolling, try_group
 from tunesmith.roles import Foretold
 from tunesmith.speeds import Tried, longest_of
 
@@ -64,7 +64,7 @@ def rehearse(fitted: Fitted, folder: RunFolder, made: Material, where: Compute, 
                 answer_longest(session, made)
             if made.kind.rewards:
                 with doing("replies sampled and graded"):
-                    try_group(session, feed, made)
+                    try_group(actor_of(recipe, folder, session, made), feed, made)
             with doing("checkpoint written and read"):
                 giving = rolling(recipe, folder, session, made, feed, state)
                 kept = tensors_digest(session.save_state(TENANT)[0].items())

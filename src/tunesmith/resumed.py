@@ -12,6 +12,7 @@ from tunesmith.importing.reading import flat
 from tunesmith.recipe import Recipe, read
 
 MAY_CHANGE = ("export", "trackers", "gates", "energy")  # keys of a recipe that no number depends on
+AT = tuple(f"objective.policy.server.{key}" for key in ("endpoint", "api_key_env"))  # a server that moved
 MOVED = "parent.run"  # a folder: what it holds is told by the lock
 ON_NAN = ("abort", "skip", "rollback")  # each does what the next one does, until it ends the run
 FREE = ("processes", "threads", "fitted.parallel")  # with another number of processes
@@ -24,7 +25,7 @@ def refuse_other_recipe(recipe: Recipe, out: Path) -> None:
     if ON_NAN.index(before.train.on_nan) < ON_NAN.index(recipe.train.on_nan):
         then["train.on_nan"] = recipe.train.on_nan
     different = [k for k in {**then, **now} if then.get(k) != now.get(k) and k.split(".")[0] not in MAY_CHANGE]
-    different = [k for k in different if k != MOVED or None in (then[k], now[k])]
+    different = [k for k in different if k not in (MOVED, *AT) or None in (then[k], now[k])]
     if different:
         key = different[0]
         raise InputError(

@@ -18,7 +18,7 @@ from tunesmith.roles import Feed, Foretold
 from tunesmith.rollouts.draws import Draws
 from tunesmith.rollouts.episodes import Episode, play
 from tunesmith.rollouts.feed import FOLDER, Actor, RolloutFeed
-from tunesmith.rollouts.served import HELD, Server
+from tunesmith.rollouts.served import HELD, Server, check
 from tunesmith.types import Attempt
 
 JUDGED = "rollouts/judged.jsonl"  # what the models said that a reward asks, by a digest of the question
@@ -31,36 +31,37 @@ def rolling(recipe: Recipe, folder: RunFolder, session: Session, made: Material,
     if not isinstance(feed, Draws):
         return feed  # type: ignore[return-value]
     assert made.means.reward is not None
-    reference = None if made.before is None else session.publish(TENANT)
-    actor = Actor(session, TENANT, reference, recipe.evals.rows, server_of(recipe, folder, session))
+    actor = actor_of(recipe, folder, session, made)
     state.reference = "" if made.before is None else made.before.tuned
     return RolloutFeed(feed, actor, made.means.reward, folder.path, state.num_updates)
 
 
-def over(feed: Feed) -> None:
-    """Nothing is sampled any more."""
-    if isinstance(feed, RolloutFeed):
-        feed.close()
-
-
-def server_of(recipe: Recipe, folder: RunFolder, session: Session) -> Server | None:
-    """Who samples in place of the session, and is there. InputError where it is not."""
+def endpoint_of(recipe: Recipe) -> Endpoint | None:
+    """Of the server that samples in place of the session, which is there. InputError where it is not."""
     asked = recipe.objective.policy.server
     if asked.endpoint is None:
         return None
+    endpoint = Endpoint(asked.endpoint, asked.model, asked.api_key_env)
+    return check(endpoint.allowed("objective.policy.server.endpoint"))
+
+
+def actor_of(recipe: Recipe, folder: RunFolder, session: Session, made: Material) -> Actor:
+    """Who answers, and the model as it is now to be held against, where it is not the base."""
+    reference = None if made.before is None else session.publish(TENANT)
+    endpoint, server = endpoint_of(recipe), None
 
     def export(out: Path) -> list[str]:
         session.export(session.publish(TENANT), out)  # whole, where ranks hold parts
         return list(vllm_facts(out)["breaches"])
 
-    endpoint = Endpoint(asked.endpoint, asked.model, asked.api_key_env)
-    endpoint.allowed("objective.policy.server.endpoint")
-    for left in (folder.path / FOLDER).glob(f"{HELD}*"):  # by a run that was killed
-        shutil.rmtree(left)
-    return Server(endpoint, export, folder.path / FOLDER, asked.ahead).check()
+    if endpoint is not None:
+        for left in (folder.path / FOLDER).glob(f"{HELD}*"):  # by a run that was killed
+            shutil.rmtree(left)
+        server = Server(endpoint, export, folder.path / FOLDER, recipe.objective.policy.server.ahead)
+    return Actor(session, TENANT, reference, recipe.evals.rows, server)
 
 
-def try_group(session: Session, feed: Foretold, made: Material) -> None:
+def try_group(actor: Actor, feed: Foretold, made: Material) -> None:
     """The longest prompt answered, and its replies graded, as each update will do it."""
     assert isinstance(feed, Draws)
     assert made.means.reward is not None
@@ -68,7 +69,8 @@ def try_group(session: Session, feed: Foretold, made: Material) -> None:
     at = max(range(len(prompts.tokens)), key=lambda k: len(prompts.tokens[k]))
     most = min(TRIED_TOKENS, feed.asked.max_new_tokens)
     limits = Limits(most, prompts.stop_ids, feed.asked.temperature, rows=NUM_TRIED, tempered=True)
-    done = session.sample(TENANT, [prompts.tokens[at]] * NUM_TRIED, limits, decode=prompts.decode)
+    with actor.holding(0):
+        done = actor.sample([prompts.tokens[at]] * NUM_TRIED, limits, prompts.decode)
     if prompts.stage is not None:
         episodes = [Episode(prompts.examples[at], prompts.put[at], tuple(prompts.tokens[at])) for _ in done]
         bounds = replace(prompts.stage.bounds(most), turns=1)

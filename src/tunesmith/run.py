@@ -58,7 +58,7 @@ from tunesmith.rehearse import NAME as REHEARSED
 from tunesmith.rehearse import rehearse
 from tunesmith.reports import cost_of, finish_reports, report_base, write_reports
 from tunesmith.resumed import refuse_other_lock, refuse_other_recipe
-from tunesmith.rewarded import JUDGED, over, rolling
+from tunesmith.rewarded import JUDGED, endpoint_of, rolling
 from tunesmith.room import check_disk, disk_need
 from tunesmith.settled import settle
 from tunesmith.sizes import NAME as SIZES
@@ -169,6 +169,7 @@ def begun(
     """Prepared and rehearsed. `only`: the stages that will be; none: all."""
     with folder.stage("prepare"):
         fitted, where, base, made, tried = prepare(recipe, folder, only)
+        endpoint_of(fitted.recipe)  # a server that is not there is told before anything takes long
     lineage.note_parent(folder.path, made.before.weights if made.before else base.located.folder)
     recorded.record(folder.path, folder.tell)
     said = {"recipe": asdict(fitted.recipe), "plan": folder.read("plan.json")["resolved"]}
@@ -184,7 +185,6 @@ def learned(
     with folder.stage("train"):
         with at_work(folder.ranks, folder, fitted.recipe, session):
             teach(fitted.recipe, folder, session, made, state, feed, tracked)
-            over(feed)
         snapshot = settle(fitted.recipe, folder, session, made)
         trim(session)
     return made, snapshot

@@ -321,6 +321,8 @@ def unrewarded(recipe: Recipe) -> dict[str, bool]:
         "objective.policy.server is given the adapter of each update, and adapt.method is "
         f"{recipe.adapt.method}: use lora, or sample here": bool(o.policy.server.endpoint)
         and recipe.adapt.method != "lora",
+        "objective.policy.server.ahead samples for the next update, which train.early_stop may call off: leave one of "
+        "them out": o.policy.server.ahead and recipe.train.early_stop.patience > 0,
         "train.unfreeze_groups goes by epochs of rows: leave it out": recipe.train.unfreeze_groups > 0,
         "train.update_tokens: an update is as many replies as objective.policy's prompts, group_size and mini_batches "
         "say: leave it out": recipe.train.update_tokens != Train().update_tokens,

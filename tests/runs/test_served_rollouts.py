@@ -193,9 +193,23 @@ def test_replies_that_were_sampled_are_read_back_by_a_resume(world: Path) -> Non
         with pytest.raises(Interrupted):
             start(world, "stopped", endpoint, Stops())
         num = len(server.asked)
-        start(world, "stopped", endpoint, resume=True)
+    with standing_in(server) as moved:
+        assert moved != endpoint
+        start(world, "stopped", moved, resume=True)
     assert num == 6
     assert len(server.asked) == 9  # those of the second sampling once more: nothing was learned from them
+
+
+def test_a_rehearsal_asks_the_server_too(world: Path) -> None:
+    """What it cannot do is told before the base is asked anything."""
+    server = Standin(world / "model")
+    with standing_in(server) as endpoint:
+        start(world, "rehearsed", endpoint, train={"rehearsal": True})
+    assert [body["n"] for body in server.asked] == [2, *[4] * 6]
+    cannot, in_vain = Standin(world / "model", may_load=False), {"rehearsal": True}
+    with standing_in(cannot) as endpoint, pytest.raises(InputError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        start(world, "rehearsed_in_vain", endpoint, train=in_vain)
+    assert not (world / "rehearsed_in_vain" / "scores").exists()
 
 
 def test_another_model_is_refused(world: Path) -> None:
@@ -218,6 +232,14 @@ def test_servers_that_cannot_are_named(world: Path) -> None:
     [
         ({"policy": {"temperature": 0.7}}, "temperature is 0.7"),
         ({"policy": {"server": {"endpoint": "http://127.0.0.1:1/v1"}}}, "no model"),
+        ({"policy": {"server": {"ahead": True}}}, "no endpoint"),
+        (
+            {
+                "policy": {"server": {"endpoint": "http://127.0.0.1:1/v1", "model": NAME, "ahead": True}},
+                "train": {"early_stop": {"patience": 1, "on": "score"}},
+            },
+            "may call off",
+        ),
         ({"adapt": {"method": "last_k", "rank": 16}}, "adapt.method is last_k"),
     ],
 )

@@ -174,7 +174,7 @@ class Sampler:
     ) -> Generator[Step]:
         """The tokens of a batch, one step at a time. Rows that the caller has put into `stopped` leave after a step."""
         hidden, buffers = self.read_in(tails, prefix, limits.max_new_tokens)
-        noise = noise_of(limits, rows)
+        noise = [torch.Generator().manual_seed(limits.seed_of(row)) for row in rows]
         alive = list(range(len(tails)))  # rows of the buffers, as indices into tails
         guides = limits.form.start(len(tails)) if limits.form else None
         for step in range(limits.max_new_tokens):
@@ -206,11 +206,6 @@ def laid(lengths: Sequence[int], prefix: Buffers, room: int) -> Buffers:
     buffers.pad_B = torch.tensor([longest - n for n in lengths], device=buffers.pad_B.device)
     buffers.is_padded = min(lengths) < longest
     return buffers
-
-
-def noise_of(limits: Limits, rows: Sequence[int]) -> list[torch.Generator]:
-    """Of each row, by its number among all that are asked."""
-    return [torch.Generator().manual_seed((limits.seed * 1_000_003 + row) % 2**63) for row in rows]
 
 
 def nats_of(logp_V: Tensor, picked: Tensor, limits: Limits) -> Tensor:

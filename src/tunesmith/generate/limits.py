@@ -26,6 +26,10 @@ class Limits:
     form: Form | None = None  # what answers have to be; then what is told is how likely a token was among those allowed
     spent_s: float = 0.0  # of the deadline, by earlier calls of the same asking
 
+    def seed_of(self, row: int) -> int:
+        """Of the generator of a row, by its number among all that are asked."""
+        return (self.seed * 1_000_003 + row) % 2**63
+
     def until(self) -> float | None:
         """When a call that begins now must end, by the monotonic clock."""
         return None if self.deadline_s is None else time.monotonic() + self.deadline_s - self.spent_s

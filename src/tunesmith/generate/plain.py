@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from tunesmith.errors import PlanError
 from tunesmith.generate.classes import classes_of
-from tunesmith.generate.decode import nats_of, noise_of, pick
+from tunesmith.generate.decode import nats_of, pick
 from tunesmith.generate.kept import Kept
 from tunesmith.generate.limits import Limits, too_late
 from tunesmith.models.heads import inner
@@ -119,7 +119,8 @@ class Picked(LogitsProcessor):
     How likely it is, [B] of each step, is all that is kept of logits [B, V]."""
 
     def __init__(self, limits: Limits, rows: Sequence[int]) -> None:
-        self.limits, self.noise, self.nats = limits, noise_of(limits, rows), list[Tensor]()
+        self.limits, self.nats = limits, list[Tensor]()
+        self.noise = [torch.Generator().manual_seed(limits.seed_of(row)) for row in rows]
         self.guides = limits.form.start(len(rows)) if limits.form else None
         self.live = list(range(len(rows)))
 

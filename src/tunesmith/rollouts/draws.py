@@ -210,10 +210,11 @@ def refuse(asked: Policy) -> None:
             reasons[why] = getattr(asked, name) is not None
         why = f"mini_batches is {asked.mini_batches}, and by method online_dpo a prompt gives one pair: an update"
         reasons[f"{why} could be empty. Use 1"] = asked.mini_batches > 1
-    at, model = asked.server.endpoint, asked.server.model
-    reasons[
-        f"server has {'no model: the name of the base' if at else 'a model and no endpoint: the address'} there"
-    ] = bool(at) != bool(model)
+    at = asked.server.endpoint
+    reasons["server has no model: say the name that the base has there"] = bool(at) and not asked.server.model
+    reasons["server has no endpoint, and nothing else of it is read: say its address, or leave server out"] = (
+        not at and asked.server != Sampling()
+    )
     reasons[
         f"temperature is {asked.temperature:g}, and a server tells how likely a token is at 1: use 1, or sample here"
     ] = bool(at) and asked.temperature != 1

@@ -73,12 +73,6 @@ class RolloutFeed:
         age += self._staleness
         return laid(mine, self.draws.micro_tokens, self.draws.rope, age, by_pairs=self.draws.by_pairs)
 
-    def close(self) -> None:
-        """What is being sampled ahead is waited for, and comes to nothing."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            ahead.exception()
-
     # -- sampling -----------------------------------------------------------------------------------------------
 
     def _sampled(self) -> list[Rollout]:

@@ -25,7 +25,6 @@ from tunesmith.files import publish_folder
 from tunesmith.generate.limits import Limits
 from tunesmith.types import Completion
 
-AGAIN = 1_000_003  # between the seeds of two samplings, as the engine's own sampler has it
 MOST_BYTES = 2**28  # of the replies to a prompt, with their log-probabilities
 HELD = "tunesmith-"  # how adapters are named, here and there
 FAR_NATS = 0.2  # a token, on average: more than kernels and precisions differ, less than another model
@@ -44,16 +43,6 @@ class Server:
     @property
     def said(self) -> str:
         return f"{self.endpoint.model} at {self.endpoint.host}"
-
-    def check(self) -> Server:
-        """Itself. InputError where the server does not have the base."""
-        names = self.endpoint.patiently(lambda s: models_in(self.endpoint.post(None, s, "models")), soon())
-        if self.endpoint.model not in names:
-            raise InputError(
-                f"{self.endpoint.host} has no model {self.endpoint.model} (objective.policy.server.model); there is: "
-                f"{', '.join(names) or 'none'}"
-            )
-        return self
 
     @contextmanager
     def holding(self, update: int) -> Iterator[None]:
@@ -103,13 +92,24 @@ class Server:
         return {
             "model": self.name, "prompt": list(prompt), "n": num, "max_tokens": limits.max_new_tokens,
             "temperature": limits.temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
-            "seed": (limits.seed * AGAIN + row) % 2**63, "stop_token_ids": list(limits.stop_ids), "logprobs": 0,
+            "seed": limits.seed_of(row), "stop_token_ids": list(limits.stop_ids), "logprobs": 0,
             "return_token_ids": True, "return_tokens_as_token_ids": True, "add_special_tokens": False,
         }  # fmt: skip
 
     def _answer(self, body: dict[str, Any], decode: Callable[[Sequence[int]], str]) -> list[Completion]:
         send = lambda s: completions_in(self.endpoint.post(body, s, "completions", MOST_BYTES), body["n"], decode)
         return self.endpoint.patiently(send, soon(), WAIT_S)
+
+
+def check(endpoint: Endpoint) -> Endpoint:
+    """Itself. InputError where the server does not have the base."""
+    names = endpoint.patiently(lambda s: models_in(endpoint.post(None, s, "models")), soon())
+    if endpoint.model not in names:
+        raise InputError(
+            f"{endpoint.host} has no model {endpoint.model} (objective.policy.server.model); there is: "
+            f"{', '.join(names) or 'none'}"
+        )
+    return endpoint
 
 
 def soon() -> float:
