@@ -79,6 +79,20 @@ def test_pairs_of_a_judge_hold_where_they_are_from_and_a_run_learns_from_them(pr
     assert verdict["task"] == "preferences"
 
 
+def test_a_model_that_transformers_samples_from(prompts: Path) -> None:
+    """Of another layout than the engine's own sampler knows."""
+    tiny_runs.model_folder(Path("falcon"), "falcon")
+
+    words = "prefer prompts.jsonl --model falcon --n 12 --max-tokens 100 --reward reward.yaml --out falcon.jsonl --json"
+    said = typed(words.split())
+    assert said.code == 0, said.text
+    facts = json.loads(said.out)
+    rows = read("falcon.jsonl")
+    assert facts["num_rows"] == len(rows) > 3
+    assert all({"sampled_by": "falcon"}.items() <= row.items() and row["chosen"] != row["rejected"] for row in rows)
+    assert len({row["chosen"] for row in rows}) > 3
+
+
 def test_a_judge_that_looks_at_the_place_alone_gives_no_pair(prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And another judge goes on with the same answers. The mutant asks one order, and believes it."""
     with server(answers) as (url, asked), server(first) as (judge, _), server(longer) as (better, _):

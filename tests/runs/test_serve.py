@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import socket
 import time
@@ -342,6 +343,9 @@ def test_a_padded_model_answers(tmp_path: Path) -> None:
         once, again, other = (text(client, model="base", temperature=1, seed=seed) for seed in (1, 1, 2))
         assert once == again
         assert once not in (whole, other)
+        if importlib.util.find_spec("llguidance"):
+            form = {"type": "json_schema", "json_schema": {"name": "who", "schema": {"enum": ["fox", "dog"]}}}
+            assert text(client, model="base", response_format=form) in ('"fox"', '"dog"')
         with pytest.raises(openai.BadRequestError, match="padded"):
             text(client, model="base", logprobs=True, top_logprobs=1)
 
