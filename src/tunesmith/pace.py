@@ -18,6 +18,7 @@ from tunesmith.build import Material, drawn
 from tunesmith.data.pack import pack
 from tunesmith.data.records import replies_of, sizes_of
 from tunesmith.data.traits import column
+from tunesmith.engine.dealing import body_of
 from tunesmith.evals.dialogues import rounds
 from tunesmith.evals.out_of_scope import TEXTS
 from tunesmith.evals.overfit import MIN_REPLIES, MIN_UNITS, num_units
@@ -62,10 +63,8 @@ class Job:
 
     def scored(self, records: Sequence[Record], num: int | None = None) -> float:
         """Seconds to score `num` records (as many as are given) like these, without gradients."""
-        some = records[:NUM_LOOKED_AT]
-        if not some:
-            return 0.0
-        return self.scored_all(some, self.recipe.train.micro) / len(some) * (len(records) if num is None else num)
+        some, num = records[:NUM_LOOKED_AT], len(records) if num is None else num
+        return self.scored_all(some, self.recipe.train.micro) / len(some) * num if some else 0.0
 
     def scored_all(self, records: Sequence[Record], micro: int = guards.MICRO_TOKENS) -> float:
         """Of these records."""
@@ -296,14 +295,15 @@ class Job:
         recipe, speeds, model = self.recipe, self.speeds, self.base.model
         written = min(tokens, self.made.max_new_tokens, max(self.reply_lengths, default=tokens))
         compared = prompts * (2 * self.read_one_s + written * float(step_s(speeds.tuned, [1.0])[0]))
-        is_adapter = recipe.adapt.is_adapter
-        has_merged = is_adapter and "merged" in recipe.export
-        openings = 2 if has_merged else 1
-        is_again = has_merged and (model.dtype.itemsize < 4 or recipe.adapt.base_bits is not None)  # whole, in float32
-        out = self.trained * 4 if is_adapter else self.base.num_weights * model.dtype.itemsize
-        out += 4 * self.base.num_weights if has_merged else 0
-        written_s = out / GIB * speeds.disk_s + speeds.tokenizer_s * (1 + has_merged)
-        return (compared + speeds.load_s) * (openings + is_again) + compared + written_s
+        is_adapter, bits = recipe.adapt.is_adapter, model.dtype.itemsize
+        out = self.trained * 4 if is_adapter else self.base.num_weights * bits
+        seconds = 2 * compared + speeds.load_s + speeds.tokenizer_s + out / GIB * speeds.disk_s
+        if not (is_adapter and "merged" in recipe.export):
+            return seconds
+        openings = 1 + (bits < 4 or recipe.adapt.base_bits is not None)  # once more, to be merged in float32
+        whole, body = (4 * num / GIB for num in (self.base.num_weights, body_of(self.base)))
+        merged_s = body * speeds.copy_s + whole * speeds.disk_s + speeds.tokenizer_s
+        return seconds + openings * (compared * speeds.exact + speeds.load_s) + merged_s
 
     def rehearsal(self) -> float:
         """What is left of it: prompts, a checkpoint, the export; the longest micro-batch where it was cut before."""

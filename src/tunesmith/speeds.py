@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median_low
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from tunesmith.build import TENANT, Material, num_updates, start
-from tunesmith.data.pack import pack
+from tunesmith.data.pack import forest, pack
+from tunesmith.data.shortened import shortened
 from tunesmith.data.stored import place
 from tunesmith.engine.cuts import Cuts, pieces
+from tunesmith.engine.dealing import cost_of
 from tunesmith.engine.loop import State
 from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.engine.session import Session
@@ -33,15 +36,17 @@ from tunesmith.models.load import Base
 from tunesmith.recipe import Train
 from tunesmith.roles import Foretold
 from tunesmith.room import SAVED_BYTES
-from tunesmith.types import Forest
+from tunesmith.types import Forest, Record, Segment
 
 WARM_TOKENS = 64  # of the first, untimed passes
-LEARN_S = 3.0  # that the timed micro-batch may take; a larger one is cut
+LEARN_S = 2.0  # that the timed micro-batch may take; a larger one is cut
 READ_S, READ_TOKENS, LEAST_READ = 1.5, 256, 64  # of prompts that are read at once for the timing: seconds, tokens
 SCORED_TOKENS = 384
-STEADY_S, MOST_TIMES = 0.5, 5  # what takes less is timed again, this often at most, and its median counts
+STEADY_S, MOST_TIMES = 0.5, 5  # what takes less is timed more than twice, this often at most; its median counts
+LEARNS_SLOWER, READS_SLOWER = 2.0, 1.3  # an attention's multiply-add than a weight's, as timed with 3,600 tokens
 LEAST_SHARE = 0.1  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
+COPIED, EXACT_SIZE = 2**26, 2**24  # bytes, and numbers of a matrix, for the clock
 LEAST_WRITTEN, MOST_WRITTEN = 2**24, 2**28  # bytes, for the clock: an eighth of a checkpoint
 Found = TypeVar("Found")
 
@@ -65,6 +70,12 @@ class Line:
         steep = (many_s - few_s) / (many - few) if many > few else most
         token_s = min(max(steep, LEAST_SHARE * most), most)
         return cls(many_s - token_s * many, token_s)
+
+    def denser(self, base: Base, tried: Forest, wanted: Forest, slower: float = READS_SLOWER) -> Line:
+        """A token of `wanted` attends to more others than one of `tried` where that was shortened."""
+        cost = cost_of(base, slower)
+        more = (cost(wanted) / wanted.num_tokens) / (cost(tried) / tried.num_tokens)
+        return replace(self, token_s=self.token_s * max(1.0, more))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,8 @@ class Speeds:
     load_s: float  # of the weights, by transformers
     tokenizer_s: float  # of the tokenizer, written
     disk_s: float  # of a GiB that is written, synced and hashed
+    copy_s: float  # of a GiB that is put into memory that was not in use
+    exact: float  # what a step takes in float32, of what it takes in the run's precision
     is_done: bool  # whether the longest micro-batch was tried, uncut, and all its numbers were finite
     took_s: float  # all of this
 
@@ -135,10 +148,22 @@ def try_out(
         session.close()
         raise
     disk_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
-    tokenizer_s = saving(base)
+    tokenizer_s, copy_s, exact = saving(base), copying(), exactness(base)
     took_s = time.monotonic() - began
     speeds = Speeds(
-        learn, step_s, score, head_s, of_base or of_tuned, of_tuned, base.load_s, tokenizer_s, disk_s, is_done, took_s
+        learn,
+        step_s,
+        score,
+        head_s,
+        of_base or of_tuned,
+        of_tuned,
+        base.load_s,
+        tokenizer_s,
+        disk_s,
+        copy_s,
+        exact,
+        is_done,
+        took_s,
     )
     return Tried(session, state, speeds)
 
@@ -166,11 +191,11 @@ def timed(work: Callable[[], Found], device: torch.device) -> tuple[float, Found
 
 
 def steady(work: Callable[[], float]) -> float:
-    """Seconds of what `work` times."""
-    found = [work()]
+    """Seconds of what `work` times, twice at least: the first pass of a size has to find its memory."""
+    found = [work(), work()]
     while len(found) < MOST_TIMES and sum(found) < STEADY_S:
         found.append(work())
-    return float(np.median(found))
+    return median_low(found)
 
 
 def learning(session: Session, state: State, longest: Forest) -> tuple[Line, float, bool]:
@@ -184,15 +209,16 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
 
     def line() -> Line:
         less_s = steady(lambda: learn(less)) if less.num_tokens < part.num_tokens else 0.0
-        return Line.through(less.num_tokens, less_s, part.num_tokens, steady(lambda: learn(part)))
+        found = Line.through(less.num_tokens, less_s, part.num_tokens, steady(lambda: learn(part)))
+        return found.denser(session.base, part, longest, LEARNS_SLOWER)
 
-    small, _ = ends_of(longest, WARM_TOKENS)
+    small = part_of(longest, WARM_TOKENS)
     warm_s = min(learn(small) for _ in range(2))  # the first builds what is built once
     most = int(LEARN_S / max(warm_s, 1e-6) * small.num_tokens)
     if warm_s < 2 * LEARN_S:  # two sizes at least: with Mixout most of a pass does not grow with its tokens
         most = max(most, 3 * small.num_tokens)
-    _, part = ends_of(longest, most)
-    less, _ = ends_of(longest, part.num_tokens // 3)
+    part = part_of(longest, most)
+    less = part_of(longest, part.num_tokens // 3)
     step_s, is_finite = 0.0, True
     try:
         session.optim_step(TENANT, state.lr)  # the first takes the memory of the moments
@@ -204,10 +230,14 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
     return found, step_s, is_finite and part is longest
 
 
-def ends_of(batch: Forest, most: int) -> tuple[Forest, Forest]:
-    """The shortest and the longest of its pieces, of at most so many tokens where the examples are so short."""
-    cut = sorted(pieces(batch, most), key=lambda piece: piece.num_tokens)
-    return cut[0], next((piece for piece in reversed(cut) if piece.num_tokens <= most), cut[0])
+def part_of(batch: Forest, most: int) -> Forest:
+    """The longest of its pieces that has at most so many tokens; where all are far from it, one that is shortened."""
+    cut = pieces(batch, most)
+    within, beyond = ([p for p in cut if (p.num_tokens <= most) == is_within] for is_within in (True, False))
+    whole = max(within, key=lambda piece: piece.num_tokens, default=None)
+    if whole is not None and (not beyond or whole.num_tokens > most // 2):
+        return whole
+    return shortened(min(beyond, key=lambda piece: piece.num_tokens), most)
 
 
 def longest_of(feed: Foretold) -> Forest:
@@ -219,8 +249,8 @@ def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Li
     are so short, few and all asked."""
     device, base = session.base.model.device, session.base
     packed = pack(made.train.records[:64], micro, base.rope)[0]
-    _, batch = ends_of(packed, most)
-    less, _ = ends_of(packed, batch.num_tokens // 3)
+    batch = part_of(packed, most)
+    less = part_of(packed, batch.num_tokens // 3)
     # an encoder-decoder's encoder cannot be asked about prompts, a class head gives one class a text, and a
     # masked-language head is asked about places
     is_whole = base.layout != "seq2seq" and base.writes
@@ -234,7 +264,7 @@ def scoring(session: Session, made: Material, micro: int, most: int) -> tuple[Li
     few, num = int((batch.weights != 0).sum()), batch.num_tokens
     head_s = max(0.0, (all_s - few_s) / max(1, num - few))
     few_s, less_s = (max(0.0, s - int((b.weights != 0).sum()) * head_s) for s, b in ((few_s, batch), (less_s, less)))
-    return Line.through(less.num_tokens, less_s, num, few_s), head_s
+    return Line.through(less.num_tokens, less_s, num, few_s).denser(base, batch, packed), head_s
 
 
 def answering(session: Session, who: Who, made: Material, rows: int) -> Answering:
@@ -249,9 +279,11 @@ def answering(session: Session, who: Who, made: Material, rows: int) -> Answerin
     clocked(session, who, made, one, 2)
     one_s, first_s, _ = clocked(session, who, made, one, WRITTEN)
     steps = {1: first_s}
-    tokens = min(READ_TOKENS, int(READ_S / max(one_s, 1e-6) * len(one[0])))
+    most_read = max(LEAST_READ, int(READ_S / max(one_s, 1e-6) * len(one[0])))
+    tokens = min(READ_TOKENS, most_read)
     num = max(1, min(wide, tokens * len(prompts) // sum(len(p) - shared for p in prompts)))
-    batch = prompts[(len(prompts) - num) // 2 :][:num]
+    middle = prompts[(len(prompts) - num) // 2 :][:num]
+    batch = middle if num > 1 else [middle[0][-most_read:]]
     read_s, step_s, written = clocked(session, who, made, batch, most)
     steps.setdefault(num, step_s)
     if wide > num:
@@ -261,6 +293,8 @@ def answering(session: Session, who: Who, made: Material, rows: int) -> Answerin
     lengths = [next((n for n, token in enumerate(answer, 1) if token in stops), most + 1) for answer in written]
     tokens_read, passes = read_tokens([len(p) for p in batch], rows, shared_of(batch))
     read = Line.through(len(one[0]), one_s, tokens_read / passes, read_s / passes)
+    tried, wanted = (forest([unlearned(p[-1])]) for p in (batch, middle))
+    read = read.denser(session.base, tried, wanted)
     return Answering(read, tuple(sorted((float(n), s) for n, s in steps.items())), tuple(lengths), most)
 
 
@@ -283,6 +317,10 @@ def clocked(
             for row, token in zip(step.rows, step.tokens):
                 written[row].append(token)
     return ends[0] - began, float(np.median(np.diff(ends))), written
+
+
+def unlearned(prompt: Sequence[int]) -> Record:
+    return Record("", (Segment(np.array(prompt), np.zeros(len(prompt), np.float32)),))
 
 
 def shared_of(prompts: Sequence[Sequence[int]]) -> int:
@@ -312,3 +350,22 @@ def saving(base: Base) -> float:
     with tempfile.TemporaryDirectory(prefix="tunesmith_", dir=place()) as scratch:
         seconds, _ = timed(lambda: base.tokenizer.save_pretrained(scratch), torch.device("cpu"))
     return seconds
+
+
+def copying() -> float:
+    """Seconds of a GiB that is put into memory that was not in use."""
+    source = torch.zeros(COPIED // 4)
+    return steady(lambda: timed(source.clone, torch.device("cpu"))[0]) * 2**30 / COPIED
+
+
+def exactness(base: Base) -> float:
+    """How much longer one token's product with a large matrix takes in float32: exports of 16 bits are compared so."""
+    held = base.model.dtype
+    if held == torch.float32:
+        return 1.0
+
+    def step(dtype: torch.dtype) -> float:
+        row, matrix = torch.ones(1, 1024, dtype=dtype), torch.ones(1024, EXACT_SIZE // 1024, dtype=dtype)
+        return steady(lambda: timed(lambda: row @ matrix, torch.device("cpu"))[0])
+
+    return step(torch.float32) / step(held)

@@ -9,6 +9,7 @@ import torch
 from tests import tiny
 
 from tunesmith.errors import RunError
+from tunesmith.generate import buffers
 from tunesmith.generate.buffers import Level
 from tunesmith.generate.decode import Sampler, common_prefix, drawn, pick
 from tunesmith.generate.limits import Limits
@@ -45,6 +46,51 @@ def test_the_sampler_writes_what_transformers_writes(family: str, shared: int) -
         assert mine.stopped == wanted.stopped
         assert mine.text == wanted.text
         assert torch.tensor(mine.logp) == pytest.approx(torch.tensor(wanted.logp), abs=2e-5)
+
+
+@pytest.mark.parametrize("shared", [0, 8])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_read_in_pieces_is_the_same_prompt(family: str, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few queries at a time, against levels, padding and windows."""
+    monkeypatch.setattr(buffers, "QUERIES", 3)
+    test_the_sampler_writes_what_transformers_writes(family, shared)
+
+
+@pytest.mark.parametrize("moved", ["begin", "end"])
+def test_mutant_pieces_that_see_one_column_less_are_found(moved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first column that a window leaves; the last that a query may see, which is itself."""
+    model = tiny.build("mistral")
+    sampler, limits, asked = Sampler(model, find_head(model), texts), Limits(6, STOP, rows=4), prompts(8)
+    monkeypatch.setattr(buffers, "QUERIES", 3)
+    right, plain = sampler(asked, limits), buffers.blocks
+
+    def mutant(column: int, num_queries: int, window: int | None) -> list[buffers.Block]:
+        step = 1 if moved == "begin" else -1
+        return [replace(b, **{moved: getattr(b, moved) + step}) for b in plain(column, num_queries, window)]
+
+    monkeypatch.setattr(buffers, "blocks", mutant)
+    assert [c.logp for c in sampler(asked, limits)] != [pytest.approx(c.logp, abs=1e-6) for c in right]
+
+
+def test_the_scores_of_a_long_prompt_never_stand_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a window what is computed does not grow with the square of the prompt. Mutants: whole passes; no `begin`."""
+    model, sizes = tiny.build("mistral"), list[int]()
+    plain = buffers.attended
+
+    def watched(query: torch.Tensor, below: object, own: tuple[torch.Tensor, ...], *rest: object) -> torch.Tensor:
+        sizes.append(query.shape[3] * own[0].shape[2])
+        return plain(query, below, own, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(buffers, "attended", watched)
+    monkeypatch.setattr(buffers, "QUERIES", 8)
+    sampler = Sampler(model, find_head(model), texts)
+    per_token = []
+    for num in (64, 256):
+        sizes.clear()
+        sampler.logits(list(range(3, tiny.VOCABULARY))[:8] * (num // 8))
+        assert max(sizes) <= 8 * (8 + model.config.sliding_window)
+        per_token.append(sum(sizes) / num)
+    assert per_token[1] < 1.1 * per_token[0]
 
 
 @pytest.mark.parametrize("told", [False, True])

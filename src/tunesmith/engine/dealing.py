@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 from tunesmith.models.load import Base
 from tunesmith.types import Forest
+
+FAR = 2**62  # tokens: no window
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +47,37 @@ def shares(costs: Sequence[float], batches: Sequence[Forest], size: int, *, pads
     ]
 
 
-def cost_of(base: Base) -> Callable[[Forest], float]:
+def cost_of(base: Base, slower: float = 1.0) -> Callable[[Forest], float]:
     """Multiply-adds of a forward pass: weights for each token, the head for each learned one, and attention for each
-    pair of a token and one that it sees."""
-    model, config = base.model, base.model.config.get_text_config()
-    inner, outer = model.get_input_embeddings(), model.get_output_embeddings()
-    head = numel(outer)
-    looked_up = 0 if outer is not None and outer.weight is inner.weight else numel(inner)
-    body, seen = base.num_weights - head - looked_up, 2 * config.hidden_size * config.num_hidden_layers
+    pair of a token and one that it sees, in each layer, `slower` times as dear."""
+    config, head, body = base.model.config.get_text_config(), numel(base.model.get_output_embeddings()), body_of(base)
+    windows = Counter(windows_of(config))
+    seen = 2 * slower * config.hidden_size
 
     def cost(forest: Forest) -> float:
-        num_learned, num_pairs = int((forest.weights != 0).sum()), int(forest.positions.sum()) + forest.num_tokens
+        num_learned, seen_N = int((forest.weights != 0).sum()), forest.positions + 1
+        num_pairs = sum(num * int(seen_N.clamp(max=window).sum()) for window, num in windows.items())
         return float(body * forest.num_tokens + head * num_learned + seen * num_pairs)
 
     return cost
+
+
+def body_of(base: Base) -> int:
+    """Weights beside those of the head and of what is looked up."""
+    inner, outer = base.model.get_input_embeddings(), base.model.get_output_embeddings()
+    looked_up = 0 if outer is not None and outer.weight is inner.weight else numel(inner)
+    return base.num_weights - numel(outer) - looked_up
+
+
+def windows_of(config: PreTrainedConfig) -> list[int]:
+    """How many tokens one attends to at most, layer by layer; 0 where a layer has no attention."""
+    said = config.to_dict()
+    window, chunk = (said.get(name) or FAR for name in ("sliding_window", "attention_chunk_size"))
+    by_kind = {"full_attention": FAR, "sliding_attention": window, "chunked_attention": chunk}
+    if kinds := said.get("layer_types"):
+        return [by_kind.get(kind, 0) for kind in kinds]
+    near = window if said.get("use_sliding_window", True) else FAR
+    return [near if said.get("num_attention_heads") else 0] * config.num_hidden_layers
 
 
 def numel(module: nn.Module | None) -> int:

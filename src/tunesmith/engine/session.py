@@ -285,14 +285,15 @@ class Session:
             self.create(name, self.tenants.pop(name).spec)
             self.load_state(name, tensors, facts)
 
-    def export(self, who: Who, folder: Path) -> None:
-        """Write the weights in peft's layout (LoRA) or transformers' (weights of the model), with the base's digest."""
+    def export(self, who: Who, folder: Path) -> dict[str, str]:
+        """Write the weights in peft's layout (LoRA) or transformers' (weights of the model), with the base's digest.
+        Gives {name: SHA-256} of the files that hold them."""
         with self._lock:
             holder = self._put(self._holder(who))
             if holder is None:
                 raise RunError("the base itself is not exported; name a tenant or a snapshot")
             values = holder.masters if isinstance(holder, Tenant) else holder.values
-            save_weights(self.base.model, holder.slot, values, folder, self.base.digest)
+            return save_weights(self.base.model, holder.slot, values, folder, self.base.digest)
 
     def close(self) -> None:
         """Leave the base as it was found: its own weights live, no adapter in it, no tenant."""

@@ -17,6 +17,7 @@ from tunesmith.models.bars import no_bars
 from tunesmith.models.heads import whole_rows
 from tunesmith.models.kinds import opener
 from tunesmith.models.quantised import hold, opening_dtype, round_weights
+from tunesmith.models.whole import save_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,10 @@ class Serving:
 def write_tuned(session: Session, snapshot: Snapshot, serving: Serving, final: Path) -> Path:
     """The adapter (LoRA) or the whole model, whole or absent."""
 
-    def write(folder: Path) -> None:
-        session.export(snapshot, folder)
+    def write(folder: Path) -> dict[str, str]:
+        hashed = session.export(snapshot, folder)
         serving.save(folder, session.base.model)
+        return hashed
 
     return publish_folder(write, final)
 
@@ -87,8 +89,9 @@ def write_merged(opened: PeftModel, serving: Serving, final: Path) -> Path:
     assert opened.dtype == torch.float32, "an adapter is merged in float32"
     model = opened.merge_and_unload()
 
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def write(folder: Path) -> dict[str, str]:
+        hashed = save_whole(model, folder)
         serving.save(folder, model)
+        return hashed
 
     return publish_folder(write, final)

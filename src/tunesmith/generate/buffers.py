@@ -18,6 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from tunesmith.models.before import Prefix
 
 NAME = "tunesmith_decode"
+QUERIES = 256  # that are computed at a time
 Kept = dict[int, tuple[Tensor, Tensor]]  # layer -> keys, values
 
 
@@ -95,7 +96,7 @@ class Buffers:
     column: int = 0  # where the next tokens go
     is_padded: bool = False
     part: slice | None = None
-    hidden_keys: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window, of this forward pass
+    hidden_keys: dict[tuple[int | None, Block], Tensor | None] = field(default_factory=dict)  # of this forward pass
 
     @classmethod
     def empty(cls, device: torch.device, capacity: int = 0) -> Buffers:
@@ -145,28 +146,49 @@ class Buffers:
         return (begin - pad)[:, None] + columns[None]
 
 
-def hidden_keys(buffers: Buffers, num_queries: int, num_keys: int, window: int | None) -> Tensor | None:
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Queries [first, stop) of a pass, and the own columns [begin, end) that any of them may see."""
+
+    first: int
+    stop: int
+    begin: int
+    end: int
+
+
+def blocks(column: int, num_queries: int, window: int | None) -> list[Block]:
+    """Of a pass that begins at `column`: few queries at a time, so that the scores of a long prompt never stand whole,
+    and none is computed of a column that comes later or is out of the window."""
+    found = []
+    for first in range(0, num_queries, QUERIES):
+        stop = min(first + QUERIES, num_queries)
+        begin = 0 if window is None else max(0, column + first - window + 1)
+        found.append(Block(first, stop, begin, column + stop))
+    return found
+
+
+def hidden_keys(buffers: Buffers, block: Block, window: int | None) -> Tensor | None:
     """[B, 1, 1, q, T] of the keys that a query must not see, None where it sees all; made once a forward pass."""
-    if window not in buffers.hidden_keys:
+    if (window, block) not in buffers.hidden_keys:
         hidden = None
         is_padded = buffers.is_padded or any(level.is_padded for level in buffers.levels)
-        if num_queries > 1 or is_padded or window is not None:
-            hidden = ~visible(buffers, num_queries, num_keys, window)
+        if block.stop - block.first > 1 or is_padded or window is not None:
+            hidden = ~visible(buffers, block, window)
             hidden = hidden if bool(hidden.any()) else None
-        buffers.hidden_keys[window] = hidden
-    return buffers.hidden_keys[window]
+        buffers.hidden_keys[window, block] = hidden
+    return buffers.hidden_keys[window, block]
 
 
-def visible(buffers: Buffers, num_queries: int, num_keys: int, window: int | None) -> Tensor:
-    """[B, 1, 1, q, T] of which keys a query may see, level by level, `num_keys` of its own columns last."""
+def visible(buffers: Buffers, block: Block, window: int | None) -> Tensor:
+    """[B, 1, 1, q, T] of which keys a query of the block may see: level by level, and own columns last."""
     pad = (buffers.pad_B if buffers.part is None else buffers.pad_B[buffers.part])[:, None, None]
-    query = torch.arange(buffers.column, buffers.column + num_queries, device=pad.device)[None, :, None]
-    key = torch.arange(num_keys, device=pad.device)[None, None, :]
+    query = torch.arange(buffers.column + block.first, buffers.column + block.stop, device=pad.device)[None, :, None]
+    key = torch.arange(block.begin, block.end, device=pad.device)[None, None, :]
     own = (key <= query) & (key >= pad)
     own = own | (key == query)  # a padding column sees itself, so that no row of the softmax is empty
     if window is not None:
         own = own & (query - key < window)
-    position_Bq = buffers.positions(num_queries)
+    position_Bq = buffers.positions(block.stop)[:, block.first :]
     return torch.cat([*(level.visible(position_Bq, window) for level in buffers.levels), own], -1)[:, None, None]
 
 
@@ -191,30 +213,43 @@ def decode_attention(
     if tunesmith_prefix is not None:
         key, value = tunesmith_prefix.into(layer, key, value)
     keys, values = buffers.write(layer, key, value)
-    batch, heads, num_queries, dim = query.shape
-    kv_heads = key.shape[1]
-    scale = dim**-0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query = (query * scale).unflatten(1, (key.shape[1], -1))
+    outs = []
+    for block in blocks(buffers.column, query.shape[3], sliding_window):
+        own = keys[:, :, block.begin : block.end], values[:, :, block.begin : block.end]
+        hidden = hidden_keys(buffers, block, sliding_window)
+        some = query[:, :, :, block.first : block.stop]
+        outs.append(attended(some, (buffers, layer), own, hidden, (softcap, s_aux)))
+    out = outs[0] if len(outs) == 1 else torch.cat(outs, 3)
+    return out.flatten(1, 2).transpose(1, 2).contiguous(), None
+
+
+def attended(
+    query: Tensor, below: tuple[Buffers, int], own: tuple[Tensor, Tensor], hidden: Tensor | None, settings: tuple
+) -> Tensor:
+    """Scaled queries [B, K, g, q, d] -> [B, K, g, q, dv] by the keys of the levels in a layer and own ones."""
+    (buffers, layer), (keys, values), (softcap, s_aux) = below, own, settings
     # the queries of one key/value head are one matrix, so that keys are never repeated
-    grouped = (query * scale).view(batch, kv_heads, -1, num_queries, dim).flatten(2, 3)
+    grouped = query.flatten(2, 3)
     parts = [*(level.scores(layer, grouped) for level in buffers.levels), grouped @ keys.transpose(-1, -2)]
     sizes = [part.shape[-1] for part in parts]
     scores = (torch.cat(parts, -1) if len(parts) > 1 else parts[0]).float()
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    by_query = scores.view(batch, kv_heads, -1, num_queries, scores.shape[-1])
-    hidden = hidden_keys(buffers, num_queries, keys.shape[2], sliding_window)
+    by_query = scores.view(*query.shape[:4], scores.shape[-1])
     if hidden is not None:
         by_query = by_query.masked_fill_(hidden, float("-inf"))
     if s_aux is not None:  # attention sinks (GPT-OSS): one more logit a head, whose value is zero
-        sink = s_aux.float().view(1, kv_heads, -1, 1, 1).expand(*by_query.shape[:4], 1)
+        sink = s_aux.float().view(1, query.shape[1], -1, 1, 1).expand(*by_query.shape[:4], 1)
         weights = torch.cat([by_query, sink], -1).softmax(-1)[..., :-1]
     else:
         weights = by_query.softmax(-1)
-    *below, own = weights.flatten(2, 3).to(values.dtype).split(sizes, -1)
-    out = own @ values
-    for level, part in zip(buffers.levels, below):
+    *upper, last = weights.flatten(2, 3).to(values.dtype).split(sizes, -1)
+    out = last @ values
+    for level, part in zip(buffers.levels, upper):
         out = out + level.values(layer, part)
-    return out.reshape(batch, heads, num_queries, values.shape[-1]).transpose(1, 2).contiguous(), None
+    return out.view(*query.shape[:4], -1)
 
 
 AttentionInterface.register(NAME, decode_attention)

@@ -20,31 +20,35 @@ from transformers import PreTrainedModel
 from tunesmith.errors import ModelError, PlanError
 from tunesmith.files import BASE_CONFIG, read_json, save_tensors
 from tunesmith.models.adapters import MAGNITUDE, Adapt, Slot, config_of, lora_config
-from tunesmith.models.bars import no_bars
 from tunesmith.models.claims import read_facts
 from tunesmith.models.class_head import head_modules
 from tunesmith.models.context import Context, extended
 from tunesmith.models.prompts import ROWS, rows_of
+from tunesmith.models.whole import save_whole
 
 PEFT_PREFIX = "base_model.model."
 FACTS = "tunesmith.json"
 CONTEXT = TypeAdapter(Context)
 
 
-def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], folder: Path, base_digest: str) -> None:
-    """An adapter as peft writes it (LoRA), or the whole model, where `values` are live; heads are left behind."""
+def save_weights(
+    model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], folder: Path, base_digest: str
+) -> dict[str, str]:
+    """An adapter as peft writes it (LoRA), or the whole model, where `values` are live; heads are left behind. Gives
+    the SHA-256 of the files that hold the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     if slot.adapt.is_adapter:
         tensors, config = adapter_of(model, slot, values)
-        save_tensors(
-            {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, folder / "adapter_model.safetensors",
+        name = "adapter_model.safetensors"
+        digest = save_tensors(
+            {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, folder / name,
             metadata={"format": "pt", "base_digest": base_digest},
         )  # fmt: skip
+        hashed = {name: digest}
         config.inference_mode = True
         config.save_pretrained(str(folder))
     else:
-        with no_bars():
-            model.save_pretrained(folder)
+        hashed = save_whole(model, folder)
     facts: dict[str, Any] = {"base_digest": base_digest, "method": slot.adapt.method}
     context = slot.adapt.context
     if context.tokens is not None:
@@ -54,6 +58,7 @@ def save_weights(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor], 
     if slot.adapt.base_bits:
         facts["base_bits"] = slot.adapt.base_bits
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
+    return hashed
 
 
 def adapter_of(model: PreTrainedModel, slot: Slot, values: dict[str, Tensor]) -> tuple[dict[str, Tensor], PeftConfig]:
