@@ -297,12 +297,12 @@ class Job:
         compared = prompts * (2 * self.read_one_s + written * float(step_s(speeds.tuned, [1.0])[0]))
         is_adapter, bits = recipe.adapt.is_adapter, model.dtype.itemsize
         out = self.trained * 4 if is_adapter else self.base.num_weights * bits
-        seconds = 2 * compared + speeds.load_s + speeds.tokenizer_s + out / GIB * speeds.disk_s
+        seconds = 2 * compared + speeds.load_s + speeds.tokenizer_s + out / GIB * (speeds.disk_s + speeds.map_s)
         if not (is_adapter and "merged" in recipe.export):
             return seconds
         openings = 1 + (bits < 4 or recipe.adapt.base_bits is not None)  # once more, to be merged in float32
         whole, body = (4 * num / GIB for num in (self.base.num_weights, body_of(self.base)))
-        merged_s = body * speeds.copy_s + whole * speeds.disk_s + speeds.tokenizer_s
+        merged_s = body * speeds.change_s + whole * (speeds.disk_s + speeds.map_s) + speeds.tokenizer_s
         return seconds + openings * (compared * speeds.exact + speeds.load_s) + merged_s
 
     def rehearsal(self) -> float:

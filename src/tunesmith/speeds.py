@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median_low
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch.nn.functional import linear
 
 from tunesmith.build import TENANT, Material, num_updates, start
 from tunesmith.data.pack import forest, pack
@@ -28,7 +30,7 @@ from tunesmith.engine.memory import give_back_freed_memory
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who, begun_prompts
 from tunesmith.errors import NotFinite, PlanError
-from tunesmith.files import publish_folder, save_tensors
+from tunesmith.files import give_back_pages, publish_folder, save_tensors
 from tunesmith.fitted import Fitted
 from tunesmith.generate.decode import PREFILL_ROWS, Sampler, common_prefix
 from tunesmith.generate.limits import Limits
@@ -46,7 +48,7 @@ STEADY_S, MOST_TIMES = 0.5, 5  # what takes less is timed more than twice, this 
 LEARNS_SLOWER, READS_SLOWER = 2.0, 1.3  # an attention's multiply-add than a weight's, as timed with 3,600 tokens
 LEAST_SHARE = 0.1  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
-COPIED, EXACT_SIZE = 2**26, 2**24  # bytes, and numbers of a matrix, for the clock
+EXACT_SIZE = 2**24  # numbers of a matrix, for the clock
 LEAST_WRITTEN, MOST_WRITTEN = 2**24, 2**28  # bytes, for the clock: an eighth of a checkpoint
 Found = TypeVar("Found")
 
@@ -101,7 +103,8 @@ class Speeds:
     load_s: float  # of the weights, by transformers
     tokenizer_s: float  # of the tokenizer, written
     disk_s: float  # of a GiB that is written, synced and hashed
-    copy_s: float  # of a GiB that is put into memory that was not in use
+    map_s: float  # of a GiB of weights that is read from the disk, as opened models read theirs
+    change_s: float  # of a GiB of weights that were opened so and are changed: merged
     exact: float  # what a step takes in float32, of what it takes in the run's precision
     is_done: bool  # whether the longest micro-batch was tried, uncut, and all its numbers were finite
     took_s: float  # all of this
@@ -147,8 +150,8 @@ def try_out(
     except BaseException:
         session.close()
         raise
-    disk_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
-    tokenizer_s, copy_s, exact = saving(base), copying(), exactness(base)
+    disk_s, map_s, change_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
+    tokenizer_s, exact = saving(base), exactness(base)
     took_s = time.monotonic() - began
     speeds = Speeds(
         learn,
@@ -160,7 +163,8 @@ def try_out(
         base.load_s,
         tokenizer_s,
         disk_s,
-        copy_s,
+        map_s,
+        change_s,
         exact,
         is_done,
         took_s,
@@ -336,13 +340,18 @@ def read_tokens(lengths: Sequence[int], rows: int, shared: int = 0) -> tuple[int
     return shared + sum(len(group) * max(group) for group in groups), (shared > 0) + len(groups)
 
 
-def writing(num_bytes: int) -> float:
-    """Seconds of a GiB: written, synced, hashed."""
-    tensors, name = {"tensor": torch.zeros(num_bytes // 4)}, "tensor.safetensors"
+def writing(num_bytes: int) -> tuple[float, float, float]:
+    """Seconds of a GiB: written, synced and hashed; read again from the disk; changed, behind that."""
+    tensors, name, cpu = {"tensor": torch.zeros(num_bytes // 4)}, "tensor.safetensors", torch.device("cpu")
     with tempfile.TemporaryDirectory(prefix="tunesmith_", dir=place()) as scratch:
         fill = lambda out: {name: save_tensors(tensors, out / name)}
-        seconds, _ = timed(lambda: publish_folder(fill, Path(scratch) / "tried"), torch.device("cpu"))
-    return seconds * 2**30 / num_bytes
+        written_s, folder = timed(lambda: publish_folder(fill, Path(scratch) / "tried"), cpu)
+        with (folder / name).open("rb") as file:
+            give_back_pages(file)
+        mapped = torch.from_file(str(folder / name), shared=False, size=num_bytes // 4, dtype=torch.float32)
+        read_s, _ = timed(mapped.sum, cpu)
+        changed_s, _ = timed(partial(mapped.add_, 1), cpu)
+    return tuple(seconds * 2**30 / num_bytes for seconds in (written_s, read_s, changed_s))  # type: ignore[return-value]
 
 
 def saving(base: Base) -> float:
@@ -352,12 +361,6 @@ def saving(base: Base) -> float:
     return seconds
 
 
-def copying() -> float:
-    """Seconds of a GiB that is put into memory that was not in use."""
-    source = torch.zeros(COPIED // 4)
-    return steady(lambda: timed(source.clone, torch.device("cpu"))[0]) * 2**30 / COPIED
-
-
 def exactness(base: Base) -> float:
     """How much longer one token's product with a large matrix takes in float32: exports of 16 bits are compared so."""
     held = base.model.dtype
@@ -365,7 +368,8 @@ def exactness(base: Base) -> float:
         return 1.0
 
     def step(dtype: torch.dtype) -> float:
-        row, matrix = torch.ones(1, 1024, dtype=dtype), torch.ones(1024, EXACT_SIZE // 1024, dtype=dtype)
-        return steady(lambda: timed(lambda: row @ matrix, torch.device("cpu"))[0])
+        row, size = torch.ones(1, 1024, dtype=dtype), (EXACT_SIZE // 1024, 1024)
+        weights = [torch.ones(size, dtype=dtype) for _ in range(2)]  # two, so that no cache holds them
+        return steady(lambda: timed(lambda: [linear(row, weight) for weight in weights], torch.device("cpu"))[0])
 
     return step(torch.float32) / step(held)
