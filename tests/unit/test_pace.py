@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests import tiny
 from tests.runs import tiny_runs
 
 from tunesmith import guards, pace, robustness
 from tunesmith.build import compute, feed_of, load_base, material
+from tunesmith.data.pack import forest
+from tunesmith.engine.dealing import FAR, windows_of
+from tunesmith.objectives.sft import SFT
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
 from tunesmith.room import num_trained
-from tunesmith.speeds import Answering, Line, Speeds, longest_of, read_tokens, steady
+from tunesmith.speeds import Answering, Line, Speeds, learning, longest_of, read_tokens, steady
+from tunesmith.types import Forest, Record, Segment
 
 LONG = "Read the message of a customer and say with one word what it is about, and nothing else."
 AT_ONCE, A_TOKEN = Line(0.0, 0.0), Line(0.0, 1.0)
@@ -170,6 +177,55 @@ def test_what_is_over_soon_is_timed_again_and_one_slow_time_counts_for_nothing()
     assert steady(lambda: next(times)) == 0.01
     assert len(list(times)) == 1
     assert steady(lambda: 7.0) == 7.0
+
+
+def row_of(num: int) -> Forest:
+    return forest([Record("a", (Segment(np.arange(num) % 50, np.ones(num, np.float32)),))])
+
+
+def test_one_long_row_is_timed_shortened_and_its_attention_counted(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that takes 10 ms a token, and as much again where a token attends to 1,000. Mutants: the whole row
+    timed; what it attends to left out."""
+    sizes, clock = list[int](), [0.0]
+
+    class Machine:
+        base = job.base
+
+        def forward_backward(self, who: str, batches: list[Forest], *rest: object) -> None:
+            sizes.append(batches[0].num_tokens)
+            clock[0] += 0.01 * (batches[0].num_tokens + float(batches[0].positions.sum()) / 1000)
+
+        def optim_step(self, who: str, lr: float) -> None:
+            clock[0] += 0.5
+
+        def forget_gradients(self, who: str) -> None:
+            return
+
+    def cost_of(base: object, slower: float) -> Callable[[Forest], float]:
+        return lambda batch: batch.num_tokens + float(batch.positions.sum()) / 1000
+
+    monkeypatch.setattr("tunesmith.speeds.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tunesmith.speeds.cost_of", cost_of)
+    state, whole = SimpleNamespace(objective=SFT(), lr=1.0), row_of(4000)
+    line, step_s, is_done = learning(Machine(), state, whole)  # type: ignore[arg-type]
+    assert (step_s, is_done) == (0.5, False)
+    assert max(sizes) < 250
+    assert line.of(4000) == pytest.approx(0.01 * (4000 + 8000), rel=0.1)
+    sizes.clear()
+    assert learning(Machine(), state, row_of(40))[2]  # type: ignore[arg-type]
+    assert max(sizes) == 40
+
+
+def test_windows_bound_what_a_token_attends_to() -> None:
+    """Mutant: every layer sees all."""
+    window = tiny.WINDOW
+    wanted = {
+        "gemma3": [window, FAR], "llama": [FAR, FAR], "mistral": [window, window], "qwen3_next": [0, FAR],
+        "mamba": [0, 0],
+    }  # fmt: skip
+    for name, windows in wanted.items():
+        family = tiny.FAMILIES[name]
+        assert windows_of(family.config(**family.arguments)) == windows
 
 
 def test_speeds_come_back_from_the_plan() -> None:
