@@ -28,6 +28,9 @@ def started(
     def child() -> None:  # in the fork, where Popen would begin another program: it never returns
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # Popen waits for the last of these
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(
+            signal.SIGPIPE, signal.SIG_IGN
+        )  # as Python begins; Popen restored the default for another program
         warnings.resetwarnings()
         first()
         os.environ.clear()
