@@ -18,7 +18,7 @@ import pytest
 from tests.faults import many_rows
 from tests.runs import tiny_runs
 
-SMALL, LARGE = 20_000, 80_000
+SMALL, LARGE = 20_000, 160_000  # so many that a MiB of chance is 8 bytes a row
 PROCESS_MIB = 560  # of the least that can train: torch, transformers and a model of a few thousand weights
 MOST_BYTES = 0.1 * PROCESS_MIB * 2**20 / 900_000  # a row may add, if 900,000 more are to add no more than 10%
 
