@@ -93,8 +93,8 @@ def test_kill_9_at_random_times(home: Path, counted: Counted) -> None:
     """While another process writes to the same store."""
     rng, unclean = random.Random(2026), 0
     beside = Job(home, target=writers.write, name="b", num=1000, of=3)
-    for _ in range(NUM_KILLS):
-        killed(home, rng.randint(1, 4), rng.random() * 0.03)
+    for kill in range(NUM_KILLS):
+        killed(home, rng.randint(1, 4), rng.random() * 0.03, begin=kill * 1000)
         unclean += (home / f"{NAME}-wal").exists()
         assert ahead(home) == []
     beside.process.kill()

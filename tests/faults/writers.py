@@ -50,9 +50,10 @@ def folder(home: Path, name: str, number: int) -> Path:
 
 def write(out: str, answer: Connection, events: Connection, options: dict[str, Any]) -> None:
     """`num` runs named after `name`, and one that everybody writes; "w" after each that is on the disk, "r" after each
-    row. `row_first`: the mutant that commits before it publishes."""
-    home, said = Path(out), Said()
-    for number in range(options["num"]):
+    row. Effects grow from `begin` on: a folder never says less than a row that an earlier process wrote of it.
+    `row_first`: the mutant that commits before it publishes."""
+    home, said, begin = Path(out), Said(), options.get("begin", 0)
+    for number in range(begin, begin + options["num"]):
         for name in (f"{options['name']}{number % options.get('of', options['num'])}", *options.get("shared", ())):
             if options.get("row_first"):
                 with database.opened(home / database.NAME) as store, database.transaction(store):
