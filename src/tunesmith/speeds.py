@@ -351,7 +351,8 @@ def writing(num_bytes: int) -> tuple[float, float, float]:
         mapped = torch.from_file(str(folder / name), shared=False, size=num_bytes // 4, dtype=torch.float32)
         read_s, _ = timed(mapped.sum, cpu)
         changed_s, _ = timed(partial(mapped.add_, 1), cpu)
-    return tuple(seconds * 2**30 / num_bytes for seconds in (written_s, read_s, changed_s))  # type: ignore[return-value]
+    a_gib = 2**30 / num_bytes
+    return written_s * a_gib, read_s * a_gib, changed_s * a_gib
 
 
 def saving(base: Base) -> float:

@@ -28,9 +28,7 @@ def started(
     def child() -> None:  # in the fork, where Popen would begin another program: it never returns
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # Popen waits for the last of these
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(
-            signal.SIGPIPE, signal.SIG_IGN
-        )  # as Python begins; Popen restored the default for another program
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python begins; Popen had restored the default
         warnings.resetwarnings()
         first()
         os.environ.clear()

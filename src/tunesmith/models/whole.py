@@ -1,5 +1,5 @@
 """A whole model as transformers' save_pretrained writes it, byte for byte, by our own writer: it hashes what it writes
-and leaves the page cache, which in virtual machines took up to a third of the time (bench/whole_written.py)."""
+and brings the file out of the page cache (figures: docs/design/speed.md)."""
 
 from __future__ import annotations
 
