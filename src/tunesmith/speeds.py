@@ -41,10 +41,10 @@ from tunesmith.room import SAVED_BYTES
 from tunesmith.types import Forest, Record, Segment
 
 WARM_TOKENS = 64  # of the first, untimed passes
-LEARN_S = 2.0  # that the timed micro-batch may take; a larger one is cut
-READ_S, READ_TOKENS, LEAST_READ = 1.5, 256, 64  # of prompts that are read at once for the timing: seconds, tokens
-SCORED_TOKENS = 384
-STEADY_S, MOST_TIMES = 0.5, 5  # what takes less is timed more than twice, this often at most; its median counts
+LEARN_S = 1.2  # that the timed micro-batch may take; a larger one is cut
+READ_S, READ_TOKENS, LEAST_READ = 0.8, 256, 64  # of prompts that are read at once for the timing: seconds, tokens
+SCORED_TOKENS = 256
+STEADY_S, MOST_TIMES, ONCE_S = 0.5, 5, 2.0  # what takes less is timed more than twice, at most so often; more: once
 LEARNS_SLOWER, READS_SLOWER = 2.0, 1.3  # an attention's multiply-add than a weight's, as timed with 3,600 tokens
 LEAST_SHARE = 0.1  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
@@ -195,8 +195,11 @@ def timed(work: Callable[[], Found], device: torch.device) -> tuple[float, Found
 
 
 def steady(work: Callable[[], float]) -> float:
-    """Seconds of what `work` times, twice at least: the first pass of a size has to find its memory."""
-    found = [work(), work()]
+    """Seconds of what `work` times; but for what takes very long twice at least, since the first pass of a size has to
+    find its memory."""
+    found = [work()]
+    if found[0] < ONCE_S:
+        found.append(work())
     while len(found) < MOST_TIMES and sum(found) < STEADY_S:
         found.append(work())
     return median_low(found)
@@ -211,27 +214,26 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
         units = float(state.objective.count(batch)) or 1.0
         return timed(lambda: session.forward_backward(TENANT, [batch], state.objective, 1.0 / units), device)[0]
 
-    def line() -> Line:
-        less_s = steady(lambda: learn(less)) if less.num_tokens < part.num_tokens else 0.0
-        found = Line.through(less.num_tokens, less_s, part.num_tokens, steady(lambda: learn(part)))
-        return found.denser(session.base, part, longest, LEARNS_SLOWER)
+    def step() -> tuple[float, bool]:
+        try:
+            return timed(lambda: session.optim_step(TENANT, state.lr), device)[0], True
+        except NotFinite:
+            return 0.0, False
 
     small = part_of(longest, WARM_TOKENS)
-    warm_s = min(learn(small) for _ in range(2))  # the first builds what is built once
-    most = int(LEARN_S / max(warm_s, 1e-6) * small.num_tokens)
-    if warm_s < 2 * LEARN_S:  # two sizes at least: with Mixout most of a pass does not grow with its tokens
+    learn(small)  # builds what is built once
+    _, began_well = step()  # takes the memory of the moments
+    small_s = steady(lambda: learn(small))
+    most = int(LEARN_S / max(small_s, 1e-6) * small.num_tokens)
+    if small_s < 4 * LEARN_S:  # two sizes at least: with Mixout most of a pass does not grow with its tokens
         most = max(most, 3 * small.num_tokens)
     part = part_of(longest, most)
-    less = part_of(longest, part.num_tokens // 3)
-    step_s, is_finite = 0.0, True
-    try:
-        session.optim_step(TENANT, state.lr)  # the first takes the memory of the moments
-        found = line()
-        step_s, _ = timed(lambda: session.optim_step(TENANT, state.lr), device)
-    except NotFinite:
-        is_finite, found = False, line()
+    part_s = steady(lambda: learn(part)) if part.num_tokens > small.num_tokens else small_s
+    line = Line.through(small.num_tokens, small_s, part.num_tokens, part_s)
+    step_s, ended_well = step()
     session.forget_gradients(TENANT)
-    return found, step_s, is_finite and part is longest
+    is_done = began_well and ended_well and part is longest
+    return line.denser(session.base, part, longest, LEARNS_SLOWER), step_s, is_done
 
 
 def part_of(batch: Forest, most: int) -> Forest:
