@@ -41,8 +41,8 @@ from tunesmith.room import SAVED_BYTES
 from tunesmith.types import Forest, Record, Segment
 
 WARM_TOKENS = 64  # of the first, untimed passes
-LEARN_S = 1.2  # that the timed micro-batch may take; a larger one is cut
-READ_S, READ_TOKENS, LEAST_READ = 0.8, 256, 64  # of prompts that are read at once for the timing: seconds, tokens
+LEARN_S = 2.0  # that the timed micro-batch may take; a larger one is cut
+READ_S, READ_TOKENS, LEAST_READ = 1.5, 256, 64  # of prompts that are read at once for the timing: seconds, tokens
 SCORED_TOKENS = 256
 STEADY_S, MOST_TIMES, ONCE_S = 0.5, 5, 2.0  # what takes less is timed more than twice, at most so often; more: once
 LEARNS_SLOWER, READS_SLOWER = 2.0, 1.3  # an attention's multiply-add than a weight's, as timed with 3,600 tokens
@@ -225,7 +225,7 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
     _, began_well = step()  # takes the memory of the moments
     small_s = steady(lambda: learn(small))
     most = int(LEARN_S / max(small_s, 1e-6) * small.num_tokens)
-    if small_s < 4 * LEARN_S:  # two sizes at least: with Mixout most of a pass does not grow with its tokens
+    if small_s < 2 * LEARN_S:  # two sizes at least: with Mixout most of a pass does not grow with its tokens
         most = max(most, 3 * small.num_tokens)
     part = part_of(longest, most)
     part_s = steady(lambda: learn(part)) if part.num_tokens > small.num_tokens else small_s
