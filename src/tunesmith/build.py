@@ -54,7 +54,7 @@ from tunesmith.types import Example, Label, Record
 from tunesmith.unasked import MAX_NEW_TOKENS, is_text, of_answers, refuse_metrics, suiting, task_of
 
 TENANT = "tuned"
-PAIRS_SLOWER = 0.1  # rate of learning from pairs, of that for replies: DPO was tuned at 5e-7 to 5e-6 for all weights
+PAIRS_SLOWER = 0.3  # rate of learning from pairs and rewards, of that for replies (docs/methods/preferences.md)
 MOST_COMPARED = 50_000  # training examples that are held at once, where their words are compared with those of cases
 RENDERED = "training examples rendered"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
