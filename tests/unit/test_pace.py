@@ -14,9 +14,10 @@ from tests import tiny
 from tests.runs import tiny_runs
 
 from tunesmith import guards, pace, robustness
-from tunesmith.build import compute, feed_of, load_base, material
+from tunesmith.build import compute, feed_of, learning_rate, load_base, material
 from tunesmith.data.pack import forest
 from tunesmith.engine.dealing import FAR, windows_of
+from tunesmith.errors import NotFinite
 from tunesmith.objectives.sft import SFT
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
@@ -25,6 +26,7 @@ from tunesmith.speeds import Answering, Line, Speeds, learning, longest_of, read
 from tunesmith.types import Forest, Record, Segment
 
 LONG = "Read the message of a customer and say with one word what it is about, and nothing else."
+KIND = {"referred": False, "rewards": False, "scoring": "pairs"}
 AT_ONCE, A_TOKEN = Line(0.0, 0.0), Line(0.0, 1.0)
 NOTHING = Answering(AT_ONCE, ((1.0, 0.0),), (3,), 5)
 STOPPED = Speeds(AT_ONCE, 0.0, AT_ONCE, 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, True, 1.0)
@@ -216,6 +218,39 @@ def test_one_long_row_is_timed_shortened_and_its_attention_counted(job: Job, mon
     sizes.clear()
     assert learning(Machine(), state, row_of(40))[2]  # type: ignore[arg-type]
     assert max(sizes) == 40
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_a_step_that_is_not_finite_is_not_taken_for_a_try(job: Job, bad: int) -> None:
+    """The first, of a small piece, or the last, of the longest. Mutant: one of them alone is looked at."""
+    steps = list[int]()
+
+    class Machine:
+        base = job.base
+
+        def forward_backward(self, who: str, batches: list[Forest], *rest: object) -> None:
+            return
+
+        def optim_step(self, who: str, lr: float) -> None:
+            steps.append(len(steps) + 1)
+            if steps[-1] == bad:
+                raise NotFinite(("e1",))
+
+        def forget_gradients(self, who: str) -> None:
+            return
+
+    state = SimpleNamespace(objective=SFT(), lr=1.0)
+    assert not learning(Machine(), state, row_of(40))[2]  # type: ignore[arg-type]
+    assert steps == [1, 2]
+
+
+def test_pairs_and_rewards_learn_at_three_tenths_of_the_rate(job: Job) -> None:
+    """Mutant: one of the two goes as fast as replies."""
+    plain, pairs, rewards = (
+        learning_rate(job.recipe, job.base, SimpleNamespace(**{**KIND, **more}), 100)[0]  # type: ignore[arg-type]
+        for more in ({}, {"referred": True}, {"rewards": True})
+    )
+    assert pairs == rewards == pytest.approx(0.3 * plain, rel=0.02)
 
 
 def test_windows_bound_what_a_token_attends_to() -> None:
