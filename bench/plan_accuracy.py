@@ -6,10 +6,10 @@
     python bench/plan_accuracy.py --table                                what was measured; measures nothing
 
 Each case is planned in one process and run in another, forked from one that has imported what `plan` imports. A run's
-peak is what the kernel says (VmHWM). It has as little memory as the plan says it needs, so that freed memory goes back
-to the system: where there is plenty it is kept for speed, and a run takes more than it needs. Peak and time are held
-against what the run itself, so limited, predicted before its first update. --random draws recipes that nobody looked at
-when the constants were measured. --kept gives the runs all memory.
+peak is what the kernel says (VmHWM). It has as little memory as the plan says it needs: where there is plenty, freed
+memory is kept for speed without a limit, and a run takes more than it needs. Peak and time are held against what the
+run itself, so limited, predicted before its first update. --random draws recipes that nobody looked at when the
+constants were measured. --kept gives the runs all memory, --tight the least, where all that is freed goes back.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,19 +142,19 @@ def tiny_model(folder: Path) -> Path:
     return out
 
 
-def measure(case: dict[str, Any], *, kept: bool, is_idle: bool) -> dict[str, Any]:
+def measure(case: dict[str, Any], *, kept: bool, is_tight: bool, is_idle: bool) -> dict[str, Any]:
     """The row that is kept of a case."""
     with tempfile.TemporaryDirectory(prefix="plan_accuracy_") as name:
         folder = Path(name)
         planned = forked(plan_it, case, folder)
-        limit = 1.001 * max(planned["stages"].values())
+        limit = 1.001 * (planned["least_gib"] if is_tight else max(planned["stages"].values()))
         found = forked(run_it, case, folder, {} if kept else {"TUNESMITH_MEMORY_GIB": str(limit)})
     planned, peak = found["memory"], found["peak_gib"]
     above = max(planned["stages"].values())
     return {
-        **about(case), "kept": kept, "what": "time" if is_idle else "memory", "predicted_gib": planned["peak_gib"],
-        "predicted_above_gib": above, "stages_gib": planned["stages"], "measured_gib": peak,
-        "there_gib": planned["there_gib"], "measured_stages_gib": found["stages_gib"],
+        **about(case), "kept": kept, "freed": planned["freed"], "what": "time" if is_idle else "memory",
+        "predicted_gib": planned["peak_gib"], "predicted_above_gib": above, "stages_gib": planned["stages"],
+        "measured_gib": peak, "there_gib": planned["there_gib"], "measured_stages_gib": found["stages_gib"],
         "error": planned["peak_gib"] / peak - 1, **seconds_of(found),
     }  # fmt: skip
 
@@ -209,9 +210,10 @@ def plan_it(case: dict[str, Any], folder: Path) -> dict[str, Any]:
     where = build.compute(recipe)
     base = build.load_base(recipe, where)
     made = build.material(recipe, base)
-    found = fitted.fit_or_halve(recipe, base, made, where)[2].facts()
-    assert found is not None, "the model cannot be traced"
-    return found
+    found = fitted.fit_or_halve(recipe, base, made, where)[2]
+    facts, asking = found.facts(), fitted.asking_bytes(found.recipe, base, made)
+    assert facts is not None, "the model cannot be traced"
+    return {**facts, "least_gib": fitted.footprint(found.recipe, base, made, found.feed, asking).above_gib}
 
 
 def run_it(case: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -322,6 +324,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=0, help="so many recipes drawn at random instead")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kept", action="store_true", help="with all memory that is free")
+    parser.add_argument("--tight", action="store_true", help="with the least memory that a run can do with")
     parser.add_argument("--time", action="store_true", help="the cases of time")
     parser.add_argument("--short", action="store_true", help="the rehearsal's share of the quickstart")
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
@@ -337,7 +340,8 @@ def main() -> None:
     for case in [{"model": REAL[0]}] if asked.short else wanted:
         if asked.only in (None, case["model"]):
             try:
-                row = measure_short() if asked.short else measure(case, kept=asked.kept, is_idle=asked.time)
+                one = partial(measure, kept=asked.kept, is_tight=asked.tight, is_idle=asked.time)
+                row = measure_short() if asked.short else one(case)
             except RuntimeError as error:
                 failed += 1
                 print(f"FAILED: {error}", flush=True)

@@ -26,7 +26,7 @@ from tunesmith.build import DTYPES, TENANT, Compute, load_base
 from tunesmith.engine import ranks as processes
 from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.dealing import cost_of, share_of_longest
-from tunesmith.engine.memory import give_back_freed_memory
+from tunesmith.engine.memory import Freed, give_back_freed_memory
 from tunesmith.engine.ranks import ALONE, LEAVE, REST, Group, Ranks, obey
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
@@ -49,7 +49,7 @@ class Orders:
     recipe: Recipe  # with nothing left open
     precision: str
     digest: str  # of the base
-    gives_back: bool  # freed memory
+    freed: Freed
     spec: Spec
     head: Mapping[str, torch.Tensor] | None  # that a new class head began with
     is_sharded: bool
@@ -101,7 +101,7 @@ def enlisted(ranks: Ranks, orders: Orders) -> Session:
         )
     if orders.head is not None:
         probing.put_head(base, orders.head)
-    session = session_on(base, orders.recipe.train, Cuts(), gives_back=orders.gives_back)
+    session = session_on(base, orders.recipe.train, Cuts(), orders.freed)
     session.create(TENANT, replace(orders.spec, teacher=base.teacher))
     session.ranks = ranks
     if orders.is_sharded:
@@ -129,7 +129,7 @@ def at_work(ranks: Ranks, folder: RunFolder, recipe: Recipe, session: Session) -
     is_sharded = recipe.train.parallel == "fsdp"
     orders = Orders(
         folder.path / LOGS, recipe, str(session.base.model.dtype).removeprefix("torch."), session.base.digest,
-        session.waits, replace(spec, teacher=None), head_of(session.base, folder), is_sharded,
+        session.freed, replace(spec, teacher=None), head_of(session.base, folder), is_sharded,
     )  # fmt: skip
     tensors, facts = session.save_state(TENANT)
     try:

@@ -173,7 +173,7 @@ def foretold(bench: Bench, speeds: Speeds, sizes: Sequence[int]) -> float:
         made = as_test(smaller(bench.made, bench.order, num))
         feed = feed_of(recipe, bench.base, made)
         job = pace.Job(
-            recipe, bench.base, made, feed, num_updates(recipe, feed), speeds, fitted.num_trained, fitted.gives_back
+            recipe, bench.base, made, feed, num_updates(recipe, feed), speeds, fitted.num_trained, fitted.freed.is_short
         )
         measured_s = job.dev_loss_s if bench.on == "loss" else job.asked("tuned", made.forms[0], made.split.dev)
         seconds += job.train() + job.reference() + measured_s

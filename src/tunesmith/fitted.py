@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from tunesmith import classes, method, parallel
 from tunesmith.build import Compute, Material, feed_of, load_base
 from tunesmith.data.records import sizes_of
+from tunesmith.engine.memory import KEPT, RETURNED, Freed
 from tunesmith.errors import NoRoom
 from tunesmith.footprint import Asking, Footprint, asking_bytes, footprint
 from tunesmith.models.adapters import check_adapt
@@ -24,19 +25,26 @@ from tunesmith.unasked import suiting
 
 LEAST_MICRO_TOKENS = 256
 KEPT_COSTS = 4.5  # of a micro-batch's tensors: what freed memory takes where it is kept; measured 4.2 with 135M weights
+HOLES = 0.5  # of them: what lies free between tensors that live, where freed memory is kept
+MOST_OVER = 1.05  # times what the plan says, before what lies free is looked for and given back, which takes time
 KEYS = ("micro_tokens", "checkpointing")
 LOCKED = (*KEYS, "parallel")
+Try = tuple[Recipe, Foretold, Footprint]
+SAID = {
+    "kept": "; freed memory is kept for speed, and takes more",
+    "trimmed": "; freed memory is kept up to that, and training waits for its checkpoints",
+    "returned": "; freed memory goes back to the system, which is half as fast, and training waits for its checkpoints",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """`recipe` with nothing left open. `gives_back`: memory is short, so what is freed goes back to the system, and
-    training waits while a checkpoint is written."""
+    """`recipe` with nothing left open. Where memory is short, training waits while a checkpoint is written."""
 
     recipe: Recipe
     feed: Foretold
     footprint: Footprint | None  # None where the model cannot be traced
-    gives_back: bool
+    freed: Freed
     num_trained: int  # weights; counted here, where no adapter is in the model
     rows: tuple[tuple[str, Any, str], ...]  # of the plan: key, value, why
 
@@ -46,7 +54,7 @@ class Fitted:
             return None
         found = self.footprint
         return {"peak_gib": found.peak_gib, "there_gib": found.there_gib, "stages": found.stages,
-                "gives_back": self.gives_back}  # fmt: skip
+                "freed": self.freed.word}  # fmt: skip
 
 
 def fit_or_halve(
@@ -77,21 +85,28 @@ def fit(
     free = free_each(where)
     if base.layout != "forest":
         return untraced(recipe, base, made, where, kept, f"the {base.layout} layout is not traced")
-    tried: list[tuple[Recipe, Footprint]] = []
+    tried: list[Try] = []
+
+    def fitted(tried: Sequence[Try], freed: Freed, found: Footprint) -> Fitted:
+        candidate, feed, _ = tried[-1]
+        rows = (
+            *parallel.row(candidate, recipe.train.parallel, where),
+            *words(recipe, tried, (freed, found), kept, where, free),
+        )
+        return Fitted(candidate, feed, found, freed, trained_in(recipe, base, made), rows)
+
     try:
         asking = asking_bytes(recipe, base, made) if measures else None
         for candidate in shared(recipe, base, made, where, kept):
             feed = feed_of(candidate, base, made)
             found = footprint(candidate, base, made, feed, asking, where.processes)
-            tried.append((candidate, found))
+            tried.append((candidate, feed, found))
+            freed, whole = handled(found, free, where)
+            if whole.above_gib <= free and freed.keeps:
+                return fitted(tried, freed, whole)
+        for number, (_, _, found) in enumerate(tried, 1):  # which fits, and is slower than any above
             if found.above_gib <= free:
-                rows = (
-                    *parallel.row(candidate, recipe.train.parallel, where),
-                    *words(recipe, tried, kept, where, free),
-                )
-                short = is_short(found, free, where)
-                found = found if short else unhurried(found)
-                return Fitted(candidate, feed, found, short, trained_in(recipe, base, made), rows)
+                return fitted(tried[:number], RETURNED, found)
         ways = would_fit(recipe, base, made, asking, free)
     except Untraceable as error:
         return untraced(recipe, base, made, where, kept, str(error))
@@ -166,9 +181,15 @@ def candidates(
             yield replace(recipe, train=replace(train, micro_tokens=tokens, checkpointing=switch))
 
 
-def is_short(found: Footprint, free: float, where: Compute) -> bool:
-    """Whether freed memory has to go back, which costs a tenth of an update's time on a CPU."""
-    return where.device == "cpu" and unhurried(found).above_gib + (KEPT_COSTS - 1) * found.activations_gib > free
+def handled(found: Footprint, free: float, where: Compute) -> tuple[Freed, Footprint]:
+    """What becomes of freed memory where this candidate runs, and the footprint with that. What is kept may or may not
+    fit; what goes back takes `found`."""
+    if where.device != "cpu":
+        return KEPT, unhurried(found)
+    roomy = replace(found, stages=found.stages | {"train": found.stages["train"] + HOLES * found.activations_gib})
+    if unhurried(roomy).above_gib + (KEPT_COSTS - 1 - HOLES) * found.activations_gib <= free:
+        return KEPT, unhurried(roomy)
+    return Freed(most_gib=MOST_OVER * roomy.peak_gib), roomy
 
 
 def unhurried(found: Footprint) -> Footprint:
@@ -188,7 +209,7 @@ def untraced(
     tokens = first.train.micro
     wanted = need(base.model, first.adapt, min(tokens, shape["update_tokens_max"]))
     said = check_memory(wanted, where.device, free_each(where), tokens, shape["longest_tokens"])
-    return Fitted(first, feed, None, False, trained_in(recipe, base, made), (
+    return Fitted(first, feed, None, KEPT, trained_in(recipe, base, made), (
         *parallel.row(first, recipe.train.parallel, where),
         ("memory", f"{wanted.memory_gib:.2g} GiB", f"{said}; not predicted: {why}"),
         ("train.micro_tokens", tokens, "said in the recipe" if recipe.train.micro_tokens != "auto" else "the default"),
@@ -197,23 +218,17 @@ def untraced(
 
 
 def words(
-    recipe: Recipe, tried: list[tuple[Recipe, Footprint]], kept: Mapping[str, Any] | None, where: Compute, free: float
-) -> tuple[tuple[str, Any, str], ...]:
-    chosen, found = tried[-1]
+    recipe: Recipe, tried: Sequence[Try], done: tuple[Freed, Footprint], kept: Mapping[str, Any] | None, where: Compute,
+    free: float,
+) -> tuple[tuple[str, Any, str], ...]:  # fmt: skip
+    chosen, (freed, found) = tried[-1][0], done
     larger = f"; {len(tried) - 1} larger or faster choices did not fit" if len(tried) > 1 else ""
     picked = "kept from the start of this run" if kept is not None else f"picked: {size(free)} are free{larger}"
     whom = "torch allocates" if where.device == "cuda" else "the whole process"
-    freed = ""
-    if where.device == "cpu":
-        short = is_short(found, free, where)
-        found = found if short else unhurried(found)
-        freed = (
-            "; freed memory goes back to the system, and training waits for its checkpoints" if short
-            else "; freed memory is kept for speed, and takes more"
-        )  # fmt: skip
+    how = SAID[freed.word] if where.device == "cpu" else ""
     each = ", ".join(f"{name} {size(gib)}" for name, gib in found.stages.items())
     return (
-        ("peak memory", f"{found.peak_gib:.2f} GiB", f"{whom}, in the stage {found.largest}{freed}"),
+        ("peak memory", f"{found.peak_gib:.2f} GiB", f"{whom}, in the stage {found.largest}{how}"),
         ("memory", f"{found.above_gib:.2f} GiB", f"beside the loaded model: {each}; {size(free)} are free"),
         ("train.micro_tokens", chosen.train.micro, said(recipe.train.micro_tokens, picked)),
         ("train.checkpointing", chosen.train.checkpointing, said(recipe.train.checkpointing, picked)),
@@ -224,9 +239,9 @@ def said(value: Any, otherwise: str) -> str:
     return otherwise if value == "auto" else "said in the recipe"
 
 
-def refusal(tried: list[tuple[Recipe, Footprint]], free: float, where: Compute, ways: list[str]) -> str:
+def refusal(tried: list[Try], free: float, where: Compute, ways: list[str]) -> str:
     """What was found, and the nearest change that would fit."""
-    least, found = min(tried, key=lambda pair: pair[1].above_gib)
+    least, _, found = min(tried, key=lambda one: one[2].above_gib)
     stage, ways = found.largest, list(ways)
     if stage in ("baseline", "evaluate", "robustness"):
         ways.append(f"--set evals.rows={max(1, least.evals.rows // 4)} writes fewer answers side by side")

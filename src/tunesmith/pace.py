@@ -292,18 +292,18 @@ class Job:
 
     def export(self, tokens: int = EXPORT_TOKENS, prompts: int = EXPORTED) -> float:
         """Written, opened by other libraries and compared, each as often as the recipe says."""
-        recipe, speeds, model = self.recipe, self.speeds, self.base.model
+        recipe, speeds, num = self.recipe, self.speeds, self.base.num_weights
         written = min(tokens, self.made.max_new_tokens, max(self.reply_lengths, default=tokens))
         compared = prompts * (2 * self.read_one_s + written * float(step_s(speeds.tuned, [1.0])[0]))
-        is_adapter, bits = recipe.adapt.is_adapter, model.dtype.itemsize
-        out = self.trained * 4 if is_adapter else self.base.num_weights * bits
-        seconds = 2 * compared + speeds.load_s + speeds.tokenizer_s + out / GIB * (speeds.disk_s + speeds.map_s)
+        is_adapter, bits = recipe.adapt.is_adapter, self.base.model.dtype.itemsize
+        out_gib = (4 * self.trained if is_adapter else bits * num) / GIB
+        seconds = 2 * compared + speeds.load_s + speeds.tokenizer_s + out_gib * (speeds.disk_s + speeds.map_s)
         if not (is_adapter and "merged" in recipe.export):
             return seconds
         openings = 1 + (bits < 4 or recipe.adapt.base_bits is not None)  # once more, to be merged in float32
-        whole, body = (4 * num / GIB for num in (self.base.num_weights, body_of(self.base)))
-        merged_s = body * speeds.change_s + whole * (speeds.disk_s + speeds.map_s) + speeds.tokenizer_s
-        return seconds + openings * (compared * speeds.exact + speeds.load_s) + merged_s
+        merged_s = 4 * (body_of(self.base) * speeds.change_s + num * (speeds.disk_s + speeds.map_s)) / GIB
+        opened_s = compared + prompts * (2 + written) * num * speeds.exact_s + speeds.load_s
+        return seconds + openings * opened_s + merged_s + speeds.tokenizer_s
 
     def rehearsal(self) -> float:
         """What is left of it: prompts, a checkpoint, the export; the longest micro-batch where it was cut before."""

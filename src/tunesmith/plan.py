@@ -59,7 +59,7 @@ def make(
     shape = feed.shape() | {"num_seen": feed.num_seen(updates)}
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
-    job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained, fitted.gives_back,
+    job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained, fitted.freed.is_short,
                    crew.share(where, base, feed))  # fmt: skip
     times = pace.stages(job, began_s, only)
     total_s = sum(times.values())

@@ -39,7 +39,7 @@ from tunesmith.crew import at_work, learning, logged
 from tunesmith.data.audit import list_rejected, summary_lines, too_long
 from tunesmith.data.split import Ledger
 from tunesmith.engine.cuts import Cuts
-from tunesmith.engine.memory import give_back_freed_memory
+from tunesmith.engine.memory import trim_freed_memory
 from tunesmith.engine.ranks import ALONE, Ranks
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
@@ -186,7 +186,7 @@ def learned(
         with at_work(folder.ranks, folder, fitted.recipe, session):
             teach(fitted.recipe, folder, session, made, state, feed, tracked)
         snapshot = settle(fitted.recipe, folder, session, made)
-        trim(session)
+        trim_freed_memory()
     return made, snapshot
 
 
@@ -265,12 +265,6 @@ def rehearsed(
             rehearse(fitted, folder, made, where, tried)
         tried.session.close()
     return session_of(fitted, base, cuts)
-
-
-def trim(session: Session) -> None:
-    """Where memory is short, small blocks (LoRA's) go back between stages as large ones do at once."""
-    if session.waits:
-        give_back_freed_memory()
 
 
 def opened_before(folder: RunFolder, made: Material) -> list[openings.Opening]:

@@ -15,6 +15,7 @@ from tunesmith import evaluate
 from tunesmith.answered import Sitting
 from tunesmith.build import Material, feed_of, num_updates
 from tunesmith.data.pack import pack
+from tunesmith.engine.memory import Freed
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who
 from tunesmith.evals.metrics import Metric, mean_of
@@ -63,7 +64,7 @@ class Rung(Apart):
     """What another process needs to train one."""
 
     fitted: Recipe  # with nothing left open
-    gives_back: bool
+    freed: Freed
     num_trained: int
     on: On
     size: int
@@ -77,7 +78,7 @@ def each_trained(bench: Bench, sizes: Sequence[int], until: float, beside: Besid
         recipe, fitted = bench.recipe, bench.fitted
         for size in sizes:
             bench.folder.tell.stage(f"{size} rows", None)
-            yield Rung(recipe, bench.text, bench.folder.path, bench.where, fitted.recipe, fitted.gives_back,
+            yield Rung(recipe, bench.text, bench.folder.path, bench.where, fitted.recipe, fitted.freed,
                        fitted.num_trained, bench.on, size, time.time() + until - time.monotonic())  # fmt: skip
 
     if beside is None:
@@ -92,7 +93,7 @@ def trained_apart(rung: Rung) -> dict[str, Any]:
     def laid_out() -> Bench:
         folder, base, made = rung.laid_out()
         feed = feed_of(rung.fitted, base, made)
-        fitted = Fitted(rung.fitted, feed, None, rung.gives_back, rung.num_trained, ())
+        fitted = Fitted(rung.fitted, feed, None, rung.freed, rung.num_trained, ())
         order = nested_order(made)
         return Bench(rung.recipe, rung.text, folder, base, made, rung.where, fitted, rung.on, order)
 

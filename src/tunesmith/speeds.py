@@ -26,7 +26,7 @@ from tunesmith.data.stored import place
 from tunesmith.engine.cuts import Cuts, pieces
 from tunesmith.engine.dealing import cost_of
 from tunesmith.engine.loop import State
-from tunesmith.engine.memory import give_back_freed_memory
+from tunesmith.engine.memory import Freed, trim_freed_memory
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who, begun_prompts
 from tunesmith.errors import NotFinite, PlanError
@@ -49,7 +49,7 @@ LEARNS_SLOWER, READS_SLOWER = 2.0, 1.3  # an attention's multiply-add than a wei
 LEAST_SHARE = 0.1  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
 EXACT_SIZE = 2**24  # numbers of a matrix, for the clock
-LEAST_WRITTEN, MOST_WRITTEN = 2**24, 2**28  # bytes, for the clock: an eighth of a checkpoint
+LEAST_WRITTEN, MOST_WRITTEN = 2**27, 2**28  # bytes, for the clock: an eighth of a checkpoint
 Found = TypeVar("Found")
 
 
@@ -105,7 +105,7 @@ class Speeds:
     disk_s: float  # of a GiB that is written, synced and hashed
     map_s: float  # of a GiB of weights that is read from the disk, as opened models read theirs
     change_s: float  # of a GiB of weights that were opened so and are changed: merged
-    exact: float  # what a step takes in float32, of what it takes in the run's precision
+    exact_s: float  # more that one token's product with a weight takes in float32 than in the run's precision
     is_done: bool  # whether the longest micro-batch was tried, uncut, and all its numbers were finite
     took_s: float  # all of this
 
@@ -143,15 +143,18 @@ def try_out(
     try:
         of_base = answering(session, None, made, recipe.evals.rows) if measures else None
         state = start(recipe, session, made, num_updates(recipe, fitted.feed), most_general=1)
+        trim_freed_memory()  # here and below: what one kind of work leaves free does not fit the next
         with together(session):
             learn, step_s, is_done = learning(session, state, longest_of(fitted.feed))
+        trim_freed_memory()
         score, head_s = scoring(session, made, recipe.train.micro, min(SCORED_TOKENS, int(LEARN_S / learn.token_s)))
+        trim_freed_memory()
         of_tuned = answering(session, TENANT, made, recipe.evals.rows)
     except BaseException:
         session.close()
         raise
     disk_s, map_s, change_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
-    tokenizer_s, exact = saving(base), exactness(base)
+    tokenizer_s, exact_s = saving(base), exactness(base)
     took_s = time.monotonic() - began
     speeds = Speeds(
         learn,
@@ -165,7 +168,7 @@ def try_out(
         disk_s,
         map_s,
         change_s,
-        exact,
+        exact_s,
         is_done,
         took_s,
     )
@@ -173,16 +176,13 @@ def try_out(
 
 
 def session_of(fitted: Fitted, base: Base, cuts: Cuts) -> Session:
-    return session_on(base, fitted.recipe.train, cuts, gives_back=fitted.gives_back)
+    return session_on(base, fitted.recipe.train, cuts, fitted.freed)
 
 
-def session_on(base: Base, train: Train, cuts: Cuts, *, gives_back: bool) -> Session:
-    """A session as the recipe wants it, which gives freed memory back where that is short."""
-    session = Session(base, compiled=train.compile, checkpointing=train.checkpointing == "on")
+def session_on(base: Base, train: Train, cuts: Cuts, freed: Freed) -> Session:
+    """A session as the recipe wants it."""
+    session = Session(base, compiled=train.compile, checkpointing=train.checkpointing == "on", freed=freed)
     session.cuts = cuts
-    if gives_back:
-        give_back_freed_memory()
-    session.waits = gives_back
     return session
 
 
@@ -365,14 +365,14 @@ def saving(base: Base) -> float:
 
 
 def exactness(base: Base) -> float:
-    """How much longer one token's product with a large matrix takes in float32: exports of 16 bits are compared so."""
-    held = base.model.dtype
+    """Seconds more that one token's product with a weight takes in float32: exports of 16 bits are compared so."""
+    held, num = base.model.dtype, 2  # matrices, so that no cache holds them
     if held == torch.float32:
-        return 1.0
+        return 0.0
 
     def step(dtype: torch.dtype) -> float:
         row, size = torch.ones(1, 1024, dtype=dtype), (EXACT_SIZE // 1024, 1024)
-        weights = [torch.ones(size, dtype=dtype) for _ in range(2)]  # two, so that no cache holds them
+        weights = [torch.ones(size, dtype=dtype) for _ in range(num)]
         return steady(lambda: timed(lambda: [linear(row, weight) for weight in weights], torch.device("cpu"))[0])
 
-    return step(torch.float32) / step(held)
+    return max(0.0, step(torch.float32) - step(held)) / (num * EXACT_SIZE)

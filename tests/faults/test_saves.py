@@ -23,6 +23,7 @@ from tunesmith.data.feed import FileFeed
 from tunesmith.engine import checkpoint
 from tunesmith.engine.checkpoint import Copy, Saver, checkpoint_name, newest, spent
 from tunesmith.engine.loop import State, train
+from tunesmith.engine.memory import KEPT, RETURNED
 from tunesmith.engine.schedule import Schedule
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Spec
@@ -309,7 +310,7 @@ def test_where_memory_is_short_a_save_is_waited_for(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(checkpoint, "write", slow)
     for waits in (False, True):
-        session.waits = waits
+        session.freed = RETURNED if waits else KEPT
         train(session, state, feed, state.update + 1)
         saver.save(session, state, feed)
         assert (tmp_path / checkpoint_name(state.update)).is_dir() == waits

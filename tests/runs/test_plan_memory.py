@@ -42,21 +42,32 @@ def settings_of(folder: Path, **train: Any) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is given back by glibc's allocator")
-def test_a_run_takes_what_the_plan_says(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
+@pytest.mark.parametrize("freed", ["trimmed", "returned"])
+def test_a_run_takes_what_the_plan_says(tmp_path: Path, freed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as little memory as lets freed memory be kept, and with the least."""
+    settings = settings_of(tmp_path, checkpointing="off")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     recipe = parse(settings)
     where = compute(recipe)
     base = load_base(recipe, where)
-    found = fit(recipe, base, material(recipe, base), where).footprint
-    assert found is not None
+    made = material(recipe, base)
+
+    def needed(free: float) -> float:
+        monkeypatch.setenv(MEMORY, str(free))
+        found = fit(recipe, base, made, where).footprint
+        assert found is not None
+        return found.above_gib
+
+    limit = 1.001 * needed(1000)
+    if freed == "returned":
+        limit = 1.001 * needed(0.999 * needed(limit))
     words = ["run", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--json"]
     done = subprocess.run(
         [sys.executable, "-c", RUN, *words],
-        env={**os.environ, MEMORY: str(1.001 * found.above_gib)}, capture_output=True, text=True, check=True,
+        env={**os.environ, MEMORY: str(limit)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     measured = float(done.stdout.splitlines()[-1])
     planned = json.loads((tmp_path / "run" / "plan.json").read_text())["memory"]
-    assert planned["gives_back"]
+    assert planned["freed"] == freed
     print(f"{planned['peak_gib']:.3f} GiB said, {measured:.3f} taken")
     assert planned["peak_gib"] == pytest.approx(measured, rel=0.1)

@@ -14,8 +14,9 @@ from tests.runs import tiny_runs
 
 from tunesmith import plan
 from tunesmith.build import Compute, Material, compute, load_base, material
+from tunesmith.engine.memory import KEPT
 from tunesmith.errors import PlanError
-from tunesmith.fitted import fit
+from tunesmith.fitted import HOLES, MOST_OVER, fit
 from tunesmith.models.here import MEMORY
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe, parse, place
@@ -47,36 +48,66 @@ def changed(settings: dict[str, Any], **values: Any) -> Recipe:
     return parse(copy)
 
 
-def attempt(recipe: Recipe, base: Base, made: Material, where: Compute) -> tuple[list[tuple[str, Any]], float | None]:
+def attempt(
+    recipe: Recipe, base: Base, made: Material, where: Compute
+) -> tuple[list[tuple[str, str, Any]], float | None]:
     """What is picked in the memory that is free, and a little less memory than that takes; nothing where none fits."""
     try:
         found = fit(recipe, base, made, where)
     except PlanError:
         return [], None
     assert found.footprint is not None
-    return [(found.recipe.train.checkpointing, found.recipe.train.micro_tokens)], 0.999 * found.footprint.above_gib
+    train = found.recipe.train
+    return [(found.freed.word, train.checkpointing, train.micro_tokens)], 0.999 * found.footprint.above_gib
 
 
-def test_less_memory_means_fewer_tokens_then_layers_run_again_then_no(
+def test_less_memory_means_fewer_tokens_then_layers_run_again_then_slower_memory_then_no(
     given: Given, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _settings, recipe, base, made, where = given
     monkeypatch.setenv(MEMORY, "1000")
     plenty = fit(recipe, base, made, where)
     assert plenty.footprint is not None
-    assert not plenty.gives_back
+    assert plenty.freed == KEPT
     assert (plenty.recipe.train.micro_tokens, plenty.recipe.train.checkpointing) == (2048, "off")
-    picked, free = [], plenty.footprint.above_gib
+    picked, free = [("kept", "off", 2048)], plenty.footprint.above_gib
     while free is not None:
         monkeypatch.setenv(MEMORY, str(free))
         found, free = attempt(recipe, base, made, where)
         picked += found
-    assert picked[0] == ("off", 2048)
+    assert picked[1][1:] == ("off", 2048)
     assert picked == list(dict.fromkeys(picked))
-    assert len(picked) > 2
-    switches = [switch for switch, _ in picked]
-    assert switches == sorted(switches, key=("off", "on").index)
-    assert "on" in switches
+    hows = [how for how, *_ in picked]
+    assert hows == sorted(hows, key=("kept", "trimmed", "returned").index)
+    assert {"trimmed", "returned"} < set(hows)
+    for how in set(hows):
+        switches = [switch for word, switch, _ in picked if word == how]
+        assert switches == sorted(switches, key=("off", "on").index)
+    assert ("trimmed", "on") in {one[:2] for one in picked}
+
+
+def test_where_memory_is_short_holes_are_counted_and_bound_what_is_kept(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than the kept kind may take, and all that the bounded kind needs; then less than that."""
+    settings, _, base, made, where = given
+    recipe = changed(settings, train__micro_tokens=512, train__checkpointing="off")
+    monkeypatch.setenv(MEMORY, "1000")
+    plenty = fit(recipe, base, made, where)
+    assert plenty.footprint is not None
+    monkeypatch.setenv(MEMORY, str(1.001 * plenty.footprint.above_gib))
+    bounded = fit(recipe, base, made, where)
+    assert bounded.footprint is not None
+    monkeypatch.setenv(MEMORY, str(0.999 * bounded.footprint.above_gib))
+    tight = fit(recipe, base, made, where)
+    assert tight.footprint is not None
+    assert [one.freed.word for one in (plenty, bounded, tight)] == ["kept", "trimmed", "returned"]
+    assert bounded.freed.most_gib == pytest.approx(MOST_OVER * bounded.footprint.peak_gib)
+    learning = [one.footprint.stages["train"] for one in (plenty, bounded, tight) if one.footprint]
+    holes = HOLES * bounded.footprint.activations_gib
+    assert learning[1] - learning[2] == pytest.approx(holes)
+    assert learning[0] - learning[1] == pytest.approx(bounded.footprint.copied_gib)
+    assert holes > 0
 
 
 def test_what_the_recipe_says_is_not_picked(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +126,7 @@ def test_the_change_that_a_refusal_names_would_fit(given: Given, monkeypatch: py
     whole = fit(recipe, base, made, where).footprint
     assert whole is not None
     assert whole.largest == "train"
-    monkeypatch.setenv(MEMORY, str(whole.above_gib - 0.5 * whole.activations_gib))
+    monkeypatch.setenv(MEMORY, str(whole.above_gib - whole.copied_gib - (HOLES + 0.5) * whole.activations_gib))
     with pytest.raises(PlanError, match="too little memory") as refused:
         fit(recipe, base, made, where)
     fitting = re.search(r"--set train.micro_tokens=(\d+) would fit", str(refused.value))
@@ -172,7 +203,8 @@ def test_weights_are_spread_over_the_processes_where_they_fit_only_so(
         return fit(recipe, base, made, four, measures=False)
 
     plenty = {way: fitted(way, 1000).footprint for way in ("ddp", "fsdp")}
-    needed = {way: found.above_gib - found.copied_gib for way, found in plenty.items()}  # where training waits for it
+    # where training waits for its checkpoints, and freed memory goes back
+    needed = {way: found.above_gib - found.copied_gib - HOLES * found.activations_gib for way, found in plenty.items()}
     assert needed["fsdp"] < needed["ddp"]
     between = 4 * (needed["ddp"] + needed["fsdp"]) / 2
     found = fitted("auto", between)

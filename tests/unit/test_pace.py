@@ -29,7 +29,7 @@ LONG = "Read the message of a customer and say with one word what it is about, a
 KIND = {"referred": False, "rewards": False, "scoring": "pairs"}
 AT_ONCE, A_TOKEN = Line(0.0, 0.0), Line(0.0, 1.0)
 NOTHING = Answering(AT_ONCE, ((1.0, 0.0),), (3,), 5)
-STOPPED = Speeds(AT_ONCE, 0.0, AT_ONCE, 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, True, 1.0)
+STOPPED = Speeds(AT_ONCE, 0.0, AT_ONCE, 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, True, 1.0)
 
 
 @pytest.fixture(scope="module")

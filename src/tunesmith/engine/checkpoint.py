@@ -146,7 +146,7 @@ class Saver:
         self._thread = threading.Thread(target=self._write, args=(copy, best), name="checkpoint", daemon=True)
         self._thread.start()
         self.num_saved += 1
-        if session.waits:
+        if session.freed.is_short:
             del copy
             self.wait()
         self.waited_s += time.monotonic() - began

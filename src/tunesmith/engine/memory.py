@@ -1,15 +1,50 @@
-"""Memory that an update frees is kept for the next one, or goes back to the system block by block where it is short."""
+"""Memory that an update frees is kept for the next one; where it is very short, it goes back to the system at once."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from dataclasses import dataclass
+
+import psutil
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # malloc.h of glibc
 KEEP_BYTES = 2**31 - 1
 PAD_BYTES = 64 * 2**20
 OWN_MAPPING_BYTES = 2**18  # blocks from here on are mapped and unmapped one by one where memory is given back
 MAPPINGS = 2**16 - 2**12  # at once; Linux allows 65530 a process
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What becomes of freed memory on a CPU. `keeps`: it stays for the next tensors, which is faster. `most_gib`: of
+    the whole process; when it has more, what lies free goes back, because memory is short."""
+
+    keeps: bool = True
+    most_gib: float | None = None
+
+    @property
+    def is_short(self) -> bool:
+        return not self.keeps or self.most_gib is not None
+
+    @property
+    def word(self) -> str:
+        return "returned" if not self.keeps else "kept" if self.most_gib is None else "trimmed"
+
+    def set_up(self) -> None:
+        """For the whole process, from now on."""
+        if self.keeps:
+            keep_freed_memory()
+        else:
+            give_back_freed_memory()
+
+    def tidy(self) -> None:
+        """Behind each piece of work."""
+        if self.most_gib is not None and psutil.Process().memory_info().rss > self.most_gib * 2**30:
+            trim_freed_memory()
+
+
+KEPT, RETURNED = Freed(), Freed(keeps=False)
 
 
 def keep_freed_memory() -> bool:
@@ -30,9 +65,15 @@ def give_back_freed_memory() -> bool:
     is_told = told(
         (M_MMAP_MAX, MAPPINGS), (M_MMAP_THRESHOLD, OWN_MAPPING_BYTES), (M_TRIM_THRESHOLD, 2**20), (M_TOP_PAD, 0)
     )
-    if is_told:
-        ctypes.CDLL(None).malloc_trim(0)
+    trim_freed_memory()
     return is_told
+
+
+def trim_freed_memory() -> None:
+    """What lies free goes back now, from the heap's middle too; what is freed later is kept as before."""
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if libc is not None and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def told(*settings: tuple[int, int]) -> bool:

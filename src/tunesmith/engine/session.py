@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.engine.cuts import Cuts
 from tunesmith.engine.learner import Holder, Learner, said
-from tunesmith.engine.memory import keep_freed_memory
+from tunesmith.engine.memory import KEPT, Freed
 from tunesmith.engine.optim import global_norm, step
 from tunesmith.engine.ranks import ALONE, Ranks
 from tunesmith.engine.sharded import Sharded
@@ -47,17 +47,18 @@ from tunesmith.types import Completion, Forest, Ratio
 class Session:
     """Verbs over a base and its tenants. Layers are `compiled`, or (`checkpointing`) run again to save memory."""
 
-    def __init__(self, base: Base, *, compiled: bool = False, checkpointing: bool = False) -> None:
+    def __init__(self, base: Base, *, compiled: bool = False, checkpointing: bool = False, freed: Freed = KEPT) -> None:
         self.base, self.compiled, self.checkpointing = base, compiled, checkpointing
         self.learner = Learner(base, self._put, checkpointing=checkpointing)
         self._lent: Snapshot | None = None  # a sharded tenant's weights, whole, while it is asked
         self.tenants: dict[str, Tenant] = {}
         self.slots: dict[str, Slot] = {}
-        self.cuts, self.waits = Cuts(), False
+        self.cuts = Cuts()
         self.ranks: Ranks = ALONE
         self._active: Slot | None = None
         self._lock = threading.RLock()
-        keep_freed_memory()
+        self.freed = freed
+        freed.set_up()
         if compiled:
             kernel.compile_layers(layers_of(base.model))
 
@@ -116,6 +117,7 @@ class Session:
                 stats = teach(mine.batches)
             else:
                 stats = self.cuts.learned(mine.batches, tenant.num_updates + 1, teach)
+            self.freed.tidy()
             return self.ranks.totals(stats, time.monotonic() - began)
 
     def forget_gradients(self, name: str) -> bool:

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from tunesmith.engine.memory import trim_freed_memory
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Snapshot
 from tunesmith.files import BASE_CONFIG, publish_folder
@@ -77,7 +78,8 @@ def open_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def opened(folder: Path, dtype: torch.dtype, other: Path | None = None) -> PreTrainedModel:
-    """`other`: the file of another configuration than the folder's."""
+    """`other`: the file of another configuration than the folder's. What is free by then makes room."""
+    trim_freed_memory()
     config = AutoConfig.from_pretrained(other or folder, local_files_only=True, trust_remote_code=False)
     plain = {"local_files_only": True, "use_safetensors": True}
     return whole_rows(opener(config).from_pretrained(folder, config=config, dtype=dtype, **plain))
