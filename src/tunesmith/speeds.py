@@ -49,7 +49,7 @@ LEARNS_SLOWER, READS_SLOWER = 2.0, 1.3  # an attention's multiply-add than a wei
 LEAST_SHARE = 0.1  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
 EXACT_SIZE = 2**24  # numbers of a matrix, for the clock
-LEAST_WRITTEN, MOST_WRITTEN = 2**27, 2**28  # bytes, for the clock: an eighth of a checkpoint
+LEAST_WRITTEN, MOST_WRITTEN = 2**24, 2**28  # bytes, for the clock: an eighth of the largest file
 Found = TypeVar("Found")
 
 
@@ -153,7 +153,8 @@ def try_out(
     except BaseException:
         session.close()
         raise
-    disk_s, map_s, change_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, fitted.num_trained * SAVED_BYTES // 8)))
+    largest = max(fitted.num_trained * SAVED_BYTES, 4 * base.num_weights)  # a checkpoint or a model
+    disk_s, map_s, change_s = writing(max(LEAST_WRITTEN, min(MOST_WRITTEN, largest // 8)))
     tokenizer_s, exact_s = saving(base), exactness(base)
     took_s = time.monotonic() - began
     speeds = Speeds(
