@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tunesmith.cli.main import main
 
 PRIMED = {"TOKENIZERS_PARALLELISM": "false"}  # else the tokenizers warn that they were forked
@@ -30,6 +32,7 @@ def started(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python begins; Popen had restored the default
         warnings.resetwarnings()
+        torch.set_num_threads(torch.get_num_threads())  # here, before two threads at once find no pool in a fork
         first()
         os.environ.clear()
         os.environ.update(environ)
