@@ -25,7 +25,7 @@ from tunesmith.unasked import suiting
 
 LEAST_MICRO_TOKENS = 256
 KEPT_COSTS = 4.5  # of a micro-batch's tensors: what freed memory takes where it is kept; measured 4.2 with 135M weights
-HOLES = 0.5  # of them: what lies free between tensors that live, where freed memory is kept
+HOLES = 0.5  # of what comes and goes: what lies free between tensors that live, where freed memory is kept
 MOST_OVER = 1.05  # times what the plan says, before what lies free is looked for and given back, which takes time
 KEYS = ("micro_tokens", "checkpointing")
 LOCKED = (*KEYS, "parallel")
@@ -186,7 +186,8 @@ def handled(found: Footprint, free: float, where: Compute) -> tuple[Freed, Footp
     fit; what goes back takes `found`."""
     if where.device != "cpu":
         return KEPT, unhurried(found)
-    roomy = replace(found, stages=found.stages | {"train": found.stages["train"] + HOLES * found.activations_gib})
+    holes = {name: HOLES * found.passing.get(name, 0.0) for name in found.stages}
+    roomy = replace(found, stages={name: gib + holes[name] for name, gib in found.stages.items()})
     if unhurried(roomy).above_gib + (KEPT_COSTS - 1 - HOLES) * found.activations_gib <= free:
         return KEPT, unhurried(roomy)
     return Freed(most_gib=MOST_OVER * roomy.peak_gib), roomy

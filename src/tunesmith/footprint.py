@@ -59,6 +59,7 @@ class Footprint:
     before_gib: float  # most that the process had so far
     activations_gib: float  # of the stages: what tensors of a micro-batch take, which fewer tokens make less
     copied_gib: float  # on top while training, where it goes on while a checkpoint is written
+    passing: dict[str, float]  # of the stages: tensors that come and go, between which holes are left
 
     @property
     def above_gib(self) -> float:
@@ -105,36 +106,44 @@ def footprint(
     mean = four if average.ema or average.last else 0
     state = slot + four + MOMENTS * trained + mean + 4 * sum(f.numel() for f in fisher.values())
     pending = four if len(batches) > 1 or each < 4 else 0
-    copied = 3 * four + mean  # for a checkpoint that is written while training goes on
+    copied, gathered = 3 * four + mean, 0  # for a checkpoint that is written while training goes on; while it waits
     clip = four + (trace_clip(base, spec) if spec.regularisers else 0)
     learning, published = state + max(pending + activations, clip), state + four
     if processes > 1 and recipe.train.parallel == "fsdp":
         learning, state = sharded_bytes(base, spec, trained, activations, processes)
         published = slot + 2 * four
-        copied = copied + four if model.device.type == "cpu" else 0  # gathered there; and what is whole to be asked
+        copied = gathered = copied + four if model.device.type == "cpu" else 0  # and what is whole to be asked
     scored = scored_bytes(base, made.train.records, recipe.train.micro)  # dev's loss, the train-dev gap
     told = scored if any(m.needs == "likelihood" for m in made.means.metrics) else 0  # references, whole
     towards_base = state + 2 * four + scored if average.base_share else 0  # two points of the line at once
     stages = {
-        "train": max(learning, towards_base, state + copied, state + scored),
+        "train": max(learning, towards_base, state + gathered, state + scored),
         "export": published + opened_bytes(recipe, base),
     }
+    passing = {"train": activations - trained * each}
     if asking is not None:
         labels = max(told, scored_bytes(base, asking.labelled, recipe.train.micro))
         explained = explained_bytes(recipe, base, made, four, checkpointing=checkpointing)
-        stages |= {
+        passing |= {
             "baseline": max(asking.baseline, labels),
-            "evaluate": published + four * (made.before is not None) + max(asking.evaluate, labels),  # its weights too
+            "evaluate": max(asking.evaluate, labels),
+            "guards": asking.guards,
+            "robustness": max(asking.robustness, scored, labels),
+        }
+        stages |= {
+            "baseline": passing["baseline"],
+            "evaluate": published + four * (made.before is not None) + passing["evaluate"],  # its weights too
             "guards": published + asking.guards if asking.guards else 0,
-            "robustness": published + max(asking.robustness, scored, labels),
+            "robustness": published + passing["robustness"],
             "explain": published + explained if explained else 0,
         }
     device = model.device.type
     rounding, libraries = (ROUNDING, libraries_gib(model.dtype)) if device == "cpu" else (1.0, 0.0)
     there, before = had(device)
     by_stage = {name: rounding * stages[name] / GIB + libraries for name in STAGES if stages.get(name)}
-    beside = rounding * (max(learning + copied, towards_base) - max(learning, towards_base, state + copied)) / GIB
-    return Footprint(by_stage, there, before, rounding * activations / GIB, beside)
+    beside = rounding * (max(learning + copied, towards_base) - max(learning, towards_base, state + gathered)) / GIB
+    some = {name: num / GIB for name, num in passing.items() if name in by_stage}
+    return Footprint(by_stage, there, before, rounding * activations / GIB, beside, some)
 
 
 def sharded_bytes(base: Base, spec: Spec, trained: int, activations: int, processes: int) -> tuple[int, int]:

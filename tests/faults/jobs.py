@@ -95,7 +95,7 @@ def train(out: Path, events: Connection | None = None, *, clock: bool = False, f
         load(path, session, *rest)
         session.tenants[TENANT].optimizer.state.clear()
 
-    def told(folder: Path, copy: checkpoint.Copy) -> Path:
+    def told(folder: Path, copy: checkpoint.Checkpoint) -> Path:
         tell.note(b"s")
         path = plain(folder, copy)
         tell.note(b"e")

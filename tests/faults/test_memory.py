@@ -121,7 +121,7 @@ def a_run(folder: Path, cuts: Cuts, hunger: int | None, first: int = 0) -> dict[
             train(session, state, feed, state.num_updates)
     else:
         train(session, state, feed, state.num_updates)
-    return checkpoint.copied(session, state, feed).tensors
+    return checkpoint.taken(session, state, feed).tensors
 
 
 def test_a_resume_makes_the_same_pieces(tmp_path: Path, counted: Counted) -> None:

@@ -65,15 +65,13 @@ def learner(
 )  # fmt: skip
 def test_what_is_to_blame_is_named(kind: str, rows: list[Record], objective: Any, counted: Counted) -> None:
     session, state, feed = learner(rows, objective)
-    kept: list[checkpoint.Copy] = [checkpoint.copied(session, state, feed)]
+    kept: list[checkpoint.Checkpoint] = [checkpoint.taken(session, state, feed)]
     with pytest.raises(NotFinite) as caught:
-        train(
-            session, state, feed, state.num_updates, [lambda *_: kept.append(checkpoint.copied(session, state, feed))]
-        )
+        train(session, state, feed, state.num_updates, [lambda *_: kept.append(checkpoint.taken(session, state, feed))])
     assert set(caught.value.example_ids) <= BAD
     assert caught.value.example_ids
     assert f"update {state.update + 1}" in str(caught.value)
-    after = checkpoint.copied(session, state, feed).tensors
+    after = checkpoint.taken(session, state, feed).tensors
     assert after.keys() == kept[-1].tensors.keys()
     assert all(torch.equal(t, after[n]) for n, t in kept[-1].tensors.items())
     assert not session.tenants["t"].pending
@@ -82,8 +80,8 @@ def test_what_is_to_blame_is_named(kind: str, rows: list[Record], objective: Any
 
 def test_skipped_updates_leave_everything_as_it_was(counted: Counted) -> None:
     session, state, feed = learner(poisoned_rows(float("nan")), SFT(), "skip", epochs=3)
-    seen: list[checkpoint.Copy] = [checkpoint.copied(session, state, feed)]
-    train(session, state, feed, state.num_updates, [lambda *_: seen.append(checkpoint.copied(session, state, feed))])
+    seen: list[checkpoint.Checkpoint] = [checkpoint.taken(session, state, feed)]
+    train(session, state, feed, state.num_updates, [lambda *_: seen.append(checkpoint.taken(session, state, feed))])
     assert state.update == state.num_updates
     assert set().union(*state.skipped.values()) == BAD
     for update in range(1, state.num_updates + 1):

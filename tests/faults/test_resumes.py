@@ -48,14 +48,14 @@ def learner(base: Base, case: str) -> tuple[Session, State, FileFeed]:
 def test_from_every_update(case: str, base: Base, tmp_path: Path, counted: Counted) -> None:
     session, state, feed = learner(base, case)
     train(session, state, feed, state.num_updates, [lambda *_: checkpoint.save(tmp_path, session, state, feed)])
-    last = checkpoint.copied(session, state, feed)
+    last = checkpoint.taken(session, state, feed)
     session.close()
     for update in range(1, state.num_updates):
         session, state, feed = learner(base, case)
         checkpoint.load(tmp_path / checkpoint.checkpoint_name(update), session, state, feed)
         assert state.update == update
         train(session, state, feed, state.num_updates)
-        found = checkpoint.copied(session, state, feed)
+        found = checkpoint.taken(session, state, feed)
         session.close()
         assert found.facts == last.facts, update  # counters, and the ledger of consumed ids
         assert all(torch.equal(t, found.tensors[n]) for n, t in last.tensors.items()), update

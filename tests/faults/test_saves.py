@@ -21,7 +21,7 @@ from tests.laws.sessions import ADAPTS, base_of, records
 from tunesmith import files
 from tunesmith.data.feed import FileFeed
 from tunesmith.engine import checkpoint
-from tunesmith.engine.checkpoint import Copy, Saver, checkpoint_name, newest, spent
+from tunesmith.engine.checkpoint import Checkpoint, Saver, checkpoint_name, newest, spent
 from tunesmith.engine.loop import State, train
 from tunesmith.engine.memory import KEPT, RETURNED
 from tunesmith.engine.schedule import Schedule
@@ -43,22 +43,22 @@ def learner() -> tuple[Session, State, FileFeed]:
 
 
 @pytest.fixture(scope="module")
-def copies() -> list[Copy]:
+def copies() -> list[Checkpoint]:
     """The states after updates 1, 2 and 3."""
     session, state, feed = learner()
     found = []
     for update in (1, 2, 3):
         train(session, state, feed, update)
-        found.append(checkpoint.copied(session, state, feed))
+        found.append(checkpoint.taken(session, state, feed))
     return found
 
 
-def loads_as(path: Path, copy: Copy) -> bool:
+def loads_as(path: Path, copy: Checkpoint) -> bool:
     tensors = checkpoint.load_file(path / checkpoint.TENSORS)
     return all(torch.equal(t, tensors[n]) for n, t in copy.tensors.items())
 
 
-def assert_old_or_new(folder: Path, old: Copy, new: Copy) -> None:
+def assert_old_or_new(folder: Path, old: Checkpoint, new: Checkpoint) -> None:
     """After the next start: one of the two, whole, and the next save goes well."""
     sweep(folder)
     path, _ = newest(folder)
@@ -69,7 +69,7 @@ def assert_old_or_new(folder: Path, old: Copy, new: Copy) -> None:
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
 
 
-def saved(folder: Path, copy: Copy) -> None:
+def saved(folder: Path, copy: Checkpoint) -> None:
     """As the thread does it, rotation and all, with nothing kept but the newest."""
     saver = Saver(folder, 1)
     saver._write(copy, None)
@@ -79,7 +79,7 @@ def saved(folder: Path, copy: Copy) -> None:
 @pytest.mark.parametrize("dies", [False, True], ids=["fails once", "dies"])
 @pytest.mark.parametrize("replaced", [False, True], ids=["new name", "name taken"])
 def test_a_failure_at_every_call_of_a_save(
-    copies: list[Copy], tmp_path: Path, counted: Counted, dies: bool, replaced: bool
+    copies: list[Checkpoint], tmp_path: Path, counted: Counted, dies: bool, replaced: bool
 ) -> None:
     """`name taken`: the save of an update that is there, as after a resume from an older checkpoint."""
     old, new = copies[0], copies[1]
@@ -110,7 +110,9 @@ def test_a_failure_at_every_call_of_a_save(
     counted("R2", f"{num} failures of {who} process in fsync, rename, unlink, mkdir, open ({name}): old or new loads")
 
 
-def test_a_write_that_stops_after_any_number_of_bytes(copies: list[Copy], tmp_path: Path, counted: Counted) -> None:
+def test_a_write_that_stops_after_any_number_of_bytes(
+    copies: list[Checkpoint], tmp_path: Path, counted: Counted
+) -> None:
     """The kernel's own refusal, in the middle of the library that writes tensors."""
     old, new = copies[0], copies[1]
     size = (checkpoint.write(tmp_path / "size", new) / checkpoint.TENSORS).stat().st_size
@@ -131,7 +133,7 @@ def test_a_write_that_stops_after_any_number_of_bytes(copies: list[Copy], tmp_pa
     counted("R2", f"{len(limits)} saves cut off by the kernel after 0 to {size - 1} bytes: the old one loads")
 
 
-def power_cuts(folder: Path, new: Copy, scratch: Path) -> tuple[int, list[str]]:
+def power_cuts(folder: Path, new: Checkpoint, scratch: Path) -> tuple[int, list[str]]:
     """(states in which the machine may wake up, what is wrong in them)."""
     disk = Durable(folder)
     with disk.watching():
@@ -151,7 +153,7 @@ def power_cuts(folder: Path, new: Copy, scratch: Path) -> tuple[int, list[str]]:
     return 2 * len(disk.images), wrong
 
 
-def test_the_power_goes_at_any_moment(copies: list[Copy], tmp_path: Path, counted: Counted) -> None:
+def test_the_power_goes_at_any_moment(copies: list[Checkpoint], tmp_path: Path, counted: Counted) -> None:
     folder = tmp_path / "checkpoints"
     checkpoint.write(folder, copies[0])
     num, wrong = power_cuts(folder, copies[1], tmp_path)
@@ -161,7 +163,7 @@ def test_the_power_goes_at_any_moment(copies: list[Copy], tmp_path: Path, counte
 
 @pytest.mark.parametrize("forgotten", ["files", "parent"])
 def test_mutant_a_sync_that_is_left_out_is_seen(
-    copies: list[Copy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str
+    copies: list[Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: str
 ) -> None:
     folder = tmp_path / "checkpoints"
     checkpoint.write(folder, copies[0])
@@ -199,7 +201,7 @@ DAMAGES: tuple[Callable[[Path, random.Random], object], ...] = (
 )
 
 
-def test_two_hundred_corruptions(copies: list[Copy], tmp_path: Path, counted: Counted) -> None:
+def test_two_hundred_corruptions(copies: list[Checkpoint], tmp_path: Path, counted: Counted) -> None:
     whole = tmp_path / "whole"
     for copy in copies:
         checkpoint.write(whole, copy)
@@ -224,7 +226,7 @@ def test_two_hundred_corruptions(copies: list[Copy], tmp_path: Path, counted: Co
     counted("R4", "200 corruptions (flipped, cut, empty, missing, swapped, stale, renamed): all seen and named")
 
 
-def test_nothing_starts_again_in_silence(copies: list[Copy], tmp_path: Path, counted: Counted) -> None:
+def test_nothing_starts_again_in_silence(copies: list[Checkpoint], tmp_path: Path, counted: Counted) -> None:
     session, state, feed = learner()
     folder = RunFolder(tmp_path, Silent(), Stop(print))
     for copy in copies:
@@ -236,7 +238,7 @@ def test_nothing_starts_again_in_silence(copies: list[Copy], tmp_path: Path, cou
     counted("R4", "none whole: an error that names each, and what to do")
 
 
-def test_a_checkpoint_of_other_settings_is_refused(copies: list[Copy], tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_is_refused(copies: list[Checkpoint], tmp_path: Path) -> None:
     path = checkpoint.write(tmp_path, copies[0])
     session, state, feed = learner()
     state.lr = 2e-2
@@ -244,7 +246,7 @@ def test_a_checkpoint_of_other_settings_is_refused(copies: list[Copy], tmp_path:
         checkpoint.load(path, session, state, feed)
 
 
-def test_order_comes_from_the_update(copies: list[Copy], tmp_path: Path, counted: Counted) -> None:
+def test_order_comes_from_the_update(copies: list[Checkpoint], tmp_path: Path, counted: Counted) -> None:
     rng = random.Random(1)
     for copy in copies:
         checkpoint.write(tmp_path, copy)
@@ -258,7 +260,7 @@ def test_order_comes_from_the_update(copies: list[Copy], tmp_path: Path, counted
     counted("R13", "20 scrambles of all times of files: the newest by its update is used")
 
 
-def test_what_is_never_rotated_away(copies: list[Copy], tmp_path: Path, counted: Counted) -> None:
+def test_what_is_never_rotated_away(copies: list[Checkpoint], tmp_path: Path, counted: Counted) -> None:
     rng = random.Random(2)
     for _ in range(500):
         whole = rng.sample(range(100), rng.randint(1, 12))
@@ -284,7 +286,7 @@ def test_what_is_never_rotated_away(copies: list[Copy], tmp_path: Path, counted:
 def test_a_save_never_sees_later_weights(tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     session, state, feed = learner()
     train(session, state, feed, 2)
-    expected = checkpoint.copied(session, state, feed)
+    expected = checkpoint.taken(session, state, feed)
     may_write = threading.Event()
     plain = checkpoint.write
     monkeypatch.setattr(checkpoint, "write", lambda *args: (may_write.wait(60), plain(*args))[1])
@@ -300,13 +302,17 @@ def test_a_save_never_sees_later_weights(tmp_path: Path, counted: Counted, monke
 
 
 def test_where_memory_is_short_a_save_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy of the state is gone when the next update begins."""
+    """It is there when the next update begins, and took no memory: what is written are the tensors that learn."""
     session, state, feed = learner()
     saver, plain, never = Saver(tmp_path, 2), checkpoint.write, threading.Event()
+    shares: list[bool] = []
 
-    def slow(folder: Path, copy: Copy) -> Path:
+    def slow(folder: Path, made: Checkpoint) -> Path:
+        theirs = {t.data_ptr() for t in session.tenants["t"].masters.values()}
+        theirs |= {t.data_ptr() for kept in session.tenants["t"].optimizer.state.values() for t in kept.values()}
+        shares.append(theirs == {t.data_ptr() for t in made.tensors.values()})
         never.wait(0.2)
-        return plain(folder, copy)
+        return plain(folder, made)
 
     monkeypatch.setattr(checkpoint, "write", slow)
     for waits in (False, True):
@@ -315,6 +321,8 @@ def test_where_memory_is_short_a_save_is_waited_for(tmp_path: Path, monkeypatch:
         saver.save(session, state, feed)
         assert (tmp_path / checkpoint_name(state.update)).is_dir() == waits
     assert saver.waited_s >= 0.2
+    assert shares == [False, True]
+    assert loads_as(tmp_path / checkpoint_name(state.update), checkpoint.taken(session, state, feed))
 
 
 def test_a_failure_of_the_writer_surfaces(tmp_path: Path) -> None:

@@ -103,11 +103,12 @@ def test_where_memory_is_short_holes_are_counted_and_bound_what_is_kept(
     assert tight.footprint is not None
     assert [one.freed.word for one in (plenty, bounded, tight)] == ["kept", "trimmed", "returned"]
     assert bounded.freed.most_gib == pytest.approx(MOST_OVER * bounded.footprint.peak_gib)
-    learning = [one.footprint.stages["train"] for one in (plenty, bounded, tight) if one.footprint]
-    holes = HOLES * bounded.footprint.activations_gib
-    assert learning[1] - learning[2] == pytest.approx(holes)
-    assert learning[0] - learning[1] == pytest.approx(bounded.footprint.copied_gib)
-    assert holes > 0
+    for stage, passing in bounded.footprint.passing.items():
+        takes = [one.footprint.stages[stage] for one in (plenty, bounded, tight) if one.footprint]
+        assert takes[1] - takes[2] == pytest.approx(HOLES * passing)
+        assert takes[0] - takes[1] == pytest.approx(bounded.footprint.copied_gib if stage == "train" else 0)
+        assert passing > 0
+    assert {"train", "baseline", "evaluate"} <= set(bounded.footprint.passing)
 
 
 def test_what_the_recipe_says_is_not_picked(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +127,9 @@ def test_the_change_that_a_refusal_names_would_fit(given: Given, monkeypatch: py
     whole = fit(recipe, base, made, where).footprint
     assert whole is not None
     assert whole.largest == "train"
-    monkeypatch.setenv(MEMORY, str(whole.above_gib - whole.copied_gib - (HOLES + 0.5) * whole.activations_gib))
+    monkeypatch.setenv(
+        MEMORY, str(whole.above_gib - whole.copied_gib - HOLES * whole.passing["train"] - whole.activations_gib / 2)
+    )
     with pytest.raises(PlanError, match="too little memory") as refused:
         fit(recipe, base, made, where)
     fitting = re.search(r"--set train.micro_tokens=(\d+) would fit", str(refused.value))
@@ -143,8 +146,9 @@ def test_a_refusal_names_the_stage_that_may_be_left_out(given: Given, monkeypatc
         monkeypatch.setenv(MEMORY, "1000")
         whole = fit(recipe, base, made, where).footprint
         assert whole is not None
-        assert whole.largest == key.removesuffix("_cases")
-        monkeypatch.setenv(MEMORY, str(0.999 * whole.above_gib))
+        stage = key.removesuffix("_cases")
+        assert whole.largest == stage
+        monkeypatch.setenv(MEMORY, str(0.999 * (whole.above_gib - HOLES * whole.passing.get(stage, 0))))
         with pytest.raises(PlanError, match=f"--set evals.{key}={none} leaves that stage out"):
             fit(recipe, base, made, where)
         fit(changed(settings, **values, **{f"evals__{key}": none}), base, made, where)
@@ -204,7 +208,7 @@ def test_weights_are_spread_over_the_processes_where_they_fit_only_so(
 
     plenty = {way: fitted(way, 1000).footprint for way in ("ddp", "fsdp")}
     # where training waits for its checkpoints, and freed memory goes back
-    needed = {way: found.above_gib - found.copied_gib - HOLES * found.activations_gib for way, found in plenty.items()}
+    needed = {way: found.above_gib - found.copied_gib - HOLES * found.passing["train"] for way, found in plenty.items()}
     assert needed["fsdp"] < needed["ddp"]
     between = 4 * (needed["ddp"] + needed["fsdp"]) / 2
     found = fitted("auto", between)

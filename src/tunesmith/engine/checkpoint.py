@@ -26,8 +26,8 @@ PINNED = "pinned"  # made by a person, with `touch`
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """The state after an update. It shares no memory with what goes on learning."""
+class Checkpoint:
+    """The state after an update."""
 
     update: int
     tensors: dict[str, Tensor]
@@ -44,13 +44,14 @@ def updates_in(folder: Path) -> list[int]:
     return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
-def copied(session: Session, state: State, feed: Feed) -> Copy:
-    tensors, facts = session.save_state(state.tenant)
+def taken(session: Session, state: State, feed: Feed, *, copies: bool = True) -> Checkpoint:
+    """Which shares no memory with what goes on learning where it `copies`; else it is written before that does."""
+    tensors, facts = session.save_state(state.tenant, copies=copies)
     everything = {
         "tenant": facts, "update": state.update, "skipped": sorted(state.skipped.items()), "feed": feed.state(),
         "settings": settings(session, state),
     }  # fmt: skip
-    return Copy(state.update, tensors, everything)
+    return Checkpoint(state.update, tensors, everything)
 
 
 def settings(session: Session, state: State) -> str:
@@ -60,18 +61,18 @@ def settings(session: Session, state: State) -> str:
     return sha256_text(repr((*said, state.reference) if state.reference else said))
 
 
-def write(folder: Path, copy: Copy) -> Path:
+def write(folder: Path, made: Checkpoint) -> Path:
     """`folder/update_…`, whole or absent."""
 
     def fill(out: Path) -> dict[str, str]:
-        (out / FACTS).write_text(json.dumps(copy.facts, allow_nan=False), encoding="utf-8")
-        return {TENSORS: save_tensors(copy.tensors, out / TENSORS)}
+        (out / FACTS).write_text(json.dumps(made.facts, allow_nan=False), encoding="utf-8")
+        return {TENSORS: save_tensors(made.tensors, out / TENSORS)}
 
-    return publish_folder(fill, folder / checkpoint_name(copy.update))
+    return publish_folder(fill, folder / checkpoint_name(made.update))
 
 
 def save(folder: Path, session: Session, state: State, feed: Feed) -> Path:
-    return write(folder, copied(session, state, feed))
+    return write(folder, taken(session, state, feed, copies=False))
 
 
 def damage(path: Path) -> str:
@@ -125,7 +126,8 @@ def spent(whole: Sequence[int], most: int, best: int | None, pinned: Collection[
 
 
 class Saver:
-    """Writes checkpoints in a thread of its own, one at a time, from copies, so that learning goes on meanwhile.
+    """Writes checkpoints in a thread of its own, one at a time, from copies, so that learning goes on meanwhile; where
+    memory is short there are no copies, and it waits.
 
     A failure of that thread is raised by the next `check`, `save` or `wait`.
     """
@@ -141,13 +143,14 @@ class Saver:
         """`best`: the update whose weights did best on dev so far, where that was measured."""
         began = time.monotonic()
         self.wait()
-        copy = copied(session, state, feed)
+        waits = session.freed.is_short
+        made = taken(session, state, feed, copies=not waits)
         # A daemon: a second Ctrl-C does not wait for the disk, and what was half written is swept by the next start.
-        self._thread = threading.Thread(target=self._write, args=(copy, best), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(made, best), name="checkpoint", daemon=True)
         self._thread.start()
         self.num_saved += 1
-        if session.freed.is_short:
-            del copy
+        if waits:
+            del made
             self.wait()
         self.waited_s += time.monotonic() - began
 
@@ -163,10 +166,10 @@ class Saver:
             self._thread = None
         self.check()
 
-    def _write(self, copy: Copy, best: int | None) -> None:
+    def _write(self, made: Checkpoint, best: int | None) -> None:
         try:
-            write(self.folder, copy)
-            self._known_whole.add(copy.update)
+            write(self.folder, made)
+            self._known_whole.add(made.update)
             self._rotate(best)
         except BaseException as error:
             self._failed = error  # raised in the thread that learns

@@ -186,7 +186,11 @@ class Session:
         with self._lock:
             holder = self._put(self._holder(who))
             work = lambda part: read(self._output(holder, part.to(self.base.model.device))).cpu()
-            return [self.cuts.scored(b, work) for b in batches]
+            found = []
+            for batch in batches:
+                found.append(self.cuts.scored(batch, work))
+                self.freed.tidy()
+            return found
 
     def sample(
         self,
@@ -203,9 +207,12 @@ class Session:
             prompts = begun_prompts(self._put(self._holder(who)), prompts)
             if self.base.layout == "forest":
                 call = Sampler(self.base.model, self.base.head, decode)
-                return self.cuts.answered(limits, kept, lambda most, k: call(prompts, most, progress, k))
-            plain = lambda most, k: generate_plain(self.base.model, prompts, most, decode, progress, k)
-            return self.cuts.answered(limits, kept, plain)
+                answer = lambda most, k: call(prompts, most, progress, k)
+            else:
+                answer = lambda most, k: generate_plain(self.base.model, prompts, most, decode, progress, k)
+            found = self.cuts.answered(limits, kept, answer)
+            self.freed.tidy()
+            return found
 
     def stream(self, who: Who, prompt: Sequence[int], limits: Limits, ask: Ask, reader: Reader) -> Generator[Piece]:
         """One prompt's answers, piece by piece. The session is held until the iterator is used up or closed, which must
@@ -249,12 +256,15 @@ class Session:
             values = {n: t.clone() for n, t in self.learner.whole(tenant.masters).items()}
             return Snapshot(f"{name}@{tenant.num_updates}", self.slots[tenant.slot.key], values)
 
-    def save_state(self, name: str, *, with_optimizer: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return self.state_of(name, with_optimizer)
+    def save_state(
+        self, name: str, *, with_optimizer: bool = True, copies: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Where nothing `copies`, the tensors hold until something is learned or loaded."""
+        return self.state_of(name, with_optimizer, copies)
 
-    def state_of(self, name: str, with_optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        with self._lock, self._everyone("state_of", name, with_optimizer):
-            tensors, facts = self._tenant(name).state(with_optimizer=with_optimizer)
+    def state_of(self, name: str, with_optimizer: bool, copies: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        with self._lock, self._everyone("state_of", name, with_optimizer, copies):
+            tensors, facts = self._tenant(name).state(with_optimizer=with_optimizer, copies=copies)
             return self.learner.whole(tensors), {**facts, "base_digest": self.base.digest}
 
     def load_state(

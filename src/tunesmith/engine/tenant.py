@@ -117,17 +117,19 @@ class Tenant:
             self.masters[name].copy_(value)
         self.slot.holder = None
 
-    def state(self, *, with_optimizer: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, facts) that a load restores bit by bit. Refused with pending gradients: they would be lost."""
+    def state(self, *, with_optimizer: bool, copies: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, facts) that a load restores bit by bit. Refused with pending gradients: they would be lost. Where
+        nothing `copies`, the tensors are those that learn: for use at once."""
         if self.pending:
             raise RunError(f"tenant {self.name} has pending gradients: call optim_step before its state is saved")
-        tensors = {f"masters.{n}": t.detach().clone() for n, t in self.masters.items()}
+        tensors = {f"masters.{n}": t for n, t in self.masters.items()}
         if with_optimizer:
             for name, master in self.masters.items():
                 for key, value in self.optimizer.state.get(master, {}).items():
-                    tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).detach().clone()
+                    tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         for index, regulariser in enumerate(self.spec.regularisers):
-            tensors |= {f"regulariser.{index}.{n}": t.detach().clone() for n, t in regulariser.state().items()}
+            tensors |= {f"regulariser.{index}.{n}": t for n, t in regulariser.state().items()}
+        tensors = {name: t.detach().clone() if copies else t.detach() for name, t in tensors.items()}
         facts = {"adapt": self.slot.key, "seed": self.spec.seed, "num_updates": self.num_updates}
         return tensors, {**facts, "trainable": sorted(self.trainable), "with_optimizer": with_optimizer}
 

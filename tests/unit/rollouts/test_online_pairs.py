@@ -149,12 +149,12 @@ def test_a_resume_from_every_update_is_the_run_that_never_stopped(inner: int, tm
     asked = replace(ASKED, inner_epochs=inner)
     session, state, feed = learner(tmp_path, asked)
     train(session, state, feed, 4, [lambda *_: checkpoint.save(tmp_path / "c", session, state, feed)])
-    last = checkpoint.copied(session, state, feed)
+    last = checkpoint.taken(session, state, feed)
     for update in range(1, 4):
         session, state, feed = learner(tmp_path, asked)
         checkpoint.load(tmp_path / "c" / checkpoint.checkpoint_name(update), session, state, feed)
         train(session, state, feed, 4)
-        found = checkpoint.copied(session, state, feed)
+        found = checkpoint.taken(session, state, feed)
         assert found.facts == last.facts
         assert all(torch.equal(t, found.tensors[n]) for n, t in last.tensors.items()), update
 

@@ -239,7 +239,7 @@ def test_a_resume_from_every_update_is_the_run_that_never_stopped(
     session, state, feed = learner(tmp_path, asked)
     until = 6
     train(session, state, feed, until, [lambda *_: checkpoint.save(tmp_path / "c", session, state, feed)])
-    last = checkpoint.copied(session, state, feed)
+    last = checkpoint.taken(session, state, feed)
     is_valued = "optimizer.exp_avg.heads.value.weight" in last.tensors
     assert is_valued == bool(last.tensors.get("masters.heads.value.weight", torch.zeros(1)).any()) == (method is PPO)
     files = {p.name: p.read_bytes() for p in (tmp_path / FOLDER).iterdir()}
@@ -247,7 +247,7 @@ def test_a_resume_from_every_update_is_the_run_that_never_stopped(
         session, state, feed = learner(tmp_path, asked)
         checkpoint.load(tmp_path / "c" / checkpoint.checkpoint_name(update), session, state, feed)
         train(session, state, feed, until)
-        found = checkpoint.copied(session, state, feed)
+        found = checkpoint.taken(session, state, feed)
         assert found.facts == last.facts
         assert all(torch.equal(t, found.tensors[n]) for n, t in last.tensors.items()), update
         assert {p.name: p.read_bytes() for p in (tmp_path / FOLDER).iterdir()} == files
