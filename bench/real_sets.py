@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -48,6 +48,8 @@ SAMPLED = ("reinforce", "ppo", "online-dpo")
 SMALLER = ["train.max_updates=8", "train.update_tokens=1024", "precision=bfloat16"]
 PAIRS = ["train.max_updates=24", *SHORT[1:3]]
 MODEL = "smollm2-135m-instruct"
+GUARDED = ["evals.guards=full", "evals.guard_budget_s=900"]
+POLITE, GROUPED = "rasbt_polite_pairs", "data.columns.group=id"
 KNOWS_TOOLS = HERE / "knows_tools.jinja"
 Row = dict[str, Any]
 
@@ -130,6 +132,7 @@ class Set:
     row: Callable[[Row], Row | None] | None = None  # None: the row is left out
     data: str = ""
     template: Path | None = None
+    begins_at: str = ""  # the set whose run it goes on from
 
 
 SETS = {
@@ -150,16 +153,14 @@ SETS = {
         ],
     ),
     "rasbt_polite_pairs": Set("Instructions answered politely (Apache-2.0)", SHORT, "style", polite),
-    "polite_preferences": Set(
-        "Polite before impolite answers, by DPO (Apache-2.0)", PAIRS, "preferences", data="rasbt_polite_pairs"
-    ),
-    "polite_reward": Set("The same pairs, by a reward model (Apache-2.0)", PAIRS, "reward", data="rasbt_polite_pairs"),
+    "polite_preferences": Set("Polite before impolite answers, by DPO (Apache-2.0)", PAIRS, "preferences", data=POLITE),
+    "polite_reward": Set("The same pairs, by a reward model (Apache-2.0)", PAIRS, "reward", data=POLITE),
     "polite_feedback": Set(
         "One reply of each of these pairs, with a thumb up or down, by KTO (Apache-2.0)",
         [*PAIRS, *SMALLER],
         "feedback",
         with_thumb,
-        data="rasbt_polite_pairs",
+        data=POLITE,
     ),
     "svamp_mawps": Set(
         "Problems in words to a number (MIT, its ASDiv part CC BY-NC 4.0)", SHORT, "number", number_alone
@@ -193,11 +194,26 @@ SETS = {
         data="rasbt_instructions",
     ),
     "harmless_preferences": Set(
-        "Harmless before harmful replies (MIT), by DPO", PAIRS, "preferences", data="hh_harmless"
+        "Harmless before harmful replies (MIT), by DPO",
+        [*PAIRS, "train.max_updates=120", "precision=bfloat16", *GUARDED],
+        "preferences",
+        data="hh_harmless",
     ),
-    "legal_plain_summaries": Set(
-        "Terms of service in plain words (Apache-2.0)", [*SHORT, "data.columns.group=id"], "legal"
+    "polite_replies_first": Set(
+        "The polite answers alone, with what they cost (Apache-2.0)",
+        [*SHORT, "precision=bfloat16", *GUARDED],
+        "style",
+        polite,
+        data=POLITE,
     ),
+    "polite_pairs_behind": Set(
+        "The pairs by DPO, on from that run, which is the base here (Apache-2.0)",
+        [*PAIRS, "precision=bfloat16", *GUARDED],
+        "preferences",
+        data=POLITE,
+        begins_at="polite_replies_first",
+    ),
+    "legal_plain_summaries": Set("Terms of service in plain words (Apache-2.0)", [*SHORT, GROUPED], "legal"),
     "siqa": Set(
         "Questions about what people do in a situation (CC BY 4.0)",
         [*SHORT, "data.columns.group=context"],
@@ -286,7 +302,8 @@ def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
     sets = [word for s in settings for word in ("--set", s)]
     recipe = [str(RECIPES / f"{chosen.recipe}.yaml")] if chosen.recipe else []
     rows = rows_of(name, data, out / "rows" / name)
-    words = ["run", *recipe, "--model", model_of(name, out), "--data", str(rows), "--out", str(folder), *sets]
+    begun = ["--from", str(out / chosen.begins_at)] if chosen.begins_at else ["--model", model_of(name, out)]
+    words = ["run", *recipe, *begun, "--data", str(rows), "--out", str(folder), *sets]
     subprocess.run([sys.executable, "-m", "tunesmith.cli.main", *words], check=True)
     verdict, cost, plan, lock, audit = (
         json.loads((folder / f"{part}.json").read_text()) for part in ("verdict", "cost", "plan", "lock", "audit")
@@ -299,7 +316,7 @@ def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
         "packages": {k: lock["packages"][k] for k in ("torch", "transformers", "peft")},
         "rows": {k: audit[k] for k in ("rows", "accepted")},
         "updates": plan["updates"],
-        "verdict": {k: v for k, v in verdict.items() if k not in ("guard",)},
+        "verdict": verdict,
         "seconds": cost["total_s"],
         "train_tokens_per_s": cost["tokens_per_s"],
         "peak_gib": cost["peak_gib"],
@@ -316,7 +333,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "no claim about a method. Model: the embedded SmolLM2-135M-Instruct (a dequantised Q4_1), LoRA of rank 16 on",
         "all linear layers, minutes of two CPU cores (what ran on one thread ran beside other work: its speed says",
         "nothing). The base is in its best prompt form, chosen on dev; intervals are 95%, by inverting the reported",
-        "test. No guard probes were run, so what was forgotten is not known.",
+        "test. Where no guard probes are named, none were run, and what was forgotten is not known.",
         "",
         "| set | metric | base | tuned | effect | cases | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -338,12 +355,19 @@ def page(rows: list[dict[str, Any]]) -> str:
             f"- Test: {v['test']}, p = {v['p']:.2g}. {note}" if i == 0 else f"- {note}"
             for i, note in enumerate(v["notes"])
         ]
+        lines += [f"- Guard probes, base to tuned: {probes}." for probes in [guarded(v.get("guard", ()))] if probes]
         lines += [
             f"- {row['date']}, {row['machine']}; {row['updates']} updates, {row['train_tokens_per_s']:.0f} tokens/s in "
             f"training, {row['seconds']:.0f} s for the whole run, {row['peak_gib']:.1f} GiB at most.",
             f"- Settings: `{'`, `'.join(row['settings'])}`.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def guarded(probes: Sequence[Mapping[str, Any]]) -> str:
+    said = {True: "kept", False: "**lost**", None: "not known"}
+    of = lambda g: f"{g['base']:.3f} to {g['tuned']:.3f} ({interval(g['effect'], g['interval'], '+')}"
+    return "; ".join(f"{g['name']} {of(g)}, {g['num_items']} items, {said[g['passed']]})" for g in probes)
 
 
 def interval(value: float, ends: list[float], sign: str = "") -> str:

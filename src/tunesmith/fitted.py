@@ -11,7 +11,7 @@ import torch
 from tunesmith import classes, method, parallel
 from tunesmith.build import Compute, Material, feed_of, load_base
 from tunesmith.data.records import sizes_of
-from tunesmith.engine.memory import KEPT, RETURNED, Freed
+from tunesmith.engine.memory import KEPT, RETURNED, Freed, held_gib
 from tunesmith.errors import NoRoom
 from tunesmith.footprint import Asking, Footprint, asking_bytes, footprint
 from tunesmith.models.adapters import check_adapt
@@ -47,6 +47,12 @@ class Fitted:
     freed: Freed
     num_trained: int  # weights; counted here, where no adapter is in the model
     rows: tuple[tuple[str, Any, str], ...]  # of the plan: key, value, why
+
+    def anew_gib(self, stage: str) -> float:
+        """Of memory that a stage needs and the process does not hold yet."""
+        if self.footprint is None:
+            return 0.0
+        return max(0.0, self.footprint.there_gib + self.footprint.stages[stage] - held_gib())
 
     def facts(self) -> dict[str, Any] | None:
         """Of plan.json: GiB, of the whole process (on a GPU of torch) and by stage beside the loaded model."""

@@ -57,6 +57,7 @@ class Job:
     speeds: Speeds
     trained: int  # weights
     waits: bool  # for each checkpoint; else the last one only
+    anew_gib: float = 0.0  # of memory that training needs and the process does not hold yet
     share: float = 1.0  # of an update's forward and backward passes that passes one after another here (crew.py)
 
     # -- pieces -------------------------------------------------------------------------------------------------
@@ -185,6 +186,7 @@ class Job:
         tokens = self.feed.shape()["tokens"] * self.updates / self.feed.updates_per_epoch * stored
         passes = tokens * len(batches) / sum(b.num_tokens for b in batches)
         seconds = self.share * speeds.learn.of(tokens, passes) + self.updates * speeds.step_s
+        seconds += self.anew_gib * speeds.found_s
         seconds += self.dev_loss_s * (2 + ((self.updates - 1) // train.every_dev if train.every_dev else 0))
         seconds += len(watched_at(self.recipe, self.updates)) * self.watched() + self.looks()
         seconds += (-(-self.updates // train.every_checkpoint) if self.waits else 1) * self.saved_s
@@ -246,8 +248,7 @@ class Job:
         level = self.recipe.evals.guards
         if level == "off":
             return 0.0
-        is_kept = guards.kept_at(self.base, self.made.renderer, level).is_file()
-        whose = ("tuned",) if is_kept else ("base", "tuned")
+        whose = ("tuned",) if guards.kept_at(self.base, self.made.renderer, level).is_file() else ("base", "tuned")
         return sum(min(self.one_guard(who), self.recipe.evals.guard_budget_s) for who in whose)
 
     def robustness(self) -> float:
@@ -395,6 +396,5 @@ def why(times: dict[str, float], speeds: Speeds) -> str:
 
 def rehearsed_row(recipe: Recipe, times: dict[str, float]) -> tuple[str, bool, str]:
     """Of the plan: key, value, why."""
-    why_auto = f"done where it takes at most {SHARE_REHEARSED:.0%} of the run"
-    is_auto = recipe.train.rehearsal == "auto"
-    return "train.rehearsal", "rehearsal" in times, why_auto if is_auto else "said in the recipe"
+    auto = f"done where it takes at most {SHARE_REHEARSED:.0%} of the run"
+    return "train.rehearsal", "rehearsal" in times, auto if recipe.train.rehearsal == "auto" else "said in the recipe"

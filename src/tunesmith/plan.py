@@ -60,7 +60,7 @@ def make(
     detectable, detectable_why = detectable_effect(recipe, made, made.metric)
     train_tokens = round(shape["tokens"] * updates / shape["updates_per_epoch"])
     job = pace.Job(recipe, base, made, feed, updates, speeds, fitted.num_trained, fitted.freed.is_short,
-                   crew.share(where, base, feed))  # fmt: skip
+                   fitted.anew_gib("train"), crew.share(where, base, feed))  # fmt: skip
     times = pace.stages(job, began_s, only)
     total_s = sum(times.values())
     rows = unasked.rows(made.task, made.train, made.renderer, [

@@ -26,7 +26,7 @@ from tunesmith.data.stored import place
 from tunesmith.engine.cuts import Cuts, pieces
 from tunesmith.engine.dealing import cost_of
 from tunesmith.engine.loop import State
-from tunesmith.engine.memory import Freed, trim_freed_memory
+from tunesmith.engine.memory import Freed, held_gib, trim_freed_memory
 from tunesmith.engine.session import Session
 from tunesmith.engine.tenant import Who, begun_prompts
 from tunesmith.errors import NotFinite, PlanError
@@ -49,6 +49,7 @@ LEARNS_SLOWER, READS_SLOWER = 2.0, 1.3  # an attention's multiply-add than a wei
 LEAST_SHARE = 0.1  # of a timed pass that is taken to grow with its tokens
 WRITTEN, LOOKED = 3, 12  # tokens of each answer: of the tuned model; of the base, to see how long its answers are
 EXACT_SIZE = 2**24  # numbers of a matrix, for the clock
+LEAST_FOUND = 2**-3  # GiB, for the clock
 LEAST_WRITTEN, MOST_WRITTEN = 2**24, 2**28  # bytes, for the clock: an eighth of the largest file
 Found = TypeVar("Found")
 
@@ -96,6 +97,7 @@ class Speeds:
 
     learn: Line  # forward and backward of a micro-batch, by its tokens
     step_s: float  # of an optimizer's step
+    found_s: float  # of a GiB of memory that is used for the first time; 0 where too little was to tell
     score: Line  # of a batch that is read without gradients
     head_s: float  # on top, of each whose probability is asked
     base: Answering
@@ -145,7 +147,7 @@ def try_out(
         state = start(recipe, session, made, num_updates(recipe, fitted.feed), most_general=1)
         trim_freed_memory()  # here and below: what one kind of work leaves free does not fit the next
         with together(session):
-            learn, step_s, is_done = learning(session, state, longest_of(fitted.feed))
+            learn, step_s, found_s, is_done = learning(session, state, longest_of(fitted.feed))
         trim_freed_memory()
         score, head_s = scoring(session, made, recipe.train.micro, min(SCORED_TOKENS, int(LEARN_S / learn.token_s)))
         trim_freed_memory()
@@ -160,6 +162,7 @@ def try_out(
     speeds = Speeds(
         learn,
         step_s,
+        found_s,
         score,
         head_s,
         of_base or of_tuned,
@@ -206,9 +209,9 @@ def steady(work: Callable[[], float]) -> float:
     return median_low(found)
 
 
-def learning(session: Session, state: State, longest: Forest) -> tuple[Line, float, bool]:
-    """(a micro-batch, seconds of a step, whether the longest micro-batch was tried well). A small piece comes first:
-    for what is built once, and to see how much of the longest can be tried."""
+def learning(session: Session, state: State, longest: Forest) -> tuple[Line, float, float, bool]:
+    """(a micro-batch, seconds of a step, of a GiB that its first one had to find, whether the longest micro-batch was
+    tried well). A small piece comes first: for what is built once, and to see how much of the longest can be tried."""
     device = session.base.model.device
 
     def learn(batch: Forest) -> float:
@@ -223,7 +226,9 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
 
     small = part_of(longest, WARM_TOKENS)
     learn(small)  # builds what is built once
-    _, began_well = step()  # takes the memory of the moments
+    held = held_gib()
+    first_s, began_well = step()  # takes the memory of the moments
+    found_gib = held_gib() - held
     small_s = steady(lambda: learn(small))
     most = int(LEARN_S / max(small_s, 1e-6) * small.num_tokens)
     if small_s < 2 * LEARN_S:  # two sizes at least: with Mixout most of a pass does not grow with its tokens
@@ -233,8 +238,9 @@ def learning(session: Session, state: State, longest: Forest) -> tuple[Line, flo
     line = Line.through(small.num_tokens, small_s, part.num_tokens, part_s)
     step_s, ended_well = step()
     session.forget_gradients(TENANT)
+    found_s = max(0.0, first_s - step_s) / found_gib if found_gib >= LEAST_FOUND else 0.0
     is_done = began_well and ended_well and part is longest
-    return line.denser(session.base, part, longest, LEARNS_SLOWER), step_s, is_done
+    return line.denser(session.base, part, longest, LEARNS_SLOWER), step_s, found_s, is_done
 
 
 def part_of(batch: Forest, most: int) -> Forest:

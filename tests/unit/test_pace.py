@@ -18,6 +18,7 @@ from tunesmith.build import compute, feed_of, learning_rate, load_base, material
 from tunesmith.data.pack import forest
 from tunesmith.engine.dealing import FAR, windows_of
 from tunesmith.errors import NotFinite
+from tunesmith.fitted import fit
 from tunesmith.objectives.sft import SFT
 from tunesmith.pace import Job
 from tunesmith.recipe import parse
@@ -29,7 +30,7 @@ LONG = "Read the message of a customer and say with one word what it is about, a
 KIND = {"referred": False, "rewards": False, "scoring": "pairs"}
 AT_ONCE, A_TOKEN = Line(0.0, 0.0), Line(0.0, 1.0)
 NOTHING = Answering(AT_ONCE, ((1.0, 0.0),), (3,), 5)
-STOPPED = Speeds(AT_ONCE, 0.0, AT_ONCE, 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, True, 1.0)
+STOPPED = Speeds(AT_ONCE, 0.0, 0.0, AT_ONCE, 0.0, NOTHING, NOTHING, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, True, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +212,12 @@ def test_one_long_row_is_timed_shortened_and_its_attention_counted(job: Job, mon
     monkeypatch.setattr("tunesmith.speeds.time.monotonic", lambda: clock[0])
     monkeypatch.setattr("tunesmith.speeds.cost_of", cost_of)
     state, whole = SimpleNamespace(objective=SFT(), lr=1.0), row_of(4000)
-    line, step_s, is_done = learning(Machine(), state, whole)  # type: ignore[arg-type]
-    assert (step_s, is_done) == (0.5, False)
+    line, step_s, found_s, is_done = learning(Machine(), state, whole)  # type: ignore[arg-type]
+    assert (step_s, found_s, is_done) == (0.5, 0.0, False)
     assert max(sizes) < 250
     assert line.of(4000) == pytest.approx(0.01 * (4000 + 8000), rel=0.1)
     sizes.clear()
-    assert learning(Machine(), state, row_of(40))[2]  # type: ignore[arg-type]
+    assert learning(Machine(), state, row_of(40))[3]  # type: ignore[arg-type]
     assert max(sizes) == 40
 
 
@@ -240,8 +241,60 @@ def test_a_step_that_is_not_finite_is_not_taken_for_a_try(job: Job, bad: int) ->
             return
 
     state = SimpleNamespace(objective=SFT(), lr=1.0)
-    assert not learning(Machine(), state, row_of(40))[2]  # type: ignore[arg-type]
+    assert not learning(Machine(), state, row_of(40))[3]  # type: ignore[arg-type]
     assert steps == [1, 2]
+
+
+@pytest.mark.parametrize(("grows_gib", "wanted"), [(2.0, 1.5), (0.01, 0.0)])
+def test_memory_that_is_found_anew_takes_its_time(
+    job: Job, monkeypatch: pytest.MonkeyPatch, grows_gib: float, wanted: float
+) -> None:
+    """A step takes half a second, and the first one, which finds the moments' 2 GiB, three more; of a few MiB a clock
+    says nothing. Mutant: the first step's whole time."""
+    clock, held, num = [0.0], [1.0], [0]
+
+    class Machine:
+        base = job.base
+
+        def forward_backward(self, who: str, batches: list[Forest], *rest: object) -> None:
+            clock[0] += 1.0
+
+        def optim_step(self, who: str, lr: float) -> None:
+            num[0] += 1
+            clock[0] += 3.5 if num[0] == 1 else 0.5
+            held[0] += grows_gib if num[0] == 1 else 0.0
+
+        def forget_gradients(self, who: str) -> None:
+            return
+
+    monkeypatch.setattr("tunesmith.speeds.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tunesmith.speeds.held_gib", lambda: held[0])
+    state = SimpleNamespace(objective=SFT(), lr=1.0)
+    assert learning(Machine(), state, row_of(40))[2] == pytest.approx(wanted)  # type: ignore[arg-type]
+
+
+def test_training_waits_for_memory_that_is_not_held_yet(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: what the process holds already is counted too."""
+    finds = replace(job, speeds=replace(STOPPED, found_s=2.0), anew_gib=1.5)
+    assert finds.train() == pytest.approx(3.0)
+    found = fit(job.recipe, job.base, job.made, compute(job.recipe))
+    assert found.footprint is not None
+    whole = found.footprint.there_gib + found.footprint.stages["train"]
+    for held, wanted in ((whole - 0.5, 0.5), (whole + 1.0, 0.0)):
+        monkeypatch.setattr("tunesmith.fitted.held_gib", lambda held=held: held)
+        assert found.anew_gib("train") == pytest.approx(wanted)
+
+
+def test_an_export_in_16_bits_is_compared_in_float32_too(job: Job) -> None:
+    """The merged model is opened once more than in float32, and each opening reads and writes all tokens. Mutants: the
+    products left out; the second opening left out."""
+    alone, merged = (replace(job, recipe=replace(job.recipe, export=e)) for e in (("adapter",), ("adapter", "merged")))
+    half = replace(merged, base=replace(job.base, model=copy.deepcopy(job.base.model).bfloat16()))
+    tokens = 2 + min(pace.EXPORT_TOKENS, job.made.max_new_tokens, max(job.reply_lengths))
+    assert "export" not in seconds(alone, exact_s=1.0)
+    for one, openings in ((merged, 1), (half, 2)):
+        found = seconds(one, exact_s=1.0)["export"]
+        assert found == pytest.approx(openings * pace.EXPORTED * tokens * job.base.num_weights)
 
 
 def test_pairs_and_rewards_learn_at_three_tenths_of_the_rate(job: Job) -> None:

@@ -40,11 +40,16 @@ class Freed:
 
     def tidy(self) -> None:
         """Behind each piece of work."""
-        if self.most_gib is not None and psutil.Process().memory_info().rss > self.most_gib * 2**30:
+        if self.most_gib is not None and held_gib() > self.most_gib:
             trim_freed_memory()
 
 
 KEPT, RETURNED = Freed(), Freed(keeps=False)
+
+
+def held_gib() -> float:
+    """By this process, of the machine's memory."""
+    return psutil.Process().memory_info().rss / 2**30
 
 
 def keep_freed_memory() -> bool:
