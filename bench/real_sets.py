@@ -117,7 +117,8 @@ def kinds_of_toxicity(row: Row) -> Row:
 
 def in_few_words(row: Row) -> Row:
     asked = f"{row['instruction']}\n{row['input']}".strip()
-    return {"messages": [{"role": "user", "content": f"{asked}\nAnswer in at most ten words."}]}
+    content = f"{asked}\nAnswer in at most ten words."
+    return {"messages": [{"role": "user", "content": content}], "reference": row["output"]}  # which no grader reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +273,8 @@ def rows_of(name: str, data: Path, folder: Path) -> Path:
     if SETS[name].data.startswith(GYM):
         return Path(SETS[name].data)
     files = sorted(source.glob("*.jsonl*"))
-    if remade is None:
-        return source
+    if remade is None:  # of a run that goes on the old held-out cases are asked anyway
+        return source / "train.jsonl.gz" if SETS[name].begins_at else source
     folder.mkdir(parents=True)
     for path in files:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
