@@ -133,7 +133,6 @@ class Set:
     row: Callable[[Row], Row | None] | None = None  # None: the row is left out
     data: str = ""
     template: Path | None = None
-    begins_at: str = ""  # the set whose run it goes on from
 
 
 SETS = {
@@ -207,13 +206,6 @@ SETS = {
         polite,
         data=POLITE,
     ),
-    "polite_pairs_behind": Set(
-        "The pairs by DPO, on from that run, which is the base here (Apache-2.0)",
-        [*PAIRS, "precision=bfloat16", *GUARDED],
-        "preferences",
-        data=POLITE,
-        begins_at="polite_replies_first",
-    ),
     "legal_plain_summaries": Set("Terms of service in plain words (Apache-2.0)", [*SHORT, GROUPED], "legal"),
     "siqa": Set(
         "Questions about what people do in a situation (CC BY 4.0)",
@@ -273,8 +265,8 @@ def rows_of(name: str, data: Path, folder: Path) -> Path:
     if SETS[name].data.startswith(GYM):
         return Path(SETS[name].data)
     files = sorted(source.glob("*.jsonl*"))
-    if remade is None:  # of a run that goes on the old held-out cases are asked anyway
-        return source / "train.jsonl.gz" if SETS[name].begins_at else source
+    if remade is None:
+        return source
     folder.mkdir(parents=True)
     for path in files:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
@@ -303,8 +295,7 @@ def measure(name: str, data: Path, out: Path) -> dict[str, Any]:
     sets = [word for s in settings for word in ("--set", s)]
     recipe = [str(RECIPES / f"{chosen.recipe}.yaml")] if chosen.recipe else []
     rows = rows_of(name, data, out / "rows" / name)
-    begun = ["--from", str(out / chosen.begins_at)] if chosen.begins_at else ["--model", model_of(name, out)]
-    words = ["run", *recipe, *begun, "--data", str(rows), "--out", str(folder), *sets]
+    words = ["run", *recipe, "--model", model_of(name, out), "--data", str(rows), "--out", str(folder), *sets]
     subprocess.run([sys.executable, "-m", "tunesmith.cli.main", *words], check=True)
     verdict, cost, plan, lock, audit = (
         json.loads((folder / f"{part}.json").read_text()) for part in ("verdict", "cost", "plan", "lock", "audit")
