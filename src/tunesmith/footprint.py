@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from tunesmith.build import Material, drawn, num_updates
 from tunesmith.data.pack import forest, pack
 from tunesmith.data.records import sizes_of
 from tunesmith.engine.fisher import watched
+from tunesmith.engine.memory import held_gib
 from tunesmith.engine.precision import bf16_units
 from tunesmith.engine.tenant import Spec
 from tunesmith.engine.traced_update import trace_clip, trace_update
@@ -297,4 +297,4 @@ def had(device: str) -> tuple[float, float]:
     """(now, at most so far), in GiB: of the process, or of torch on a GPU."""
     if device == "cuda":
         return torch.cuda.memory_allocated() / GIB, torch.cuda.max_memory_allocated() / GIB
-    return psutil.Process().memory_info().rss / GIB, peak_gib()
+    return held_gib(), peak_gib()

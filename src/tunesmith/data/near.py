@@ -27,7 +27,7 @@ LEAST_WORDS = 5  # different ones of a text; shorter ones are told apart by a wo
 MOST_WORDS = 512  # of a text, those with the smallest hashes: a sample that is the same for the same words
 COMMON_FRAC = 0.5  # words of more texts than this are left out of the minima
 PIECE = 4096  # texts that are worked on at a time
-PART = 2**17  # texts whose keys are sorted at a time
+PART = 2**14  # texts whose keys are sorted at a time
 PARTNERS = 8  # texts of a bucket that one is compared with
 TABLE = 2**20  # places in which the texts of a word are counted
 SPACELESS = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # writings without spaces: letter by letter
@@ -47,9 +47,10 @@ class Words:
             sizes.append(np.array([len(s) for s in sets], np.uint16))
             joined = np.concatenate(sets)
             put(self._file, joined.tobytes())
-            self.num_of_word += np.bincount(joined % TABLE, minlength=TABLE).astype(np.int32)
-        self.stops = np.zeros(sum(map(len, sizes)) + 1, np.int64)
-        np.cumsum(np.concatenate([np.empty(0, np.uint16), *sizes]), out=self.stops[1:])
+            np.add.at(self.num_of_word, joined % TABLE, 1)
+        num_words = sum(int(some.sum()) for some in sizes)
+        self.stops = np.zeros(sum(map(len, sizes)) + 1, np.uint32 if num_words < 2**32 else np.int64)
+        np.cumsum(np.concatenate([np.empty(0, np.uint16), *sizes]), dtype=self.stops.dtype, out=self.stops[1:])
 
     def __len__(self) -> int:
         return len(self.stops) - 1
