@@ -282,9 +282,8 @@ def unrewarded(recipe: Recipe) -> dict[str, bool]:
     alone = "is a loss of replies that are right, and here none is: leave it out"
     noise = "what is sampled is compared with what is learned, and what is drawn would move that: leave it out"
     return {
-        "reward names nothing to grade replies by: say what they are worth, as in reward: [{kind: numeric}]": (
-            not recipe.reward and recipe.environment.kind != "python"
-        ),
+        "reward names nothing to grade replies by: say what they are worth, as in reward: [{kind: numeric}]; or, to "
+        "learn from replies, give rows that hold them": (not recipe.reward and recipe.environment.kind != "python"),
         f"objective.preference.{', '.join(unread(o.preference))} is not read by loss {o.preference.loss}, which reads "
         f"{', '.join(LOSSES[o.preference.loss].reads)}: leave it out, or take another loss": bool(unread(o.preference)),
         f"objective.smoothing {alone}": o.smoothing > 0,

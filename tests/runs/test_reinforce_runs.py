@@ -62,6 +62,18 @@ def whole(world: Path) -> dict[str, Any]:
     return start(world, "whole", train={"rehearsal": True})
 
 
+@pytest.mark.parametrize("key", ["prompt", "messages"])
+def test_prompts_alone_are_learned_from(key: str, world: Path) -> None:
+    """Where the reward needs nothing beside the reply."""
+    texts = [f"{tiny_runs.WORDS[i % 9]} {i}: what is it?" for i in range(40)]
+    rows = [{key: text if key == "prompt" else [{"role": "user", "content": text}]} for text in texts]
+    tiny_runs.written(world / f"{key}.jsonl", rows)
+    verdict = start(world, f"alone_{key}", rows=f"{key}.jsonl")
+    assert (verdict["task"], verdict["metric"]) == ("reinforce", "mean_reward")
+    assert verdict["num_cases"] > 0
+    assert [(c.name, c.found) for c in verify(world / f"alone_{key}") if c.passed is False] == []
+
+
 def test_a_run_learns_from_rewards_and_is_judged_by_them(world: Path, whole: dict[str, Any]) -> None:
     out = world / "whole"
     assert (whole["task"], whole["metric"]) == ("reinforce", "mean_reward")

@@ -44,7 +44,7 @@ class Columns:
     ranked: str | None = None  # a list of replies to one prompt, with scores or ranks, or the best first
     scores: str | None = None  # beside such a list: their scores (more is better) or, named rank or ranks, their ranks
     mark: str | None = None  # beside a reply: whether somebody found it good (true) or bad (false)
-    facts: tuple[str, ...] | None = None  # what a grader needs: the prompt is to be answered by sampling
+    facts: tuple[str, ...] | None = None  # what a grader needs (`[]`: nothing); the prompt is answered by sampling
     conversation: str | None = None  # one row per message: which conversation it belongs to
     role: str | None = None  # one row per message: who wrote it
     content: str | None = None  # one row per message: what was written
@@ -87,7 +87,7 @@ def content_of(row: Row, columns: Columns) -> tuple[tuple[Message, ...], Target]
 def _content(row: Row, columns: Columns) -> tuple[tuple[Message, ...], Target]:
     if columns.facts is not None:
         facts = {name: without_none(row[name]) for name in columns.facts if row.get(name) is not None}
-        if not facts:
+        if columns.facts and not facts:
             raise ValueError(f"has none of the facts that a grader needs ({', '.join(map(repr, columns.facts))})")
         return prompt_of(row, columns), Task(facts)
     if columns.messages is not None:

@@ -16,6 +16,7 @@ from tunesmith.data.rows import Row, parse_json
 from tunesmith.data.transcripts import is_chat, told
 from tunesmith.errors import DataError, did_you_mean
 
+ASKING = ("system", "developer", "user")  # who speaks in a prompt that nobody answered yet
 TARGETS = ("messages", "text", "reply", "label", "chosen", "ranked", "conversation")
 
 
@@ -40,8 +41,9 @@ def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Co
             f"the columns {', '.join(map(repr, found)) or '(none)'} are none that are known. Wanted: messages; prompt "
             "+ completion; instruction + input + output; text + label; question + answer; document + summary; source + "
             "target; conversation_id + role + text … Rename them, or say which column is the prompt and which the "
-            f"reply or the label: --set data.columns.prompt={example} --set data.columns.label=NAME (or reply=NAME). A "
-            f"text to go on with as it is, without a prompt: --set data.columns.text={example}."
+            f"reply or the label: --set data.columns.prompt={example} --set data.columns.label=NAME (or reply=NAME). "
+            f"Prompts alone, to learn from a reward: --set data.columns.prompt={example} --set data.columns.facts=[]. "
+            f"A text to go on with as it is, without a prompt: --set data.columns.text={example}."
         )
     merged = replace(said, **target)
     if not is_said and merged.mark is None and (merged.reply or merged.messages):
@@ -54,7 +56,7 @@ def infer(names: Iterable[str], said: Columns, sample: Sequence[Row] = ()) -> Co
         tools=said.tools or known.get("tools") or known.get("functions"),
     )
     merged = told(merged, sample)
-    return merged if said.facts else replace(merged, facts=_facts(merged, found, sample))
+    return merged if merged.facts is not None else replace(merged, facts=_facts(merged, found, sample))
 
 
 def _check_said(found: tuple[str, ...], said: Columns) -> None:
@@ -86,7 +88,7 @@ def _in_template(missing: list[str], said: Columns) -> bool:
 
 def _said_target(said: Columns, known: Mapping[str, str]) -> dict[str, Any] | None:
     """What stands for prompt and target where the user named at least one of them."""
-    if said.messages or said.text or (said.prompt is not None and (said.reply or said.label or said.facts)):
+    if said.messages or said.text or (said.prompt is not None and (said.reply or said.label or said.facts is not None)):
         return {}
     if (said.chosen and said.rejected) or said.ranked:
         return {} if said.prompt else {"prompt": _pair_prompt(known)}
@@ -132,6 +134,8 @@ def _inferred_target(known: Mapping[str, str], sample: Sequence[Row]) -> dict[st
             return {"messages": name}
     if len(known) == 1 and (only := next(iter(known))) in PLAIN:
         return {"text": known[only]}
+    if len(known) == 1 and "prompt" in known:
+        return {"prompt": (known["prompt"],), "facts": ()}
     return next(({"messages": known[name]} for name in MESSAGES if name in known), None)
 
 
@@ -177,19 +181,24 @@ def _talks(sample: Sequence[Row], conversation: str, role: str) -> bool:
 
 
 def _facts(columns: Columns, found: tuple[str, ...], sample: Sequence[Row]) -> tuple[str, ...] | None:
-    """OpenAI's file for reinforcement: conversations that end before the answer, beside what a grader needs."""
-    rest = tuple(name for name in found if name not in columns.used() and name != "parallel_tool_calls")
-    if columns.messages is None or not rest or not sample:
+    """OpenAI's file for reinforcement: conversations that end before the answer, beside what a grader needs. Where
+    nothing stands beside them, they are prompts alone if nobody answers in any: ()."""
+    if columns.messages is None:
         return None
-    last = [role for row in sample if (role := _last_role(row.get(columns.messages)))]  # of rows that can be read
-    return rest if last and all(role in ("user", "tool") for role in last) else None
+    chats = [roles for row in sample if (roles := _roles(row.get(columns.messages)))]  # of rows that can be read
+    if not chats or not all(roles[-1] in ("user", "tool") for roles in chats):
+        return None
+    rest = tuple(name for name in found if name not in columns.used() and name != "parallel_tool_calls")
+    is_answered = any(role not in ASKING for roles in chats for role in roles)
+    return None if is_answered and not rest else rest
 
 
-def _last_role(value: Any) -> str | None:
+def _roles(value: Any) -> list[Any]:
+    """Who speaks, message by message; nobody where it cannot be read."""
     if isinstance(value, str):
         try:
             value = in_column(value) if value.lstrip().startswith(BEGIN) else parse_json(value)
         except ValueError:
-            return None
+            return []
     is_list = isinstance(value, list) and value and isinstance(value[-1], Mapping)
-    return value[-1].get("role") if is_list else None
+    return [message.get("role") if isinstance(message, Mapping) else None for message in value] if is_list else []

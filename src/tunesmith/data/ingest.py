@@ -249,7 +249,8 @@ def task_of(columns: Columns, ingested: Ingested) -> tuple[str, str]:
     if only == "Marked":
         return "feedback", f"'{columns.mark}' says of each answer whether it is good"
     if only == "Task":
-        return "reinforce", "each row holds a prompt and what a grader needs, and no answer"
+        beside = " and what a grader needs" if columns.facts else ""
+        return "reinforce", f"each row holds a prompt{beside}, and no answer"
     if only == "Reply" and all(isinstance(e.target, Reply) and _is_object(e.target.text) for e in ingested.examples):
         return "extract", "every answer is a JSON object"
     if only == "Reply" and columns.label is not None:

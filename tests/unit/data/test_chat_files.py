@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from tests.data.chat import tokenizer
 
-from tunesmith.data.ingest import Ingested, infer_task, read
+from tunesmith.data.ingest import Columns, Ingested, infer_task, read, task_of
 from tunesmith.data.render import Renderer
+from tunesmith.errors import DataError
 from tunesmith.types import Message, Pair, Reply, Task
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+SYSTEM = {"role": "system", "content": "s"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}
 
 
@@ -91,6 +93,25 @@ def test_openai_reinforcement(tmp_path: Path) -> None:
     chats = read_rows(tmp_path, {"messages": [user("a"), assistant("b")], "source": "x"})
     assert chats.columns.facts is None
     assert chats.ignored == ("source",)
+
+
+def test_prompts_alone_are_asked_where_none_is_answered(tmp_path: Path) -> None:
+    found = read_rows(tmp_path, {"messages": [user("a")]}, {"messages": [SYSTEM, user("b")]})
+    assert found.columns.facts == ()
+    assert [e.target for e in found.examples] == [Task({}), Task({})]
+    assert [m.content for m in found.examples[1].prompt] == ["s", "b"]
+    assert task_of(found.columns, found) == ("reinforce", "each row holds a prompt, and no answer")
+    mixed = read_rows(tmp_path, {"messages": [user("a"), assistant("b")]}, {"messages": [user("c")]})
+    assert mixed.columns.facts is None
+    assert [r.reason for r in mixed.rejected] == ["there is no assistant turn to learn"]
+    thanked = read_rows(tmp_path, {"messages": [user("a"), assistant("b"), user("thanks")]})
+    assert [e.target for e in thanked.examples] == [Reply(Message("assistant", "b"))]
+    alone = read_rows(tmp_path, {"prompt": "a"}, {"prompt": [user("b")]})
+    assert [(e.prompt[-1].content, e.target) for e in alone.examples] == [("a", Task({})), ("b", Task({}))]
+    with pytest.raises(DataError, match=r"data\.columns\.facts=\[\]"):
+        read_rows(tmp_path, {"prompt": "a", "id": 1})
+    said = read([tmp_path / "a.jsonl"], Columns(prompt=("prompt",), facts=()))
+    assert [e.target for e in said.examples] == [Task({})]
 
 
 def test_sharegpt(tmp_path: Path) -> None:
