@@ -25,7 +25,10 @@ from tunesmith.unasked import suiting
 
 LEAST_MICRO_TOKENS = 256
 KEPT_COSTS = 4.5  # of a micro-batch's tensors: what freed memory takes where it is kept; measured 4.2 with 135M weights
-HOLES = 0.5  # of what comes and goes: what lies free between tensors that live, where freed memory is kept
+# What lies free between tensors that live, where freed memory is kept, as a share of what comes and goes: of the first
+# GiBs, and of each further one. Micro-batches of 0.3 to 0.6 GiB left 0.1 to 0.3, one of 1.2 left 0.3, and one of 1.6
+# left 0.3 to 0.4: what grows with the tokens is mostly kept for the backward pass, and lies in order.
+HOLES, FEW_GIB, FURTHER_HOLES = 0.5, 0.6, 0.2
 MOST_OVER = 1.05  # times what the plan says, before what lies free is looked for and given back, which takes time
 KEYS = ("micro_tokens", "checkpointing")
 LOCKED = (*KEYS, "parallel")
@@ -192,11 +195,16 @@ def handled(found: Footprint, free: float, where: Compute) -> tuple[Freed, Footp
     fit; what goes back takes `found`."""
     if where.device != "cpu":
         return KEPT, unhurried(found)
-    holes = {name: HOLES * found.passing.get(name, 0.0) for name in found.stages}
+    holes = {name: holes_gib(found.passing.get(name, 0.0)) for name in found.stages}
     roomy = replace(found, stages={name: gib + holes[name] for name, gib in found.stages.items()})
-    if unhurried(roomy).above_gib + (KEPT_COSTS - 1 - HOLES) * found.activations_gib <= free:
+    if unhurried(roomy).above_gib + (KEPT_COSTS - 1) * found.activations_gib - holes["train"] <= free:
         return KEPT, unhurried(roomy)
     return Freed(most_gib=MOST_OVER * roomy.peak_gib), roomy
+
+
+def holes_gib(passing: float) -> float:
+    """Between the tensors of a stage, of which so many GiB come and go."""
+    return HOLES * min(passing, FEW_GIB) + FURTHER_HOLES * max(0.0, passing - FEW_GIB)
 
 
 def unhurried(found: Footprint) -> Footprint:

@@ -16,7 +16,7 @@ from tunesmith import plan
 from tunesmith.build import Compute, Material, compute, load_base, material
 from tunesmith.engine.memory import KEPT
 from tunesmith.errors import PlanError
-from tunesmith.fitted import HOLES, MOST_OVER, fit
+from tunesmith.fitted import FEW_GIB, HOLES, MOST_OVER, fit, holes_gib
 from tunesmith.models.here import MEMORY
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe, parse, place
@@ -105,10 +105,18 @@ def test_where_memory_is_short_holes_are_counted_and_bound_what_is_kept(
     assert bounded.freed.most_gib == pytest.approx(MOST_OVER * bounded.footprint.peak_gib)
     for stage, passing in bounded.footprint.passing.items():
         takes = [one.footprint.stages[stage] for one in (plenty, bounded, tight) if one.footprint]
-        assert takes[1] - takes[2] == pytest.approx(HOLES * passing)
+        assert takes[1] - takes[2] == pytest.approx(holes_gib(passing))
         assert takes[0] - takes[1] == pytest.approx(bounded.footprint.copied_gib if stage == "train" else 0)
         assert passing > 0
     assert {"train", "baseline", "evaluate"} <= set(bounded.footprint.passing)
+
+
+def test_holes_grow_with_what_comes_and_goes_and_less_behind_the_first() -> None:
+    """What was measured (docs/plan.md): GiB of a micro-batch, and of the holes that it left."""
+    assert [holes_gib(gib) for gib in (0.0, 0.2, FEW_GIB)] == pytest.approx([0.0, HOLES * 0.2, HOLES * FEW_GIB])
+    for passing, measured in ((0.25, 0.08), (0.53, 0.24), (0.58, 0.30), (0.82, 0.20), (1.15, 0.29), (1.61, 0.35)):
+        assert abs(holes_gib(passing) - measured) < 0.16
+    assert abs(HOLES * 1.61 - 0.35) > 0.4  # the mutant
 
 
 def test_what_the_recipe_says_is_not_picked(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
