@@ -34,7 +34,7 @@ KEYS = ("micro_tokens", "checkpointing")
 LOCKED = (*KEYS, "parallel")
 Try = tuple[Recipe, Foretold, Footprint]
 SAID = {
-    "kept": "; freed memory is kept for speed, and takes more",
+    "kept": "; freed memory is kept for speed, and may take {most_gib:.1f} GiB with that",
     "trimmed": "; freed memory is kept up to that, and training waits for its checkpoints",
     "returned": "; freed memory goes back to the system, which is half as fast, and training waits for its checkpoints",
 }
@@ -197,7 +197,7 @@ def handled(found: Footprint, free: float, where: Compute) -> tuple[Freed, Footp
         return KEPT, unhurried(found)
     holes = {name: holes_gib(found.passing.get(name, 0.0)) for name in found.stages}
     roomy = replace(found, stages={name: gib + holes[name] for name, gib in found.stages.items()})
-    if unhurried(roomy).above_gib + (KEPT_COSTS - 1) * found.activations_gib - holes["train"] <= free:
+    if kept_gib(unhurried(roomy)) <= free:
         return KEPT, unhurried(roomy)
     return Freed(most_gib=MOST_OVER * roomy.peak_gib), roomy
 
@@ -205,6 +205,12 @@ def handled(found: Footprint, free: float, where: Compute) -> tuple[Freed, Footp
 def holes_gib(passing: float) -> float:
     """Between the tensors of a stage, of which so many GiB come and go."""
     return HOLES * min(passing, FEW_GIB) + FURTHER_HOLES * max(0.0, passing - FEW_GIB)
+
+
+def kept_gib(found: Footprint) -> float:
+    """The most that a run was seen to take beside the loaded model where freed memory is kept without a bound."""
+    more = (KEPT_COSTS - 1) * found.activations_gib - holes_gib(found.passing.get("train", 0.0))
+    return found.above_gib + max(0.0, more)
 
 
 def unhurried(found: Footprint) -> Footprint:
@@ -240,7 +246,7 @@ def words(
     larger = f"; {len(tried) - 1} larger or faster choices did not fit" if len(tried) > 1 else ""
     picked = "kept from the start of this run" if kept is not None else f"picked: {size(free)} are free{larger}"
     whom = "torch allocates" if where.device == "cuda" else "the whole process"
-    how = SAID[freed.word] if where.device == "cpu" else ""
+    how = SAID[freed.word].format(most_gib=found.there_gib + kept_gib(found)) if where.device == "cpu" else ""
     each = ", ".join(f"{name} {size(gib)}" for name, gib in found.stages.items())
     return (
         ("peak memory", f"{found.peak_gib:.2f} GiB", f"{whom}, in the stage {found.largest}{how}"),

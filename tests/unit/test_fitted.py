@@ -16,7 +16,7 @@ from tunesmith import plan
 from tunesmith.build import Compute, Material, compute, load_base, material
 from tunesmith.engine.memory import KEPT
 from tunesmith.errors import PlanError
-from tunesmith.fitted import FEW_GIB, HOLES, MOST_OVER, fit, holes_gib
+from tunesmith.fitted import FEW_GIB, HOLES, MOST_OVER, fit, holes_gib, kept_gib
 from tunesmith.models.here import MEMORY
 from tunesmith.models.load import Base
 from tunesmith.recipe import Recipe, parse, place
@@ -109,6 +109,20 @@ def test_where_memory_is_short_holes_are_counted_and_bound_what_is_kept(
         assert takes[0] - takes[1] == pytest.approx(bounded.footprint.copied_gib if stage == "train" else 0)
         assert passing > 0
     assert {"train", "baseline", "evaluate"} <= set(bounded.footprint.passing)
+
+
+def test_what_kept_memory_may_take_is_said_and_is_the_bound(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    _settings, recipe, base, made, where = given
+    monkeypatch.setenv(MEMORY, "1000")
+    plenty = fit(recipe, base, made, where)
+    assert plenty.footprint is not None
+    most, there = kept_gib(plenty.footprint), plenty.footprint.there_gib
+    assert most > 1.5 * plenty.footprint.activations_gib + plenty.footprint.above_gib
+    why = {row[0]: row[2] for row in plenty.rows}["peak memory"]
+    assert abs(float(re.findall(r"may take ([\d.]+) GiB", why)[0]) - there - most) <= 0.051
+    for share, word in ((1.001, "kept"), (0.999, "trimmed")):
+        monkeypatch.setenv(MEMORY, str(share * most))
+        assert fit(recipe, base, made, where).freed.word == word
 
 
 def test_holes_grow_with_what_comes_and_goes_and_less_behind_the_first() -> None:
