@@ -115,7 +115,7 @@ def at(folder: Path, home: Path) -> runs.Run:
 def test_mutant_a_row_before_its_files_is_seen(kept: Path) -> None:
     """Killed between the commit and the files."""
     recorded.record(writers.folder(kept, "a0", 0), Silent())
-    job = Job(kept, target=writers.write, name="a", num=9, of=1, row_first=True)
+    job = Job(kept, target=writers.write, name="a", num=9, of=1, row_first=2)
     job.wait_for(b"r", 3)
     job.process.kill()
     job.end()

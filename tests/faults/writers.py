@@ -51,20 +51,22 @@ def folder(home: Path, name: str, number: int) -> Path:
 def write(out: str, answer: Connection, events: Connection, options: dict[str, Any]) -> None:
     """`num` runs named after `name`, and one that everybody writes; "w" after each that is on the disk, "r" after each
     row. Effects grow from `begin` on: a folder never says less than a row that an earlier process wrote of it.
-    `row_first`: the mutant that commits before it publishes."""
+    `row_first`: the mutant that commits before it publishes; at the run of this number it waits there to be killed."""
     home, said, begin = Path(out), Said(), options.get("begin", 0)
     for number in range(begin, begin + options["num"]):
         for name in (f"{options['name']}{number % options.get('of', options['num'])}", *options.get("shared", ())):
-            if options.get("row_first"):
+            if "row_first" in options:
                 with database.opened(home / database.NAME) as store, database.transaction(store):
                     kept = rows.get(store, name, name)
                     assert kept is not None
                     facts = {**kept[1].facts(), "effect": float(number), "scores": (), "interval": None}
                     rows.put(store, name, "", rows.Run(**facts))
                 os.write(events.fileno(), b"r")
+                if number == options["row_first"]:
+                    signal.pause()
             folder(home, name, number)
             os.write(events.fileno(), b"w")
-            if not options.get("row_first"):
+            if "row_first" not in options:
                 recorded.record(home / name, said)
                 os.write(events.fileno(), b"r")
     answer.send(said.lines)
